@@ -1,0 +1,17 @@
+"""Every data set, found by looking in this folder: adding one is adding a file here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Union
+
+from pydantic import Field
+
+from worker.dataset import Dataset
+from worker.registry import discover
+
+DATASETS = discover(__name__, __path__, Dataset)
+
+if TYPE_CHECKING:
+    AnyDataset = Dataset
+else:
+    AnyDataset = Annotated[Union[tuple(DATASETS.values())], Field(discriminator="name")]

@@ -1,0 +1,132 @@
+"""A network whose stages, embedding and logits can be read, and that carries what its input must look like.
+
+Shapes: N images, K classes, D features, C H W map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worker.architecture import Input
+from worker.method import Outputs
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where to read a body, as names of its modules."""
+
+    stages: tuple[str, ...]
+    """Modules whose output is a stage's map, shallow to deep."""
+    classifier: str
+    """The module that turns the embedding into logits."""
+    activations: tuple[str, ...] = ()
+    """Modules whose input is a stage's map before its last activation; as many as stages, or none."""
+
+
+class Network(nn.Module):
+    """A body of any make, with its input's normalisation before it and hooks that read what is asked for.
+
+    `state_dict()` of the body bears the names that its makers gave: a saved student loads into the plain class.
+    """
+
+    def __init__(self, body: nn.Module, layout: Layout, image: Input | None = None) -> None:
+        super().__init__()
+        self.body = body
+        self.layout = layout
+        self.image = image or Input(size=0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        self._seen: dict[str, Tensor] = {}
+        self._wanted: frozenset[str] = frozenset()
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self.set_input(self.image)
+        self._watch()
+
+    def set_input(self, image: Input) -> None:
+        """Say what the body's images look like; a size of 0 takes them as they come."""
+        self.image = image
+        for name, values in (("mean", image.mean), ("std", image.std)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def classifier(self) -> nn.Module:
+        """The module that turns the embedding into logits."""
+        return self.body.get_submodule(self.layout.classifier)
+
+    def replace_classifier(self, module: nn.Module, *, reads: str = "") -> None:
+        """Put another module where the classifier stands; `reads` names the part of it that the embedding goes into.
+
+        With `reads` empty the embedding stays what went into the old classifier.
+        """
+        path, _, leaf = self.layout.classifier.rpartition(".")
+        setattr(self.body.get_submodule(path), leaf, module)
+        classifier = f"{self.layout.classifier}.{reads}" if reads else self.layout.classifier
+        self.layout = Layout(self.layout.stages, classifier, self.layout.activations)
+        self._watch()
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) RGB in [0, 1] to what the body expects."""
+        size = self.image.size
+        if size and images.shape[-1] != size:
+            images = F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
+        mean, std = self.get_buffer("mean"), self.get_buffer("std")
+        return (images - mean) / std
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, K) logits of (N, 3, H, W) RGB images in [0, 1]."""
+        logits: Tensor = self.body(self.normalise(images))
+        return logits
+
+    def read(self, images: Tensor, wanted: Iterable[str] = ()) -> Outputs:
+        """Logits and what else is wanted: `embedding`, `maps`, `preactivations`."""
+        self._wanted, self._seen = frozenset(wanted), {}
+        try:
+            logits = self(images)
+            seen = self._seen
+        finally:
+            self._wanted, self._seen = frozenset(), {}
+        count = len(self.layout.stages)
+        return Outputs(
+            logits=logits,
+            embedding=seen["embedding"].flatten(1) if "embedding" in wanted else None,
+            maps=tuple(seen[f"maps.{i}"] for i in range(count)) if "maps" in wanted else (),
+            preactivations=(
+                tuple(seen[f"preactivations.{i}"] for i in range(count)) if "preactivations" in wanted else ()
+            ),
+        )
+
+    def parameter_count(self) -> int:
+        """Numbers to store, frozen ones too; batch norm's running statistics are not counted."""
+        return sum(p.numel() for p in self.parameters())
+
+    def _watch(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        module = self.body.get_submodule
+        self._hooks = [module(self.layout.classifier).register_forward_pre_hook(self._take_input("embedding"))]
+        for i, name in enumerate(self.layout.stages):
+            self._hooks.append(module(name).register_forward_hook(self._take_output(f"maps.{i}")))
+        for i, name in enumerate(self.layout.activations):
+            self._hooks.append(module(name).register_forward_pre_hook(self._take_input(f"preactivations.{i}")))
+
+    def _take_input(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        kind = name.partition(".")[0]
+
+        def take(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if kind in self._wanted:
+                self._seen[name] = inputs[0]
+
+        return take
+
+    def _take_output(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        kind = name.partition(".")[0]
+
+        def take(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+            if kind in self._wanted:
+                self._seen[name] = output
+
+        return take
