@@ -1,0 +1,49 @@
+"""Artifacts, and the bytes behind them."""
+
+from __future__ import annotations
+
+from sqlalchemy import ForeignKey, LargeBinary, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.db import Base
+
+CHUNK_BYTES = 1 << 20
+"""Size of every chunk of a blob but the last."""
+
+
+class Blob(Base):
+    """Bytes in chunks. Written under a private id; named by digest and size in the transaction that commits it."""
+
+    __tablename__ = "blobs"
+    __table_args__ = (UniqueConstraint("sha256", "size"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    sha256: Mapped[str | None]
+    """Hex; null while it is being written."""
+    size: Mapped[int | None]
+    created_at: Mapped[float]
+
+
+class Chunk(Base):
+    """One piece of a blob."""
+
+    __tablename__ = "chunks"
+
+    blob_id: Mapped[str] = mapped_column(ForeignKey("blobs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    content: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class Artifact(Base):
+    """A file that a job made."""
+
+    __tablename__ = "artifacts"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    """`<network>.<suffix>` or `report.json`."""
+    network: Mapped[str | None]
+    """The student, or `teacher`; null for files about the whole job."""
+    media_type: Mapped[str]
+    blob_id: Mapped[str] = mapped_column(ForeignKey("blobs.id"), index=True)
+    created_at: Mapped[float]

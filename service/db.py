@@ -1,0 +1,115 @@
+"""One engine a process, one transaction a request or a step of work, one clock: the database's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import Connection, Double, Engine, MetaData, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+from sqlalchemy.sql.expression import FunctionElement
+
+from service.settings import get_settings
+
+SQLITE_BUSY_SECONDS = 30
+CONNECT_SECONDS = 5
+
+clock_offset_seconds = 0.0
+"""Added to the database's clock; only tests set it."""
+
+
+class Base(DeclarativeBase):
+    """Base of all tables."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {float: Double}
+
+
+class database_now(FunctionElement[float]):  # noqa: N801 - it is called like an SQL function
+    """Epoch seconds by the database's clock, as an SQL expression; it moves on within a transaction."""
+
+    type = Double()
+    inherit_cache = False  # the offset is part of the text
+
+
+@compiles(database_now, "postgresql")
+def _postgresql_now(element: Any, compiler: Any, **options: Any) -> str:
+    return f"(extract(epoch from clock_timestamp())::double precision + {clock_offset_seconds!r})"
+
+
+@compiles(database_now, "sqlite")
+def _sqlite_now(element: Any, compiler: Any, **options: Any) -> str:
+    # Not unixepoch('subsec'): SQLite before 3.42 answers NULL to that.
+    return f"((julianday('now') - 2440587.5) * 86400.0 + {clock_offset_seconds!r})"
+
+
+def make_engine(url: str) -> Engine:
+    """An engine for PostgreSQL (psycopg 3) or SQLite, set up as the job's ownership needs it."""
+    if make_url(url).get_backend_name() == "sqlite":
+        return _sqlite_engine(url)
+    return create_engine(url, pool_pre_ping=True, pool_timeout=CONNECT_SECONDS,
+                         connect_args={"connect_timeout": CONNECT_SECONDS})
+
+
+def _sqlite_engine(url: str) -> Engine:
+    # isolation_level None keeps the driver from opening transactions by itself: the begin hook below does.
+    engine = create_engine(url, connect_args={"isolation_level": None, "timeout": SQLITE_BUSY_SECONDS})
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, record: Any) -> None:
+        for pragma in ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", "foreign_keys=ON", "synchronous=NORMAL"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A deferred BEGIN that turns into a writer fails at once when another one wrote meanwhile, whatever the
+        # busy timeout: so every writer says so at the start, and waits its turn.
+        reads = connection.get_execution_options().get("retort_reads", False)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+@lru_cache
+def get_engine() -> Engine:
+    """The process's engine, made from the settings."""
+    return make_engine(get_settings().database)
+
+
+@contextmanager
+def transaction() -> Iterator[Session]:
+    """A session that may write: it commits when the block ends and rolls back when it raises."""
+    with sessionmaker(get_engine(), expire_on_commit=False).begin() as session:
+        yield session
+
+
+@contextmanager
+def reading() -> Iterator[Session]:
+    """A session that only reads; on SQLite it never waits for a writer. Keep it short."""
+    with sessionmaker(get_engine(), expire_on_commit=False)() as session:
+        session.connection(execution_options={"retort_reads": True})
+        yield session
+
+
+def request_transaction() -> Iterator[Session]:
+    """FastAPI dependency: the request's one transaction. Use with scope="function", so that the commit comes
+    before the answer."""
+    with transaction() as session:
+        yield session
+
+
+def request_reading() -> Iterator[Session]:
+    """FastAPI dependency: a session for a request that only reads."""
+    with reading() as session:
+        yield session

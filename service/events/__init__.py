@@ -1,0 +1,1 @@
+"""Events: the numbered diary of a job."""

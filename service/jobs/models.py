@@ -1,0 +1,88 @@
+"""The jobs table: the row is the job. Times are epoch seconds by the database's clock."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import JSON, ForeignKey, Index, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.db import Base
+
+
+class State(StrEnum):
+    """Where a job stands; succeeded, failed and cancelled are final."""
+
+    queued = "queued"
+    running = "running"
+    paused = "paused"
+    succeeded = "succeeded"
+    failed = "failed"
+    cancelled = "cancelled"
+
+
+class Wanted(StrEnum):
+    """What its owner wants of a job that has not ended."""
+
+    run = "run"
+    cancel = "cancel"
+
+
+TERMINAL = frozenset({State.succeeded, State.failed, State.cancelled})
+
+
+class Job(Base):
+    """One run of one recipe."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        UniqueConstraint("project_id", "idempotency_key"),
+        Index("ix_jobs_claim", "state", "not_before", "lease_ends"),
+        Index("ix_jobs_list", "project_id", "created_at", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    """`job_` and 26 characters that sort by the time of creation."""
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    kind: Mapped[str] = mapped_column(default="distill")
+    name: Mapped[str] = mapped_column(default="")
+    state: Mapped[State] = mapped_column(default=State.queued)
+    wanted: Mapped[Wanted] = mapped_column(default=Wanted.run)
+    priority: Mapped[int] = mapped_column(default=0)
+    recipe: Mapped[dict[str, Any]] = mapped_column(JSON)
+    """The resolved recipe, kept as it was: it stays readable when a method's fields have changed since."""
+    phase: Mapped[str | None]
+    progress: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    """The engine's newest Progress."""
+    latest: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    """The newest metrics of each network, by its name."""
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    """Why the last attempt did not finish: `fault` (recipe, machine, service), `cause`, `detail`."""
+    attempt: Mapped[int] = mapped_column(default=0)
+    """How often the job was started."""
+    max_attempts: Mapped[int]
+    fence: Mapped[int] = mapped_column(default=0)
+    """Rises with every claim; a worker's write that bears an older one is refused."""
+    lease_owner: Mapped[str | None]
+    lease_ends: Mapped[float | None]
+    not_before: Mapped[float] = mapped_column(default=0.0)
+    """Not claimed before then: the pause after an attempt that failed through the machine."""
+    next_event: Mapped[int] = mapped_column(default=1)
+    """The number that the next event gets, taken inside the transaction that writes it."""
+    idempotency_key: Mapped[str | None]
+    body_digest: Mapped[str]
+    """sha256, hex, of the body that made the job."""
+    created_at: Mapped[float]
+    started_at: Mapped[float | None]
+    ended_at: Mapped[float | None]
+
+
+class JobTag(Base):
+    """A word to find a job by."""
+
+    __tablename__ = "job_tags"
+    __table_args__ = (Index("ix_job_tags_tag", "tag"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    tag: Mapped[str] = mapped_column(primary_key=True)

@@ -1,0 +1,19 @@
+"""Projects: the tenants that own things."""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.db import Base
+
+
+class Project(Base):
+    """Owns jobs, keys and all that they make."""
+
+    __tablename__ = "projects"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    served_at: Mapped[float] = mapped_column(default=0.0)
+    """When a job of this project was last claimed: the project served longest ago comes first."""
+    created_at: Mapped[float]

@@ -1,0 +1,66 @@
+"""Everything that the environment decides, typed and named once: RETORT_* variables."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Read from RETORT_* variables; the defaults are the embedded service's."""
+
+    model_config = SettingsConfigDict(env_prefix="RETORT_", use_attribute_docstrings=True, frozen=True)
+
+    data_dir: Path = Field(default_factory=lambda: Path.home() / ".retort")
+    """Where the embedded service keeps its database, broker, storage and first key."""
+    database_url: SecretStr = SecretStr("")
+    """SQLAlchemy URL of the database; empty is a SQLite file in the data directory."""
+    broker_url: SecretStr = SecretStr("")
+    """Celery URL of the broker; empty is its filesystem transport in the data directory."""
+    storage_url: str = ""
+    """file:// URL of the directory for checkpoints and work; empty is one in the data directory."""
+    data_roots: tuple[Path, ...] = ()
+    """Folders under which a recipe may name local images."""
+    max_body_bytes: int = Field(default=10_000_000, ge=1000)
+    """Largest JSON body that is read, in bytes."""
+    lease_seconds: float = Field(default=30.0, gt=0)
+    """How long a worker owns a job after its last renewal."""
+    look_seconds: float = Field(default=5.0, gt=0)
+    """How often a worker looks for jobs without having heard a bell."""
+    max_attempts: int = Field(default=5, ge=1)
+    """How often a job is started before it fails for good."""
+    grace_seconds: float = Field(default=20.0, gt=0)
+    """How long an engine may take to write its checkpoint when it is asked to stop."""
+    checkpoint_seconds: float = Field(default=60.0, gt=0)
+    """How often an engine writes a checkpoint."""
+    sweep_grace_seconds: float = Field(default=3600.0, ge=0)
+    """How old a blob that nothing refers to must be before it is collected."""
+
+    @field_validator("storage_url")
+    @classmethod
+    def _is_a_directory(cls, url: str) -> str:
+        if url and urlsplit(url).scheme != "file":
+            raise ValueError(f"RETORT_STORAGE_URL is {url!r}; only file:// URLs are served")
+        return url
+
+    @property
+    def database(self) -> str:
+        return self.database_url.get_secret_value() or f"sqlite:///{self.data_dir / 'retort.db'}"
+
+    @property
+    def broker(self) -> str:
+        return self.broker_url.get_secret_value() or "filesystem://"
+
+    @property
+    def storage(self) -> Path:
+        return Path(urlsplit(self.storage_url).path) if self.storage_url else self.data_dir / "storage"
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """The process's settings, read once; a test that changes the environment clears the cache."""
+    return Settings()

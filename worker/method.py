@@ -1,0 +1,265 @@
+"""What a method is: frozen hyper-parameters, what it wants to read, and a formula over a batch.
+
+Imports no torch, so that the API can read every method's fields.
+
+Legend of shapes, everywhere: N images, K classes, D features, C H W map (channels, height, width).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
+
+from pydantic import ConfigDict
+
+from worker.spec import Spec
+from worker.view import CLEAN, View
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from worker.architecture import Card
+    from worker.dataset import DataFacts
+    from worker.network import Network
+
+Made = TypeVar("Made")
+
+
+class MethodError(ValueError):
+    """The recipe is well formed, but this teacher, student, data set and method do not fit together."""
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Half-precision tensors as float32, wider ones as they are: what a loss computes in."""
+    return tensor.float() if tensor.dtype.itemsize < 4 else tensor
+
+
+class NetworkSpec(Spec):
+    """A network that a method reads: the student, the teacher, or one that the method asks for besides."""
+
+    def build(self, setup: LiveSetup) -> Network:
+        """Make a further network, on the CPU; it is frozen. Equal specs of several methods are built once."""
+        raise TypeError(f"{type(self).__name__} is not built by a method")
+
+    @property
+    def batch_statistics(self) -> bool:
+        """Whether batch norm uses the batch's statistics instead of the running ones, which stay as they are."""
+        return False
+
+
+class TeacherNetwork(NetworkSpec):
+    """The recipe's teacher, frozen, in eval mode."""
+
+    kind: Literal["teacher"] = "teacher"
+
+
+class StudentNetwork(NetworkSpec):
+    """The student that is trained, with its wrap where a method gives one."""
+
+    kind: Literal["student"] = "student"
+
+
+TEACHER = TeacherNetwork()
+STUDENT = StudentNetwork()
+
+Read = Literal["logits", "embedding", "maps", "preactivations"]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One thing that a method reads: a tensor of a network on a view. Equal taps are computed once."""
+
+    network: NetworkSpec
+    reads: Read = "logits"
+    view: View = CLEAN
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What one network says about N images. What was not tapped is None or empty."""
+
+    logits: Tensor
+    """(N, K) class scores before softmax."""
+    embedding: Tensor | None = None
+    """(N, D) what goes into the classifier."""
+    maps: tuple[Tensor, ...] = ()
+    """Each stage's map, shallow to deep, (N, C, H, W)."""
+    preactivations: tuple[Tensor, ...] = ()
+    """The same before the stage's last activation."""
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """How a view was made of the clean images."""
+
+    partner: Tensor
+    """(N,) int64 position in the batch of the image mixed in."""
+    weight: Tensor
+    """(N,) float32 share of the image itself, lambda, in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """All that a method may look at in one step."""
+
+    outputs: Mapping[tuple[NetworkSpec, View], Outputs]
+    labels: Tensor
+    """(N,) int64 class indices in [0, K)."""
+    indices: Tensor
+    """(N,) int64 positions in the training part."""
+    step: Tensor
+    """0-d int64, optimizer steps done so far in this phase."""
+    epoch: Tensor
+    """0-d int64, epochs done so far in this phase: 0 in the first one."""
+    progress: Tensor
+    """0-d float32, share of this phase that is done, in [0, 1)."""
+    mixed: Mapping[View, Mixed] = field(default_factory=dict)
+    """For views that mix two images, how."""
+
+    def student(self, view: View = CLEAN) -> Outputs:
+        return self.outputs[STUDENT, view]
+
+    def teacher(self, view: View = CLEAN) -> Outputs:
+        return self.outputs[TEACHER, view]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is known of a job before anything is built."""
+
+    facts: DataFacts
+    student: Card
+    """The student's card; once a wrap stands, the wrapped one's."""
+    teacher: Card | None
+    """None for a recipe without a teacher."""
+    batch_size: int
+    epochs: int
+
+
+@dataclass(frozen=True)
+class LiveSetup(Setup):
+    """The same in the engine, before the first step, with the networks and the data at hand."""
+
+    student_network: Network
+    teacher_network: Network | None
+    teacher_pass: Callable[[], Iterator[tuple[Outputs, Tensor, Tensor]]]
+    """Runs the teacher once over all training images, unaugmented and in eval mode: (outputs with embedding,
+    (N,) labels, (N,) positions) a batch, on the device."""
+    rebuild_teacher: Callable[[], Network]
+    """Another copy of the teacher with the same weights, on the CPU, for a network derived from it."""
+    kept: dict[Hashable, Any]
+    """What `once` has made so far, shared by all students of the job."""
+
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """Make something that several students' methods need, once a job."""
+        if key not in self.kept:
+            self.kept[key] = make()
+        return cast(Made, self.kept[key])
+
+
+class Wrapper(Spec):
+    """How a method changes the network that is trained, evaluated and shipped, told so that it can be built again.
+
+    `student.json` holds the method's name and these fields; no teacher is needed to build it.
+    """
+
+    @abstractmethod
+    def build(self, network: Network) -> None:
+        """Change the network in place; what the weights file does not hold must come from the fields alone."""
+
+    @abstractmethod
+    def card(self, card: Card) -> Card:
+        """The card of the wrapped network: its embedding's width, its head, its numbers to store."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Something a method trains before the shared loop, with an optimizer of its own.
+
+    All terms of `terms(batch, modules)` are minimised over the student's and the modules' parameters.
+    """
+
+    name: str
+    """Shown as the job's phase, `<method> <name>`."""
+    epochs: int
+    terms: Callable[[Batch, nn.Module | None], dict[str, Tensor]]
+    trains_student: bool = True
+    """Whether the student's own parameters are trained as well as the modules'."""
+    learning_rate: float | None = None
+    """None takes the recipe's."""
+
+
+def _name_is_required(schema: dict[str, Any]) -> None:
+    """Say in the JSON schema what validation demands: the union is told apart by `name`."""
+    schema["required"] = sorted({"name", *schema.get("required", [])})
+
+
+class Method(Spec):
+    """Base of every distillation objective. A subclass is one file in worker/methods/ and names itself by `name`.
+
+    A method holds no cross-entropy on the clean images: the recipe's `labels.weight` does. Arithmetic is float32
+    at least. Shapes are fixed, so that a step can be compiled: masks over K classes, no `unique()`.
+    """
+
+    model_config = ConfigDict(json_schema_extra=_name_is_required)
+
+    name: str
+    source: ClassVar[str]
+    """Where the formula comes from: authors, title, year, equation, link."""
+    formula: ClassVar[str]
+    """One line, as the paper writes it."""
+    reconstruction: ClassVar[bool] = False
+    """True when the formula could not be read in the paper or its code and is our own best reading."""
+    label_weight: ClassVar[float | None] = None
+    """The published weight of cross-entropy beside this method; None where none was published."""
+    needs_teacher: ClassVar[bool] = True
+    couples_batch: ClassVar[bool] = False
+    """True when a term is no mean over images, so that a smaller batch changes its value."""
+    updates_first: ClassVar[bool] = False
+    """Whether `update` runs before `terms` in a step; otherwise it runs after the optimizer."""
+    wrapper_type: ClassVar[type[Wrapper] | None] = None
+    """The class of what `wrapper` gives, to build a shipped student again."""
+
+    def check(self, setup: Setup) -> None:
+        """Raise MethodError, in one sentence, if this method cannot serve that pair and data; reads cards alone."""
+
+    @abstractmethod
+    def taps(self, setup: Setup) -> frozenset[Tap]:
+        """What this method reads; the engine computes no more than that."""
+
+    def views(self, setup: Setup) -> frozenset[View]:
+        """The copies of an image that this method wants."""
+        return frozenset(tap.view for tap in self.taps(setup))
+
+    def networks(self, setup: Setup) -> frozenset[NetworkSpec]:
+        """The networks besides teacher and student that this method wants."""
+        return frozenset(tap.network for tap in self.taps(setup)) - {TEACHER, STUDENT}
+
+    def wrapper(self, setup: Setup) -> Wrapper | None:
+        """What this method makes of the student's network, or None; reads cards alone. One a student at most."""
+        return None
+
+    def wrap(self, network: Network, wrapper: Wrapper, setup: LiveSetup) -> None:
+        """Apply the wrapper, then fill in what it holds of the teacher. Before optimizer and averaging are made."""
+        wrapper.build(network)
+
+    def modules(self, setup: LiveSetup) -> nn.Module | None:
+        """Parameters here are trained with the student and thrown away; buffers are checkpointed, changed in place."""
+        return None
+
+    def parameter_groups(self, modules: nn.Module) -> list[dict[str, Any]]:
+        """Parameters of the modules with `learning_rate_factor`, `weight_decay_factor`; -1 of the first reverses."""
+        return [{"params": [p for p in modules.parameters() if p.requires_grad]}]
+
+    def phases(self, setup: Setup) -> tuple[Phase, ...]:
+        """What is trained before the shared loop, in order."""
+        return ()
+
+    @abstractmethod
+    def terms(self, batch: Batch, modules: nn.Module | None) -> dict[str, Tensor]:
+        """Named scalar terms, already weighted; the engine minimises their sum and logs each. No side effects."""
+
+    def update(self, batch: Batch, modules: nn.Module | None) -> None:
+        """Change buffers of the modules in place, once an optimizer step, without gradient."""

@@ -1,0 +1,56 @@
+"""KD: the student imitates the teacher's softened class probabilities."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from worker.method import STUDENT, TEACHER, Batch, Method, MethodError, Setup, Tap, at_least_float32
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class KD(Method):
+    """Knowledge distillation: T^2 KL(teacher || student) between class probabilities softened by T."""
+
+    source: ClassVar[str] = (
+        "Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015, section 2, "
+        "https://arxiv.org/abs/1503.02531"
+    )
+    formula: ClassVar[str] = "weight * T^2 * mean_n sum_k p_t(k;T) [log p_t(k;T) - log p_s(k;T)]"
+    label_weight: ClassVar[float | None] = 0.1
+
+    name: Literal["kd"] = "kd"
+    temperature: float = Field(default=4.0, gt=0, le=100)
+    """T, a pure number that divides both networks' logits; 1 leaves them as they are."""
+    weight: float = Field(default=0.9, ge=0, le=1000)
+    """Weight of the divergence, a pure number."""
+
+    def taps(self, setup: Setup) -> frozenset[Tap]:
+        return frozenset({Tap(STUDENT), Tap(TEACHER)})
+
+    def terms(self, batch: Batch, modules: nn.Module | None) -> dict[str, Tensor]:
+        """`soft`, in nats per image times T^2."""
+        divergence = softened_divergence(batch.student().logits, batch.teacher().logits, self.temperature)
+        return {"soft": self.weight * divergence}
+
+
+def softened_divergence(student_NK: Tensor, teacher_NK: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(teacher || student) of class probabilities softened by T, a mean over images in nats.
+
+    Without the T^2 its gradient would shrink as 1 / T^2. Raises MethodError when the two score other classes.
+    """
+    from torch.nn import functional as F
+
+    student_NK, teacher_NK = same_classes(student_NK, teacher_NK)
+    log_q_NK, log_p_NK = (student_NK / temperature).log_softmax(1), (teacher_NK / temperature).log_softmax(1)
+    return F.kl_div(log_q_NK, log_p_NK, reduction="batchmean", log_target=True) * temperature**2
+
+
+def same_classes(student_NK: Tensor, teacher_NK: Tensor) -> tuple[Tensor, Tensor]:
+    """Both networks' logits in float32 at least. Raises MethodError when they score different numbers of classes."""
+    if student_NK.shape != teacher_NK.shape:
+        raise MethodError(f"the student gives {student_NK.shape[1]} classes, the teacher {teacher_NK.shape[1]}")
+    return at_least_float32(student_NK), at_least_float32(teacher_NK)

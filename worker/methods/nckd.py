@@ -1,0 +1,254 @@
+"""NCKD: the student's features collapse onto the teacher's class prototypes. A reconstruction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from worker.architecture import Card
+from worker.method import (
+    STUDENT,
+    Batch,
+    LiveSetup,
+    Method,
+    MethodError,
+    Setup,
+    Tap,
+    Wrapper,
+    at_least_float32,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from worker.network import Network
+
+
+class PrototypeClassifier(Wrapper):
+    """The student's classifier replaced by the cosine to the teacher's class prototypes, after a linear map if the
+    embeddings' widths differ."""
+
+    student_features: int
+    """Width of the student's own embedding."""
+    teacher_features: int
+    """Width of the teacher's embedding, which is the prototypes'."""
+    classes: int
+    scale: float
+    """What the cosines are multiplied by to make logits, a pure number."""
+    projects: bool
+    """Whether a linear map stands between the embedding and the prototypes."""
+
+    def build(self, network: Network) -> None:
+        from torch import nn
+
+        from worker.methods._layers import Prototypes
+
+        projection = nn.Linear(self.student_features, self.teacher_features) if self.projects else nn.Identity()
+        head = nn.Sequential()
+        head.add_module("projection", projection)
+        head.add_module("prototypes", Prototypes(self.classes, self.teacher_features, self.scale))
+        network.replace_classifier(head, reads="prototypes")
+
+    def card(self, card: Card) -> Card:
+        added = (self.student_features + 1) * self.teacher_features if self.projects else 0
+        # Stored besides what a linear classifier on the new embedding would: the origin, less the biases.
+        added += self.teacher_features - self.classes
+        return card.model_copy(
+            update={"embedding": self.teacher_features, "head": "other", "body_parameters": card.body_parameters + added}
+        )
+
+
+class NCKD(Method):
+    """Neural Collapse Inspired KD: class prototypes, their geometry, and a classifier made of them.
+
+    A reconstruction: no code was published and the paper's equations could not be read. The three parts follow its
+    abstract and summaries of it; every choice is a field. f is the teacher's embedding and h the student's, after a
+    trained linear map P where the widths differ. m_c is the mean of f over the training images of class c, m_G the
+    mean of the m_c, t_c = (m_c - m_G) / |m_c - m_G|.
+    """
+
+    source: ClassVar[str] = (
+        "Zhang, Song, He: Neural Collapse Inspired Knowledge Distillation, AAAI 2025, https://arxiv.org/abs/2412.11788"
+    )
+    formula: ClassVar[str] = (
+        "nc1_weight * mean_i -log softmax_c(cos(h_i - m_G, t_c) / tau)[y_i] + nc2_weight * mean_{c != c'} "
+        "(<s_c, s_c'> - <t_c, t_c'>)^2, with logits scale * cos(h - m_G, t_c)"
+    )
+    reconstruction: ClassVar[bool] = True
+    couples_batch: ClassVar[bool] = True
+    wrapper_type: ClassVar[type[Wrapper] | None] = PrototypeClassifier
+
+    name: Literal["nckd"] = "nckd"
+    nc1: Literal["contrastive", "pull"] = "contrastive"
+    """How an embedding is drawn to its class's prototype: against all others (`contrastive`), or by 1 - cos alone
+    (`pull`)."""
+    nc1_weight: float = Field(default=1.0, ge=0, le=1000)
+    """Weight of the first part, a pure number; 0 leaves it out."""
+    nc1_temperature: float = Field(default=0.1, gt=0, le=10)
+    """tau, what cosines are divided by in the contrastive form, a pure number."""
+    nc2_weight: float = Field(default=1.0, ge=0, le=100_000)
+    """Weight of the second part, a pure number; 0 leaves it out."""
+    nc2_target: Literal["teacher", "simplex"] = "teacher"
+    """The cosines that class means should have: the teacher's own, or -1 / (K - 1)."""
+    nc2_momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Share of the running class mean that is kept when the class appears in a batch, a pure number."""
+    nc3: bool = True
+    """Whether the student's classifier becomes the cosine to the teacher's prototypes, in training and after."""
+    nc3_scale: float = Field(default=16.0, gt=0, le=1000)
+    """What those cosines are multiplied by to make logits, a pure number."""
+    projection: Literal["auto", "linear"] = "auto"
+    """P: `auto` is the identity where both embeddings are equally wide, else linear; `linear` is always linear."""
+
+    def check(self, setup: Setup) -> None:
+        for role, card in (("student", setup.student), ("teacher", setup.teacher)):
+            if card is not None and card.head == "other":
+                raise MethodError(f"the {role} {card.architecture} has no linear classifier on an embedding, "
+                                  "which class prototypes need")
+        if setup.facts.train < setup.facts.classes:
+            raise MethodError(f"the training part has {setup.facts.train} images for {setup.facts.classes} classes; "
+                              "each class needs one for its prototype")
+
+    def taps(self, setup: Setup) -> frozenset[Tap]:
+        return frozenset({Tap(STUDENT, "embedding")})
+
+    def wrapper(self, setup: Setup) -> Wrapper | None:
+        if not self.nc3:
+            return None
+        student, teacher = setup.student.embedding, _teacher(setup).embedding
+        return PrototypeClassifier(
+            student_features=student, teacher_features=teacher, classes=setup.facts.classes, scale=self.nc3_scale,
+            projects=self._projects(student, teacher),
+        )
+
+    def wrap(self, network: Network, wrapper: Wrapper, setup: LiveSetup) -> None:
+        from worker.methods._layers import Prototypes
+
+        wrapper.build(network)
+        prototypes = network.classifier
+        assert isinstance(prototypes, Prototypes)
+        prototypes.fill(*_directions(setup))
+
+    def modules(self, setup: LiveSetup) -> nn.Module:
+        from torch import nn
+
+        directions_KD, origin_D = _directions(setup)
+        # A wrap has projected already: what the student's classifier reads is h.
+        student, teacher = setup.student.embedding, origin_D.shape[0]
+        projects = not self.nc3 and self._projects(student, teacher)
+        modules = nn.Module()
+        modules.projection = nn.Linear(student, teacher) if projects else nn.Identity()
+        modules.register_buffer("directions_KD", directions_KD)
+        modules.register_buffer("origin_D", origin_D)
+        modules.register_buffer("target_KK", self._target(directions_KD))
+        modules.register_buffer("means_KD", directions_KD.new_zeros(directions_KD.shape))
+        modules.register_buffer("seen_K", directions_KD.new_zeros(directions_KD.shape[0]))
+        return modules
+
+    def terms(self, batch: Batch, modules: nn.Module | None) -> dict[str, Tensor]:
+        """`nc1`, a mean over images; `nc2`, a mean over pairs of classes that are in the batch."""
+        assert modules is not None
+        h_ND = self._embedding(batch, modules)
+        terms = {}
+        if self.nc1_weight:
+            terms["nc1"] = self.nc1_weight * self._nc1(h_ND, batch.labels, modules)
+        if self.nc2_weight:
+            terms["nc2"] = self.nc2_weight * self._nc2(h_ND, batch.labels, modules)
+        return terms
+
+    def update(self, batch: Batch, modules: nn.Module | None) -> None:
+        """The running class means take in this batch, as `terms` saw them."""
+        import torch
+
+        assert modules is not None
+        with torch.no_grad():
+            means_KD, seen_K, _ = self._running_means(self._embedding(batch, modules), batch.labels, modules)
+            modules.means_KD.copy_(means_KD)
+            modules.seen_K.copy_(seen_K)
+
+    def _projects(self, student_features: int, teacher_features: int) -> bool:
+        return self.projection == "linear" or student_features != teacher_features
+
+    def _target(self, directions_KD: Tensor) -> Tensor:
+        if self.nc2_target == "teacher":
+            return directions_KD @ directions_KD.T
+        classes = directions_KD.shape[0]
+        return directions_KD.new_full((classes, classes), -1 / (classes - 1))
+
+    def _embedding(self, batch: Batch, modules: nn.Module) -> Tensor:
+        embedding = batch.student().embedding
+        assert embedding is not None
+        projected: Tensor = modules.projection(at_least_float32(embedding))
+        return projected
+
+    def _nc1(self, h_ND: Tensor, labels_N: Tensor, modules: nn.Module) -> Tensor:
+        from torch.nn import functional as F
+
+        from worker.methods._layers import cosines
+
+        cosines_NK = cosines(h_ND, modules.directions_KD, modules.origin_D)  # type: ignore[arg-type]
+        if self.nc1 == "contrastive":
+            return F.cross_entropy(cosines_NK / self.nc1_temperature, labels_N)
+        return (1 - cosines_NK.gather(1, labels_N[:, None])).mean()
+
+    def _nc2(self, h_ND: Tensor, labels_N: Tensor, modules: nn.Module) -> Tensor:
+        """Mean over ordered pairs of different classes present in the batch; 0 when there is no pair."""
+        import torch
+        from torch.nn import functional as F
+
+        means_KD, seen_K, present_K = self._running_means(h_ND, labels_N, modules)
+        centre_D = (seen_K @ means_KD) / seen_K.sum()
+        directions_KD = F.normalize(means_KD - centre_D, dim=1)
+        pairs_KK = torch.outer(present_K, present_K)
+        pairs_KK = pairs_KK - torch.diag_embed(pairs_KK.diagonal())
+        squares_KK = (directions_KD @ directions_KD.T - modules.target_KK) ** 2
+        return (squares_KK * pairs_KK).sum() / pairs_KK.sum().clamp(min=1)
+
+    def _running_means(self, h_ND: Tensor, labels_N: Tensor, modules: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+        """Class means with this batch taken in (K, D), which classes were ever seen (K), which are present (K).
+
+        At batch 64 and 100 classes a class's batch mean is nearly one image: hence the running mean. The gradient
+        goes through this batch's share; without it the term would have none.
+        """
+        from torch.nn import functional as F
+
+        means_KD, seen_K = modules.means_KD.to(h_ND.dtype), modules.seen_K.to(h_ND.dtype)  # type: ignore[operator]
+        members_NK = F.one_hot(labels_N, means_KD.shape[0]).to(h_ND.dtype)
+        counts_K = members_NK.sum(0)
+        present_K = (counts_K > 0).to(h_ND.dtype)
+        batch_means_KD = (members_NK.T @ h_ND) / counts_K.clamp(min=1)[:, None]
+        kept_K1 = (1 - present_K * (1 - self.nc2_momentum * seen_K))[:, None]
+        new_means_KD = kept_K1 * means_KD + (1 - kept_K1) * batch_means_KD
+        return new_means_KD, (seen_K + present_K).clamp(max=1), present_K
+
+
+def _teacher(setup: Setup) -> Card:
+    if setup.teacher is None:
+        raise MethodError("a teacher is needed; the recipe has none")
+    return setup.teacher
+
+
+def _directions(setup: LiveSetup) -> tuple[Tensor, Tensor]:
+    """The teacher's t_c (K, D) and m_G (D), float32, from one pass over the training images, once a job."""
+    return setup.once("teacher's class directions", lambda: _measure_directions(setup))
+
+
+def _measure_directions(setup: LiveSetup) -> tuple[Tensor, Tensor]:
+    import torch
+    from torch.nn import functional as F
+
+    classes = setup.facts.classes
+    sums_KD = torch.zeros(classes, _teacher(setup).embedding, dtype=torch.float64)
+    counts_K = torch.zeros(classes, dtype=torch.float64)
+    for outputs, labels_N, _ in setup.teacher_pass():
+        assert outputs.embedding is not None
+        members_NK = F.one_hot(labels_N.cpu(), classes).double()
+        sums_KD += members_NK.T @ outputs.embedding.cpu().double()
+        counts_K += members_NK.sum(0)
+    empty = [setup.facts.class_names[c] for c in (counts_K == 0).nonzero().flatten().tolist()]
+    if empty:
+        raise MethodError(f"the training part has no image of {', '.join(map(repr, empty[:5]))}; "
+                          "each class needs one for its prototype")
+    means_KD = sums_KD / counts_K[:, None]
+    origin_D = means_KD.mean(0)
+    return F.normalize(means_KD - origin_D, dim=1).float(), origin_D.float()

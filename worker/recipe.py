@@ -1,0 +1,326 @@
+"""The job spec: one definition, read by the API's validation, its OpenAPI page, the command line and the engine."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
+
+from worker.architectures import ARCHITECTURES
+from worker.datasets import AnyDataset
+from worker.exports import EXPORTS, AnyExport
+from worker.methods import AnyMethod
+from worker.registry import nearest
+from worker.spec import Spec
+
+Auto = Literal["auto"]
+
+TEACHER_NAME = "teacher"
+BASELINE_NAME = "baseline"
+NETWORK_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+
+NetworkName = Annotated[str, StringConstraints(pattern=rf"^{NETWORK_NAME.pattern}$")]
+Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$")]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def _known_architecture(name: str) -> str:
+    if name not in ARCHITECTURES:
+        raise PydanticCustomError(
+            "unknown_architecture", "no architecture {name}{hint}",
+            {"name": repr(name), "hint": nearest(name, ARCHITECTURES)},
+        )
+    return name
+
+
+ArchitectureName = Annotated[str, AfterValidator(_known_architecture)]
+
+
+class JobWeights(Spec):
+    """The weights of a network that an earlier job trained."""
+
+    job: str = Field(pattern=r"^job_[0-9a-z]+$")
+    """Id of the job; it must have succeeded."""
+    network: NetworkName
+    """Name of the student in that job, or `teacher` for the teacher that it taught."""
+
+
+Weights = Literal["published"] | JobWeights | None
+
+
+class SGD(Spec):
+    """Stochastic gradient descent with momentum."""
+
+    name: Literal["sgd"] = "sgd"
+    learning_rate: Auto | Annotated[float, Field(gt=0, le=100)] = "auto"
+    """Per step, before the schedule; `auto` is 0.05 for a batch of 64, and in proportion to the batch."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Share of the last step's direction that is kept, a pure number."""
+    nesterov: bool = False
+    """Whether momentum looks ahead."""
+    weight_decay: float = Field(default=5e-4, ge=0, le=1)
+    """L2 penalty's factor in the gradient, per unit of weight."""
+
+
+class AdamW(Spec):
+    """Adam with decoupled weight decay."""
+
+    name: Literal["adamw"] = "adamw"
+    learning_rate: Auto | Annotated[float, Field(gt=0, le=100)] = "auto"
+    """Per step, before the schedule; `auto` is 0.001 for any batch."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the gradient's running mean, a pure number."""
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    """Decay of the squared gradient's running mean, a pure number."""
+    weight_decay: float = Field(default=0.01, ge=0, le=1)
+    """Share of a weight taken off at learning rate 1, a pure number."""
+
+
+class Constant(Spec):
+    """The same learning rate throughout."""
+
+    name: Literal["constant"] = "constant"
+
+
+class Cosine(Spec):
+    """Half a cosine from the learning rate down to nearly zero, a value a step."""
+
+    name: Literal["cosine"] = "cosine"
+
+
+class Steps(Spec):
+    """A factor after each of some epochs."""
+
+    name: Literal["steps"] = "steps"
+    milestones: tuple[Annotated[int, Field(ge=1)], ...] = (150, 180, 210)
+    """Epochs after which the learning rate falls, counted from 1, rising."""
+    factor: float = Field(default=0.1, gt=0, le=1)
+    """What the learning rate is multiplied by at each, a pure number."""
+
+
+class Augmentation(Spec):
+    """What happens to each training image, with draws of its own, before any method sees it."""
+
+    crop_padding: int = Field(default=0, ge=0, le=128)
+    """Pixels of black added on every side before a crop of the old size at a random place; 0 leaves it out."""
+    flip: bool = False
+    """Whether half of the images are mirrored left to right."""
+
+
+class Training(Spec):
+    """How a network is trained."""
+
+    epochs: int = Field(default=100, ge=1, le=100_000)
+    """Passes over the training part."""
+    batch_size: int = Field(default=64, ge=2, le=65_536)
+    """Images per optimizer step."""
+    optimizer: Annotated[SGD | AdamW, Field(discriminator="name")] = SGD()
+    """How gradients become steps."""
+    schedule: Annotated[Constant | Cosine | Steps, Field(discriminator="name")] = Cosine()
+    """How the learning rate changes over time."""
+    warmup_epochs: int = Field(default=0, ge=0)
+    """Epochs over which the learning rate rises linearly from nearly zero, before the schedule's own course."""
+    augmentation: Augmentation = Augmentation()
+    """Changes to the training images."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the networks; losses are float32 at least. `auto` is bfloat16 on a GPU that has it, else
+    float32."""
+    data_seed: Seed = 0
+    """Rules the order of the images and the views of them."""
+    threads: Auto | Annotated[int, Field(ge=1, le=1024)] = "auto"
+    """Threads of the arithmetic on a CPU, which change the last bits of sums. `auto` takes what the first worker
+    has."""
+    on_out_of_memory: Literal["fail"] = "fail"
+    """What to do when a batch does not fit the device's memory."""
+
+    @model_validator(mode="after")
+    def _times_fit(self) -> Training:
+        if self.warmup_epochs >= self.epochs:
+            raise PydanticCustomError(
+                "warmup_too_long", "warmup_epochs is {warmup}; it must be less than epochs, which is {epochs}",
+                {"warmup": self.warmup_epochs, "epochs": self.epochs},
+            )
+        if isinstance(self.schedule, Steps):
+            wrong = [m for m in self.schedule.milestones if m >= self.epochs]
+            if wrong or list(self.schedule.milestones) != sorted(set(self.schedule.milestones)):
+                raise PydanticCustomError(
+                    "milestones", "milestones are {found}; they must rise and be less than epochs, which is {epochs}",
+                    {"found": list(self.schedule.milestones), "epochs": self.epochs},
+                )
+        return self
+
+
+class Teacher(Spec):
+    """The network to imitate."""
+
+    architecture: ArchitectureName
+    """Name in the catalogue of architectures."""
+    weights: Weights = None
+    """`published`, or a network of an earlier job; null starts from a random initialisation and needs `teach`."""
+    seed: Seed = 0
+    """Rules the initialisation when there are no weights."""
+    teach: Training | None = None
+    """How the teacher is trained on the labels first; null takes it as it is."""
+
+    @model_validator(mode="after")
+    def _knows_something(self) -> Teacher:
+        if self.weights is None and self.teach is None:
+            raise PydanticCustomError(
+                "untrained_teacher", "the teacher has neither weights nor teach; it needs one of them", {}
+            )
+        return self
+
+
+class Labels(Spec):
+    """What the labels weigh beside the methods."""
+
+    weight: Auto | Annotated[float, Field(ge=0, le=1000)] = "auto"
+    """Weight of cross-entropy on the clean images. `auto` is 1, unless all methods name the same published weight."""
+    smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of each label that is spread over all classes, a pure number."""
+
+
+class Student(Spec):
+    """A network to train."""
+
+    name: NetworkName = "student"
+    """Names its metrics and files; unique in the job."""
+    architecture: ArchitectureName
+    """Name in the catalogue of architectures."""
+    weights: Weights = None
+    """What training starts from; null is a random initialisation."""
+    seed: Seed = 0
+    """Rules the initialisation and the methods' draws."""
+    labels: Labels = Labels()
+    """What the labels weigh."""
+    methods: tuple[AnyMethod, ...] = ()
+    """The distillation objectives, added up; none is plain training on the labels."""
+
+
+class StudentShorthand(Spec):
+    """The only student of a job; its methods stand beside it."""
+
+    architecture: ArchitectureName
+    """Name in the catalogue of architectures."""
+    name: NetworkName = "student"
+    """Names its metrics and files."""
+    weights: Weights = None
+    """What training starts from; null is a random initialisation."""
+    seed: Seed = 0
+    """Rules the initialisation and the methods' draws."""
+    labels: Labels = Labels()
+    """What the labels weigh."""
+
+
+class Evaluation(Spec):
+    """How networks are judged."""
+
+    every_epochs: int = Field(default=1, ge=1)
+    """Epochs from one look at the validation part to the next; the last epoch is always looked at."""
+    batch_size: int = Field(default=256, ge=1, le=65_536)
+    """Images at once; it changes no result that is counted in images."""
+    ship: Literal["best", "last"] = "best"
+    """Which epoch's network is exported: the best on the validation part, or the last."""
+
+
+class Compression(Spec):
+    """What is done to a finished student before it is exported and tested."""
+
+    weights: Literal["float32", "float16"] = "float32"
+    """Precision in which weights are stored. The test accuracy is that of the rounded weights."""
+
+
+def _all_exports() -> tuple[AnyExport, ...]:
+    return tuple(export() for export in EXPORTS.values())
+
+
+class Recipe(Spec):
+    """All that a distillation job needs, and nothing about where it runs.
+
+    `students` is the only stored form. One `student`, with `methods` beside it, is shorthand for a list of one.
+    """
+
+    recipe_version: Literal[1] = 1
+    """Version of this contract."""
+    task: Literal["classification"] = "classification"
+    """What the networks do."""
+    name: str = Field(default="", max_length=200)
+    """What the job is called, for people."""
+    tags: tuple[Tag, ...] = Field(default=(), max_length=32)
+    """Words to find the job by."""
+    priority: int = Field(default=0, ge=-10, le=10)
+    """Jobs of higher priority start first within a project."""
+    dataset: AnyDataset
+    """Labelled images."""
+    teacher: Teacher | None = None
+    """The network to imitate; null when no method needs one."""
+    students: tuple[Student, ...] = Field(default=(), max_length=64)
+    """The networks to train; they share each pass over the data and each pass of the teacher."""
+    student: StudentShorthand | None = Field(default=None, exclude=True)
+    """Shorthand for a list of one student."""
+    methods: tuple[AnyMethod, ...] | None = Field(default=None, exclude=True)
+    """The methods of that one student."""
+    baseline: bool = False
+    """Adds a student of the first one's architecture, weights and seed without methods, to compare with."""
+    training: Training = Training()
+    """How the students are trained."""
+    evaluation: Evaluation = Evaluation()
+    """How networks are judged."""
+    compression: Compression = Compression()
+    """What is done to the finished students."""
+    exports: tuple[AnyExport, ...] = Field(default_factory=_all_exports, min_length=1)
+    """The files to hand back of each student."""
+
+    @model_validator(mode="after")
+    def _expand_shorthand(self) -> Recipe:
+        """Turn `student`, `methods` and `baseline` into `students`, once, so that nobody else knows of them."""
+        students = self.students
+        if self.student is not None:
+            if students:
+                raise PydanticCustomError("two_forms", "both student and students are given; give one of them", {})
+            students = (Student(**self.student.model_dump(exclude={"labels"}),
+                                labels=self.student.labels, methods=self.methods or ()),)
+        elif self.methods is not None:
+            raise PydanticCustomError(
+                "methods_without_student",
+                "methods at the top belong to student, which is missing; in students each has its own", {},
+            )
+        if not students:
+            raise PydanticCustomError("no_student", "no student is given; give student or students", {})
+        if self.baseline:
+            first = students[0]
+            students += (Student(name=BASELINE_NAME, architecture=first.architecture, weights=first.weights,
+                                 seed=first.seed, labels=Labels(smoothing=first.labels.smoothing)),)
+        # The model is frozen for everyone else; here it is still being made.
+        vars(self).update(students=students, student=None, methods=None, baseline=False)
+        return self
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Recipe:
+        seen: set[str] = set()
+        for name in (student.name for student in self.students):
+            if name in seen:
+                raise PydanticCustomError(
+                    "same_name", "two students are named {name}; names must differ", {"name": repr(name)}
+                )
+            if name == TEACHER_NAME:
+                raise PydanticCustomError("reserved_name", "a student is named 'teacher'; that is the teacher's", {})
+            seen.add(name)
+        formats = [export.name for export in self.exports]
+        if len(formats) != len(set(formats)):
+            raise PydanticCustomError("same_export", "an export stands twice: {found}", {"found": formats})
+        return self
+
+    @model_validator(mode="after")
+    def _teacher_where_needed(self) -> Recipe:
+        if self.teacher is None:
+            for student in self.students:
+                for method in student.methods:
+                    if method.needs_teacher:
+                        raise PydanticCustomError(
+                            "teacher_missing", "method {method} of student {student} needs a teacher; teacher is null",
+                            {"method": method.name, "student": repr(student.name)},
+                        )
+        return self

@@ -1,0 +1,162 @@
+"""What can be said of a recipe before anything is built: resolved values, all that is wrong, what is odd.
+
+Read by the API's `validate` and `create` and by the engine alike, so that they refuse with the same sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from worker.architecture import Card
+from worker.architectures import CARDS
+from worker.dataset import DataFacts
+from worker.method import Method, MethodError, Setup
+from worker.recipe import BASELINE_NAME, SGD, Recipe, Student, Training
+
+REFERENCE_BATCH = 64
+"""The batch for which the papers' CIFAR protocol gives its learning rate."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that keeps a recipe from running."""
+
+    pointer: str
+    """JSON pointer to the field in the stored form of the recipe."""
+    detail: str
+    """One sentence: what was found, what was wanted."""
+
+
+@dataclass(frozen=True)
+class Review:
+    """All that can be said of a recipe without building anything."""
+
+    resolved: Recipe
+    problems: tuple[Problem, ...]
+    warnings: tuple[str, ...]
+    sharing: tuple[tuple[str, ...], ...]
+    """Names of the students that share one pass over the data and one of the teacher, a group each."""
+
+
+def review(recipe: Recipe, facts: DataFacts | None, cards: Mapping[str, Card] = CARDS) -> Review:
+    """Resolve what is `auto` and find all that is wrong, as far as facts and cards are known."""
+    problems = [*_label_problems(recipe)]
+    if facts is not None:
+        problems += [*_data_problems(recipe, facts, cards), *_method_problems(recipe, facts, cards)]
+    return Review(
+        resolved=recipe if problems else resolve(recipe),
+        problems=tuple(problems),
+        warnings=tuple(_warnings(recipe, facts, cards)),
+        sharing=(tuple(student.name for student in recipe.students),),
+    )
+
+
+def resolve(recipe: Recipe) -> Recipe:
+    """Replace every `auto` but what only a worker knows (precision, threads). Doing it twice changes nothing."""
+    students = tuple(
+        student.model_copy(update={"labels": student.labels.model_copy(update={"weight": label_weight(student)})})
+        for student in recipe.students
+    )
+    teacher = recipe.teacher
+    if teacher is not None and teacher.teach is not None:
+        teacher = teacher.model_copy(update={"teach": _resolve_training(teacher.teach)})
+    return recipe.model_copy(
+        update={"students": students, "teacher": teacher, "training": _resolve_training(recipe.training)}
+    )
+
+
+def label_weight(student: Student) -> float:
+    """The weight of the student's cross-entropy. Raises MethodError when `auto` cannot be told."""
+    if student.labels.weight != "auto":
+        return student.labels.weight
+    named = {method.label_weight for method in student.methods}
+    published = {weight for weight in named if weight is not None}
+    if len(published) > 1:
+        said = ", ".join(f"{m.name} {m.label_weight:g}" for m in student.methods if m.label_weight is not None)
+        raise MethodError(f"the methods of student {student.name!r} were published with different label weights "
+                          f"({said}); give labels.weight as a number")
+    return published.pop() if published and None not in named else 1.0
+
+
+def setup_for(student: Student, recipe: Recipe, facts: DataFacts, cards: Mapping[str, Card]) -> Setup | None:
+    """What the student's methods may check; None while a card is not known."""
+    card = cards.get(student.architecture)
+    teacher = cards.get(recipe.teacher.architecture) if recipe.teacher else None
+    if card is None or (recipe.teacher is not None and teacher is None):
+        return None
+    return Setup(facts, card, teacher, recipe.training.batch_size, recipe.training.epochs)
+
+
+def check_methods(methods: tuple[Method, ...], setup: Setup) -> Iterator[tuple[int, str]]:
+    """What is wrong with each method for that setup: (position, sentence)."""
+    wraps = [method.name for method in methods if method.wrapper(setup) is not None]
+    if len(wraps) > 1:
+        yield 0, f"{' and '.join(wraps)} both replace the student's head; at most one of a student's methods may"
+    for i, method in enumerate(methods):
+        try:
+            method.check(setup)
+        except MethodError as error:
+            yield i, f"{method.name}: {error}"
+
+
+def _resolve_training(training: Training) -> Training:
+    optimizer = training.optimizer
+    if optimizer.learning_rate == "auto":
+        sgd_rate = 0.05 * training.batch_size / REFERENCE_BATCH
+        rate = sgd_rate if isinstance(optimizer, SGD) else 1e-3
+        optimizer = optimizer.model_copy(update={"learning_rate": rate})
+    return training.model_copy(update={"optimizer": optimizer})
+
+
+def _label_problems(recipe: Recipe) -> Iterator[Problem]:
+    for i, student in enumerate(recipe.students):
+        try:
+            weight = label_weight(student)
+        except MethodError as error:
+            yield Problem(f"/students/{i}/labels/weight", str(error))
+            continue
+        if weight == 0 and not student.methods:
+            yield Problem(f"/students/{i}/labels/weight",
+                          f"student {student.name!r} has no methods and a label weight of 0: nothing would train it")
+
+
+def _data_problems(recipe: Recipe, facts: DataFacts, cards: Mapping[str, Card]) -> Iterator[Problem]:
+    for part in ("train", "validation", "test"):
+        if getattr(facts, part) == 0:
+            yield Problem("/dataset", f"the data set's {part} part is empty; each part needs an image")
+    if facts.classes < 2:
+        yield Problem("/dataset", f"the data set has {facts.classes} class; at least 2 are needed")
+    named = [(f"/students/{i}/architecture", s.architecture) for i, s in enumerate(recipe.students)]
+    if recipe.teacher:
+        named.append(("/teacher/architecture", recipe.teacher.architecture))
+    for pointer, name in named:
+        card = cards.get(name)
+        if card is not None and facts.image_size < card.smallest_image:
+            yield Problem(pointer, f"{name} reads images of {card.smallest_image} pixels a side at least; "
+                                   f"the data set's have {facts.image_size}")
+
+
+def _method_problems(recipe: Recipe, facts: DataFacts, cards: Mapping[str, Card]) -> Iterator[Problem]:
+    for i, student in enumerate(recipe.students):
+        setup = setup_for(student, recipe, facts, cards)
+        if setup is not None:
+            for j, sentence in check_methods(student.methods, setup):
+                yield Problem(f"/students/{i}/methods/{j}", sentence)
+
+
+def _warnings(recipe: Recipe, facts: DataFacts | None, cards: Mapping[str, Card]) -> Iterator[str]:
+    classes = facts.classes if facts else 1000
+    teacher = cards.get(recipe.teacher.architecture) if recipe.teacher else None
+    for student in recipe.students:
+        card = cards.get(student.architecture)
+        if card and teacher and student.name != BASELINE_NAME:
+            small, large = card.parameters(classes), teacher.parameters(classes)
+            if small > large:
+                yield (f"student {student.name!r} ({student.architecture}, {small:,} parameters) is larger than its "
+                       f"teacher ({teacher.architecture}, {large:,})")
+    if recipe.teacher is not None and not any(m.needs_teacher for s in recipe.students for m in s.methods):
+        yield "a teacher is given, but no method reads it"
+    if facts is not None and facts.train and facts.train < recipe.training.batch_size:
+        yield (f"the batch ({recipe.training.batch_size} images) is larger than the training part "
+               f"({facts.train}): an epoch is one step")
