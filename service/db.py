@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Double, Engine, MetaData, create_engine, event
+from sqlalchemy import Connection, Double, Engine, Enum, MetaData, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
@@ -17,6 +19,8 @@ from service.settings import get_settings
 
 SQLITE_BUSY_SECONDS = 30
 CONNECT_SECONDS = 5
+SILENCE_MILLISECONDS = 15_000
+"""How long PostgreSQL may leave sent bytes unacknowledged before the connection counts as dead."""
 
 clock_offset_seconds = 0.0
 """Added to the database's clock; only tests set it."""
@@ -33,7 +37,8 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {float: Double}
+    # Enums are stored as words: a type of PostgreSQL's own would need a migration of its own for every new word.
+    type_annotation_map = {float: Double, enum.Enum: Enum(enum.Enum, native_enum=False, length=20)}
 
 
 class database_now(FunctionElement[float]):  # noqa: N801 - it is called like an SQL function
@@ -58,11 +63,13 @@ def make_engine(url: str) -> Engine:
     """An engine for PostgreSQL (psycopg 3) or SQLite, set up as the job's ownership needs it."""
     if make_url(url).get_backend_name() == "sqlite":
         return _sqlite_engine(url)
-    return create_engine(url, pool_pre_ping=True, pool_timeout=CONNECT_SECONDS,
-                         connect_args={"connect_timeout": CONNECT_SECONDS})
+    connect = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": SILENCE_MILLISECONDS}
+    return create_engine(url, pool_pre_ping=True, pool_timeout=CONNECT_SECONDS, connect_args=connect)
 
 
 def _sqlite_engine(url: str) -> Engine:
+    if file := make_url(url).database:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
     # isolation_level None keeps the driver from opening transactions by itself: the begin hook below does.
     engine = create_engine(url, connect_args={"isolation_level": None, "timeout": SQLITE_BUSY_SECONDS})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ForeignKey, LargeBinary, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, LargeBinary, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.db import Base
@@ -20,8 +20,9 @@ class Blob(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     sha256: Mapped[str | None]
     """Hex; null while it is being written."""
-    size: Mapped[int | None]
-    created_at: Mapped[float]
+    size: Mapped[int | None] = mapped_column(BigInteger)
+    touched_at: Mapped[float]
+    """When it was last written to or referred to; what nothing refers to is collected some time after."""
 
 
 class Chunk(Base):

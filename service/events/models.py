@@ -25,3 +25,5 @@ class Event(Base):
     at: Mapped[float]
     attempt: Mapped[int]
     body: Mapped[dict[str, Any]] = mapped_column(JSON)
+    """Those of `phase, student, epoch, step, values, text, data` that it has. For changes of the job's life `data`
+    holds attempt, worker and fence, and `text` says why."""

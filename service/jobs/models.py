@@ -53,14 +53,14 @@ class Job(Base):
     recipe: Mapped[dict[str, Any]] = mapped_column(JSON)
     """The resolved recipe, kept as it was: it stays readable when a method's fields have changed since."""
     phase: Mapped[str | None]
-    progress: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    progress: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     """The engine's newest Progress."""
     latest: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     """The newest metrics of each network, by its name."""
-    error: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     """Why the last attempt did not finish: `fault` (recipe, machine, service), `cause`, `detail`."""
     attempt: Mapped[int] = mapped_column(default=0)
-    """How often the job was started."""
+    """How often the job was started; a start that its worker handed back, because it had to stop, is not counted."""
     max_attempts: Mapped[int]
     fence: Mapped[int] = mapped_column(default=0)
     """Rises with every claim; a worker's write that bears an older one is refused."""

@@ -1,0 +1,62 @@
+"""All SQL that writes the diary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.orm import Session
+
+from service.db import database_now
+from service.events.models import Event
+from service.jobs.models import Job
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is to be written down."""
+
+    kind: str
+    body: dict[str, Any]
+    """Those of `phase, student, epoch, step, values, text, data` that it has."""
+    key: str | None = None
+    """An entry whose key the diary already has is dropped; without a key it is always written."""
+
+
+def change(kind: str, text: str | None = None, **data: Any) -> Entry:
+    """An entry about the job's own life: `created`, `claimed`, `requeued`, `cancel_wanted`, `cancelled`,
+    `succeeded`, `failed`."""
+    return Entry(kind, {"text": text, "data": data})
+
+
+def append(session: Session, job_id: str, attempt: int, entries: Sequence[Entry]) -> list[Entry]:
+    """Write entries under the next numbers of the job's diary; gives those that were new.
+
+    Locks the job's row until the transaction ends, which is what keeps numbers without gap or repeat. Raises
+    NoResultFound when there is no such job.
+    """
+    locked = select(Job.next_event, database_now()).where(Job.id == job_id).with_for_update()
+    number, now = session.execute(locked).one()
+    new = _new(session, job_id, entries)
+    if new:
+        rows = [
+            {"job_id": job_id, "number": number + i, "key": entry.key, "kind": entry.kind, "at": now,
+             "attempt": attempt, "body": entry.body}
+            for i, entry in enumerate(new)
+        ]  # fmt: skip
+        session.execute(insert(Event), rows)
+        session.execute(update(Job).where(Job.id == job_id).values(next_event=number + len(new)))
+    return new
+
+
+def _new(session: Session, job_id: str, entries: Sequence[Entry]) -> list[Entry]:
+    keys = {entry.key for entry in entries if entry.key is not None}
+    seen = set(session.scalars(select(Event.key).where(Event.job_id == job_id, Event.key.in_(keys)))) if keys else set()
+    new = []
+    for entry in entries:
+        if entry.key is None or entry.key not in seen:
+            new.append(entry)
+            seen.add(entry.key)
+    return new
