@@ -1,0 +1,232 @@
+"""What the service answers when it refuses, RFC 9457.
+
+ServiceError
+├── BadRequest              400  the request cannot be read
+├── Unauthorized            401  no key, or none that we know
+├── Forbidden               403  the key may not do that
+├── NotFound                404  there is no such thing, or it is another project's
+├── MethodNotAllowed        405  the address knows other methods
+├── Conflict                409  the thing's state does not allow that
+├── TooLarge                413  the body is larger than the service reads
+├── UnsupportedMediaType    415  the body is no JSON by its own account
+├── RangeNotSatisfiable     416  the range begins beyond the end
+├── Invalid                 422  the request is well formed but wrong; `errors` says where
+├── InternalError           500  our fault
+└── Unavailable             503  the database does not answer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+from starlette.requests import Request
+from starlette.responses import Response
+
+PROBLEM_JSON = "application/problem+json"
+RETRY_SECONDS = 5
+"""When to ask again after a 503."""
+MOST_ERRORS = 100
+"""How many wrong fields one answer lists."""
+LONGEST_QUOTE = 80
+"""Characters of a wrong value that a sentence repeats."""
+
+
+class FieldError(BaseModel):
+    """One wrong field."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    pointer: str | None = None
+    """JSON pointer into the body that was sent; empty is the whole of it. Absent for what is not in the body."""
+    parameter: str | None = None
+    """Name of the query, path or header parameter, where it is one."""
+    detail: str
+    """One sentence: what was found, what was wanted."""
+    found: Any = None
+    """The wrong value, where there is one and it is short."""
+    wanted: str | None = None
+    """What would have been right."""
+
+
+class Problem(BaseModel):
+    """The body of every error, RFC 9457."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    type: str
+    """URN of the kind of problem."""
+    title: str
+    """The kind of problem, for people."""
+    status: int
+    """The HTTP status."""
+    detail: str
+    """One sentence about this very problem."""
+    instance: str
+    """Path of the request."""
+    request_id: str
+    """Names the request in the service's log; also in the header X-Request-ID."""
+    errors: list[FieldError] | None = None
+    """Each wrong field, where the problem lies in fields."""
+
+
+@dataclass
+class ServiceError(Exception):
+    """A refusal, in one sentence; each kind knows its HTTP status."""
+
+    status: ClassVar[int]
+    title: ClassVar[str]
+
+    detail: str
+    errors: Sequence[FieldError] = ()
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Headers that go with the refusal."""
+        return {}
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+class BadRequest(ServiceError):
+    """The request cannot be read."""
+
+    status = 400
+    title = "Bad request"
+
+
+class Unauthorized(ServiceError):
+    """No key, or none that we know."""
+
+    status = 401
+    title = "Unauthorized"
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"WWW-Authenticate": 'Bearer realm="retort"'}
+
+
+class Forbidden(ServiceError):
+    """The key may not do that."""
+
+    status = 403
+    title = "Forbidden"
+
+
+class NotFound(ServiceError):
+    """There is no such thing, or it belongs to another project: both read alike."""
+
+    status = 404
+    title = "Not found"
+
+
+@dataclass
+class MethodNotAllowed(ServiceError):
+    """The address knows other methods."""
+
+    status = 405
+    title = "Method not allowed"
+
+    allowed: str = ""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"Allow": self.allowed}
+
+
+class Conflict(ServiceError):
+    """The thing's state does not allow that."""
+
+    status = 409
+    title = "Conflict"
+
+
+class TooLarge(ServiceError):
+    """The body is larger than the service reads."""
+
+    status = 413
+    title = "Content too large"
+
+
+class UnsupportedMediaType(ServiceError):
+    """The body is no JSON by its own account."""
+
+    status = 415
+    title = "Unsupported media type"
+
+
+@dataclass
+class RangeNotSatisfiable(ServiceError):
+    """The range begins beyond the end."""
+
+    status = 416
+    title = "Range not satisfiable"
+
+    size: int = 0
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"Content-Range": f"bytes */{self.size}"}
+
+
+class Invalid(ServiceError):
+    """The request is well formed but wrong."""
+
+    status = 422
+    title = "Invalid content"
+
+    @classmethod
+    def of(cls, errors: Sequence[FieldError]) -> Invalid:
+        """One sentence for all of them: the only one's, or the first's with the number of the others."""
+        others = len(errors) - 1
+        more = f" (and {others} more wrong {'field' if others == 1 else 'fields'})" if others else ""
+        return cls(errors[0].detail + more, errors)
+
+
+class InternalError(ServiceError):
+    """Our fault; the log has the trace under the request's id."""
+
+    status = 500
+    title = "Internal error"
+
+
+class Unavailable(ServiceError):
+    """The database does not answer."""
+
+    status = 503
+    title = "Service unavailable"
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"Retry-After": str(RETRY_SECONDS)}
+
+
+def problem_response(request: Request, error: ServiceError) -> Response:
+    """The answer that tells of a refusal."""
+    problem = Problem(
+        type=f"urn:retort:problem:{error.title.lower().replace(' ', '-')}",
+        title=error.title,
+        status=error.status,
+        detail=error.detail,
+        instance=request.url.path,
+        request_id=request.state.request_id,
+        errors=list(error.errors)[:MOST_ERRORS] or None,
+    )
+    body = problem.model_dump_json(exclude_none=True)
+    return Response(body, error.status, dict(error.headers), media_type=PROBLEM_JSON)
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of an endpoint that may refuse in these ways, for the OpenAPI."""
+    titles = {kind.status: kind.title for kind in ServiceError.__subclasses__()}
+    content = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": titles[status], "content": content} for status in statuses}
+
+
+def quote(value: object) -> str:
+    """A value as a sentence repeats it: short, and in one line."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_QUOTE else f"{text[: LONGEST_QUOTE - 3]}..."
