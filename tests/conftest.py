@@ -25,6 +25,7 @@ import redis
 from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 
+from service.bell import get_bell
 from service.db import get_engine, make_engine
 from service.migrations import upgrade
 from service.settings import get_settings
@@ -220,7 +221,10 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
 
 
 def forget_settings() -> None:
-    """Close the process's database engine and forget it together with the settings."""
+    """Close the process's bell and database engine and forget them together with the settings."""
+    if get_bell.cache_info().currsize:
+        get_bell().close()
+    get_bell.cache_clear()
     if get_engine.cache_info().currsize:
         get_engine().dispose()
     get_engine.cache_clear()
