@@ -1,0 +1,55 @@
+# Set-up is a stamp file: .venv/.ready is newer than the lock and the project's description when all is installed.
+PYTHON ?= python3
+UV_VERSION := 0.13.8
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test up check bench gpu lock
+
+help:  ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY)  ## Set everything up, distil a student on real data, load it and print a table
+	@$(BIN)/retort demo
+
+test: $(READY)  ## Set everything up and run all tests
+	$(BIN)/pytest -n 2 --dist worksteal
+
+up: $(READY)  ## Start the service and one worker on this machine
+	@$(BIN)/retort up
+
+check: $(READY)  ## Lint, formats, types, imports, Dockerfiles, compose file
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/hadolint docker/*.Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+bench: $(READY)  ## Run every benchmark
+	@set -e; for file in benchmarks/[a-z]*.py; do \
+		test -e "$$file" || { echo "There are no benchmarks in benchmarks/."; exit 1; }; \
+		echo "== $$file"; $(BIN)/python "$$file"; done
+
+gpu: $(READY)  ## Run what needs a GPU
+	@test -n "$$(find tests/gpu -name 'test_*.py' 2>/dev/null)" || { echo "There are no tests in tests/gpu/."; exit 1; }
+	@$(BIN)/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("torch finds no GPU on this machine.")'
+	$(BIN)/pytest tests/gpu
+
+lock: $(BIN)/uv  ## Choose the newest versions that fit and write them down with their hashes
+	env -u UV_FIND_LINKS -u UV_EXTRA_INDEX_URL $(BIN)/uv pip compile --quiet --no-config --upgrade \
+		--universal --generate-hashes --all-extras \
+		--custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
+
+$(BIN)/uv:
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.version_info >= (3, 11) or sys.exit(f"Python 3.11 or newer is needed; $(PYTHON) is {v}.")'
+	@$(PYTHON) -c 'import ensurepip' || { echo "$(PYTHON) has no ensurepip; install it (on Debian: apt-get install python3-venv)."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+# The build backend is in the lock, so that nothing unpinned is fetched to install the project itself.
+$(READY): $(BIN)/uv requirements.lock pyproject.toml
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
