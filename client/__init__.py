@@ -1,1 +1,130 @@
-"""The Python client of the service: HTTP only."""
+"""The Python client of the service: HTTP only.
+
+with Retort() as client:
+    job = client.jobs.create(recipe)
+    for event in client.jobs.follow(job.id):
+        print(event.kind, event.values)
+    client.jobs.download(job.id, "student.onnx", "models/")
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from client._catalogue import Architectures, Datasets, Exports, Methods
+from client._jobs import Jobs
+from client._keys import Keys, Projects
+from client._transport import DEFAULT_URL, Transport
+from client._types import (
+    Architecture,
+    Artifact,
+    Card,
+    Curves,
+    DataFacts,
+    Entry,
+    Event,
+    Failure,
+    Job,
+    Key,
+    Method,
+    NewKey,
+    Point,
+    Problem,
+    Progress,
+    Project,
+    Validation,
+    Waiting,
+)
+from client.errors import (
+    ApiError,
+    BadRequest,
+    Conflict,
+    ConnectionFailed,
+    CorruptDownload,
+    Forbidden,
+    InvalidRecipe,
+    NotFound,
+    RetortError,
+    ServiceFailed,
+    TooLarge,
+    TooManyRequests,
+    Unauthorized,
+    UnexpectedAnswer,
+)
+
+__all__ = [
+    "DEFAULT_URL",
+    "ApiError",
+    "Architecture",
+    "Artifact",
+    "BadRequest",
+    "Card",
+    "Conflict",
+    "ConnectionFailed",
+    "CorruptDownload",
+    "Curves",
+    "DataFacts",
+    "Entry",
+    "Event",
+    "Failure",
+    "Forbidden",
+    "InvalidRecipe",
+    "Job",
+    "Key",
+    "Method",
+    "NewKey",
+    "NotFound",
+    "Point",
+    "Problem",
+    "Progress",
+    "Project",
+    "Retort",
+    "RetortError",
+    "ServiceFailed",
+    "TooLarge",
+    "TooManyRequests",
+    "Unauthorized",
+    "UnexpectedAnswer",
+    "Validation",
+    "Waiting",
+]
+
+
+class Retort:
+    """A service, as seen by one key.
+
+    `url` is RETORT_URL, else http://127.0.0.1:8765. `key` is RETORT_KEY, else, for a service on this machine, the
+    one that it left in its data directory. Use it as a context manager, or `close` it.
+    """
+
+    def __init__(self, url: str | None = None, key: str | None = None) -> None:
+        transport = Transport(url, key)
+        self._transport = transport
+        self.jobs = Jobs(transport)
+        self.methods = Methods(transport)
+        self.architectures = Architectures(transport)
+        self.datasets = Datasets(transport)
+        self.exports = Exports(transport)
+        self.keys = Keys(transport)
+        self.projects = Projects(transport)
+
+    @property
+    def url(self) -> str:
+        return self._transport.url
+
+    def ready(self) -> dict[str, str]:
+        """What the service says of its own parts. Raises ServiceFailed when it cannot work."""
+        answer: dict[str, str] = self._transport.json(self._transport.request("GET", "/readyz", again=False))
+        return answer
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,53 @@
+"""What a recipe may name."""
+
+from __future__ import annotations
+
+from client._transport import Transport, path
+from client._types import Architecture, Entry, Method
+
+
+class Methods:
+    """What `client.methods` offers."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self) -> list[Method]:
+        return [*self._transport.pages("/v1/methods", Method)]
+
+    def get(self, name: str) -> Method:
+        return self._transport.get(path("methods", name), Method)
+
+
+class Architectures:
+    """What `client.architectures` offers."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self) -> list[Architecture]:
+        return [*self._transport.pages("/v1/architectures", Architecture)]
+
+    def get(self, name: str) -> Architecture:
+        return self._transport.get(path("architectures", name), Architecture)
+
+
+class Datasets:
+    """What `client.datasets` offers."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def builtin(self) -> list[Entry]:
+        """The data sets that a recipe names by `name`."""
+        return [*self._transport.pages("/v1/datasets/builtin", Entry)]
+
+
+class Exports:
+    """What `client.exports` offers."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self) -> list[Entry]:
+        return [*self._transport.pages("/v1/exports", Entry)]

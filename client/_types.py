@@ -1,0 +1,253 @@
+"""What the service answers, as types. Fields that a newer service adds are ignored."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+State = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+
+
+class Answer(BaseModel):
+    """Base of every answer."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Page(Answer):
+    """Some items of a list."""
+
+    items: list[Any]
+    next_cursor: str | None = None
+    """Asks for the next page; null on the last one."""
+
+
+class Problem(Answer):
+    """One wrong field."""
+
+    pointer: str = ""
+    """JSON pointer into the body that was sent; empty is the whole of it."""
+    detail: str
+    """One sentence: what was found, what was wanted."""
+
+
+class Progress(Answer):
+    """Where a running job stands."""
+
+    phase: str
+    student: str | None = None
+    """The network being trained; several names joined by a comma when they share a pass."""
+    epoch: int | None = None
+    """Epochs finished in this phase."""
+    epochs: int | None = None
+    step: int | None = None
+    """Optimizer steps done in this phase."""
+    steps: int | None = None
+    images_per_second: float | None = None
+    seconds_left: float | None = None
+    """Estimated, for this phase."""
+    loss: float | None = None
+    accuracy: float | None = None
+    """On the validation part, in [0, 1]."""
+
+
+class Failure(Answer):
+    """Why the last attempt did not finish."""
+
+    fault: Literal["recipe", "machine", "service"]
+    """What has to change before it can succeed."""
+    cause: str
+    detail: str
+    """One sentence."""
+
+
+class Waiting(Answer):
+    """Why a job has not started."""
+
+    position: int
+    """1 is next."""
+    workers: int
+    """How many are alive."""
+    reason: str
+
+
+class Job(Answer):
+    """One run of one recipe."""
+
+    id: str
+    kind: str
+    name: str
+    tags: list[str]
+    state: State
+    wanted: str
+    """What its owner wants of it: `run` or `cancel`."""
+    terminal: bool
+    """Whether its state is final."""
+    phase: str | None
+    progress: Progress | None
+    latest: dict[str, dict[str, float]]
+    """The newest metrics of each network, by its name."""
+    priority: int
+    attempt: int
+    max_attempts: int
+    error: Failure | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    recipe: dict[str, Any] | None = None
+    """The stored recipe; lists of jobs leave it out."""
+    waiting: Waiting | None = None
+    """Said of a single job that is queued."""
+
+
+class Event(Answer):
+    """One numbered line of a job's diary."""
+
+    number: int
+    at: datetime
+    kind: str
+    attempt: int
+    phase: str | None = None
+    student: str | None = None
+    epoch: int | None = None
+    step: int | None = None
+    values: dict[str, float] | None = None
+    text: str | None = None
+    data: dict[str, Any] | None = None
+
+
+class Point(Answer):
+    """One value of a curve."""
+
+    phase: str
+    epoch: int | None
+    step: int
+    value: float
+
+
+class Curves(Answer):
+    """What a job measured over time."""
+
+    students: dict[str, dict[str, list[Point]]]
+    """Network to metric to points, oldest first."""
+
+
+class DataFacts(Answer):
+    """What is known of a data set without loading its images."""
+
+    classes: int
+    class_names: list[str]
+    image_size: int
+    train: int
+    validation: int
+    test: int
+
+
+class Validation(Answer):
+    """What the service says of a recipe without queueing it."""
+
+    valid: bool
+    problems: list[Problem]
+    warnings: list[str]
+    resolved: dict[str, Any] | None
+    """The recipe as it would be stored; null when it is wrong."""
+    sharing: list[list[str]]
+    """Names of the students that share one pass over the data, a group each."""
+    facts: DataFacts | None
+    """Null when only a worker can tell."""
+
+
+class Artifact(Answer):
+    """A file that a job made."""
+
+    name: str
+    network: str | None
+    """The student, or `teacher`; null for files about the whole job."""
+    media_type: str
+    size: int
+    """In bytes."""
+    sha256: str
+    """Hex."""
+    created_at: datetime
+
+
+class Method(Answer):
+    """One distillation objective."""
+
+    name: str
+    summary: str
+    source: str
+    formula: str
+    reconstruction: bool
+    """True when the formula is a best reading, not the paper's own."""
+    needs_teacher: bool
+    label_weight: float | None
+    """The published weight of cross-entropy beside it."""
+    parameters: dict[str, Any]
+    """JSON schema of its fields."""
+
+
+class Card(Answer):
+    """What is known of an architecture without building it."""
+
+    embedding: int
+    """Width of what goes into the classifier, in features."""
+    head: str
+    body_parameters: int
+    """Numbers to store besides the classifier's."""
+    image_size: int
+    """Side of the image at which multiply-adds were counted, in pixels."""
+    multiply_adds: int
+    smallest_image: int = 1
+    """Side of the smallest image that it can read, in pixels."""
+
+
+class Architecture(Answer):
+    """A network that a recipe may name."""
+
+    name: str
+    family: str
+    source: str
+    card: Card | None
+    """Null where it was not measured yet."""
+
+
+class Entry(Answer):
+    """A data set or an export that the service brings along."""
+
+    name: str
+    summary: str
+    source: str | None = None
+    parameters: dict[str, Any]
+    """JSON schema of its fields."""
+
+
+class Key(Answer):
+    """A key, by all but its secret."""
+
+    id: str
+    name: str
+    prefix: str
+    """Its first characters, to recognise it by."""
+    project: str
+    admin: bool
+    created_at: datetime
+    used_at: datetime | None
+    revoked_at: datetime | None
+
+
+class NewKey(Key):
+    """A key that was just made."""
+
+    key: str
+    """The secret; it is shown this once."""
+
+
+class Project(Answer):
+    """A tenant that owns jobs and keys."""
+
+    id: str
+    name: str
+    created_at: datetime
