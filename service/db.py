@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -18,6 +19,8 @@ from sqlalchemy.sql.expression import FunctionElement
 from service.settings import get_settings
 
 SQLITE_BUSY_SECONDS = 30
+OLDEST_SQLITE = (3, 35)
+"""The first with RETURNING."""
 CONNECT_SECONDS = 5
 SILENCE_MILLISECONDS = 15_000
 """How long PostgreSQL may leave sent bytes unacknowledged before the connection counts as dead."""
@@ -68,6 +71,9 @@ def make_engine(url: str) -> Engine:
 
 
 def _sqlite_engine(url: str) -> Engine:
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        wanted = ".".join(map(str, OLDEST_SQLITE))
+        raise RuntimeError(f"this Python brings SQLite {sqlite3.sqlite_version}; {wanted} or newer is needed")
     if file := make_url(url).database:
         Path(file).parent.mkdir(parents=True, exist_ok=True)
     # isolation_level None keeps the driver from opening transactions by itself: the begin hook below does.
@@ -75,7 +81,10 @@ def _sqlite_engine(url: str) -> Engine:
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, record: Any) -> None:
-        for pragma in ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", "foreign_keys=ON", "synchronous=NORMAL"):
+        if connection.execute("PRAGMA page_count").fetchone() == (0,):
+            # Only an empty file takes it, and where there are tables already it would wait for the writer.
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        for pragma in ("journal_mode=WAL", "foreign_keys=ON", "synchronous=NORMAL"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -92,6 +101,17 @@ def _sqlite_engine(url: str) -> Engine:
 def get_engine() -> Engine:
     """The process's engine, made from the settings."""
     return make_engine(get_settings().database)
+
+
+def release_pages() -> None:
+    """Give back to the file system what deleted rows left free in a SQLite file; PostgreSQL does that by itself."""
+    if get_engine().dialect.name == "sqlite":
+        connection = get_engine().raw_connection()
+        try:
+            # Each step of the statement frees a page, and only a script takes them all.
+            connection.cursor().executescript("PRAGMA incremental_vacuum")
+        finally:
+            connection.close()
 
 
 @contextmanager

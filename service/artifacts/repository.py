@@ -1,0 +1,139 @@
+"""All SQL about artifacts and the blobs behind them.
+
+A blob is written under a private id, a chunk a transaction, and named by digest and size in the transaction that
+refers to it. What nothing refers to is swept some time after it was last touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+from uuid import uuid4
+
+from sqlalchemy import delete, exists, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from service.artifacts.models import CHUNK_BYTES, Artifact, Blob, Chunk
+from service.db import database_now, reading, release_pages, transaction
+from service.jobs.models import Job
+
+BLOBS_A_SWEEP = 16
+"""How many blobs one transaction deletes: their chunks go with them, and other writers wait meanwhile."""
+
+
+class BlobGone(LookupError):
+    """A blob, or a part of it, is not there any more."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A blob whose bytes are all there and that has no name yet."""
+
+    id: str
+    sha256: str
+    size: int
+
+
+def write_blob(file: BinaryIO) -> Written:
+    """Copy a file into the database, a chunk at a time, each in a transaction of its own.
+
+    Raises BlobGone when it was swept meanwhile, for it was written too slowly.
+    """
+    blob_id, digest, size = f"blob_{uuid4().hex}", hashlib.sha256(), 0
+    with transaction() as session:
+        session.execute(insert(Blob).values(id=blob_id, touched_at=database_now()))
+    for number, content in enumerate(iter(lambda: file.read(CHUNK_BYTES), b"")):
+        digest.update(content)
+        size += len(content)
+        with transaction() as session:
+            _touch(session, blob_id)
+            session.execute(insert(Chunk).values(blob_id=blob_id, number=number, content=content))
+    return Written(blob_id, digest.hexdigest(), size)
+
+
+def commit_blob(session: Session, written: Written) -> str:
+    """Name a blob in the caller's transaction; gives the id to refer to, an older blob's where the bytes are known.
+
+    A caller with several blobs commits them in the order of their digests, so that two callers cannot wait for each
+    other. Raises BlobGone when it was swept meanwhile.
+    """
+    known = _refer(session, written)
+    if known is None:
+        try:
+            with session.begin_nested():
+                _touch(session, written.id, sha256=written.sha256, size=written.size)
+        except IntegrityError:  # somebody else named the same bytes a moment ago
+            known = _refer(session, written)
+    if known not in (None, written.id):
+        session.execute(delete(Blob).where(Blob.id == written.id))
+    return known or written.id
+
+
+def read_chunk(blob_id: str, number: int) -> bytes:
+    """One piece of a blob, read in a transaction of its own. Raises BlobGone when there is none of that number."""
+    with reading() as session:
+        content = session.scalar(select(Chunk.content).where(Chunk.blob_id == blob_id, Chunk.number == number))
+    if content is None:
+        raise BlobGone(f"chunk {number} of {blob_id} is not there any more")
+    return content
+
+
+def sweep(grace_seconds: float) -> int:
+    """Delete blobs that nothing refers to, half-written ones among them, and that were not touched for that long.
+
+    Gives how many were deleted.
+    """
+    count = 0
+    while deleted := _sweep_some(grace_seconds):
+        count += deleted
+    if count:
+        release_pages()
+    return count
+
+
+def add_artifact(
+    session: Session, job_id: str, *, name: str, network: str | None, media_type: str, blob_id: str
+) -> None:
+    """Note a file that a job made."""
+    values = {"name": name, "network": network, "media_type": media_type, "blob_id": blob_id}
+    session.execute(insert(Artifact).values(job_id=job_id, created_at=database_now(), **values))
+
+
+def artifacts_of(session: Session, job_id: str) -> Sequence[tuple[Artifact, Blob]]:
+    """Every file of a job with its blob, by name."""
+    found = select(Artifact, Blob).join(Blob, Blob.id == Artifact.blob_id).where(Artifact.job_id == job_id)
+    return [(artifact, blob) for artifact, blob in session.execute(found.order_by(Artifact.name))]
+
+
+def find_artifact(session: Session, project_id: str, job_id: str, name: str) -> tuple[Artifact, Blob] | None:
+    """A file of a job of that project with its blob."""
+    wanted = (Artifact.job_id == job_id, Artifact.name == name, Job.project_id == project_id)
+    joined = select(Artifact, Blob).join(Blob, Blob.id == Artifact.blob_id).join(Job, Job.id == Artifact.job_id)
+    row = session.execute(joined.where(*wanted)).one_or_none()
+    return (row[0], row[1]) if row else None
+
+
+def _touch(session: Session, private_id: str, **name: object) -> None:
+    values = {"touched_at": database_now(), **name}
+    private = update(Blob).where(Blob.id == private_id, Blob.sha256.is_(None))
+    if session.scalar(private.values(values).returning(Blob.id)) is None:
+        raise BlobGone(f"{private_id} was swept before it was committed")
+
+
+def _refer(session: Session, written: Written) -> str | None:
+    """The id of the blob with those bytes, touched, so that a sweep which waits for us spares it."""
+    same = (Blob.sha256 == written.sha256, Blob.size == written.size)
+    return session.scalar(update(Blob).where(*same).values(touched_at=database_now()).returning(Blob.id))
+
+
+def _sweep_some(grace_seconds: float) -> int:
+    unreferenced = ~exists().where(Artifact.blob_id == Blob.id)
+    old = Blob.touched_at <= database_now() - grace_seconds
+    candidates = select(Blob.id).where(old, unreferenced).limit(BLOBS_A_SWEEP).with_for_update(skip_locked=True)
+    with transaction() as session:
+        locked = session.scalars(candidates).all()
+        # Asked again, now that nobody else can refer to them: a reference may have been committed in between.
+        return len(session.scalars(delete(Blob).where(Blob.id.in_(locked), unreferenced).returning(Blob.id)).all())
