@@ -1,0 +1,183 @@
+"""Jobs from the command line: validate, submit, jobs, show, cancel."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.errors import REFUSED, speaks, tell
+from cli.screen import Json, ago, console, duration, print_json, print_table
+
+if TYPE_CHECKING:
+    from client import Job, Retort, Validation
+
+RecipeFile = Annotated[str, typer.Argument(metavar="FILE", help="A recipe in YAML or JSON; - reads standard input.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Change a field of the recipe, e.g. training.epochs=5."),
+]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
+
+
+@speaks
+def validate(file: RecipeFile, changes: Changes = None, as_json: Json = False) -> None:
+    """Say all that is wrong with a recipe, and queue nothing."""
+    from cli.recipe_file import read_recipe
+    from client import Retort
+
+    recipe = read_recipe(file, changes or ())
+    with Retort() as client:
+        found = client.jobs.validate(recipe)
+    if as_json:
+        print_json(found)
+    else:
+        say_found(found)
+        if found.valid:
+            say_facts(found)
+    if not found.valid:
+        raise typer.Exit(REFUSED)
+
+
+@speaks
+def submit(
+    file: RecipeFile,
+    changes: Changes = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="The same key and recipe give the same job, however often they are sent.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Queue a job; print its id."""
+    from cli.recipe_file import read_recipe
+    from client import Retort
+
+    recipe = read_recipe(file, changes or ())
+    with Retort() as client:
+        job = send(client, recipe, idempotency_key)
+        if as_json:
+            print_json(job)
+        else:
+            typer.echo(job.id)
+        if watch:
+            from cli.watch import watch_to_the_end
+
+            watch_to_the_end(client, job.id)
+
+
+def send(client: Retort, recipe: dict[str, Any], idempotency_key: str | None = None) -> Job:
+    """Queue a job; first say what is wrong or odd, and leave when it is wrong."""
+    found = client.jobs.validate(recipe)
+    say_found(found)
+    if not found.valid:
+        raise typer.Exit(REFUSED)
+    return client.jobs.create(recipe, idempotency_key=idempotency_key)
+
+
+def say_found(found: Validation) -> None:
+    """Problems and warnings, on stderr."""
+    if found.problems:
+        count = len(found.problems)
+        tell(f"the recipe has {count} problem{'s' if count > 1 else ''}", found.problems)
+    for warning in found.warnings:
+        tell(f"warning: {warning}")
+
+
+def say_facts(found: Validation) -> None:
+    """What a recipe that can run would run on."""
+    typer.echo("The recipe is valid.")
+    if facts := found.facts:
+        typer.echo(
+            f"Data: {facts.classes} classes, {facts.train} images to train on, {facts.validation} to choose by, "
+            f"{facts.test} to test on, {facts.image_size} pixels a side."
+        )
+    for group in found.sharing:
+        if len(group) > 1:
+            typer.echo(f"One pass over the data serves {', '.join(group)}.")
+
+
+@speaks
+def jobs(
+    state: Annotated[str | None, typer.Option(help="queued, running, paused, succeeded, failed or cancelled.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only jobs of that name.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only jobs with that tag.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most, newest first.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """List jobs, newest first."""
+    from client import Retort
+
+    with Retort() as client:
+        found = [*islice(client.jobs.list(state=state, name=name, tag=tag, page=min(limit, 200)), limit)]
+    if as_json:
+        print_json(found)
+        return
+    print_table(("job", "name", "state", "doing", "created"), map(_row, found))
+
+
+@speaks
+def show(job: JobId, as_json: Json = False) -> None:
+    """Show one job: where it stands, why it waits or failed, what it measured, what it made."""
+    from client import Retort
+
+    with Retort() as client:
+        found = client.jobs.get(job)
+        files = client.jobs.artifacts(job)
+    if as_json:
+        print_json(found)
+        return
+    from cli.report import print_files, print_latest
+
+    out = console()
+    for label, value in _lines(found):
+        out.print(f"[bold]{label:9}[/] ", end="")
+        out.print(value, markup=False)
+    print_latest(found)
+    print_files(files)
+
+
+@speaks
+def cancel(job: JobId, as_json: Json = False) -> None:
+    """Cancel a job: at once while it waits, a little later when it runs."""
+    from client import Retort
+
+    with Retort() as client:
+        found = client.jobs.cancel(job)
+    if as_json:
+        print_json(found)
+    else:
+        typer.echo(f"{found.id} is cancelled." if found.terminal else f"{found.id} is asked to stop.")
+
+
+def _row(job: Job) -> tuple[str, ...]:
+    return job.id, job.name, job.state, _doing(job), ago(job.created_at)
+
+
+def _doing(job: Job) -> str:
+    """What a job that has not ended does, in a few words."""
+    if job.terminal:
+        return ""
+    wish = "to be cancelled" if job.wanted == "cancel" else ""
+    if job.state != "running" or job.progress is None:
+        return wish or job.phase or ""
+    at = job.progress
+    parts = [at.phase, at.student or "", f"{at.epoch}/{at.epochs}" if at.epochs else "", wish]
+    return " ".join(part for part in parts if part)
+
+
+def _lines(job: Job) -> list[tuple[str, str]]:
+    lines = [("job", job.id), ("name", job.name), ("tags", " ".join(job.tags)), ("state", job.state)]
+    lines += [("doing", _doing(job)), ("created", ago(job.created_at)), ("took", _took(job))]
+    if job.attempt > 1:
+        lines.append(("attempt", f"{job.attempt} of {job.max_attempts} at most"))
+    if job.waiting:
+        lines.append(("waits", job.waiting.reason))
+    if job.error:
+        lines.append(("error", f"{job.error.detail} (fault of the {job.error.fault}: {job.error.cause})"))
+    return [(label, value) for label, value in lines if value]
+
+
+def _took(job: Job) -> str:
+    return duration((job.ended_at - job.started_at).total_seconds()) if job.started_at and job.ended_at else ""

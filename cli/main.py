@@ -1,0 +1,44 @@
+"""The command `retort`. Heavy imports stand inside the commands, so that `retort --help` is quick."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from cli import catalogue, download, jobs, keys, watch
+
+app = typer.Typer(
+    name="retort",
+    help="Distillation as a service: a large trained network in, a small one out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def address(
+    url: Annotated[
+        str | None, typer.Option(help="The service's address; RETORT_URL, or http://127.0.0.1:8765, without it.")
+    ] = None,
+) -> None:
+    """Distillation as a service: a large trained network in, a small one out."""
+    if url:
+        os.environ["RETORT_URL"] = url  # where the client, and whatever a command starts, looks for it
+
+
+app.command()(jobs.validate)
+app.command()(jobs.submit)
+app.command()(jobs.jobs)
+app.command()(jobs.show)
+app.command()(watch.watch)
+app.command()(jobs.cancel)
+app.command()(download.download)
+app.command()(catalogue.methods)
+app.command()(catalogue.architectures)
+app.add_typer(keys.app, name="keys")
+
+if __name__ == "__main__":
+    app()

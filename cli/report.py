@@ -1,0 +1,57 @@
+"""What a job measured and made, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from cli.screen import print_table, size
+
+if TYPE_CHECKING:
+    from client import Artifact, Job, Retort
+
+
+def report_of(client: Retort, job_id: str) -> dict[str, Any] | None:
+    """The final table that the job's diary holds; None when the job made none."""
+    reports = [event.data for event in client.jobs.events(job_id) if event.kind == "report"]
+    return reports[-1] if reports else None
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """Each network: how good it is on the test part, and how large."""
+    columns = ("network", "architecture", "test accuracy", "images right", "parameters", "best epoch")
+    print_table(columns, (_report_row(row, report["ship"]) for row in report["networks"]), right=columns[2:])
+
+
+def _report_row(row: dict[str, Any], ship: str) -> tuple[str, ...]:
+    test = row["test"][ship]
+    right = f"{test['test.correct']:.0f} of {test['test.images']:.0f}"
+    best = "" if row["best_epoch"] is None else str(row["best_epoch"])
+    accuracy = f"{test['test.accuracy']:.2%}"
+    return (
+        row["name"],
+        row["architecture"],
+        accuracy,
+        right,
+        f"{row['parameters']:,}",
+        best,
+    )
+
+
+def print_latest(job: Job) -> None:
+    """The newest metrics of each network."""
+    if job.latest:
+        names = sorted({metric for values in job.latest.values() for metric in values})
+        rows = ((metric, *(_number(values.get(metric)) for values in job.latest.values())) for metric in names)
+        print_table(("metric", *job.latest), rows, right=(*job.latest,))
+
+
+def print_files(files: Sequence[Artifact]) -> None:
+    """Name, size and digest of each file that a job made."""
+    if files:
+        rows = ((file.name, size(file.size), file.sha256) for file in files)
+        print_table(("file", "size", "sha256"), rows, right=("size",))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"

@@ -1,0 +1,95 @@
+"""What commands print: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from rich.console import Console
+    from rich.table import Table
+
+PIPED_WIDTH = 240
+"""Columns of tables that go to a file or a program: nothing is folded there."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Colours and bars on a terminal, plain text elsewhere."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else PIPED_WIDTH)
+
+
+def print_json(value: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:
+    """One JSON document; what the service said, in the types of the client."""
+    typer.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False))
+
+
+def print_json_line(value: BaseModel) -> None:
+    """JSON in one line, for a program that reads line by line."""
+    typer.echo(json.dumps(_plain(value), ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
+    """A table without frames, or a sentence where there is nothing to show."""
+    table = make_table(columns, rows, right=right)
+    console().print(table if table.row_count else "Nothing there.")
+
+
+def make_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> Table:
+    """Columns named in `right` hold numbers."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def ago(moment: datetime | None) -> str:
+    """How long ago, in one unit."""
+    if moment is None:
+        return ""
+    return f"{duration((datetime.now(UTC) - moment).total_seconds())} ago"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "42 s", "3 min 05 s", "2 h 07 min", "4 d 3 h"."""
+    seconds = max(0, round(seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02} s"
+    if seconds < 86400:
+        return f"{seconds // 3600} h {seconds % 3600 // 60:02} min"
+    return f"{seconds // 86400} d {seconds % 86400 // 3600} h"
+
+
+def size(count: float) -> str:
+    """Bytes as people say them."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value.model_dump(mode="json")
