@@ -6,6 +6,7 @@ Shapes: N images, K classes, D features, C H W map.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,14 @@ class Network(nn.Module):
         classifier = f"{self.layout.classifier}.{reads}" if reads else self.layout.classifier
         self.layout = Layout(self.layout.stages, classifier, self.layout.activations)
         self._watch()
+
+    def copy(self) -> Network:
+        """Another network of the same weights; a plain deep copy would share the hooks."""
+        for hook in self._hooks:
+            hook.remove()
+        body = deepcopy(self.body)
+        self._watch()
+        return Network(body, self.layout, self.image)
 
     def normalise(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) RGB in [0, 1] to what the body expects."""

@@ -32,7 +32,7 @@ class Mixup(View):
 
 
 class CutMix(View):
-    """A box of another image pasted in, one box a batch, its area 1 - lambda, lambda ~ Beta(alpha, alpha)."""
+    """A box of another image pasted in, one box a batch, of area 1 - lambda, lambda ~ Beta(alpha, alpha)."""
 
     kind: Literal["cutmix"] = "cutmix"
     alpha: float = Field(default=1.0, gt=0)
@@ -40,7 +40,7 @@ class CutMix(View):
 
 
 class Cutout(View):
-    """A square of zeros at a place of its own in each image; its centre may lie at the border."""
+    """A square of the data's mean colour at a place of its own in each image; its centre may lie at the border."""
 
     kind: Literal["cutout"] = "cutout"
     share: float = Field(default=0.25, gt=0, le=1)

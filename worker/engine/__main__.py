@@ -1,0 +1,125 @@
+"""The engine as a program: a recipe in, one record a line out.
+
+    python -m worker.engine RECIPE.json OUT_DIR [--data-root DIR]... [--weights DIR]
+    python -m worker.engine --warm
+
+With --warm it imports torch, touches no GPU, and waits for one line of JSON on standard input that names its job; the
+end of standard input means that its parent is gone.
+
+Exit codes: 0 finished; 2 the recipe is impossible (the last record says why); 71 the device's memory ran out;
+75 stopped by SIGTERM or by the parent's end, resumable; anything else is a crash.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from worker.engine.diary import Diary, own_standard_output
+from worker.engine.interrupt import FINISHED, IMPOSSIBLE, OUT_OF_MEMORY, STOPPED, Impossible, Interrupt, Stopped
+from worker.engine.run import Place, Run
+from worker.recipe import Recipe
+
+ORPHAN_SECONDS = 20.0
+"""How long a run may go on towards its checkpoint once its parent is gone."""
+
+
+def main() -> int:
+    """Run one recipe; returns the exit code."""
+    arguments = _arguments()
+    diary, interrupt = Diary(own_standard_output()), Interrupt()
+    if arguments.warm:
+        line = sys.stdin.readline()
+        if not line:
+            return STOPPED
+        _watch_parent(interrupt)
+        content, place = _from_parent(json.loads(line))
+    else:
+        content, place = _from_arguments(arguments)
+    signal.signal(signal.SIGTERM, interrupt.set)
+    try:
+        return carry_out(content, place, diary, interrupt)
+    except BrokenPipeError:
+        return STOPPED
+
+
+def carry_out(content: str | bytes, place: Place, diary: Diary, interrupt: Interrupt) -> int:
+    """Run a recipe given as JSON; returns the exit code, having said why if it is not 0."""
+    try:
+        Run(Recipe.model_validate_json(content), place, diary, interrupt)()
+    except Stopped:
+        return STOPPED
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        where = "/" + "/".join(map(str, found["loc"]))
+        return _refuse(diary, f"the recipe is wrong at {where}: {found['msg']}", IMPOSSIBLE)
+    except Impossible as error:
+        return _refuse(diary, str(error), IMPOSSIBLE)
+    except torch.OutOfMemoryError as error:
+        return _refuse(diary, f"the device's memory ran out: {str(error).partition('.')[0]}; a smaller batch_size "
+                              "may fit", OUT_OF_MEMORY)
+    return FINISHED
+
+
+def _refuse(diary: Diary, sentence: str, code: int) -> int:
+    print(sentence, file=sys.stderr)
+    diary.record("failed", text=sentence)
+    return code
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m worker.engine", description=__doc__.partition("\n")[0])
+    parser.add_argument("recipe", nargs="?", type=Path, help="recipe, JSON")
+    parser.add_argument("out", nargs="?", type=Path, help="directory for artifacts and checkpoints")
+    parser.add_argument("--data-root", action="append", type=Path, default=[], help="folder that recipes may name")
+    parser.add_argument("--weights", type=Path, default=Path(), help="weights of earlier jobs")
+    parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="how often a checkpoint is written")
+    parser.add_argument("--warm", action="store_true", help="wait for a job on standard input")
+    arguments = parser.parse_args()
+    if not arguments.warm and (arguments.recipe is None or arguments.out is None):
+        parser.error("RECIPE.json and OUT_DIR are needed, or --warm")
+    return arguments
+
+
+def _from_arguments(arguments: argparse.Namespace) -> tuple[bytes, Place]:
+    place = Place(
+        directory=arguments.out, checkpoints=arguments.out / "checkpoints", weights=arguments.weights,
+        data_roots=tuple(arguments.data_root), run="1", checkpoint_seconds=arguments.checkpoint_seconds,
+    )
+    return arguments.recipe.read_bytes(), place
+
+
+def _from_parent(job: dict[str, Any]) -> tuple[str, Place]:
+    place = Place(
+        directory=Path(job["directory"]), checkpoints=Path(job["checkpoints"]), weights=Path(job["weights"]),
+        data_roots=tuple(map(Path, job["data_roots"])), run=job["run"], checkpoint_seconds=job["checkpoint_seconds"],
+    )
+    return json.dumps(job["recipe"]), place
+
+
+def _watch_parent(interrupt: Interrupt) -> None:
+    """Stop when standard input ends: nobody is left to hear this run."""
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        interrupt.set()
+        # What takes longer than this between two steps must not outlive the parent for long.
+        timer = threading.Timer(ORPHAN_SECONDS, os._exit, [STOPPED])
+        timer.daemon = True
+        timer.start()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

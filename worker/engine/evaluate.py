@@ -1,0 +1,120 @@
+"""How good a network is: counts on a part of the data, and the measures of neural collapse. Always in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from worker.dataset import Part
+from worker.engine.interrupt import Interrupt
+from worker.method import Outputs
+from worker.network import Network
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a network got right on one part of the data."""
+
+    correct: int
+    """Images whose first guess is the label."""
+    correct_in_5: int
+    """Images whose label is among the first five guesses (all of them, with five classes or fewer)."""
+    images: int
+    loss: float
+    """Mean cross-entropy, in nats per image."""
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.images
+
+    def values(self, prefix: str) -> dict[str, float]:
+        """As an event's values."""
+        return {
+            f"{prefix}.accuracy": self.accuracy, f"{prefix}.top5": self.correct_in_5 / self.images,
+            f"{prefix}.correct": self.correct, f"{prefix}.images": self.images, f"{prefix}.loss": self.loss,
+        }
+
+
+def passes(
+    network: Network, part: Part, batch_size: int, device: torch.device, *wanted: str, interrupt: Interrupt
+) -> Iterator[tuple[Outputs, Tensor, Tensor]]:
+    """Run over a part in order, without augmentation or gradient: (outputs, labels, positions) a batch.
+
+    The network is in eval mode meanwhile and gets its old mode back.
+    """
+    was_training = network.training
+    network.eval()
+    try:
+        for start in range(0, len(part), batch_size):
+            interrupt.check()
+            indices = torch.arange(start, min(start + batch_size, len(part)))
+            images = part.images(indices).to(device).float() / 255
+            with torch.no_grad():
+                yield network.read(images, wanted), part.labels[indices].to(device), indices.to(device)
+    finally:
+        network.train(was_training)
+
+
+def score(network: Network, part: Part, batch_size: int, device: torch.device, interrupt: Interrupt) -> Score:
+    """Count what the network gets right on a part of the data."""
+    counts = torch.zeros(2, dtype=torch.int64, device=device)
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    for outputs, labels, _ in passes(network, part, batch_size, device, interrupt=interrupt):
+        logits = outputs.logits.float()
+        guesses = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+        counts += torch.stack([guesses[:, 0].sum(), guesses.sum()])
+        loss += F.cross_entropy(logits, labels, reduction="sum").double()
+    first, in_5 = counts.tolist()
+    return Score(first, in_5, len(part), float(loss) / len(part))
+
+
+def neural_collapse(
+    network: Network, part: Part, classes: int, batch_size: int, device: torch.device, interrupt: Interrupt
+) -> dict[str, float]:
+    """The measures of Papyan, Han, Donoho 2020 (https://arxiv.org/abs/2008.08186) on a part of the data.
+
+    `nc1` tr(Sigma_W pinv(Sigma_B)) / K; `nc2_norms` the spread of the centred class means' norms (std over mean);
+    `nc2_angles` their mean |cos + 1/(K-1)|; `nc3` the mean cosine between them and the classifier's rows, 1 when
+    aligned, left out where the classifier has no rows for classes. float64.
+    """
+    features, labels = [], []
+    for outputs, batch_labels, _ in passes(network, part, batch_size, device, "embedding", interrupt=interrupt):
+        assert outputs.embedding is not None
+        features.append(outputs.embedding.double().cpu())
+        labels.append(batch_labels.cpu())
+    features_ND, labels_N = torch.cat(features), torch.cat(labels)
+    counts_K = labels_N.bincount(minlength=classes)
+    present = counts_K > 0
+    sums_KD = torch.zeros(classes, features_ND.shape[1], dtype=torch.float64).index_add_(0, labels_N, features_ND)
+    means_KD = sums_KD / counts_K.clamp(min=1)[:, None]
+    centred_KD = (means_KD - means_KD[present].mean(0))[present]
+    within_ND = features_ND - means_KD[labels_N]
+    within_DD = within_ND.T @ within_ND / len(features_ND)
+    between_DD = centred_KD.T @ centred_KD / len(centred_KD)
+    norms_K = centred_KD.norm(dim=1)
+    directions_KD = F.normalize(centred_KD, dim=1)
+    count = len(centred_KD)
+    off_diagonal = ~torch.eye(count, dtype=torch.bool)
+    measures = {
+        "nc1": float((within_DD @ torch.linalg.pinv(between_DD, hermitian=True)).trace() / count),
+        "nc2_norms": float(norms_K.std() / norms_K.mean()),
+        "nc2_angles": float(((directions_KD @ directions_KD.T)[off_diagonal] + 1 / (count - 1)).abs().mean()),
+    }
+    rows_KD = classifier_rows(network)
+    if rows_KD is not None and rows_KD.shape == means_KD.shape:
+        rows_KD = rows_KD.detach().double().cpu()[present]
+        measures["nc3"] = float((F.normalize(rows_KD - rows_KD.mean(0), dim=1) * directions_KD).sum(1).mean())
+    return measures
+
+
+def classifier_rows(network: Network) -> Tensor | None:
+    """(K, D) the direction that each class's logit reads, or None where the classifier has none."""
+    for name in ("weight", "directions_KD"):
+        rows = getattr(network.classifier, name, None)
+        if isinstance(rows, Tensor) and rows.ndim == 2:
+            return rows
+    return None

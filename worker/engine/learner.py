@@ -1,0 +1,123 @@
+"""A network that is being trained, with all that belongs to it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worker.engine.checkpoint import State
+from worker.engine.optimize import make_optimizer
+from worker.method import Batch, Method, Phase, Tap, at_least_float32
+from worker.network import Network
+from worker.recipe import Training
+from worker.view import CLEAN
+
+Terms = Callable[[Batch], dict[str, Tensor]]
+
+
+@dataclass
+class Part:
+    """A method of a student, and its modules."""
+
+    method: Method
+    modules: nn.Module | None
+
+
+@dataclass
+class Best:
+    """The epoch with the highest validation accuracy so far, the first of equals."""
+
+    epoch: int = 0
+    correct: int = -1
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Learner:
+    """A network, what it is trained for, its optimizer, its best epoch so far, and the sums of its terms."""
+
+    def __init__(
+        self, name: str, seed: int, network: Network, training: Training, *, label_weight: float = 1.0,
+        smoothing: float = 0.0, parts: Iterable[Part] = (), taps: frozenset[Tap] = frozenset(),
+        phase: Phase | None = None,
+    ) -> None:
+        self.name = name
+        self.seed = seed
+        self.network = network
+        self.parts = list(parts)
+        self.taps = taps
+        self.label_weight = label_weight
+        self.smoothing = smoothing
+        self.phase = phase
+        """A method's own phase that is trained now, instead of the labels and all methods' terms."""
+        trained = network.parameters() if phase is None or phase.trains_student else ()
+        methods = [(part.method, part.modules) for part in self.parts]
+        self.optimizer = make_optimizer(training, trained, methods)
+        self.best = Best()
+        self.sums: dict[str, Tensor] = {}
+        self.steps_summed = 0
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """All terms of the loss by name: the labels' and each method's, or those of the phase."""
+        if self.phase is not None:
+            (part,) = self.parts
+            return {f"{part.method.name}.{name}": term for name, term in self.phase.terms(batch, part.modules).items()}
+        terms = {}
+        if self.label_weight:
+            logits = at_least_float32(batch.student(CLEAN).logits)
+            cross_entropy = F.cross_entropy(logits, batch.labels, label_smoothing=self.smoothing)
+            terms["labels"] = self.label_weight * cross_entropy
+        for part in self.parts:
+            for name, term in part.method.terms(batch, part.modules).items():
+                terms[f"{part.method.name}.{name}"] = term
+        return terms
+
+    def update(self, batch: Batch, *, first: bool) -> None:
+        """Let the methods change their buffers, those that do so before their terms or the others."""
+        for part in self.parts:
+            if self.phase is None and part.method.updates_first == first:
+                part.method.update(batch, part.modules)
+
+    def add(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """Sum up a step's terms on the device; returns their total."""
+        total = torch.stack([term.detach().double() for term in terms.values()]).sum()
+        for name, term in (*terms.items(), ("loss", total)):
+            self.sums[name] = self.sums.get(name, 0.0) + term.detach().double()
+        self.steps_summed += 1
+        return total
+
+    def means(self) -> dict[str, float]:
+        """Mean of each term since the last call, a step's mean each; fetches them from the device."""
+        means = {name: float(total) / self.steps_summed for name, total in self.sums.items()}
+        self.sums, self.steps_summed = {}, 0
+        return means
+
+    def keep_if_best(self, epoch: int, correct: int) -> None:
+        """Keep the weights when this epoch is better than all before."""
+        if correct > self.best.correct:
+            weights = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+            self.best = Best(epoch, correct, weights)
+
+    def state(self) -> State:
+        """All that resuming needs."""
+        return {
+            "network": self.network.state_dict(),
+            "modules": [part.modules.state_dict() if part.modules else {} for part in self.parts],
+            "optimizer": self.optimizer.state_dict(),
+            "best": {"epoch": self.best.epoch, "correct": self.best.correct, "weights": self.best.weights},
+            "sums": self.sums,
+            "steps_summed": self.steps_summed,
+        }
+
+    def load(self, state: State) -> None:
+        self.network.load_state_dict(state["network"])
+        for part, saved in zip(self.parts, state["modules"], strict=True):
+            if part.modules is not None:
+                part.modules.load_state_dict(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.best = Best(**state["best"])
+        self.sums = state["sums"]
+        self.steps_summed = state["steps_summed"]

@@ -1,0 +1,95 @@
+"""The networks of a recipe: built by name, given their weights and their input, fitted to the data's classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from worker.architecture import Input
+from worker.architectures import ARCHITECTURES
+from worker.dataset import DataFacts
+from worker.engine import draws
+from worker.engine.interrupt import Impossible
+from worker.network import Network
+from worker.recipe import JobWeights, Student, Teacher, Weights
+from worker.student import StudentError, load_student
+
+
+def build(architecture: str, seed: int, facts: DataFacts) -> Network:
+    """A freshly initialised network whose input is normalised with the data's statistics."""
+    with draws.seeded(seed, "initialisation"):
+        network = ARCHITECTURES[architecture].build(architecture, facts.classes)
+    assert facts.mean is not None and facts.std is not None, "loaded data have been measured"
+    network.set_input(Input(size=network.image.size or facts.image_size, mean=facts.mean, std=facts.std))
+    return network
+
+
+def teacher_network(teacher: Teacher, facts: DataFacts, weights: Path) -> Network:
+    """The teacher as it stands before anything is taught."""
+    if teacher.weights is None:
+        return build(teacher.architecture, teacher.seed, facts)
+    network, classes = _weighted(teacher.architecture, teacher.weights, weights)
+    if classes == facts.classes:
+        return network
+    if teacher.teach is None:
+        raise Impossible(f"the teacher gives {classes} classes, the data set has {facts.classes}; "
+                         "give teach, to tune it on the data set")
+    return _with_new_classifier(network, teacher.architecture, teacher.seed, facts)
+
+
+def student_network(student: Student, facts: DataFacts, weights: Path) -> Network:
+    """A student as its training starts."""
+    if student.weights is None:
+        return build(student.architecture, student.seed, facts)
+    network, classes = _weighted(student.architecture, student.weights, weights)
+    if classes == facts.classes:
+        return network
+    return _with_new_classifier(network, student.architecture, student.seed, facts)
+
+
+def _weighted(architecture: str, source: Weights, weights: Path) -> tuple[Network, int]:
+    """A network with the weights that a recipe names, and how many classes it gives."""
+    if isinstance(source, JobWeights):
+        stem = weights / source.job / source.network
+        try:
+            network, description = load_student(stem.with_suffix(".json"), stem.with_suffix(".safetensors"))
+        except StudentError as error:
+            raise Impossible(f"the weights of {source.network} from {source.job} cannot be used: {error}") from error
+        if description["architecture"] != architecture:
+            raise Impossible(f"{source.network} of {source.job} is a {description['architecture']}; "
+                             f"the recipe says {architecture}")
+        return network, int(description["classes"])
+    try:
+        network, names = ARCHITECTURES[architecture].published(architecture)
+    except LookupError as error:
+        raise Impossible(str(error)) from error
+    return network, len(names)
+
+
+def _with_new_classifier(network: Network, architecture: str, seed: int, facts: DataFacts) -> Network:
+    """The same weights under a fresh classifier for the data's classes; the network keeps its own input."""
+    fresh = build(architecture, seed, facts)
+    if fresh.layout != network.layout:
+        raise Impossible(f"the head of these weights of {architecture} was replaced by a method; "
+                         "a fresh classifier cannot be put on them")
+    prefix = f"{network.layout.classifier}."
+    body = {name: tensor for name, tensor in network.body.state_dict().items() if not name.startswith(prefix)}
+    missing, unexpected = fresh.body.load_state_dict(body, strict=False)
+    wrong = [name for name in missing if not name.startswith(prefix)] + list(unexpected)
+    if wrong:
+        raise Impossible(f"the weights of {architecture} do not fit it: {', '.join(wrong[:5])}")
+    fresh.set_input(network.image)
+    return fresh
+
+
+def freeze(network: Network, *, batch_statistics: bool = False) -> Network:
+    """In eval mode, without gradients; nothing that is run later changes it."""
+    network.eval().requires_grad_(False)
+    if batch_statistics:
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                # Without running statistics batch norm takes the batch's, in eval mode too, and keeps none.
+                module.running_mean = module.running_var = module.num_batches_tracked = None
+                module.track_running_stats = False
+    return network

@@ -1,0 +1,276 @@
+"""One run of one recipe, from top to bottom: prepare, teach, methods' own phases, distil, compress, evaluate, export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worker.architectures import CARDS
+from worker.dataset import DatasetError
+from worker.engine import networks
+from worker.engine.cards import card_of
+from worker.engine.checkpoint import Checkpoints, State
+from worker.engine.diary import Diary
+from worker.engine.evaluate import Score, neural_collapse, passes, score
+from worker.engine.interrupt import Impossible, Interrupt
+from worker.engine.learner import Learner
+from worker.engine.ship import Finished, Packer, describe_finished
+from worker.engine.students import Pupil, Workshop, make_pupil, phase_learner
+from worker.engine.trainer import Surroundings, Trainer
+from worker.exports.safetensors import Safetensors
+from worker.method import Outputs
+from worker.network import Network
+from worker.recipe import TEACHER_NAME, Recipe, Training
+from worker.review import resolve, review
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run reads and writes."""
+
+    directory: Path
+    """This attempt's own: artifacts are left in it."""
+    checkpoints: Path
+    """Shared by all attempts at the same job."""
+    weights: Path
+    """What earlier jobs made and this recipe names: <job>/<network>.safetensors and .json."""
+    data_roots: tuple[Path, ...]
+    run: str
+    """Names the attempt in file names."""
+    checkpoint_seconds: float
+
+
+def resolve_for(recipe: Recipe, device: torch.device) -> Recipe:
+    """Replace what only a worker knows: arithmetic and threads. Doing it twice changes nothing."""
+    # Asked with emulation left out: a card that only imitates bfloat16 is slower with it.
+    has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+    def settle(training: Training) -> Training:
+        precision = ("bfloat16" if has_bfloat16 else "float32") if training.precision == "auto" else training.precision
+        threads = torch.get_num_threads() if training.threads == "auto" else training.threads
+        return training.model_copy(update={"precision": precision, "threads": threads})
+
+    recipe = resolve(recipe)
+    teacher = recipe.teacher
+    if teacher is not None and teacher.teach is not None:
+        teacher = teacher.model_copy(update={"teach": settle(teacher.teach)})
+    return recipe.model_copy(update={"teacher": teacher, "training": settle(recipe.training)})
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """sha256, hex, of all that decides a run's result."""
+    decides = recipe.model_dump_json(exclude={"name", "tags", "priority"})
+    return sha256(decides.encode()).hexdigest()
+
+
+class Run:
+    """Carries out a recipe. Raises Impossible or Stopped, or whatever else ended it."""
+
+    def __init__(self, recipe: Recipe, place: Place, diary: Diary, interrupt: Interrupt) -> None:
+        self.place = place
+        self.diary = diary
+        self.interrupt = interrupt
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.recipe = resolve_for(recipe, self.device)
+        self.taught: State | None = None
+        """What teaching left: the teacher's last and best weights."""
+
+    def __call__(self) -> None:
+        self._prepare()
+        teacher = self._teach()
+        students = self._distil(teacher)
+        finished = [teacher, *students] if teacher else students
+        self._compress(finished)
+        scores = self._evaluate(finished)
+        self._export(finished, scores)
+
+    def _prepare(self) -> None:
+        self.diary.enter("preparing")
+        self.diary.record("resolved", data=self.recipe.model_dump(mode="json"))
+        threads = self.recipe.training.threads
+        assert threads != "auto", "resolved above"
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(self.device.type == "cpu")
+        try:
+            self.data = self.recipe.dataset.load(self.place.data_roots)
+        except DatasetError as error:
+            raise Impossible(str(error)) from error
+        for warning in self.data.warnings:
+            self.diary.record("warning", text=warning)
+        self.cards = {name: CARDS.get(name) or card_of(name) for name in self._architectures()}
+        problems = review(self.recipe, self.data.facts, self.cards).problems
+        if problems:
+            raise Impossible("; ".join(problem.detail for problem in problems))
+        self.checkpoints = Checkpoints(
+            self.place.checkpoints, recipe_digest(self.recipe), self.data.digest, self.place.run,
+            self.place.checkpoint_seconds,
+        )
+        self.saved = self.checkpoints.newest(self.device)
+        self.taught = self.saved["taught"] if self.saved else None
+
+    def _architectures(self) -> set[str]:
+        named = {student.architecture for student in self.recipe.students}
+        return named | {self.recipe.teacher.architecture} if self.recipe.teacher else named
+
+    def _teach(self) -> Finished | None:
+        teacher = self.recipe.teacher
+        if teacher is None:
+            return None
+        network = networks.teacher_network(teacher, self.data.facts, self.place.weights).to(self.device)
+        finished = Finished(TEACHER_NAME, "teacher", teacher.architecture, self.cards[teacher.architecture], network,
+                            network.state_dict(), network.state_dict())
+        if teacher.teach is not None:
+            learner = Learner(TEACHER_NAME, teacher.seed, network, teacher.teach)
+            if self.taught is None:
+                self.diary.enter("teaching")
+                self._train("teaching", [learner], teacher.teach, {})
+                self.taught = {"last": network.state_dict(), "best": learner.best.weights, "epoch": learner.best.epoch}
+            finished.last, finished.best = self.taught["last"], self.taught["best"]
+            finished.best_epoch = self.taught["epoch"]
+            finished.load(self.recipe.evaluation.ship, "float32")
+        networks.freeze(network)
+        return finished
+
+    def _distil(self, teacher: Finished | None) -> list[Finished]:
+        shop = Workshop(
+            facts=self.data.facts, training=self.recipe.training, device=self.device,
+            teacher=teacher.network if teacher else None, teacher_card=teacher.card if teacher else None,
+            teacher_pass=partial(self._teacher_pass, teacher.network if teacher else None),
+        )
+        if any(student.methods for student in self.recipe.students):
+            self.diary.enter("preparing the methods")
+        pupils = []
+        for student in self.recipe.students:
+            network = networks.student_network(student, self.data.facts, self.place.weights).to(self.device)
+            pupils.append(make_pupil(student, network, self.cards[student.architecture], shop))
+        self._run_phases(pupils, shop)
+        self.diary.enter("distilling")
+        self._train("distilling", [pupil.learner for pupil in pupils], self.recipe.training, shop.frozen)
+        return [self._finished(pupil) for pupil in pupils]
+
+    def _run_phases(self, pupils: list[Pupil], shop: Workshop) -> None:
+        """Train what each method trains before the shared loop, one phase of one student after the other."""
+        if self.saved and self.saved["section"] == "distilling":
+            return
+        phases = [(pupil, part, phase) for pupil in pupils for part, phase in pupil.phases()]
+        learners = [pupil.learner for pupil in pupils]
+        sections = [f"phase {number}" for number in range(len(phases))]
+        first = 0
+        if self.saved and self.saved["section"] in sections:
+            first = sections.index(self.saved["section"])
+            for learner, state in zip(learners, self.saved["students"], strict=True):
+                learner.load(state)
+        for number in range(first, len(phases)):
+            pupil, part, phase = phases[number]
+            self.diary.enter(f"{part.method.name} {phase.name}")
+            learner, training = phase_learner(pupil, part, phase, self.recipe.training)
+            self._train(sections[number], [learner], training, shop.frozen, students=learners, evaluates=False)
+
+    def _train(
+        self, section: str, learners: list[Learner], training: Training, frozen: dict[Any, Network], *,
+        students: list[Learner] | None = None, evaluates: bool = True,
+    ) -> None:
+        """Train to the end, from the checkpoint if it is of this section; leaves a checkpoint of the end."""
+
+        def save(state: State) -> None:
+            saved = self.checkpoints.write({
+                "section": section, "trainer": state, "taught": self.taught,
+                "students": [learner.state() for learner in students or ()],
+            })
+            self.diary.checkpoint(saved, state["step"])
+
+        around = Surroundings(self.data, self.device, self.diary, self.interrupt, self.recipe.evaluation,
+                              self.checkpoints.is_due)
+        trainer = Trainer(learners, frozen, training, around, save, evaluates=evaluates)
+        if self.saved and self.saved["section"] == section:
+            trainer.load(self.saved["trainer"])
+        self.saved = None
+        trainer.run()
+        save(trainer.state())
+
+    def _teacher_pass(self, teacher: Network | None) -> Iterator[tuple[Outputs, Tensor, Tensor]]:
+        assert teacher is not None, "the recipe's validation asks for a teacher where a method needs one"
+        size = self.recipe.evaluation.batch_size
+        return passes(teacher, self.data.train, size, self.device, "embedding", interrupt=self.interrupt)
+
+    def _finished(self, pupil: Pupil) -> Finished:
+        student, learner = pupil.student, pupil.learner
+        return Finished(
+            student.name, "student" if student.methods else "baseline", student.architecture, pupil.setup.student,
+            learner.network, learner.network.state_dict(), learner.best.weights, learner.best.epoch, pupil.wrapper,
+        )
+
+    def _compress(self, finished: list[Finished]) -> None:
+        self.diary.enter("compressing")
+        for one in finished:
+            one.last = {name: tensor.clone() for name, tensor in one.last.items()}
+            one.load(self.recipe.evaluation.ship, self._weights_dtype(one))
+            networks.freeze(one.network)
+
+    def _weights_dtype(self, one: Finished) -> str:
+        """The teacher is kept as it taught; only students are compressed."""
+        return "float32" if one.role == "teacher" else self.recipe.compression.weights
+
+    def _evaluate(self, finished: list[Finished]) -> dict[str, Score]:
+        """Look at the test part, for the first time. Returns the shipped networks' scores."""
+        self.diary.enter("evaluating")
+        ship = self.recipe.evaluation.ship
+        shipped: dict[str, Score] = {}
+        rows = []
+        for one in finished:
+            tested = {}
+            for which in dict.fromkeys(("best", "last", ship)) if one.best_epoch is not None else (ship,):
+                one.load(which, self._weights_dtype(one))
+                tested[which] = self._test(one.network)
+            one.load(ship, self._weights_dtype(one))
+            shipped[one.name] = tested[ship]
+            row = self._row(one, tested)
+            self.diary.record("evaluation", student=one.name, values=shipped[one.name].values("test") | row["collapse"])
+            rows.append(row)
+        self.report = {"ship": ship, "classes": list(self.data.facts.class_names), "networks": rows}
+        self.diary.record("report", data=self.report)
+        return shipped
+
+    def _test(self, network: Network) -> Score:
+        return score(network, self.data.test, self.recipe.evaluation.batch_size, self.device, self.interrupt)
+
+    def _row(self, one: Finished, tested: dict[str, Score]) -> dict[str, Any]:
+        """What the report says of one network."""
+        collapse = {}
+        if one.card.embedding <= LARGEST_COLLAPSE_WIDTH:
+            collapse = neural_collapse(one.network, self.data.train, self.data.facts.classes,
+                                       self.recipe.evaluation.batch_size, self.device, self.interrupt)
+        return {
+            "name": one.name, "role": one.role, "architecture": one.architecture,
+            "parameters": one.network.parameter_count(), "multiply_adds": one.card.multiply_adds,
+            "multiply_adds_image_size": one.card.image_size, "best_epoch": one.best_epoch,
+            "test": {which: found.values("test") for which, found in tested.items()}, "collapse": collapse,
+        }
+
+    def _export(self, finished: list[Finished], scores: dict[str, Score]) -> None:
+        self.diary.enter("exporting")
+        packer = Packer(self.place.directory)
+        for one in finished:
+            if one.role == "teacher" and one.best_epoch is None:
+                continue  # it came from elsewhere and goes out unchanged: nothing to hand back
+            self.interrupt.check()
+            description = describe_finished(one, self.data.facts, self._weights_dtype(one), scores[one.name])
+            one.network.cpu()
+            packer.write_json(f"{one.name}.json", one.name, description)
+            # A teacher leaves in the one format from which a later job can start.
+            for export in self.recipe.exports if one.role != "teacher" else (Safetensors(),):
+                self.interrupt.check()
+                packer.export(one, description, export)
+        packer.write_json("report.json", None, self.report)
+        packer.close()
+
+
+LARGEST_COLLAPSE_WIDTH = 4096
+"""Features up to which the measures of neural collapse are taken: their pseudo-inverse is cubic in it."""

@@ -1,0 +1,88 @@
+"""What leaves a run: the chosen weights, rounded as the recipe says, tested, described, exported."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worker.architecture import Card
+from worker.dataset import DataFacts
+from worker.engine.evaluate import Score
+from worker.export import Export
+from worker.method import Wrapper
+from worker.network import Network
+from worker.student import describe
+
+
+@dataclass
+class Finished:
+    """A network at the end of its training."""
+
+    name: str
+    role: str
+    """`teacher`, `student` or `baseline` (a student without methods)."""
+    architecture: str
+    card: Card
+    network: Network
+    last: dict[str, Tensor]
+    """Weights after the last epoch."""
+    best: dict[str, Tensor]
+    """Weights after the best epoch on the validation part."""
+    best_epoch: int | None = None
+    """None for a teacher that came trained."""
+    wrapper: tuple[str, Wrapper] | None = None
+
+    def load(self, which: str, weights_dtype: str) -> None:
+        """Take the weights of the best or the last epoch, rounded to the precision in which they are stored."""
+        weights = self.best if which == "best" else self.last
+        self.network.load_state_dict({name: round_to(tensor, weights_dtype) for name, tensor in weights.items()})
+
+
+def round_to(tensor: Tensor, weights_dtype: str) -> Tensor:
+    """The values that the tensor has when it is stored in that precision, in its own dtype."""
+    if weights_dtype == "float16" and tensor.is_floating_point():
+        return tensor.to(torch.float16).to(tensor.dtype)
+    return tensor
+
+
+def describe_finished(finished: Finished, facts: DataFacts, weights_dtype: str, test: Score) -> dict[str, Any]:
+    """What `student.json` says: all that is needed to build the network again, and how good it is."""
+    description = describe(
+        finished.network, name=finished.name, architecture=finished.architecture, class_names=facts.class_names,
+        wrapper=finished.wrapper, weights_dtype=weights_dtype,
+    )
+    return description | {"test": {"accuracy": test.accuracy, "correct": test.correct, "images": test.images}}
+
+
+class Packer:
+    """Writes artifacts and the list of them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory / "artifacts"
+        self.list_file = directory / "artifacts.json"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.listed: list[dict[str, Any]] = []
+
+    def export(self, finished: Finished, description: dict[str, Any], export: Export) -> None:
+        """Write a network in one format."""
+        file = self.directory / f"{finished.name}{export.suffix}"
+        export.write(finished.network, description, file)
+        self._list(file, finished.name, export.media_type)
+
+    def write_json(self, name: str, network: str | None, content: dict[str, Any]) -> None:
+        file = self.directory / name
+        file.write_text(json.dumps(content, indent=2) + "\n")
+        self._list(file, network, "application/json")
+
+    def close(self) -> None:
+        """Write the list, last: where it lies, all artifacts do."""
+        self.list_file.write_text(json.dumps(self.listed))
+
+    def _list(self, file: Path, network: str | None, media_type: str) -> None:
+        self.listed.append({"name": file.name, "network": network, "media_type": media_type,
+                            "file": f"{self.directory.name}/{file.name}"})

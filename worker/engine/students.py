@@ -1,0 +1,124 @@
+"""The students of a recipe as learners: wrapped, with their methods' modules and what they read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worker.architecture import Card
+from worker.dataset import DataFacts
+from worker.engine import draws
+from worker.engine.interrupt import Impossible
+from worker.engine.learner import Learner, Part
+from worker.engine.networks import freeze
+from worker.method import TEACHER, LiveSetup, Method, MethodError, NetworkSpec, Outputs, Phase, Wrapper
+from worker.network import Network
+from worker.recipe import Student, Training
+from worker.review import label_weight
+
+
+@dataclass
+class Workshop:
+    """What all students of a run are made with, and the further networks that their methods ask for."""
+
+    facts: DataFacts
+    training: Training
+    device: torch.device
+    teacher: Network | None
+    teacher_card: Card | None
+    teacher_pass: Callable[[], Iterator[tuple[Outputs, Tensor, Tensor]]]
+    frozen: dict[NetworkSpec, Network] = field(default_factory=dict)
+    """Teacher and further networks by what the methods call them."""
+    kept: dict[Hashable, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.teacher is not None:
+            self.frozen[TEACHER] = self.teacher
+
+    def setup(self, card: Card, network: Network) -> LiveSetup:
+        return LiveSetup(
+            facts=self.facts, student=card, teacher=self.teacher_card, batch_size=self.training.batch_size,
+            epochs=self.training.epochs, student_network=network, teacher_network=self.teacher,
+            teacher_pass=self.teacher_pass, rebuild_teacher=self._rebuild_teacher, kept=self.kept,
+        )
+
+    def _rebuild_teacher(self) -> Network:
+        assert self.teacher is not None, "the recipe's validation asks for a teacher where a method needs one"
+        return self.teacher.copy().cpu()
+
+
+@dataclass
+class Pupil:
+    """A student as a learner, and what it was made of."""
+
+    student: Student
+    learner: Learner
+    setup: LiveSetup
+    wrapper: tuple[str, Wrapper] | None
+    """Name of the method that wrapped the network, and how; `student.json` tells it."""
+
+    def phases(self) -> Iterator[tuple[Part, Phase]]:
+        for part in self.learner.parts:
+            for phase in part.method.phases(self.setup):
+                yield part, phase
+
+
+def make_pupil(student: Student, network: Network, card: Card, shop: Workshop) -> Pupil:
+    """Wrap the network, make the methods' modules and further networks, and an optimizer over all of it.
+
+    The recipe has been reviewed: every method's `check` has passed on the cards. Raises Impossible for what only the
+    data or the networks themselves show.
+    """
+    try:
+        wrapper, card = _wrap(student.methods, student.seed, network, card, shop)
+        setup = shop.setup(card, network)
+        parts = [Part(method, _modules(method, student.seed, setup, shop.device)) for method in student.methods]
+        for method in student.methods:
+            for spec in sorted(method.networks(setup) - shop.frozen.keys(), key=repr):
+                shop.frozen[spec] = _further(spec, setup, shop.device)
+    except MethodError as error:
+        raise Impossible(f"student {student.name!r}: {error}") from error
+    taps = frozenset(tap for method in student.methods for tap in method.taps(setup))
+    learner = Learner(
+        student.name, student.seed, network.to(shop.device), shop.training, label_weight=label_weight(student),
+        smoothing=student.labels.smoothing, parts=parts, taps=taps,
+    )
+    return Pupil(student, learner, setup, wrapper)
+
+
+def phase_learner(pupil: Pupil, part: Part, phase: Phase, training: Training) -> tuple[Learner, Training]:
+    """The same network and modules under a method's own phase, with an optimizer of their own."""
+    optimizer = training.optimizer
+    if phase.learning_rate is not None:
+        optimizer = optimizer.model_copy(update={"learning_rate": phase.learning_rate})
+    own = training.model_copy(update={"epochs": phase.epochs, "warmup_epochs": 0, "optimizer": optimizer})
+    main = pupil.learner
+    taps = part.method.taps(pupil.setup)
+    return Learner(main.name, main.seed, main.network, own, parts=[part], taps=taps, phase=phase), own
+
+
+def _wrap(
+    methods: tuple[Method, ...], seed: int, network: Network, card: Card, shop: Workshop
+) -> tuple[tuple[str, Wrapper] | None, Card]:
+    setup = shop.setup(card, network)
+    for method in methods:
+        wrapper = method.wrapper(setup)
+        if wrapper is not None:
+            with draws.seeded(seed, "wrap", method.name):
+                method.wrap(network, wrapper, setup)
+            return (method.name, wrapper), wrapper.card(card)
+    return None, card
+
+
+def _modules(method: Method, seed: int, setup: LiveSetup, device: torch.device) -> nn.Module | None:
+    with draws.seeded(seed, "modules", method.name):
+        modules = method.modules(setup)
+    return modules.to(device).train() if modules is not None else None
+
+
+def _further(spec: NetworkSpec, setup: LiveSetup, device: torch.device) -> Network:
+    return freeze(spec.build(setup).to(device), batch_statistics=spec.batch_statistics)
