@@ -72,7 +72,7 @@ class Problem(BaseModel):
     """Each wrong field, where the problem lies in fields."""
 
 
-@dataclass
+@dataclass(eq=False)
 class ServiceError(Exception):
     """A refusal, in one sentence; each kind knows its HTTP status."""
 
@@ -123,7 +123,7 @@ class NotFound(ServiceError):
     title = "Not found"
 
 
-@dataclass
+@dataclass(eq=False)
 class MethodNotAllowed(ServiceError):
     """The address knows other methods."""
 
@@ -158,7 +158,7 @@ class UnsupportedMediaType(ServiceError):
     title = "Unsupported media type"
 
 
-@dataclass
+@dataclass(eq=False)
 class RangeNotSatisfiable(ServiceError):
     """The range begins beyond the end."""
 

@@ -1,0 +1,136 @@
+"""The HTTP front end, put together: `python -m service.app` starts it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+import service.architectures.endpoints
+import service.artifacts.endpoints
+import service.datasets.endpoints
+import service.events.endpoints
+import service.exports.endpoints
+import service.health.endpoints
+import service.jobs.endpoints
+import service.keys.endpoints
+import service.methods.endpoints
+import service.projects.endpoints
+from service.edge import Edge
+from service.errors import (
+    RETRY_SECONDS,
+    BadRequest,
+    Invalid,
+    MethodNotAllowed,
+    NotFound,
+    Problem,
+    ServiceError,
+    Unavailable,
+    problem_response,
+    quote,
+)
+from service.fields import parameter_errors
+from service.settings import get_settings
+
+DEFAULT_PORT = 8765
+GOODBYE_SECONDS = 5
+"""How long followers and downloads may go on once the process is asked to stop."""
+FEATURES = (
+    service.jobs, service.events, service.artifacts, service.methods, service.architectures, service.datasets,
+    service.exports, service.keys, service.projects, service.health,
+)  # fmt: skip
+
+log = logging.getLogger(__name__)
+
+
+class RetortAPI(FastAPI):
+    """FastAPI whose OpenAPI page knows the problems that every endpoint answers with."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            schema = get_openapi(
+                title=self.title, version=self.version, description=self.description, routes=self.routes,
+                separate_input_output_schemas=self.separate_input_output_schemas,
+            )  # fmt: skip
+            problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            components = schema["components"]["schemas"]
+            components |= problem.pop("$defs")
+            components["Problem"] = problem
+            self.openapi_schema = schema
+        return self.openapi_schema
+
+
+def create_app() -> FastAPI:
+    """A fresh application; tests make their own."""
+    app = RetortAPI(
+        title="Retort",
+        version="1",
+        description="Distillation as a service: a large trained network in, a small one out.",
+        separate_input_output_schemas=False,
+        redirect_slashes=False,
+        redoc_url=None,
+    )
+    for feature in FEATURES:
+        app.include_router(feature.endpoints.router)
+    app.add_middleware(Edge, max_body_bytes=get_settings().max_body_bytes)
+    app.add_exception_handler(ServiceError, _refuse)
+    app.add_exception_handler(HTTPException, _refuse_http)
+    app.add_exception_handler(RequestValidationError, _refuse_parameters)
+    for lost in (OperationalError, InterfaceError, PoolTimeoutError):
+        app.add_exception_handler(lost, _refuse_without_database)
+    return app
+
+
+def _refuse(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)
+    return problem_response(request, error)
+
+
+def _refuse_http(request: Request, error: Exception) -> Response:
+    """What the router says: no such address, or not with that method."""
+    assert isinstance(error, HTTPException)
+    address = quote(request.url.path)
+    if error.status_code == 404:
+        return problem_response(request, NotFound(f"there is no address {address}; /openapi.json lists all"))
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        said = f"{request.method} does not go with the address {address}; wanted {allowed}"
+        return problem_response(request, MethodNotAllowed(said, allowed=allowed))
+    return problem_response(request, BadRequest(str(error.detail)))
+
+
+def _refuse_parameters(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return problem_response(request, Invalid.of(parameter_errors(error.errors())))
+
+
+def _refuse_without_database(request: Request, error: Exception) -> Response:
+    log.error("request %s: the database does not answer: %s", request.state.request_id, error)
+    said = f"the database does not answer; ask again in {RETRY_SECONDS} seconds"
+    return problem_response(request, Unavailable(said))
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(prog="python -m service.app", description="Retort's HTTP front end.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; the default is this machine alone")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT)
+    parser.add_argument("--fd", type=int, help="a socket that listens already and was inherited, instead of both")
+    chosen = parser.parse_args()
+    uvicorn.run(
+        create_app(), host=chosen.host, port=chosen.port, fd=chosen.fd, loop="uvloop", server_header=False,
+        timeout_graceful_shutdown=GOODBYE_SECONDS,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""What the API shows of architectures."""
+
+from __future__ import annotations
+
+from service.schemas import Shown
+from worker.architecture import Card
+
+
+class ArchitectureRead(Shown):
+    """A network that a recipe may name."""
+
+    name: str
+    family: str
+    """The file of worker/architectures/ that builds it."""
+    source: str
+    """Where the family comes from: authors, title, year, link."""
+    card: Card | None
+    """What is known of it without building it; null where it was not measured yet."""

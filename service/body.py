@@ -1,0 +1,104 @@
+"""A request's JSON body, read strictly: what cannot be kept as it was sent is refused before anyone looks at it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from math import isinf
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+from starlette.concurrency import run_in_threadpool
+
+from service.errors import BadRequest, FieldError, Invalid, UnsupportedMediaType, quote
+from service.fields import Path, field_errors, path_text, pointer_of
+
+MOST_VALUES = 100_000
+"""Values in one body; each wrong one costs a kilobyte while it is being told."""
+LARGEST_INTEGER = 2**63
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+async def sent_json(request: Request) -> Any:
+    """FastAPI dependency: the body as JSON. Raises UnsupportedMediaType, BadRequest, Invalid, TooLarge."""
+    _check_media_type(request)
+    return await run_in_threadpool(read_json, await request.body())
+
+
+def sent(model: type[Model]) -> Callable[[Request], Awaitable[Model]]:
+    """FastAPI dependency: the body as that model. Raises Invalid besides."""
+
+    async def read(request: Request) -> Model:
+        body = await sent_json(request)
+        try:
+            return model.model_validate(body)
+        except ValidationError as error:
+            raise Invalid.of(field_errors(error, model, body)) from None
+
+    return read
+
+
+def described(schema: dict[str, Any]) -> dict[str, Any]:
+    """The `openapi_extra` of an endpoint whose body is JSON of that schema."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def read_json(body: bytes) -> Any:
+    """The value that the bytes spell. Raises BadRequest or Invalid."""
+    if not body.strip():
+        raise BadRequest("the body is empty; wanted JSON")
+    try:
+        value = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise BadRequest(f"the body is not JSON: {_in_bytes(str(error))}") from None
+    errors = list(_unkeepable(value))
+    if errors:
+        raise Invalid.of(errors)
+    return value
+
+
+def _check_media_type(request: Request) -> None:
+    found = request.headers.get("content-type", "")
+    kind = found.partition(";")[0].strip().lower()
+    if kind != "application/json" and not re.fullmatch(r"application/[a-z0-9.-]+\+json", kind):
+        said = f"the body's Content-Type is {quote(found)}" if found else "the body has no Content-Type"
+        raise UnsupportedMediaType(f"{said}; wanted 'application/json'")
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise UnsupportedMediaType(f"the body's Content-Encoding is {quote(encoding)}; wanted none")
+
+
+def _in_bytes(reason: str) -> str:
+    """The parser's reason in one flow: "trailing comma at line 1, column 8"."""
+    return re.sub(r" at line (\d+) column (\d+)$", r" at line \1, column \2", reason)
+
+
+def _unkeepable(root: Any) -> Iterator[FieldError]:
+    """What JSON can say but the database or the engine cannot keep. Walks without recursion."""
+    left: list[tuple[Path, Any]] = [((), root)]
+    count = 1
+    while left:
+        path, value = left.pop()
+        if isinstance(value, dict | list):
+            count += len(value)
+            if count > MOST_VALUES:
+                raise BadRequest(f"the body holds more than {MOST_VALUES:,} values; no recipe needs as many")
+            entries: Iterable[tuple[str | int, Any]] = value.items() if isinstance(value, dict) else enumerate(value)
+            left += [((*path, step), inner) for step, inner in entries]
+        if said := _unkeepable_here(value):
+            yield FieldError(pointer=pointer_of(path), detail=f"{path_text(path)}: {said}")
+
+
+def _unkeepable_here(value: Any) -> str | None:
+    if isinstance(value, dict) and any("\0" in name for name in value):
+        return "the name of a field holds a NUL character; none may"
+    if isinstance(value, str) and "\0" in value:
+        return f"{quote(value)} holds a NUL character; no text may"
+    if isinstance(value, int) and not -LARGEST_INTEGER <= value < LARGEST_INTEGER:
+        return "the whole number does not fit 64 bits; wanted a smaller one"
+    if isinstance(value, float) and isinf(value):
+        return "the number does not fit a 64-bit float; wanted a smaller one"
+    return None

@@ -1,0 +1,95 @@
+"""What every request goes through first: an id, a limit on its body, and a last net for what nobody caught."""
+
+from __future__ import annotations
+
+import logging
+from secrets import token_hex
+from urllib.parse import unquote_to_bytes
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import BadRequest, InternalError, ServiceError, TooLarge, problem_response
+
+DRAINED_BODIES = 4
+"""How many times the limit is read and thrown away, so that who sends too much still hears why."""
+
+log = logging.getLogger(__name__)
+
+
+class Edge:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+        self.app = app
+        self.max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        exchange = Exchange(scope, receive, send, self.max_body_bytes)
+        try:
+            exchange.check()
+            await self.app(scope, exchange.receive, exchange.send)
+        except ServiceError as refusal:
+            await exchange.refuse(refusal)
+        except Exception:
+            log.exception("request %s failed: %s %s", exchange.id, scope["method"], scope["path"])
+            if exchange.answering:
+                raise  # half an answer is out: only a broken connection tells the other side
+            await exchange.refuse(InternalError(f"the service failed; its log has the reason under {exchange.id}"))
+
+
+class Exchange:
+    """One request and its answer."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int) -> None:
+        self.id = f"req_{token_hex(12)}"
+        self.answering = False
+        self._scope, self._receive, self._send = scope, receive, send
+        self._limit = max_body_bytes
+        self._read_bytes = 0
+        scope.setdefault("state", {})["request_id"] = self.id
+
+    def check(self) -> None:
+        """Raise what can be said by looking at the request's head alone."""
+        if b"\0" in self._scope["path"].encode() or b"\0" in unquote_to_bytes(self._scope["query_string"]):
+            raise BadRequest("the address holds a NUL character (%00); no name has one")
+        promised = Headers(scope=self._scope).get("content-length", "")
+        if promised.isdigit() and int(promised) > self._limit:
+            raise self._too_large(int(promised))
+
+    async def receive(self) -> Message:
+        """The next piece of the body; raises TooLarge when it is more than the limit, whatever the head promised."""
+        message = await self._receive()
+        self._read_bytes += len(message.get("body", b""))
+        if self._read_bytes > self._limit:
+            raise self._too_large(None)
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.answering = True
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-ID"] = self.id
+            headers["X-Content-Type-Options"] = "nosniff"
+        await self._send(message)
+
+    async def refuse(self, refusal: ServiceError) -> None:
+        if isinstance(refusal, TooLarge):
+            await self._drain()
+        await problem_response(Request(self._scope), refusal)(self._scope, self._receive, self.send)
+
+    async def _drain(self) -> None:
+        """Read on and throw away: a connection that is closed with bytes unread may lose the answer."""
+        more = True
+        while more and self._read_bytes <= DRAINED_BODIES * self._limit:
+            message = await self._receive()
+            more = message.get("more_body", False)
+            self._read_bytes += len(message.get("body", b""))
+
+    def _too_large(self, promised: int | None) -> TooLarge:
+        found = f"{promised:,} bytes" if promised is not None else "more"
+        return TooLarge(f"the body has {found}; at most {self._limit:,} bytes are read")

@@ -1,0 +1,55 @@
+"""HTTP for the diary: as a list, as server-sent events, as curves."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.sse import EventSourceResponse
+
+from service.db import reading
+from service.errors import problems
+from service.events import service
+from service.events.schemas import EventQuery, EventRead, Metrics, shown
+from service.jobs.service import check_exists
+from service.keys.caller import CallerDep
+from service.paging import Page, cut, decode_number
+
+router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["events"])
+
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "A part of the diary; with `Accept: text/event-stream` all of it, as it grows, to its end",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    },
+    **problems(401, 404, 422, 503),
+}
+
+
+@router.get("/events", response_model=Page[EventRead], responses=STREAM)
+def list_events(
+    request: Request,
+    caller: CallerDep,
+    job_id: str,
+    query: Annotated[EventQuery, Query()],
+    last_event_id: Annotated[int | None, Header(ge=0, lt=2**31)] = None,
+) -> Page[EventRead] | Response:
+    """The job's diary. As server-sent events it goes on after `Last-Event-ID`, or after `after`."""
+    check_exists(caller, job_id)
+    if "text/event-stream" in request.headers.get("accept", ""):
+        begin = query.after if last_event_id is None else last_event_id
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # proxies must not collect it
+        return EventSourceResponse(service.follow(caller, job_id, begin), headers=headers)
+    after = max(query.after, decode_number(query.cursor) or 0)
+    with reading() as session:
+        rows = service.page(session, job_id, after, query.limit + 1)
+    events, cursor = cut(rows, query.limit, lambda event: event.number)
+    return Page(items=[shown(event) for event in events], next_cursor=cursor)
+
+
+@router.get("/metrics", responses=problems(401, 404, 503))
+def read_metrics(caller: CallerDep, job_id: str) -> Metrics:
+    """The curves of each network."""
+    check_exists(caller, job_id)
+    with reading() as session:
+        return service.metrics(session, job_id)

@@ -1,0 +1,70 @@
+"""What the API shows of the diary."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import Field
+
+from service.events.models import Event
+from service.paging import PageQuery
+from service.schemas import Shown
+
+
+class EventQuery(PageQuery):
+    """Which part of the diary to list."""
+
+    after: int = Field(default=0, ge=0, lt=2**31)
+    """Only events with higher numbers."""
+
+
+class EventRead(Shown):
+    """One numbered line of a job's diary."""
+
+    number: int
+    """Counts from 1, without gap or repeat."""
+    at: datetime
+    kind: str
+    """Of the engine: phase, resolved, metrics, evaluation, report, warning, failed. Of the job's life: created,
+    claimed, requeued, cancel_wanted, cancelled, succeeded, failed."""
+    attempt: int
+    """The start of the job that it belongs to; 0 before the first."""
+    phase: str | None
+    student: str | None
+    """The network that it is about; null when it is about the job."""
+    epoch: int | None
+    """Epochs finished in this phase."""
+    step: int | None
+    """Optimizer steps done in this phase."""
+    values: dict[str, float] | None
+    """Numbers by name."""
+    text: str | None
+    """A sentence for people."""
+    data: dict[str, Any] | None
+    """Anything larger: the resolved recipe, the report."""
+
+
+class Point(Shown):
+    """One value of a curve."""
+
+    phase: str
+    epoch: int | None
+    step: int
+    value: float
+
+
+class Metrics(Shown):
+    """The curves of a job."""
+
+    students: dict[str, dict[str, list[Point]]]
+    """By the network's name and the metric's, in the order in which they were measured."""
+
+
+BODY = ("phase", "student", "epoch", "step", "values", "text", "data")
+
+
+def shown(event: Event) -> EventRead:
+    """An event as the API shows it."""
+    body = {name: event.body.get(name) for name in BODY}
+    return EventRead(number=event.number, at=event.at, kind=event.kind, attempt=event.attempt, **body)

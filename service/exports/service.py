@@ -1,0 +1,11 @@
+"""What one can ask of the catalogue of exports."""
+
+from __future__ import annotations
+
+from service.catalogue import EntryRead, entry_read
+from worker.exports import EXPORTS
+
+
+def every() -> list[EntryRead]:
+    """All exports, by name."""
+    return [entry_read(name, entry) for name, entry in EXPORTS.items()]

@@ -1,0 +1,23 @@
+"""What the API shows of its own health."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from service.schemas import Shown
+
+
+class Alive(Shown):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Ready(Shown):
+    """Whether the service can work."""
+
+    status: Literal["ok", "degraded"]
+    """Degraded: jobs are taken, but start later, since the broker cannot be reached."""
+    database: Literal["ok"] = "ok"
+    broker: str
+    """`ok`, or `unreachable: ` and why."""

@@ -1,0 +1,19 @@
+"""Whether the service can work."""
+
+from __future__ import annotations
+
+from service import bell, migrations
+from service.db import get_engine
+from service.errors import Unavailable
+from service.health.schemas import Ready
+
+
+def ready() -> Ready:
+    """How database and broker do. Raises Unavailable unless the database answers and is migrated."""
+    found, wanted = migrations.current(get_engine()), migrations.head()
+    if found != wanted:
+        raise Unavailable(f"the database stands at migration {found or 'none'}; {wanted} is wanted, so migrate it")
+    problem = bell.reachable()
+    if problem is None:
+        return Ready(status="ok", broker="ok")
+    return Ready(status="degraded", broker=f"unreachable: {problem}")

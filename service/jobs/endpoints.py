@@ -1,0 +1,72 @@
+"""HTTP for jobs: parse, call the service, return."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Response
+
+from service.body import described, sent_json
+from service.errors import problems
+from service.jobs import service
+from service.jobs.schemas import JobDetail, JobQuery, JobRead, Validation, shown
+from service.keys.caller import CallerDep
+from service.paging import Page, cut, decode_position
+from service.sessions import ReadingDep, TransactionDep
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+SentRecipe = Annotated[Any, Depends(sent_json)]
+RECIPE = described({"$ref": "#/components/schemas/Recipe"})
+IdempotencyKey = Annotated[
+    str | None,
+    Header(min_length=1, max_length=200, description="The same key and body give the same job, however often sent."),
+]
+
+
+@router.post("", status_code=201, responses=problems(400, 401, 413, 415, 422, 503), openapi_extra=RECIPE)
+def create_job(
+    caller: CallerDep,
+    body: SentRecipe,
+    response: Response,
+    session: TransactionDep,
+    idempotency_key: IdempotencyKey = None,
+) -> JobDetail:
+    """Check a recipe and queue it."""
+    job, replayed = service.create(session, caller, body, idempotency_key)
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    if replayed:
+        response.headers["Idempotent-Replayed"] = "true"
+    return service.describe(session, job)
+
+
+@router.post("/validate", responses=problems(400, 401, 413, 415, 422, 503), openapi_extra=RECIPE)
+def validate_job(caller: CallerDep, body: SentRecipe) -> Validation:
+    """Say all that is wrong with a recipe and what is odd, and give it resolved; nothing is queued."""
+    return service.validate(caller, body)
+
+
+@router.get("", responses=problems(401, 422, 503))
+def list_jobs(caller: CallerDep, query: Annotated[JobQuery, Query()], session: ReadingDep) -> Page[JobRead]:
+    """The project's jobs, newest first."""
+    rows = service.page(session, caller, query, decode_position(query.cursor), query.limit + 1)
+    jobs, cursor = cut(rows, query.limit, lambda job: (job.created_at, job.id))
+    return Page(items=[shown(job) for job in jobs], next_cursor=cursor)
+
+
+@router.get("/{job_id}", responses=problems(401, 404, 503))
+def read_job(caller: CallerDep, job_id: str, session: ReadingDep) -> JobDetail:
+    """One job; also says why it waits."""
+    return service.describe(session, service.read(session, caller, job_id))
+
+
+@router.post("/{job_id}/cancel", responses=problems(401, 404, 409, 503))
+def cancel_job(caller: CallerDep, job_id: str, session: TransactionDep) -> JobDetail:
+    """End a queued job at once; ask the worker of a running one to end it. Asking twice does no harm."""
+    return service.describe(session, service.cancel(session, caller, job_id))
+
+
+@router.delete("/{job_id}", status_code=204, responses=problems(401, 404, 409, 503))
+def delete_job(caller: CallerDep, job_id: str, session: TransactionDep) -> None:
+    """Remove a job that has ended, with its events and artifacts."""
+    service.delete(session, caller, job_id)

@@ -1,0 +1,116 @@
+"""All that can be said of a body that should be a recipe, without running it: read by validate and create alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from service.artifacts.service import read_description
+from service.db import reading
+from service.errors import FieldError
+from service.fields import field_errors
+from service.jobs import repository
+from service.jobs.models import Job, State
+from service.settings import get_settings
+from worker.dataset import DataFacts, DatasetError
+from worker.recipe import TEACHER_NAME, JobWeights, Recipe
+from worker.registry import nearest
+from worker.review import Problem, review
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What came out."""
+
+    problems: list[FieldError]
+    warnings: tuple[str, ...] = ()
+    sharing: tuple[tuple[str, ...], ...] = ()
+    facts: DataFacts | None = None
+    resolved: Recipe | None = None
+    """Null when there are problems."""
+
+
+def examine(project_id: str, body: Any) -> Examination:
+    """Check the body as a recipe, the recipe against its data set, and the earlier jobs that it builds on."""
+    try:
+        recipe = Recipe.model_validate(body)
+    except ValidationError as error:
+        return Examination(field_errors(error, Recipe, body))
+    problems: list[Problem] = []
+    facts: DataFacts | None = None
+    try:
+        facts = recipe.dataset.facts(get_settings().data_roots)
+    except DatasetError as error:
+        problems.append(Problem("/dataset", str(error)))
+    reviewed = review(recipe, facts)
+    problems += [*reviewed.problems, *_weight_problems(project_id, recipe, facts)]
+    return Examination(
+        problems=_as_sent(problems, body),
+        warnings=reviewed.warnings,
+        sharing=reviewed.sharing,
+        facts=facts,
+        resolved=None if problems else reviewed.resolved,
+    )
+
+
+def _as_sent(problems: list[Problem], body: dict[str, Any]) -> list[FieldError]:
+    """Pointers into the stored form turned into pointers into what was sent; each sentence once."""
+    told: dict[str, FieldError] = {}
+    for problem in problems:
+        # The baseline is a copy of the first student, whose problem has been told before.
+        told.setdefault(problem.detail, FieldError(pointer=_sent_pointer(problem.pointer, body), detail=problem.detail))
+    return list(told.values())
+
+
+def _sent_pointer(pointer: str, body: dict[str, Any]) -> str:
+    _, _, rest = pointer.partition("/students/")
+    number, _, field = rest.partition("/")
+    if not number:
+        return pointer
+    if int(number) >= max(1, len(body.get("students") or ())):
+        return "/baseline"
+    if body.get("student") is None:
+        return pointer
+    return f"/{field}" if field.partition("/")[0] == "methods" else f"/student/{field}"
+
+
+def _weight_problems(project_id: str, recipe: Recipe, facts: DataFacts | None) -> Iterator[Problem]:
+    """What is wrong with the networks of earlier jobs that the recipe starts from."""
+    networks = [(f"/students/{i}", student) for i, student in enumerate(recipe.students)]
+    for pointer, network in [("/teacher", recipe.teacher), *networks]:
+        if network is not None and isinstance(network.weights, JobWeights):
+            yield from _one_weight_problem(
+                f"{pointer}/weights", project_id, network.weights, network.architecture, facts
+            )
+
+
+def _one_weight_problem(
+    pointer: str, project_id: str, weights: JobWeights, architecture: str, facts: DataFacts | None
+) -> Iterator[Problem]:
+    with reading() as session:
+        job = repository.find(session, project_id, weights.job)
+    if job is None:
+        yield Problem(f"{pointer}/job", f"there is no job {weights.job!r}")
+        return
+    if job.state is not State.succeeded:
+        yield Problem(f"{pointer}/job", f"job {job.id} is {job.state}; its networks can be used once it has succeeded")
+        return
+    description = read_description(project_id, job.id, weights.network)
+    if description is None:
+        hint = nearest(weights.network, _networks_of(job))
+        yield Problem(f"{pointer}/network", f"job {job.id} left no weights of a network {weights.network!r}{hint}")
+        return
+    source = f"network {weights.network!r} of job {job.id}"
+    if description["architecture"] != architecture:
+        yield Problem(pointer, f"{source} is a {description['architecture']}; {architecture} is wanted here")
+    if facts is not None and description["classes"] != facts.classes:
+        yield Problem(
+            pointer, f"{source} tells {description['classes']} classes apart; the data set has {facts.classes}"
+        )
+
+
+def _networks_of(job: Job) -> list[str]:
+    return [TEACHER_NAME, *(student["name"] for student in job.recipe.get("students", []))]

@@ -1,0 +1,88 @@
+"""All SQL about jobs that their owners cause; what workers cause stands in service.workers.repository."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import delete, func, select, tuple_
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from service.db import database_now
+from service.jobs.models import Job, JobTag, State
+from service.jobs.schemas import JobQuery
+from service.paging import Position
+from service.projects.models import Project
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A queued job, as far as its turn depends on it."""
+
+    id: str
+    project_id: str
+    wait_seconds: float
+    """How long it is not claimed yet; 0 when it may be."""
+
+
+def now(session: Session) -> float:
+    """Epoch seconds by the database's clock."""
+    return session.scalars(select(database_now())).one()
+
+
+def add(session: Session, job: Job, tags: Sequence[str]) -> bool:
+    """Store a job; False when its project has one of that idempotency key, also by a request of the same moment."""
+    try:
+        with session.begin_nested():
+            session.add(job)
+            session.flush()
+    except IntegrityError:
+        return False
+    session.add_all(JobTag(job_id=job.id, tag=tag) for tag in dict.fromkeys(tags))
+    session.flush()
+    return True
+
+
+def find(session: Session, project_id: str, job_id: str) -> Job | None:
+    """A job of that project."""
+    return session.scalar(select(Job).where(Job.id == job_id, Job.project_id == project_id))
+
+
+def lock(session: Session, project_id: str, job_id: str) -> Job | None:
+    """A job of that project, which nobody else changes until the transaction ends."""
+    return session.scalar(select(Job).where(Job.id == job_id, Job.project_id == project_id).with_for_update())
+
+
+def by_idempotency_key(session: Session, project_id: str, key: str) -> Job | None:
+    """The job that was made under that key."""
+    return session.scalar(select(Job).where(Job.project_id == project_id, Job.idempotency_key == key))
+
+
+def remove(session: Session, job: Job) -> None:
+    """Delete a job with its diary, tags and artifacts; their blobs are swept later."""
+    session.execute(delete(Job).where(Job.id == job.id))
+
+
+def page(session: Session, project_id: str, query: JobQuery, after: Position | None, limit: int) -> Sequence[Job]:
+    """Jobs of that project that the query asks for, newest first."""
+    found = select(Job).where(Job.project_id == project_id)
+    if query.state:
+        found = found.where(Job.state.in_(query.state))
+    if query.name is not None:
+        found = found.where(Job.name == query.name)
+    for tag in query.tag:
+        found = found.where(select(JobTag).where(JobTag.job_id == Job.id, JobTag.tag == tag).exists())
+    if after is not None:
+        found = found.where(tuple_(Job.created_at, Job.id) < after)
+    return session.scalars(found.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)).all()
+
+
+def queue(session: Session) -> tuple[Sequence[Queued], Sequence[str]]:
+    """All queued jobs, a project's in the order of their turns, and the projects, served longest ago first."""
+    wait = func.coalesce(Job.not_before - database_now(), 0.0)
+    order = (Job.priority.desc(), Job.created_at, Job.id)
+    rows = session.execute(select(Job.id, Job.project_id, wait).where(Job.state == State.queued).order_by(*order))
+    jobs = [Queued(job_id, project_id, max(0.0, seconds)) for job_id, project_id, seconds in rows]
+    projects = session.scalars(select(Project.id).order_by(Project.served_at, Project.id)).all()
+    return jobs, projects

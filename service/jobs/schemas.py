@@ -1,0 +1,160 @@
+"""What the API takes and shows of jobs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
+
+from service.errors import FieldError
+from service.jobs.models import TERMINAL, Job, State, Wanted
+from service.paging import PageQuery
+from service.schemas import DescribedBy, Shown
+from worker.dataset import DataFacts
+from worker.event import Progress
+from worker.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class MarksTerminal:
+    """Names the final states in the schema of State, for who writes a client from it."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        reference = handler(schema)
+        handler.resolve_ref_schema(reference)["x-terminal-states"] = sorted(TERMINAL)
+        return reference
+
+
+StoredRecipe = Annotated[dict[str, Any], DescribedBy(Recipe)]
+"""Never validated again: it stays readable when a method's fields have changed since."""
+StoredProgress = Annotated[dict[str, Any], DescribedBy(Progress, leaves_out=("line",))]
+ShownState = Annotated[State, MarksTerminal()]
+
+
+class JobQuery(PageQuery):
+    """Which jobs to list."""
+
+    state: list[State] = Field(default=[], max_length=len(State))
+    """Only jobs in this state; given several times, in any of these."""
+    name: str | None = Field(default=None, max_length=200)
+    """Only jobs of exactly this name."""
+    tag: list[str] = Field(default=[], max_length=32)
+    """Only jobs with this tag; given several times, with all of these."""
+
+
+class Failure(Shown):
+    """Why the last attempt did not finish."""
+
+    fault: Literal["recipe", "machine", "service"]
+    """What has to change before it can succeed."""
+    cause: str
+    """A word for it: an exit code, a signal, out of memory, heartbeat lost."""
+    detail: str
+    """One sentence."""
+
+
+class Links(Shown):
+    """Where the job's parts are, as paths."""
+
+    self: str
+    events: str
+    metrics: str
+    artifacts: str
+
+
+class Waiting(Shown):
+    """Why a queued job has not started, at most a second old."""
+
+    position: int
+    """Its place among the queued jobs; 1 is next."""
+    workers: int
+    """How many are alive."""
+    reason: str
+    """One sentence."""
+
+
+class JobRead(Shown):
+    """One run of one recipe."""
+
+    id: str
+    kind: str
+    """What it does; `distill`."""
+    name: str
+    tags: list[str]
+    state: ShownState
+    """Where it stands."""
+    wanted: Wanted
+    """What its owner wants of it."""
+    terminal: bool
+    """Whether its state is final."""
+    phase: str | None
+    """What it is doing: preparing, teaching, a method's own phase, distilling, compressing, exporting, evaluating."""
+    progress: StoredProgress | None
+    """Where it stands in that phase."""
+    latest: dict[str, dict[str, float]]
+    """The newest metrics of each network, by its name."""
+    priority: int
+    """Higher ones start first within the project."""
+    attempt: int
+    """How often it was started."""
+    max_attempts: int
+    error: Failure | None
+    """Why the last attempt did not finish."""
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    links: Links
+
+
+class JobDetail(JobRead):
+    """One job, with its recipe and why it waits."""
+
+    recipe: StoredRecipe
+    """As it was resolved and stored."""
+    waiting: Waiting | None
+    """Null unless it is queued."""
+
+
+class Validation(Shown):
+    """All that can be said of a recipe without running it."""
+
+    valid: bool
+    """Whether the same body would make a job now."""
+    problems: list[FieldError]
+    """All that is wrong."""
+    warnings: list[str]
+    """What is odd, in sentences."""
+    resolved: StoredRecipe | None
+    """The recipe as it would be stored, without `auto` but for what only a worker knows; null when it is wrong."""
+    sharing: list[list[str]]
+    """Names of the students that share one pass over the data and one of the teacher, a group each."""
+    facts: DataFacts | None
+    """What is known of the data set; null when only a worker can tell."""
+
+
+def shown(job: Job) -> JobRead:
+    """A job as lists show it."""
+    return JobRead(**_fields(job))
+
+
+def detail(job: Job, waiting: Waiting | None) -> JobDetail:
+    """A job as it is shown alone."""
+    return JobDetail(**_fields(job), recipe=job.recipe, waiting=waiting)
+
+
+def _fields(job: Job) -> dict[str, Any]:
+    here = f"/v1/jobs/{job.id}"
+    copied = ("id", "kind", "name", "state", "wanted", "phase", "latest", "priority", "attempt", "max_attempts",
+              "error", "created_at", "started_at", "ended_at")  # fmt: skip
+    progress = job.progress and {name: value for name, value in job.progress.items() if name != "line"}
+    parts = {part: f"{here}/{part}" for part in ("events", "metrics", "artifacts")}
+    return {
+        **{name: getattr(job, name) for name in copied},
+        "tags": job.recipe.get("tags", []),
+        "terminal": job.state in TERMINAL,
+        "progress": progress,
+        "links": Links(self=here, **parts),
+    }

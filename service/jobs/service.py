@@ -1,0 +1,152 @@
+"""What one can do with jobs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from service.bell import ring_after_commit
+from service.db import reading
+from service.errors import FieldError, Invalid, NotFound, quote
+from service.events.repository import append, change
+from service.ids import new_id
+from service.jobs import repository, rules, waiting
+from service.jobs.examination import Examination, examine
+from service.jobs.models import Job, State, Wanted
+from service.jobs.schemas import JobDetail, JobQuery, Validation, detail
+from service.keys.service import Caller
+from service.paging import Position
+from service.settings import get_settings
+
+
+def validate(caller: Caller, body: Any) -> Validation:
+    """All that is wrong, what is odd, and the recipe as it would be stored; queues nothing."""
+    found = examine(caller.project_id, body)
+    return Validation(
+        valid=not found.problems,
+        problems=found.problems,
+        warnings=list(found.warnings),
+        resolved=found.resolved.model_dump(mode="json") if found.resolved else None,
+        sharing=[list(group) for group in found.sharing],
+        facts=found.facts,
+    )
+
+
+def create(session: Session, caller: Caller, body: Any, idempotency_key: str | None) -> tuple[Job, bool]:
+    """A new queued job, or the one that the same key and body made before, and whether it is that one.
+
+    Raises Invalid with all that is wrong. The session takes no connection before the recipe has been examined, which
+    may look through a folder of images.
+    """
+    examination = examine(caller.project_id, body)
+    digest = _digest(body)
+    made = _made_before(session, caller, idempotency_key, digest)
+    if made is None and examination.problems:
+        raise Invalid.of(examination.problems)
+    if made is None:
+        job = _new_job(session, caller, examination, idempotency_key, digest)
+        if repository.add(session, job, job.recipe["tags"]):
+            append(session, job.id, 0, [change("created")])
+            ring_after_commit(session)
+            return job, False
+        made = _made_before(session, caller, idempotency_key, digest)
+    if made is None:
+        raise RuntimeError("a job could not be stored, though no other has its idempotency key")
+    return made, True
+
+
+def read(session: Session, caller: Caller, job_id: str) -> Job:
+    """The job. Raises NotFound, for another project's job as for none."""
+    return _existing(repository.find(session, caller.project_id, job_id), job_id)
+
+
+def describe(session: Session, job: Job) -> JobDetail:
+    """The job as it is shown alone; says why it waits."""
+    return detail(job, waiting.explain(session, job.id) if job.state is State.queued else None)
+
+
+def check_exists(caller: Caller, job_id: str) -> None:
+    """Raise NotFound unless the caller's project has that job."""
+    with reading() as session:
+        read(session, caller, job_id)
+
+
+def page(session: Session, caller: Caller, query: JobQuery, after: Position | None, limit: int) -> Sequence[Job]:
+    """Jobs that the query asks for, newest first."""
+    return repository.page(session, caller.project_id, query, after, limit)
+
+
+def cancel(session: Session, caller: Caller, job_id: str) -> Job:
+    """End a job that no worker holds at once; of a running one, ask that. Raises NotFound and Conflict."""
+    job = _existing(repository.lock(session, caller.project_id, job_id), job_id)
+    if job.state is State.cancelled:
+        return job
+    rules.check_follow(job.id, job.state, State.cancelled, rules.Asker.owner)
+    now = repository.now(session)
+    if job.state is State.running and job.lease_ends is not None and job.lease_ends > now:
+        if job.wanted is not Wanted.cancel:
+            job.wanted = Wanted.cancel
+            append(session, job.id, job.attempt, [change("cancel_wanted")])
+        return job
+    job.state, job.wanted, job.ended_at = State.cancelled, Wanted.cancel, now
+    job.lease_owner = job.lease_ends = None
+    job.fence += 1  # a worker that lost its lease and still writes is refused
+    append(session, job.id, job.attempt, [change("cancelled")])
+    return job
+
+
+def delete(session: Session, caller: Caller, job_id: str) -> None:
+    """Remove a job that has ended, with all that it made. Raises NotFound and Conflict."""
+    job = _existing(repository.lock(session, caller.project_id, job_id), job_id)
+    rules.check_delete(job.id, job.state)
+    repository.remove(session, job)
+
+
+def _made_before(session: Session, caller: Caller, idempotency_key: str | None, digest: str) -> Job | None:
+    if idempotency_key is None:
+        return None
+    job = repository.by_idempotency_key(session, caller.project_id, idempotency_key)
+    if job is not None and job.body_digest != digest:
+        said = f"the idempotency key {quote(idempotency_key)} has made job {job.id} of another body; wanted a new key"
+        raise Invalid.of([FieldError(parameter="Idempotency-Key", detail=said, found=idempotency_key)])
+    return job
+
+
+def _new_job(
+    session: Session, caller: Caller, examination: Examination, idempotency_key: str | None, digest: str
+) -> Job:
+    recipe = examination.resolved
+    if recipe is None:
+        raise RuntimeError("a recipe without problems was not resolved")
+    now = repository.now(session)
+    return Job(
+        id=new_id("job", now),
+        project_id=caller.project_id,
+        kind="distill",
+        name=recipe.name,
+        state=State.queued,
+        wanted=Wanted.run,
+        priority=recipe.priority,
+        recipe=recipe.model_dump(mode="json"),
+        latest={},
+        attempt=0,
+        max_attempts=get_settings().max_attempts,
+        idempotency_key=idempotency_key,
+        body_digest=digest,
+        created_at=now,
+    )
+
+
+def _existing(job: Job | None, job_id: str) -> Job:
+    if job is None:
+        raise NotFound(f"there is no job {quote(job_id)}")
+    return job
+
+
+def _digest(body: Any) -> str:
+    """sha256, hex, of the body as a value: neither spaces nor the order of fields count."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

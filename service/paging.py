@@ -1,0 +1,88 @@
+"""Lists: how much of them is asked for, and where the next part begins."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.errors import FieldError, Invalid
+
+Row = TypeVar("Row")
+Item = TypeVar("Item")
+
+Position = tuple[float, str]
+"""Where a row of a list in order of creation stands: when it was made, and its id."""
+
+
+class PageQuery(BaseModel):
+    """The query of every list; a parameter that does not exist is an error."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    limit: int = Field(default=50, ge=1, le=200)
+    """How many items to give at most."""
+    cursor: str | None = Field(default=None, max_length=500)
+    """`next_cursor` of the part before; nothing begins at the first item."""
+
+
+class Page(BaseModel, Generic[Item]):
+    """A part of a list."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    items: list[Item]
+    """In the list's order."""
+    next_cursor: str | None = None
+    """What to send as `cursor` for the next part; null at the end."""
+
+
+def cut(rows: Sequence[Row], limit: int, position: Callable[[Row], Any]) -> tuple[Sequence[Row], str | None]:
+    """The rows of one part and the cursor of the next, of `limit + 1` rows that were looked for."""
+    shown = rows[:limit]
+    return shown, encode_cursor(position(shown[-1])) if len(rows) > limit else None
+
+
+def encode_cursor(position: Any) -> str:
+    """A position as text that means nothing to others."""
+    return base64.urlsafe_b64encode(json.dumps(position).encode()).decode().rstrip("=")
+
+
+def decode_position(cursor: str | None) -> Position | None:
+    """Where a list in order of creation goes on. Raises Invalid for what we did not give."""
+    found = _decode(cursor)
+    if found is None:
+        return None
+    match found:
+        case [float() | int() as created_at, str() as row_id] if "\0" not in row_id:
+            return float(created_at), row_id
+    raise _foreign()
+
+
+def decode_number(cursor: str | None) -> int | None:
+    """Where a numbered list goes on. Raises Invalid for what we did not give."""
+    found = _decode(cursor)
+    if found is None or (isinstance(found, int) and 0 <= found < 2**63):
+        return found
+    raise _foreign()
+
+
+def _decode(cursor: str | None) -> Any:
+    if cursor is None:
+        return None
+    try:
+        found = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError, RecursionError):
+        raise _foreign() from None
+    if found is None:
+        raise _foreign()
+    return found
+
+
+def _foreign() -> Invalid:
+    said = "the cursor is none that this list gave; wanted next_cursor of the part before, or no cursor"
+    return Invalid.of([FieldError(parameter="cursor", detail=said)])
