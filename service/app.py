@@ -14,6 +14,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Route
 
 import service.architectures.endpoints
 import service.artifacts.endpoints
@@ -63,10 +64,20 @@ class RetortAPI(FastAPI):
             )  # fmt: skip
             problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
             components = schema["components"]["schemas"]
-            components |= problem.pop("$defs")
-            components["Problem"] = problem
+            components |= {**problem.pop("$defs"), "Problem": problem}
+            _drop_other_errors(schema)
             self.openapi_schema = schema
         return self.openapi_schema
+
+
+def _drop_other_errors(schema: dict[str, Any]) -> None:
+    """FastAPI documents its own kind of 422 where an endpoint names none; ours never answer with it."""
+    for path in schema["paths"].values():
+        for operation in path.values():
+            if "HTTPValidationError" in str(operation["responses"].get("422")):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schema["components"]["schemas"].pop(name, None)
 
 
 def create_app() -> FastAPI:
@@ -102,10 +113,17 @@ def _refuse_http(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         return problem_response(request, NotFound(f"there is no address {address}; /openapi.json lists all"))
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
+        allowed = ", ".join(sorted(_methods_of(request)))
         said = f"{request.method} does not go with the address {address}; wanted {allowed}"
         return problem_response(request, MethodNotAllowed(said, allowed=allowed))
     return problem_response(request, BadRequest(str(error.detail)))
+
+
+def _methods_of(request: Request) -> set[str]:
+    """All methods that go with the request's address; the router names those of one endpoint alone."""
+    routes = [*request.app.routes, *(route for feature in FEATURES for route in feature.endpoints.router.routes)]
+    found = [route for route in routes if isinstance(route, Route) and route.path_regex.match(request.url.path)]
+    return {method for route in found for method in route.methods or ()}
 
 
 def _refuse_parameters(request: Request, error: Exception) -> Response:

@@ -26,6 +26,7 @@ WANTED = {
     "bool_parsing": "true or false",
     "bool_type": "true or false",
     "dict_type": "an object",
+    "enum": "{expected}",
     "finite_number": "a finite number",
     "float_parsing": "a number",
     "float_type": "a number",
@@ -76,7 +77,7 @@ def parameter_errors(errors: Iterable[Mapping[str, Any]]) -> list[FieldError]:
     """The same for what FastAPI found wrong in query, path and headers."""
     told = []
     for found in errors:
-        name = ".".join(str(part) for part in found["loc"][1:])
+        name = str(found["loc"][1])
         if found["type"] == "extra_forbidden":
             told.append(FieldError(parameter=name, detail=f"there is no parameter {quote(name)} here"))
         else:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
-from pydantic_core import CoreSchema
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 
 class Asked(BaseModel):
@@ -29,9 +29,23 @@ class DescribedBy:
     leaves_out: tuple[str, ...] = ()
     """Fields of the model that are not shown."""
 
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        # A wrap validator bears the JSON schema of what it wraps; this one never calls it.
+        described = handler.generate_schema(self.model)
+        unchanged = core_schema.plain_serializer_function_ser_schema(_pass_on)
+        return core_schema.no_info_wrap_validator_function(_skip, described, serialization=unchanged)
+
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        reference = handler(self.model.__pydantic_core_schema__)
+        reference = handler(schema)
         properties = handler.resolve_ref_schema(reference)["properties"]
         for name in self.leaves_out:
             properties.pop(name, None)
         return reference
+
+
+def _skip(value: Any, inner: core_schema.ValidatorFunctionWrapHandler) -> Any:
+    return value
+
+
+def _pass_on(value: Any) -> Any:
+    return value

@@ -29,7 +29,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 def _known_architecture(name: str) -> str:
     if name not in ARCHITECTURES:
         raise PydanticCustomError(
-            "unknown_architecture", "no architecture {name}{hint}",
+            "unknown_architecture",
+            "no architecture {name}{hint}",
             {"name": repr(name), "hint": nearest(name, ARCHITECTURES)},
         )
     return name
@@ -139,15 +140,17 @@ class Training(Spec):
     def _times_fit(self) -> Training:
         if self.warmup_epochs >= self.epochs:
             raise PydanticCustomError(
-                "warmup_too_long", "warmup_epochs is {warmup}; it must be less than epochs, which is {epochs}",
-                {"warmup": self.warmup_epochs, "epochs": self.epochs},
+                "warmup_too_long",
+                "warmup_epochs is {warmup}; it must be less than epochs, which is {epochs}",
+                {"warmup": self.warmup_epochs, "epochs": self.epochs, "field": "warmup_epochs"},
             )
         if isinstance(self.schedule, Steps):
             wrong = [m for m in self.schedule.milestones if m >= self.epochs]
             if wrong or list(self.schedule.milestones) != sorted(set(self.schedule.milestones)):
                 raise PydanticCustomError(
-                    "milestones", "milestones are {found}; they must rise and be less than epochs, which is {epochs}",
-                    {"found": list(self.schedule.milestones), "epochs": self.epochs},
+                    "milestones",
+                    "milestones are {found}; they must rise and be less than epochs, which is {epochs}",
+                    {"found": list(self.schedule.milestones), "epochs": self.epochs, "field": "schedule/milestones"},
                 )
         return self
 
@@ -233,7 +236,7 @@ class Compression(Spec):
 
 
 def _all_exports() -> tuple[AnyExport, ...]:
-    return tuple(export() for export in EXPORTS.values())
+    return tuple(export(name=name) for name, export in EXPORTS.items())
 
 
 class Recipe(Spec):
@@ -279,20 +282,37 @@ class Recipe(Spec):
         students = self.students
         if self.student is not None:
             if students:
-                raise PydanticCustomError("two_forms", "both student and students are given; give one of them", {})
-            students = (Student(**self.student.model_dump(exclude={"labels"}),
-                                labels=self.student.labels, methods=self.methods or ()),)
+                raise PydanticCustomError(
+                    "two_forms", "both student and students are given; give one of them", {"field": "student"}
+                )
+            students = (
+                Student(
+                    **self.student.model_dump(exclude={"labels"}),
+                    labels=self.student.labels,
+                    methods=self.methods or (),
+                ),
+            )
         elif self.methods is not None:
             raise PydanticCustomError(
                 "methods_without_student",
-                "methods at the top belong to student, which is missing; in students each has its own", {},
+                "methods at the top belong to student, which is missing; in students each has its own",
+                {"field": "methods"},
             )
         if not students:
-            raise PydanticCustomError("no_student", "no student is given; give student or students", {})
+            raise PydanticCustomError(
+                "no_student", "no student is given; give student or students", {"field": "students"}
+            )
         if self.baseline:
             first = students[0]
-            students += (Student(name=BASELINE_NAME, architecture=first.architecture, weights=first.weights,
-                                 seed=first.seed, labels=Labels(smoothing=first.labels.smoothing)),)
+            students += (
+                Student(
+                    name=BASELINE_NAME,
+                    architecture=first.architecture,
+                    weights=first.weights,
+                    seed=first.seed,
+                    labels=Labels(smoothing=first.labels.smoothing),
+                ),
+            )
         # The model is frozen for everyone else; here it is still being made.
         vars(self).update(students=students, student=None, methods=None, baseline=False)
         return self
@@ -303,14 +323,20 @@ class Recipe(Spec):
         for name in (student.name for student in self.students):
             if name in seen:
                 raise PydanticCustomError(
-                    "same_name", "two students are named {name}; names must differ", {"name": repr(name)}
+                    "same_name",
+                    "two students are named {name}; names must differ",
+                    {"name": repr(name), "field": "students"},
                 )
             if name == TEACHER_NAME:
-                raise PydanticCustomError("reserved_name", "a student is named 'teacher'; that is the teacher's", {})
+                raise PydanticCustomError(
+                    "reserved_name", "a student is named 'teacher'; that is the teacher's", {"field": "students"}
+                )
             seen.add(name)
         formats = [export.name for export in self.exports]
         if len(formats) != len(set(formats)):
-            raise PydanticCustomError("same_export", "an export stands twice: {found}", {"found": formats})
+            raise PydanticCustomError(
+                "same_export", "an export stands twice: {found}", {"found": formats, "field": "exports"}
+            )
         return self
 
     @model_validator(mode="after")
@@ -320,7 +346,8 @@ class Recipe(Spec):
                 for method in student.methods:
                     if method.needs_teacher:
                         raise PydanticCustomError(
-                            "teacher_missing", "method {method} of student {student} needs a teacher; teacher is null",
-                            {"method": method.name, "student": repr(student.name)},
+                            "teacher_missing",
+                            "method {method} of student {student} needs a teacher; teacher is null",
+                            {"method": method.name, "student": repr(student.name), "field": "teacher"},
                         )
         return self

@@ -41,8 +41,8 @@ def download_artifact(
     job_id: str,
     name: str,
     range_: Annotated[str | None, Header(alias="Range")] = None,
-    if_range: Annotated[str | None, Header()] = None,
-    if_none_match: Annotated[str | None, Header()] = None,
+    if_range: Annotated[str | None, Header(alias="If-Range")] = None,
+    if_none_match: Annotated[str | None, Header(alias="If-None-Match")] = None,
 ) -> Response:
     """The file's bytes, or one range of them."""
     check_exists(caller, job_id)

@@ -9,7 +9,7 @@ from fastapi.sse import EventSourceResponse
 
 from service.db import reading
 from service.errors import problems
-from service.events import service
+from service.events import repository, service
 from service.events.schemas import EventQuery, EventRead, Metrics, shown
 from service.jobs.service import check_exists
 from service.keys.caller import CallerDep
@@ -32,7 +32,7 @@ def list_events(
     caller: CallerDep,
     job_id: str,
     query: Annotated[EventQuery, Query()],
-    last_event_id: Annotated[int | None, Header(ge=0, lt=2**31)] = None,
+    last_event_id: Annotated[int | None, Header(alias="Last-Event-ID", ge=0, lt=2**31)] = None,
 ) -> Page[EventRead] | Response:
     """The job's diary. As server-sent events it goes on after `Last-Event-ID`, or after `after`."""
     check_exists(caller, job_id)
@@ -42,7 +42,7 @@ def list_events(
         return EventSourceResponse(service.follow(caller, job_id, begin), headers=headers)
     after = max(query.after, decode_number(query.cursor) or 0)
     with reading() as session:
-        rows = service.page(session, job_id, after, query.limit + 1)
+        rows = repository.page(session, job_id, after, query.limit + 1)
     events, cursor = cut(rows, query.limit, lambda event: event.number)
     return Page(items=[shown(event) for event in events], next_cursor=cursor)
 

@@ -1,8 +1,8 @@
-"""All SQL that writes the diary."""
+"""All SQL about the diary."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,18 @@ def append(session: Session, job_id: str, attempt: int, entries: Sequence[Entry]
         session.execute(insert(Event), rows)
         session.execute(update(Job).where(Job.id == job_id).values(next_event=number + len(new)))
     return new
+
+
+def page(session: Session, job_id: str, after: int, limit: int) -> Sequence[Event]:
+    """Events with higher numbers, in order."""
+    found = select(Event).where(Event.job_id == job_id, Event.number > after).order_by(Event.number).limit(limit)
+    return session.scalars(found).all()
+
+
+def bodies(session: Session, job_id: str, kinds: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """What all events of those kinds say, in order."""
+    found = select(Event.body).where(Event.job_id == job_id, Event.kind.in_(kinds)).order_by(Event.number)
+    yield from session.scalars(found)
 
 
 def _new(session: Session, job_id: str, entries: Sequence[Entry]) -> list[Entry]:

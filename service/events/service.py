@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from service.db import reading
-from service.events.models import Event
+from service.events import repository
 from service.events.schemas import EventRead, Metrics, Point, shown
-from service.jobs.models import TERMINAL, Job
+from service.jobs.models import TERMINAL
+from service.jobs.repository import find
 from service.keys.repository import is_live
 from service.keys.service import Caller
 
@@ -25,17 +25,10 @@ BATCH = 200
 CURVES = ("metrics", "evaluation")
 
 
-def page(session: Session, job_id: str, after: int, limit: int) -> Sequence[Event]:
-    """Events with higher numbers, in order."""
-    found = select(Event).where(Event.job_id == job_id, Event.number > after).order_by(Event.number).limit(limit)
-    return session.scalars(found).all()
-
-
 def metrics(session: Session, job_id: str) -> Metrics:
     """The curves of each network."""
     students: dict[str, dict[str, list[Point]]] = {}
-    found = select(Event.body).where(Event.job_id == job_id, Event.kind.in_(CURVES)).order_by(Event.number)
-    for body in session.scalars(found):
+    for body in repository.bodies(session, job_id, CURVES):
         student = body.get("student")
         for metric, value in (body.get("values") or {}).items() if student else ():
             point = Point(phase=body["phase"], epoch=body.get("epoch"), step=body.get("step") or 0, value=value)
@@ -68,8 +61,8 @@ def _news(caller: Caller, job_id: str, after: int) -> tuple[list[EventRead], boo
     """What was written since, and whether nothing will follow."""
     with reading() as session:
         # The state first: once it is final, the event that says so was committed with it.
-        state = session.scalar(select(Job.state).where(Job.id == job_id, Job.project_id == caller.project_id))
-        if state is None or not is_live(session, caller.key_id):
+        job = find(session, caller.project_id, job_id)
+        if job is None or not is_live(session, caller.key_id):
             return [], True
-        events = [shown(event) for event in page(session, job_id, after, BATCH)]
-    return events, state in TERMINAL and len(events) < BATCH
+        events = [shown(event) for event in repository.page(session, job_id, after, BATCH)]
+    return events, job.state in TERMINAL and len(events) < BATCH

@@ -20,7 +20,12 @@ SentRecipe = Annotated[Any, Depends(sent_json)]
 RECIPE = described({"$ref": "#/components/schemas/Recipe"})
 IdempotencyKey = Annotated[
     str | None,
-    Header(min_length=1, max_length=200, description="The same key and body give the same job, however often sent."),
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=200,
+        description="The same key and body give the same job, however often they are sent.",
+    ),  # fmt: skip
 ]
 
 
