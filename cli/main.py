@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli import catalogue, download, jobs, keys, watch
+from cli import catalogue, download, jobs, keys, up, watch
 
 app = typer.Typer(
     name="retort",
@@ -29,6 +29,7 @@ def address(
         os.environ["RETORT_URL"] = url  # where the client, and whatever a command starts, looks for it
 
 
+app.command()(up.up)
 app.command()(jobs.validate)
 app.command()(jobs.submit)
 app.command()(jobs.jobs)

@@ -16,15 +16,16 @@ def read_recipe(file: str, changes: Sequence[str] = ()) -> dict[str, Any]:
 
     What it means is the service's to say: only what JSON cannot carry is refused here.
     """
-    recipe = _parsed(_text(file), file)
+    where = "standard input" if file == "-" else file
+    recipe = _parsed(_text(file), where)
     if not isinstance(recipe, dict):
-        raise CommandError(f"{file} holds {_kind(recipe)}; a recipe is a mapping of fields", USAGE)
+        raise CommandError(f"{where} holds {_kind(recipe)}; a recipe is a mapping of fields", USAGE)
     for change in changes:
         apply_change(recipe, change)
     try:
         json.dumps(recipe, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise CommandError(f"{file} holds something that JSON cannot carry: {error}", USAGE) from None
+        raise CommandError(f"{where} holds something that JSON cannot carry: {error}", USAGE) from None
     return recipe
 
 
@@ -67,12 +68,12 @@ def _text(file: str) -> str:
         raise CommandError(f"{file} is not text in UTF-8", USAGE) from None
 
 
-def _parsed(text: str, file: str) -> Any:
+def _parsed(text: str, where: str) -> Any:
     try:
         # First as JSON: YAML 1.1 would read 1e-3 as a word.
         return json.loads(text)
     except ValueError:
-        return _parsed_yaml(text, file)
+        return _parsed_yaml(text, where)
 
 
 def _parsed_yaml(text: str, where: str) -> Any:

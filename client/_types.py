@@ -27,8 +27,10 @@ class Page(Answer):
 class Problem(Answer):
     """One wrong field."""
 
-    pointer: str = ""
+    pointer: str | None = None
     """JSON pointer into the body that was sent; empty is the whole of it."""
+    parameter: str | None = None
+    """Name of the query or header parameter, where it is one."""
     detail: str
     """One sentence: what was found, what was wanted."""
 

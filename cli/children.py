@@ -1,0 +1,143 @@
+"""Processes that a command starts, keeps alive and takes with it when it ends."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+POLL_SECONDS = 0.1
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 30.0
+HEALTHY_SECONDS = 60.0
+"""A child that ran so long died of something new: the pause before its next start is short again."""
+PR_SET_PDEATHSIG = 1
+QUOTED_BYTES = 4096
+LARGEST_LOG_BYTES = 16 << 20
+"""A log that is larger is put aside at the next start; one older log is kept."""
+
+
+@dataclass
+class Child:
+    """One process that is started again whenever it ends by itself."""
+
+    name: str
+    command: Sequence[str]
+    log: Path
+    """Where all that it prints goes."""
+    stop_seconds: float
+    """How long it may take to end when it is asked to."""
+    inherits: tuple[int, ...] = ()
+    """Open files that it gets."""
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    next_start: float = 0.0
+    pause_seconds: float = field(default=FIRST_PAUSE_SECONDS)
+
+    def start(self) -> None:
+        """Start it in a session of its own, so that Ctrl-C reaches the parent alone."""
+        if self.log.exists() and self.log.stat().st_size > LARGEST_LOG_BYTES:
+            self.log.replace(self.log.with_suffix(".old.log"))
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                pass_fds=self.inherits, preexec_fn=_die_with_parent(),
+            )  # fmt: skip
+        self.started_at = time.monotonic()
+
+    def ended(self) -> str | None:
+        """How it ended, in words, if it did."""
+        code = None if self.process is None else self.process.poll()
+        if code is None:
+            return None
+        self.process = None
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+    def put_off(self) -> float:
+        """Plan the next start; the seconds until then double while it keeps dying young."""
+        if time.monotonic() - self.started_at > HEALTHY_SECONDS:
+            self.pause_seconds = FIRST_PAUSE_SECONDS
+        pause = self.pause_seconds
+        self.next_start = time.monotonic() + pause
+        self.pause_seconds = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        return pause
+
+    def stop(self) -> None:
+        """Ask it to end, wait, and end it."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(self.stop_seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def last_words(self) -> str:
+        """The last line that it printed."""
+        with self.log.open("rb") as log:
+            log.seek(max(0, self.log.stat().st_size - QUOTED_BYTES))
+            lines = log.read().decode(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+class StopAsked:
+    """True from the first SIGINT, SIGTERM or SIGHUP on; the second one ends this process at once."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._note)
+
+    def __bool__(self) -> bool:
+        return self._asked
+
+    def _note(self, number: int, frame: object) -> None:
+        if self._asked:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self._asked = True
+
+
+def keep_alive(children: Iterable[Child], stop: StopAsked, say: Callable[[str], None]) -> None:
+    """Start the children again when they end, until a stop is asked for; then stop them, in order."""
+    children = [*children]
+    try:
+        while not stop:
+            for child in children:
+                tend(child, say)
+            time.sleep(POLL_SECONDS)
+    finally:
+        for child in children:
+            child.stop()
+
+
+def tend(child: Child, say: Callable[[str], None]) -> None:
+    """Notice that a child has ended, and start it when its pause is over."""
+    how = child.ended()
+    if how is not None:
+        pause = child.put_off()
+        say(f"the {child.name} ended with {how}; it starts again in {pause:g} s ({child.log}: {child.last_words()})")
+    if child.process is None and time.monotonic() >= child.next_start:
+        child.start()
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """What a child does before it runs, so that it ends with its parent even when that is killed. Linux alone can."""
+    if sys.platform != "linux":
+        return None
+    parent = os.getpid()
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def tie() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it died before the line above
+            os._exit(1)
+
+    return tie
