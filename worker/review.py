@@ -74,8 +74,10 @@ def label_weight(student: Student) -> float:
     published = {weight for weight in named if weight is not None}
     if len(published) > 1:
         said = ", ".join(f"{m.name} {m.label_weight:g}" for m in student.methods if m.label_weight is not None)
-        raise MethodError(f"the methods of student {student.name!r} were published with different label weights "
-                          f"({said}); give labels.weight as a number")
+        raise MethodError(
+            f"the methods of student {student.name!r} were published with different label weights "
+            f"({said}); give labels.weight as a number"
+        )
     return published.pop() if published and None not in named else 1.0
 
 
@@ -117,8 +119,10 @@ def _label_problems(recipe: Recipe) -> Iterator[Problem]:
             yield Problem(f"/students/{i}/labels/weight", str(error))
             continue
         if weight == 0 and not student.methods:
-            yield Problem(f"/students/{i}/labels/weight",
-                          f"student {student.name!r} has no methods and a label weight of 0: nothing would train it")
+            yield Problem(
+                f"/students/{i}/labels/weight",
+                f"student {student.name!r} has no methods and a label weight of 0: nothing would train it",
+            )
 
 
 def _data_problems(recipe: Recipe, facts: DataFacts, cards: Mapping[str, Card]) -> Iterator[Problem]:
@@ -133,8 +137,11 @@ def _data_problems(recipe: Recipe, facts: DataFacts, cards: Mapping[str, Card]) 
     for pointer, name in named:
         card = cards.get(name)
         if card is not None and facts.image_size < card.smallest_image:
-            yield Problem(pointer, f"{name} reads images of {card.smallest_image} pixels a side at least; "
-                                   f"the data set's have {facts.image_size}")
+            yield Problem(
+                pointer,
+                f"{name} reads images of {card.smallest_image} pixels a side at least; "
+                f"the data set's have {facts.image_size}",
+            )
 
 
 def _method_problems(recipe: Recipe, facts: DataFacts, cards: Mapping[str, Card]) -> Iterator[Problem]:
@@ -153,10 +160,14 @@ def _warnings(recipe: Recipe, facts: DataFacts | None, cards: Mapping[str, Card]
         if card and teacher and student.name != BASELINE_NAME:
             small, large = card.parameters(classes), teacher.parameters(classes)
             if small > large:
-                yield (f"student {student.name!r} ({student.architecture}, {small:,} parameters) is larger than its "
-                       f"teacher ({teacher.architecture}, {large:,})")
+                yield (
+                    f"student {student.name!r} ({student.architecture}, {small:,} parameters) is larger than its "
+                    f"teacher ({teacher.architecture}, {large:,})"
+                )
     if recipe.teacher is not None and not any(m.needs_teacher for s in recipe.students for m in s.methods):
         yield "a teacher is given, but no method reads it"
     if facts is not None and facts.train and facts.train < recipe.training.batch_size:
-        yield (f"the batch ({recipe.training.batch_size} images) is larger than the training part "
-               f"({facts.train}): an epoch is one step")
+        yield (
+            f"the batch ({recipe.training.batch_size} images) is larger than the training part "
+            f"({facts.train}): an epoch is one step"
+        )

@@ -25,8 +25,13 @@ class StudentError(ValueError):
 
 
 def describe(
-    network: Network, *, name: str, architecture: str, class_names: tuple[str, ...],
-    wrapper: tuple[str, Wrapper] | None, weights_dtype: str,
+    network: Network,
+    *,
+    name: str,
+    architecture: str,
+    class_names: tuple[str, ...],
+    wrapper: tuple[str, Wrapper] | None,
+    weights_dtype: str,
 ) -> dict[str, Any]:
     """All that is needed to build the network again, as JSON.
 

@@ -9,9 +9,9 @@ from pydantic import Field
 from worker.dataset import Dataset
 from worker.registry import discover
 
-DATASETS = discover(__name__, __path__, Dataset)
+DATASETS = discover(__name__, __path__, Dataset)  # type: ignore[type-abstract]
 
 if TYPE_CHECKING:
     AnyDataset = Dataset
 else:
-    AnyDataset = Annotated[Union[tuple(DATASETS.values())], Field(discriminator="name")]
+    AnyDataset = Annotated[Union[tuple(DATASETS.values())], Field(discriminator="name")]  # noqa: UP007 - it is made at run time

@@ -52,7 +52,7 @@ def main() -> int:
         return STOPPED
 
 
-def carry_out(content: str | bytes, place: Place, diary: Diary, interrupt: Interrupt) -> int:
+def carry_out(content: bytes, place: Place, diary: Diary, interrupt: Interrupt) -> int:
     """Run a recipe given as JSON; returns the exit code, having said why if it is not 0."""
     try:
         Run(Recipe.model_validate_json(content), place, diary, interrupt)()
@@ -65,8 +65,11 @@ def carry_out(content: str | bytes, place: Place, diary: Diary, interrupt: Inter
     except Impossible as error:
         return _refuse(diary, str(error), IMPOSSIBLE)
     except torch.OutOfMemoryError as error:
-        return _refuse(diary, f"the device's memory ran out: {str(error).partition('.')[0]}; a smaller batch_size "
-                              "may fit", OUT_OF_MEMORY)
+        return _refuse(
+            diary,
+            f"the device's memory ran out: {str(error).partition('.')[0]}; a smaller batch_size may fit",
+            OUT_OF_MEMORY,
+        )
     return FINISHED
 
 
@@ -92,18 +95,26 @@ def _arguments() -> argparse.Namespace:
 
 def _from_arguments(arguments: argparse.Namespace) -> tuple[bytes, Place]:
     place = Place(
-        directory=arguments.out, checkpoints=arguments.out / "checkpoints", weights=arguments.weights,
-        data_roots=tuple(arguments.data_root), run="1", checkpoint_seconds=arguments.checkpoint_seconds,
+        directory=arguments.out,
+        checkpoints=arguments.out / "checkpoints",
+        weights=arguments.weights,
+        data_roots=tuple(arguments.data_root),
+        run="1",
+        checkpoint_seconds=arguments.checkpoint_seconds,
     )
     return arguments.recipe.read_bytes(), place
 
 
-def _from_parent(job: dict[str, Any]) -> tuple[str, Place]:
+def _from_parent(job: dict[str, Any]) -> tuple[bytes, Place]:
     place = Place(
-        directory=Path(job["directory"]), checkpoints=Path(job["checkpoints"]), weights=Path(job["weights"]),
-        data_roots=tuple(map(Path, job["data_roots"])), run=job["run"], checkpoint_seconds=job["checkpoint_seconds"],
+        directory=Path(job["directory"]),
+        checkpoints=Path(job["checkpoints"]),
+        weights=Path(job["weights"]),
+        data_roots=tuple(map(Path, job["data_roots"])),
+        run=job["run"],
+        checkpoint_seconds=job["checkpoint_seconds"],
     )
-    return json.dumps(job["recipe"]), place
+    return json.dumps(job["recipe"]).encode(), place
 
 
 def _watch_parent(interrupt: Interrupt) -> None:

@@ -26,12 +26,29 @@ class Diary:
         self.record("phase")
 
     def record(
-        self, kind: Kind, *, student: str | None = None, epoch: int | None = None, step: int = 0,
-        values: dict[str, float] | None = None, text: str | None = None, data: dict[str, Any] | None = None,
+        self,
+        kind: Kind,
+        *,
+        student: str | None = None,
+        epoch: int | None = None,
+        step: int = 0,
+        values: dict[str, float] | None = None,
+        text: str | None = None,
+        data: dict[str, Any] | None = None,
     ) -> None:
         """Say one record; a resumed run says it again with the same key."""
-        self._say(Event(kind=kind, phase=self.phase, student=student, epoch=epoch, step=step,
-                        values=values or {}, text=text, data=data))
+        self._say(
+            Event(
+                kind=kind,
+                phase=self.phase,
+                student=student,
+                epoch=epoch,
+                step=step,
+                values=values or {},
+                text=text,
+                data=data,
+            )
+        )
 
     def progress_is_due(self) -> bool:
         """Whether it is time to say where the run stands; asking has a cost on a GPU."""

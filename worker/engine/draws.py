@@ -59,7 +59,8 @@ def shared(seed: int, purpose: str, epoch: int, step: int) -> np.random.Generato
 @contextmanager
 def seeded(*parts: int | str) -> Iterator[None]:
     """Torch's global generators seeded for what is made inside (initialisation, dropout), and restored after."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = [torch.cuda.current_device()] if used else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(key_of(*parts) & (2**63 - 1))
         yield

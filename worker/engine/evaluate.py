@@ -34,8 +34,11 @@ class Score:
     def values(self, prefix: str) -> dict[str, float]:
         """As an event's values."""
         return {
-            f"{prefix}.accuracy": self.accuracy, f"{prefix}.top5": self.correct_in_5 / self.images,
-            f"{prefix}.correct": self.correct, f"{prefix}.images": self.images, f"{prefix}.loss": self.loss,
+            f"{prefix}.accuracy": self.accuracy,
+            f"{prefix}.top5": self.correct_in_5 / self.images,
+            f"{prefix}.correct": self.correct,
+            f"{prefix}.images": self.images,
+            f"{prefix}.loss": self.loss,
         }
 
 

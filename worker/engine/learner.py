@@ -40,8 +40,16 @@ class Learner:
     """A network, what it is trained for, its optimizer, its best epoch so far, and the sums of its terms."""
 
     def __init__(
-        self, name: str, seed: int, network: Network, training: Training, *, label_weight: float = 1.0,
-        smoothing: float = 0.0, parts: Iterable[Part] = (), taps: frozenset[Tap] = frozenset(),
+        self,
+        name: str,
+        seed: int,
+        network: Network,
+        training: Training,
+        *,
+        label_weight: float = 1.0,
+        smoothing: float = 0.0,
+        parts: Iterable[Part] = (),
+        taps: frozenset[Tap] = frozenset(),
         phase: Phase | None = None,
     ) -> None:
         self.name = name

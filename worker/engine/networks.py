@@ -20,8 +20,8 @@ def build(architecture: str, seed: int, facts: DataFacts) -> Network:
     """A freshly initialised network whose input is normalised with the data's statistics."""
     with draws.seeded(seed, "initialisation"):
         network = ARCHITECTURES[architecture].build(architecture, facts.classes)
-    assert facts.mean is not None and facts.std is not None, "loaded data have been measured"
-    network.set_input(Input(size=network.image.size or facts.image_size, mean=facts.mean, std=facts.std))
+    size = network.image.size or facts.image_size
+    network.set_input(Input.model_validate({"size": size, "mean": facts.mean, "std": facts.std}))
     return network
 
 
@@ -33,8 +33,10 @@ def teacher_network(teacher: Teacher, facts: DataFacts, weights: Path) -> Networ
     if classes == facts.classes:
         return network
     if teacher.teach is None:
-        raise Impossible(f"the teacher gives {classes} classes, the data set has {facts.classes}; "
-                         "give teach, to tune it on the data set")
+        raise Impossible(
+            f"the teacher gives {classes} classes, the data set has {facts.classes}; "
+            "give teach, to tune it on the data set"
+        )
     return _with_new_classifier(network, teacher.architecture, teacher.seed, facts)
 
 
@@ -57,8 +59,9 @@ def _weighted(architecture: str, source: Weights, weights: Path) -> tuple[Networ
         except StudentError as error:
             raise Impossible(f"the weights of {source.network} from {source.job} cannot be used: {error}") from error
         if description["architecture"] != architecture:
-            raise Impossible(f"{source.network} of {source.job} is a {description['architecture']}; "
-                             f"the recipe says {architecture}")
+            raise Impossible(
+                f"{source.network} of {source.job} is a {description['architecture']}; the recipe says {architecture}"
+            )
         return network, int(description["classes"])
     try:
         network, names = ARCHITECTURES[architecture].published(architecture)
@@ -71,8 +74,10 @@ def _with_new_classifier(network: Network, architecture: str, seed: int, facts: 
     """The same weights under a fresh classifier for the data's classes; the network keeps its own input."""
     fresh = build(architecture, seed, facts)
     if fresh.layout != network.layout:
-        raise Impossible(f"the head of these weights of {architecture} was replaced by a method; "
-                         "a fresh classifier cannot be put on them")
+        raise Impossible(
+            f"the head of these weights of {architecture} was replaced by a method; "
+            "a fresh classifier cannot be put on them"
+        )
     prefix = f"{network.layout.classifier}."
     body = {name: tensor for name, tensor in network.body.state_dict().items() if not name.startswith(prefix)}
     missing, unexpected = fresh.body.load_state_dict(body, strict=False)

@@ -30,13 +30,15 @@ def make_optimizer(
         fresh = [p for p in parameters if p.requires_grad and id(p) not in seen]
         seen.update(id(p) for p in fresh)
         if fresh:
-            groups.append({
-                "params": fresh,
-                "rate": rate * group.get("learning_rate_factor", 1.0),
-                "lr": rate * group.get("learning_rate_factor", 1.0),
-                "weight_decay": settings.weight_decay * group.get("weight_decay_factor", 1.0),
-                "gradient_factor": group.get("gradient_factor", 1.0),
-            })
+            groups.append(
+                {
+                    "params": fresh,
+                    "rate": rate * group.get("learning_rate_factor", 1.0),
+                    "lr": rate * group.get("learning_rate_factor", 1.0),
+                    "weight_decay": settings.weight_decay * group.get("weight_decay_factor", 1.0),
+                    "gradient_factor": group.get("gradient_factor", 1.0),
+                }
+            )
 
     add(trained, {})
     for method, modules in methods:

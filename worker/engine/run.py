@@ -1,8 +1,8 @@
-"""One run of one recipe, from top to bottom: prepare, teach, methods' own phases, distil, compress, evaluate, export."""
+"""One run of one recipe, from top to bottom: prepare, teach, distil, compress, evaluate, export."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -109,7 +109,10 @@ class Run:
         if problems:
             raise Impossible("; ".join(problem.detail for problem in problems))
         self.checkpoints = Checkpoints(
-            self.place.checkpoints, recipe_digest(self.recipe), self.data.digest, self.place.run,
+            self.place.checkpoints,
+            recipe_digest(self.recipe),
+            self.data.digest,
+            self.place.run,
             self.place.checkpoint_seconds,
         )
         self.saved = self.checkpoints.newest(self.device)
@@ -124,8 +127,15 @@ class Run:
         if teacher is None:
             return None
         network = networks.teacher_network(teacher, self.data.facts, self.place.weights).to(self.device)
-        finished = Finished(TEACHER_NAME, "teacher", teacher.architecture, self.cards[teacher.architecture], network,
-                            network.state_dict(), network.state_dict())
+        finished = Finished(
+            TEACHER_NAME,
+            "teacher",
+            teacher.architecture,
+            self.cards[teacher.architecture],
+            network,
+            network.state_dict(),
+            network.state_dict(),
+        )
         if teacher.teach is not None:
             learner = Learner(TEACHER_NAME, teacher.seed, network, teacher.teach)
             if self.taught is None:
@@ -140,8 +150,11 @@ class Run:
 
     def _distil(self, teacher: Finished | None) -> list[Finished]:
         shop = Workshop(
-            facts=self.data.facts, training=self.recipe.training, device=self.device,
-            teacher=teacher.network if teacher else None, teacher_card=teacher.card if teacher else None,
+            facts=self.data.facts,
+            training=self.recipe.training,
+            device=self.device,
+            teacher=teacher.network if teacher else None,
+            teacher_card=teacher.card if teacher else None,
             teacher_pass=partial(self._teacher_pass, teacher.network if teacher else None),
         )
         if any(student.methods for student in self.recipe.students):
@@ -174,20 +187,31 @@ class Run:
             self._train(sections[number], [learner], training, shop.frozen, students=learners, evaluates=False)
 
     def _train(
-        self, section: str, learners: list[Learner], training: Training, frozen: dict[Any, Network], *,
-        students: list[Learner] | None = None, evaluates: bool = True,
+        self,
+        section: str,
+        learners: list[Learner],
+        training: Training,
+        frozen: dict[Any, Network],
+        *,
+        students: list[Learner] | None = None,
+        evaluates: bool = True,
     ) -> None:
         """Train to the end, from the checkpoint if it is of this section; leaves a checkpoint of the end."""
 
         def save(state: State) -> None:
-            saved = self.checkpoints.write({
-                "section": section, "trainer": state, "taught": self.taught,
-                "students": [learner.state() for learner in students or ()],
-            })
+            saved = self.checkpoints.write(
+                {
+                    "section": section,
+                    "trainer": state,
+                    "taught": self.taught,
+                    "students": [learner.state() for learner in students or ()],
+                }
+            )
             self.diary.checkpoint(saved, state["step"])
 
-        around = Surroundings(self.data, self.device, self.diary, self.interrupt, self.recipe.evaluation,
-                              self.checkpoints.is_due)
+        around = Surroundings(
+            self.data, self.device, self.diary, self.interrupt, self.recipe.evaluation, self.checkpoints.is_due
+        )
         trainer = Trainer(learners, frozen, training, around, save, evaluates=evaluates)
         if self.saved and self.saved["section"] == section:
             trainer.load(self.saved["trainer"])
@@ -203,8 +227,15 @@ class Run:
     def _finished(self, pupil: Pupil) -> Finished:
         student, learner = pupil.student, pupil.learner
         return Finished(
-            student.name, "student" if student.methods else "baseline", student.architecture, pupil.setup.student,
-            learner.network, learner.network.state_dict(), learner.best.weights, learner.best.epoch, pupil.wrapper,
+            student.name,
+            "student" if student.methods else "baseline",
+            student.architecture,
+            pupil.setup.student,
+            learner.network,
+            learner.network.state_dict(),
+            learner.best.weights,
+            learner.best.epoch,
+            pupil.wrapper,
         )
 
     def _compress(self, finished: list[Finished]) -> None:
@@ -225,7 +256,7 @@ class Run:
         shipped: dict[str, Score] = {}
         rows = []
         for one in finished:
-            tested = {}
+            tested: dict[str, Score] = {}
             for which in dict.fromkeys(("best", "last", ship)) if one.best_epoch is not None else (ship,):
                 one.load(which, self._weights_dtype(one))
                 tested[which] = self._test(one.network)
@@ -245,13 +276,24 @@ class Run:
         """What the report says of one network."""
         collapse = {}
         if one.card.embedding <= LARGEST_COLLAPSE_WIDTH:
-            collapse = neural_collapse(one.network, self.data.train, self.data.facts.classes,
-                                       self.recipe.evaluation.batch_size, self.device, self.interrupt)
+            collapse = neural_collapse(
+                one.network,
+                self.data.train,
+                self.data.facts.classes,
+                self.recipe.evaluation.batch_size,
+                self.device,
+                self.interrupt,
+            )
         return {
-            "name": one.name, "role": one.role, "architecture": one.architecture,
-            "parameters": one.network.parameter_count(), "multiply_adds": one.card.multiply_adds,
-            "multiply_adds_image_size": one.card.image_size, "best_epoch": one.best_epoch,
-            "test": {which: found.values("test") for which, found in tested.items()}, "collapse": collapse,
+            "name": one.name,
+            "role": one.role,
+            "architecture": one.architecture,
+            "parameters": one.network.parameter_count(),
+            "multiply_adds": one.card.multiply_adds,
+            "multiply_adds_image_size": one.card.image_size,
+            "best_epoch": one.best_epoch,
+            "test": {which: found.values("test") for which, found in tested.items()},
+            "collapse": collapse,
         }
 
     def _export(self, finished: list[Finished], scores: dict[str, Score]) -> None:

@@ -53,8 +53,12 @@ def round_to(tensor: Tensor, weights_dtype: str) -> Tensor:
 def describe_finished(finished: Finished, facts: DataFacts, weights_dtype: str, test: Score) -> dict[str, Any]:
     """What `student.json` says: all that is needed to build the network again, and how good it is."""
     description = describe(
-        finished.network, name=finished.name, architecture=finished.architecture, class_names=facts.class_names,
-        wrapper=finished.wrapper, weights_dtype=weights_dtype,
+        finished.network,
+        name=finished.name,
+        architecture=finished.architecture,
+        class_names=facts.class_names,
+        wrapper=finished.wrapper,
+        weights_dtype=weights_dtype,
     )
     return description | {"test": {"accuracy": test.accuracy, "correct": test.correct, "images": test.images}}
 
@@ -84,5 +88,11 @@ class Packer:
         self.list_file.write_text(json.dumps(self.listed))
 
     def _list(self, file: Path, network: str | None, media_type: str) -> None:
-        self.listed.append({"name": file.name, "network": network, "media_type": media_type,
-                            "file": f"{self.directory.name}/{file.name}"})
+        self.listed.append(
+            {
+                "name": file.name,
+                "network": network,
+                "media_type": media_type,
+                "file": f"{self.directory.name}/{file.name}",
+            }
+        )

@@ -41,9 +41,16 @@ class Workshop:
 
     def setup(self, card: Card, network: Network) -> LiveSetup:
         return LiveSetup(
-            facts=self.facts, student=card, teacher=self.teacher_card, batch_size=self.training.batch_size,
-            epochs=self.training.epochs, student_network=network, teacher_network=self.teacher,
-            teacher_pass=self.teacher_pass, rebuild_teacher=self._rebuild_teacher, kept=self.kept,
+            facts=self.facts,
+            student=card,
+            teacher=self.teacher_card,
+            batch_size=self.training.batch_size,
+            epochs=self.training.epochs,
+            student_network=network,
+            teacher_network=self.teacher,
+            teacher_pass=self.teacher_pass,
+            rebuild_teacher=self._rebuild_teacher,
+            kept=self.kept,
         )
 
     def _rebuild_teacher(self) -> Network:
@@ -84,8 +91,14 @@ def make_pupil(student: Student, network: Network, card: Card, shop: Workshop) -
         raise Impossible(f"student {student.name!r}: {error}") from error
     taps = frozenset(tap for method in student.methods for tap in method.taps(setup))
     learner = Learner(
-        student.name, student.seed, network.to(shop.device), shop.training, label_weight=label_weight(student),
-        smoothing=student.labels.smoothing, parts=parts, taps=taps,
+        student.name,
+        student.seed,
+        network.to(shop.device),
+        shop.training,
+        label_weight=label_weight(student),
+        smoothing=student.labels.smoothing,
+        parts=parts,
+        taps=taps,
     )
     return Pupil(student, learner, setup, wrapper)
 

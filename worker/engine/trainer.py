@@ -50,8 +50,14 @@ class Trainer:
     """
 
     def __init__(
-        self, learners: list[Learner], frozen: Mapping[NetworkSpec, Network], training: Training,
-        surroundings: Surroundings, save: Callable[[State], None], *, evaluates: bool = True,
+        self,
+        learners: list[Learner],
+        frozen: Mapping[NetworkSpec, Network],
+        training: Training,
+        surroundings: Surroundings,
+        save: Callable[[State], None],
+        *,
+        evaluates: bool = True,
     ) -> None:
         self.learners = learners
         self.frozen = frozen
@@ -113,7 +119,8 @@ class Trainer:
         outputs = self._read_frozen(views)
         mixed = {view: made.mixed for view, made in views.items() if made.mixed is not None}
         clock = (
-            torch.tensor(self.step, device=device), torch.tensor(epoch, device=device),
+            torch.tensor(self.step, device=device),
+            torch.tensor(epoch, device=device),
             torch.tensor(self.step / self.steps, device=device),
         )
         factor = course(self.training, self.step, self.steps_per_epoch)
@@ -143,8 +150,14 @@ class Trainer:
             }
 
     def _train(
-        self, learner: Learner, views: Mapping[View, Made], frozen: Mapping[tuple[NetworkSpec, View], Outputs],
-        mixed: Mapping[View, Mixed], labels: Tensor, moment: Moment, clock: tuple[Tensor, Tensor, Tensor],
+        self,
+        learner: Learner,
+        views: Mapping[View, Made],
+        frozen: Mapping[tuple[NetworkSpec, View], Outputs],
+        mixed: Mapping[View, Mixed],
+        labels: Tensor,
+        moment: Moment,
+        clock: tuple[Tensor, Tensor, Tensor],
         factor: float,
     ) -> Tensor:
         reads: dict[View, set[str]] = {CLEAN: {"logits"}}
@@ -154,13 +167,15 @@ class Trainer:
         # Dropout draws from torch's generator: seeded a step, so that it depends on nothing that came before.
         with draws.seeded(learner.seed, "dropout", self.around.diary.phase, moment.epoch, moment.step):
             with self._autocast():
-                own = {(STUDENT, view): learner.network.read(views[view].images, reads[view]) for view in reads}
+                own: dict[tuple[NetworkSpec, View], Outputs] = {
+                    (STUDENT, view): learner.network.read(views[view].images, reads[view]) for view in reads
+                }
             step, epoch, progress = clock
             batch = Batch({**frozen, **own}, labels, moment.indices, step, epoch, progress, mixed)
             learner.update(batch, first=True)
             terms = learner.terms(batch)
             learner.optimizer.zero_grad(set_to_none=True)
-            torch.stack([term.float() for term in terms.values()]).sum().backward()
+            torch.stack([term.float() for term in terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
         take_step(learner.optimizer, factor)
         learner.update(batch, first=False)
         return learner.add(terms)
@@ -183,12 +198,12 @@ class Trainer:
     def _evaluate(self, learner: Learner, epoch: int) -> None:
         around = self.around
         # Not to be interrupted: between here and the next step the state has no name to be saved under.
-        found = score(learner.network, around.data.validation, around.evaluation.batch_size, around.device,
-                      Interrupt())
+        found = score(learner.network, around.data.validation, around.evaluation.batch_size, around.device, Interrupt())
         learner.keep_if_best(epoch, found.correct)
         self._accuracy = found.accuracy
-        around.diary.record("evaluation", student=learner.name, epoch=epoch, step=self.step,
-                            values=found.values("validation"))
+        around.diary.record(
+            "evaluation", student=learner.name, epoch=epoch, step=self.step, values=found.values("validation")
+        )
 
     def _say_progress(self, totals: list[Tensor]) -> None:
         since, step_then = self._started
@@ -196,10 +211,14 @@ class Trainer:
         images = self.around.data.facts.train / self.steps_per_epoch
         self.around.diary.progress(
             student=", ".join(learner.name for learner in self.learners),
-            epoch=self.step // self.steps_per_epoch, epochs=self.training.epochs, step=self.step, steps=self.steps,
+            epoch=self.step // self.steps_per_epoch,
+            epochs=self.training.epochs,
+            step=self.step,
+            steps=self.steps,
             images_per_second=round(steps * images / seconds, 1),
             seconds_left=round((self.steps - self.step) * seconds / steps, 1),
-            loss=_finite(float(totals[0])), accuracy=self._accuracy,
+            loss=_finite(float(totals[0])),
+            accuracy=self._accuracy,
         )
 
 
@@ -215,5 +234,7 @@ def _finite(value: float) -> float | None:
 def _refuse_nonsense(name: str, means: Mapping[str, float], epoch: int, step: int) -> None:
     wrong = [term for term, value in means.items() if term != "loss" and not math.isfinite(value)]
     if wrong or not math.isfinite(means.get("loss", 0.0)):
-        raise Impossible(f"{name}: {', '.join(wrong) or 'loss'} was no finite number in epoch {epoch}, by step {step}; "
-                         "a smaller learning rate or weight may help")
+        raise Impossible(
+            f"{name}: {', '.join(wrong) or 'loss'} was no finite number in epoch {epoch}, by step {step}; "
+            "a smaller learning rate or weight may help"
+        )

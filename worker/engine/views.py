@@ -92,7 +92,7 @@ def _(view: CutMix, clean: Tensor, moment: Moment) -> Made:
 
 @make.register
 def _(view: Cutout, clean: Tensor, moment: Moment) -> Made:
-    count, _, height, width = clean.shape
+    height, width = clean.shape[-2:]
     half = max(1, round(view.share * height)) / 2
     chances = draws.uniform(moment.data_seed, repr(view), moment.epoch, moment.indices, 2)
     middle_y, middle_x = (chances[:, :1] * height).floor(), (chances[:, 1:] * width).floor()

@@ -9,9 +9,9 @@ from pydantic import Field
 from worker.export import Export
 from worker.registry import discover
 
-EXPORTS = discover(__name__, __path__, Export)
+EXPORTS = discover(__name__, __path__, Export)  # type: ignore[type-abstract]
 
 if TYPE_CHECKING:
     AnyExport = Export
 else:
-    AnyExport = Annotated[Union[tuple(EXPORTS.values())], Field(discriminator="name")]
+    AnyExport = Annotated[Union[tuple(EXPORTS.values())], Field(discriminator="name")]  # noqa: UP007 - it is made at run time

@@ -43,13 +43,21 @@ class Onnx(Export):
             # It also logs each operator set that it converts between.
             logging.getLogger("torch.onnx").setLevel(logging.ERROR)
             program = torch.onnx.export(
-                network, (example,), dynamo=True, opset_version=self.opset, input_names=["images"],
-                output_names=["logits"], dynamic_shapes=({0: torch.export.Dim("N", min=1)},), verbose=False,
+                network,
+                (example,),
+                dynamo=True,
+                opset_version=self.opset,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
+                verbose=False,
             )
         assert program is not None, "no file was named, so the program is returned"
-        program.model.metadata_props.update({
-            "class_names": json.dumps(description["class_names"]),
-            "input": json.dumps(description["input"]),
-            "retort": json.dumps(description),
-        })
+        program.model.metadata_props.update(
+            {
+                "class_names": json.dumps(description["class_names"]),
+                "input": json.dumps(description["input"]),
+                "retort": json.dumps(description),
+            }
+        )
         program.save(str(file), external_data=False)

@@ -9,9 +9,9 @@ from pydantic import Field
 from worker.method import Method
 from worker.registry import discover
 
-METHODS = discover(__name__, __path__, Method)
+METHODS = discover(__name__, __path__, Method)  # type: ignore[type-abstract]
 
 if TYPE_CHECKING:
     AnyMethod = Method
 else:
-    AnyMethod = Annotated[Union[tuple(METHODS.values())], Field(discriminator="name")]
+    AnyMethod = Annotated[Union[tuple(METHODS.values())], Field(discriminator="name")]  # noqa: UP007 - it is made at run time

@@ -35,3 +35,41 @@ class Prototypes(nn.Module):
 def cosines(embedding_ND: Tensor, directions_KD: Tensor, origin_D: Tensor) -> Tensor:
     """(N, K) cosines between embeddings, seen from an origin, and unit directions."""
     return F.normalize(embedding_ND - origin_D, dim=1) @ directions_KD.T
+
+
+class ClassMeans(nn.Module):
+    """Running means of the student's embeddings, class by class, and the teacher's class directions beside them."""
+
+    directions_KD: Tensor
+    """The teacher's unit class directions."""
+    origin_D: Tensor
+    """The mean of the teacher's class means, from which directions are seen."""
+    target_KK: Tensor
+    """The cosines that the student's class directions should have."""
+    means_KD: Tensor
+    """Running means of the student's embeddings; zero for a class that was never seen."""
+    seen_K: Tensor
+    """1 for classes that were seen so far, else 0."""
+
+    def __init__(self, directions_KD: Tensor, origin_D: Tensor, target_KK: Tensor, projection: nn.Module) -> None:
+        super().__init__()
+        self.projection = projection
+        self.register_buffer("directions_KD", directions_KD)
+        self.register_buffer("origin_D", origin_D)
+        self.register_buffer("target_KK", target_KK)
+        self.register_buffer("means_KD", torch.zeros_like(directions_KD))
+        self.register_buffer("seen_K", directions_KD.new_zeros(len(directions_KD)))
+
+    def with_batch(self, h_ND: Tensor, labels_N: Tensor, momentum: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Class means with a batch taken in (K, D), which classes were ever seen (K), which are in the batch (K).
+
+        At batch 64 and 100 classes a class's batch mean is nearly one image: hence the running mean. The gradient
+        goes through this batch's share; without it a term of the means would have none.
+        """
+        members_NK = F.one_hot(labels_N, len(self.means_KD)).to(h_ND.dtype)
+        counts_K = members_NK.sum(0)
+        present_K = (counts_K > 0).to(h_ND.dtype)
+        batch_means_KD = (members_NK.T @ h_ND) / counts_K.clamp(min=1)[:, None]
+        kept_K1 = (1 - present_K * (1 - momentum * self.seen_K))[:, None]
+        means_KD = kept_K1 * self.means_KD + (1 - kept_K1) * batch_means_KD
+        return means_KD, (self.seen_K + present_K).clamp(max=1), present_K

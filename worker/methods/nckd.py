@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 from pydantic import Field
 
@@ -22,6 +22,7 @@ from worker.method import (
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from worker.methods._layers import ClassMeans
     from worker.network import Network
 
 
@@ -55,7 +56,11 @@ class PrototypeClassifier(Wrapper):
         # Stored besides what a linear classifier on the new embedding would: the origin, less the biases.
         added += self.teacher_features - self.classes
         return card.model_copy(
-            update={"embedding": self.teacher_features, "head": "other", "body_parameters": card.body_parameters + added}
+            update={
+                "embedding": self.teacher_features,
+                "head": "other",
+                "body_parameters": card.body_parameters + added,
+            }
         )
 
 
@@ -103,11 +108,15 @@ class NCKD(Method):
     def check(self, setup: Setup) -> None:
         for role, card in (("student", setup.student), ("teacher", setup.teacher)):
             if card is not None and card.head == "other":
-                raise MethodError(f"the {role} {card.architecture} has no linear classifier on an embedding, "
-                                  "which class prototypes need")
+                raise MethodError(
+                    f"the {role} {card.architecture} has no linear classifier on an embedding, "
+                    "which class prototypes need"
+                )
         if setup.facts.train < setup.facts.classes:
-            raise MethodError(f"the training part has {setup.facts.train} images for {setup.facts.classes} classes; "
-                              "each class needs one for its prototype")
+            raise MethodError(
+                f"the training part has {setup.facts.train} images for {setup.facts.classes} classes; "
+                "each class needs one for its prototype"
+            )
 
     def taps(self, setup: Setup) -> frozenset[Tap]:
         return frozenset({Tap(STUDENT, "embedding")})
@@ -117,7 +126,10 @@ class NCKD(Method):
             return None
         student, teacher = setup.student.embedding, _teacher(setup).embedding
         return PrototypeClassifier(
-            student_features=student, teacher_features=teacher, classes=setup.facts.classes, scale=self.nc3_scale,
+            student_features=student,
+            teacher_features=teacher,
+            classes=setup.facts.classes,
+            scale=self.nc3_scale,
             projects=self._projects(student, teacher),
         )
 
@@ -129,42 +141,38 @@ class NCKD(Method):
         assert isinstance(prototypes, Prototypes)
         prototypes.fill(*_directions(setup))
 
-    def modules(self, setup: LiveSetup) -> nn.Module:
+    def modules(self, setup: LiveSetup) -> ClassMeans:
         from torch import nn
 
+        from worker.methods._layers import ClassMeans
+
         directions_KD, origin_D = _directions(setup)
+        student, teacher = setup.student.embedding, len(origin_D)
         # A wrap has projected already: what the student's classifier reads is h.
-        student, teacher = setup.student.embedding, origin_D.shape[0]
         projects = not self.nc3 and self._projects(student, teacher)
-        modules = nn.Module()
-        modules.projection = nn.Linear(student, teacher) if projects else nn.Identity()
-        modules.register_buffer("directions_KD", directions_KD)
-        modules.register_buffer("origin_D", origin_D)
-        modules.register_buffer("target_KK", self._target(directions_KD))
-        modules.register_buffer("means_KD", directions_KD.new_zeros(directions_KD.shape))
-        modules.register_buffer("seen_K", directions_KD.new_zeros(directions_KD.shape[0]))
-        return modules
+        projection = nn.Linear(student, teacher) if projects else nn.Identity()
+        return ClassMeans(directions_KD, origin_D, self._target(directions_KD), projection)
 
     def terms(self, batch: Batch, modules: nn.Module | None) -> dict[str, Tensor]:
         """`nc1`, a mean over images; `nc2`, a mean over pairs of classes that are in the batch."""
-        assert modules is not None
-        h_ND = self._embedding(batch, modules)
+        state = cast("ClassMeans", modules)
+        h_ND = _embedding(batch, state)
         terms = {}
         if self.nc1_weight:
-            terms["nc1"] = self.nc1_weight * self._nc1(h_ND, batch.labels, modules)
+            terms["nc1"] = self.nc1_weight * self._nc1(h_ND, batch.labels, state)
         if self.nc2_weight:
-            terms["nc2"] = self.nc2_weight * self._nc2(h_ND, batch.labels, modules)
+            terms["nc2"] = self.nc2_weight * self._nc2(h_ND, batch.labels, state)
         return terms
 
     def update(self, batch: Batch, modules: nn.Module | None) -> None:
         """The running class means take in this batch, as `terms` saw them."""
         import torch
 
-        assert modules is not None
+        state = cast("ClassMeans", modules)
         with torch.no_grad():
-            means_KD, seen_K, _ = self._running_means(self._embedding(batch, modules), batch.labels, modules)
-            modules.means_KD.copy_(means_KD)
-            modules.seen_K.copy_(seen_K)
+            means_KD, seen_K, _ = state.with_batch(_embedding(batch, state), batch.labels, self.nc2_momentum)
+            state.means_KD.copy_(means_KD)
+            state.seen_K.copy_(seen_K)
 
     def _projects(self, student_features: int, teacher_features: int) -> bool:
         return self.projection == "linear" or student_features != teacher_features
@@ -175,51 +183,35 @@ class NCKD(Method):
         classes = directions_KD.shape[0]
         return directions_KD.new_full((classes, classes), -1 / (classes - 1))
 
-    def _embedding(self, batch: Batch, modules: nn.Module) -> Tensor:
-        embedding = batch.student().embedding
-        assert embedding is not None
-        projected: Tensor = modules.projection(at_least_float32(embedding))
-        return projected
-
-    def _nc1(self, h_ND: Tensor, labels_N: Tensor, modules: nn.Module) -> Tensor:
+    def _nc1(self, h_ND: Tensor, labels_N: Tensor, state: ClassMeans) -> Tensor:
         from torch.nn import functional as F
 
         from worker.methods._layers import cosines
 
-        cosines_NK = cosines(h_ND, modules.directions_KD, modules.origin_D)  # type: ignore[arg-type]
+        cosines_NK = cosines(h_ND, state.directions_KD, state.origin_D)
         if self.nc1 == "contrastive":
             return F.cross_entropy(cosines_NK / self.nc1_temperature, labels_N)
         return (1 - cosines_NK.gather(1, labels_N[:, None])).mean()
 
-    def _nc2(self, h_ND: Tensor, labels_N: Tensor, modules: nn.Module) -> Tensor:
-        """Mean over ordered pairs of different classes present in the batch; 0 when there is no pair."""
+    def _nc2(self, h_ND: Tensor, labels_N: Tensor, state: ClassMeans) -> Tensor:
+        """Mean over ordered pairs of different classes in the batch; 0 when there is no pair."""
         import torch
         from torch.nn import functional as F
 
-        means_KD, seen_K, present_K = self._running_means(h_ND, labels_N, modules)
+        means_KD, seen_K, present_K = state.with_batch(h_ND, labels_N, self.nc2_momentum)
         centre_D = (seen_K @ means_KD) / seen_K.sum()
         directions_KD = F.normalize(means_KD - centre_D, dim=1)
-        pairs_KK = torch.outer(present_K, present_K)
-        pairs_KK = pairs_KK - torch.diag_embed(pairs_KK.diagonal())
-        squares_KK = (directions_KD @ directions_KD.T - modules.target_KK) ** 2
+        pairs_KK = torch.outer(present_K, present_K).fill_diagonal_(0)
+        squares_KK = (directions_KD @ directions_KD.T - state.target_KK) ** 2
         return (squares_KK * pairs_KK).sum() / pairs_KK.sum().clamp(min=1)
 
-    def _running_means(self, h_ND: Tensor, labels_N: Tensor, modules: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
-        """Class means with this batch taken in (K, D), which classes were ever seen (K), which are present (K).
 
-        At batch 64 and 100 classes a class's batch mean is nearly one image: hence the running mean. The gradient
-        goes through this batch's share; without it the term would have none.
-        """
-        from torch.nn import functional as F
-
-        means_KD, seen_K = modules.means_KD.to(h_ND.dtype), modules.seen_K.to(h_ND.dtype)  # type: ignore[operator]
-        members_NK = F.one_hot(labels_N, means_KD.shape[0]).to(h_ND.dtype)
-        counts_K = members_NK.sum(0)
-        present_K = (counts_K > 0).to(h_ND.dtype)
-        batch_means_KD = (members_NK.T @ h_ND) / counts_K.clamp(min=1)[:, None]
-        kept_K1 = (1 - present_K * (1 - self.nc2_momentum * seen_K))[:, None]
-        new_means_KD = kept_K1 * means_KD + (1 - kept_K1) * batch_means_KD
-        return new_means_KD, (seen_K + present_K).clamp(max=1), present_K
+def _embedding(batch: Batch, state: ClassMeans) -> Tensor:
+    """h (N, D): the student's embedding in the teacher's space."""
+    embedding = batch.student().embedding
+    assert embedding is not None, "it was tapped"
+    projected: Tensor = state.projection(at_least_float32(embedding))
+    return projected
 
 
 def _teacher(setup: Setup) -> Card:
@@ -247,8 +239,10 @@ def _measure_directions(setup: LiveSetup) -> tuple[Tensor, Tensor]:
         counts_K += members_NK.sum(0)
     empty = [setup.facts.class_names[c] for c in (counts_K == 0).nonzero().flatten().tolist()]
     if empty:
-        raise MethodError(f"the training part has no image of {', '.join(map(repr, empty[:5]))}; "
-                          "each class needs one for its prototype")
+        raise MethodError(
+            f"the training part has no image of {', '.join(map(repr, empty[:5]))}; "
+            "each class needs one for its prototype"
+        )
     means_KD = sums_KD / counts_K[:, None]
     origin_D = means_KD.mean(0)
     return F.normalize(means_KD - origin_D, dim=1).float(), origin_D.float()

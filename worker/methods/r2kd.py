@@ -136,8 +136,11 @@ def value_distance(a_NK: Tensor, b_NK: Tensor) -> Tensor:
 
 
 def _cosines(a_NK: Tensor, b_NK: Tensor, dim: int) -> Tensor:
+    from torch.linalg import vector_norm
+
     products = (a_NK * b_NK).sum(dim).abs()
-    return products / (a_NK.norm(dim=dim) * b_NK.norm(dim=dim) + NORM_EPSILON)
+    norms: Tensor = vector_norm(a_NK, dim=dim) * vector_norm(b_NK, dim=dim)
+    return products / (norms + NORM_EPSILON)
 
 
 def rank_distance(student_NK: Tensor, teacher_NK: Tensor, softness: float | None) -> Tensor:
@@ -145,11 +148,14 @@ def rank_distance(student_NK: Tensor, teacher_NK: Tensor, softness: float | None
 
     With a softness of None the ranks are integers and the distance has no gradient.
     """
+    from torch.linalg import vector_norm
+
     ranks = [hard_ranks(z) if softness is None else soft_ranks(z, softness) for z in (student_NK, teacher_NK)]
     # Scaled as the authors do, so that the epsilon weighs the same.
     classes = student_NK.shape[1]
     a_NK, b_NK = (2 * (r - r.mean(1, keepdim=True)) / (classes * (classes + 1)) for r in ranks)
-    correlations_N = (a_NK * b_NK).sum(1) / (a_NK.norm(dim=1) * b_NK.norm(dim=1) + NORM_EPSILON)
+    norms_N: Tensor = vector_norm(a_NK, dim=1) * vector_norm(b_NK, dim=1)
+    correlations_N = (a_NK * b_NK).sum(1) / (norms_N + NORM_EPSILON)
     return 1 - correlations_N.mean()
 
 
@@ -178,5 +184,5 @@ def prune_smallest(network: nn.Module, rate: float) -> None:
 
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            prune.l1_unstructured(layer, "weight", amount=rate)
-            prune.remove(layer, "weight")
+            prune.l1_unstructured(layer, "weight", amount=rate)  # type: ignore[no-untyped-call]
+            prune.remove(layer, "weight")  # type: ignore[no-untyped-call]

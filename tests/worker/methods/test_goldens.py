@@ -1,7 +1,7 @@
 """Methods against values of the published implementations, in float64, value and gradient.
 
-`tests/goldens/` holds a folder a case: `case.json` and `tensors.safetensors`. RETORT_GOLDENS names another folder of the
-same format to check against instead.
+`tests/goldens/` holds a folder a case: `case.json` and `tensors.safetensors`. RETORT_GOLDENS names another folder of
+the same format to check against instead.
 """
 
 import json
@@ -43,8 +43,12 @@ def r2kd(case, t):
     h = case["hyperparameters"]
     augmented = "student.logits.augmented" in t
     method = R2KD(
-        temperature=h["temperature"], value_weight=h.get("value_weight", 0), rank_weight=h.get("rank_weight", 0),
-        teacher_share=h.get("teacher_share", 1), ranking="hard", augmentation="cutmix" if augmented else "none",
+        temperature=h["temperature"],
+        value_weight=h.get("value_weight", 0),
+        rank_weight=h.get("rank_weight", 0),
+        teacher_share=h.get("teacher_share", 1),
+        ranking="hard",
+        augmentation="cutmix" if augmented else "none",
     )
     roles = {"student": STUDENT, "teacher": TEACHER, "teacher_pruned": PrunedTeacher(rate=0.1, mode="eval")}
     outputs = {
