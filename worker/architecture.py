@@ -62,13 +62,16 @@ class Card(Spec):
     image_size: int
     """Side of the square image at which multiply-adds were counted, in pixels; what published weights expect."""
     multiply_adds: int
-    """Multiply-adds of convolutions and linear layers for one image of that size, without the classifier."""
+    """Multiply-adds of convolutions, linear layers and attention for one image of that size, without the
+    classifier."""
     smallest_image: int = Field(default=1)
-    """Side of the smallest square image that the network can read, in pixels."""
+    """Side of the smallest square image that the network reads, in pixels, of those that were tried."""
+    classifier_bias: bool = True
+    """Whether the classifier adds a number to each class."""
 
     def parameters(self, classes: int) -> int:
         """Numbers to store with a linear classifier of that many classes."""
-        return self.body_parameters + (self.embedding + 1) * classes
+        return self.body_parameters + (self.embedding + self.classifier_bias) * classes
 
 
 class Architecture(ABC):
@@ -85,6 +88,10 @@ class Architecture(ABC):
     @abstractmethod
     def build(self, architecture: str, classes: int) -> Network:
         """A freshly initialised network (torch's global generator) for RGB images and that many classes."""
+
+    def image_size(self, architecture: str) -> int:
+        """Side of the square images for which an architecture was made, in pixels; its card is measured there."""
+        return 32
 
     def published(self, architecture: str) -> tuple[Network, tuple[str, ...]]:
         """The network with its published weights, its `Input` as they expect it, and the names of its classes.

@@ -5,10 +5,11 @@ Shapes: N images, K classes, D features, C H W map.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from copy import deepcopy
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ from torch.nn import functional as F
 
 from worker.architecture import Input
 from worker.method import Outputs
+
+Form = Literal["channels_first", "channels_last", "tokens"]
+"""How a module hands out a map: (N, C, H, W), (N, H, W, C), or (N, 1 + H W, C) with a class token in front."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,15 @@ class Layout:
     """The module that turns the embedding into logits."""
     activations: tuple[str, ...] = ()
     """Modules whose input is a stage's map before its last activation; as many as stages, or none."""
+    forms: tuple[Form, ...] = ()
+    """How each stage hands out its map; none where all have their channels first."""
 
 
 class Network(nn.Module):
     """A body of any make, with its input's normalisation before it and hooks that read what is asked for.
 
     `state_dict()` of the body bears the names that its makers gave: a saved student loads into the plain class.
+    Activations of the body no longer work in place, so that what was read stays as it was.
     """
 
     def __init__(self, body: nn.Module, layout: Layout, image: Input | None = None) -> None:
@@ -45,6 +52,9 @@ class Network(nn.Module):
         self._wanted: frozenset[str] = frozenset()
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self.set_input(self.image)
+        for module in body.modules():
+            if getattr(module, "inplace", False):
+                module.inplace = False  # type: ignore[assignment]
         self._watch()
 
     def set_input(self, image: Input) -> None:
@@ -66,16 +76,12 @@ class Network(nn.Module):
         path, _, leaf = self.layout.classifier.rpartition(".")
         setattr(self.body.get_submodule(path), leaf, module)
         classifier = f"{self.layout.classifier}.{reads}" if reads else self.layout.classifier
-        self.layout = Layout(self.layout.stages, classifier, self.layout.activations)
+        self.layout = replace(self.layout, classifier=classifier)
         self._watch()
 
     def copy(self) -> Network:
-        """Another network of the same weights; a plain deep copy would share the hooks."""
-        for hook in self._hooks:
-            hook.remove()
-        body = deepcopy(self.body)
-        self._watch()
-        return Network(body, self.layout, self.image)
+        """Another network of the same weights, which shares nothing with this one."""
+        return deepcopy(self)
 
     def normalise(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) RGB in [0, 1] to what the body expects."""
@@ -99,10 +105,11 @@ class Network(nn.Module):
         finally:
             self._wanted, self._seen = frozenset(), {}
         count = len(self.layout.stages)
+        forms: tuple[Form, ...] = self.layout.forms or ("channels_first",) * count
         return Outputs(
             logits=logits,
-            embedding=seen["embedding"].flatten(1) if "embedding" in wanted else None,
-            maps=tuple(seen[f"maps.{i}"] for i in range(count)) if "maps" in wanted else (),
+            embedding=_as_vector(seen["embedding"]) if "embedding" in wanted else None,
+            maps=tuple(_as_map(seen[f"maps.{i}"], form) for i, form in enumerate(forms)) if "maps" in wanted else (),
             preactivations=(
                 tuple(seen[f"preactivations.{i}"] for i in range(count)) if "preactivations" in wanted else ()
             ),
@@ -116,26 +123,33 @@ class Network(nn.Module):
         for hook in self._hooks:
             hook.remove()
         module = self.body.get_submodule
-        self._hooks = [module(self.layout.classifier).register_forward_pre_hook(self._take_input("embedding"))]
+        # Partials of bound methods, unlike closures, are bound to the copy when a network is copied.
+        take_input, take_output = self._take_input, self._take_output
+        self._hooks = [module(self.layout.classifier).register_forward_pre_hook(partial(take_input, "embedding"))]
         for i, name in enumerate(self.layout.stages):
-            self._hooks.append(module(name).register_forward_hook(self._take_output(f"maps.{i}")))
+            self._hooks.append(module(name).register_forward_hook(partial(take_output, f"maps.{i}")))
         for i, name in enumerate(self.layout.activations):
-            self._hooks.append(module(name).register_forward_pre_hook(self._take_input(f"preactivations.{i}")))
+            self._hooks.append(module(name).register_forward_pre_hook(partial(take_input, f"preactivations.{i}")))
 
-    def _take_input(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        kind = name.partition(".")[0]
+    def _take_input(self, name: str, _: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if name.partition(".")[0] in self._wanted:
+            self._seen[name] = inputs[0]
 
-        def take(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            if kind in self._wanted:
-                self._seen[name] = inputs[0]
+    def _take_output(self, name: str, _: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if name.partition(".")[0] in self._wanted:
+            self._seen[name] = output
 
-        return take
 
-    def _take_output(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-        kind = name.partition(".")[0]
+def _as_map(output: Tensor, form: Form) -> Tensor:
+    """(N, C, H, W) of what a stage hands out."""
+    if form == "channels_last":
+        return output.permute(0, 3, 1, 2)
+    if form == "tokens":
+        side = round((output.shape[1] - 1) ** 0.5)
+        return output[:, 1:].transpose(1, 2).reshape(len(output), -1, side, side)
+    return output
 
-        def take(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-            if kind in self._wanted:
-                self._seen[name] = output
 
-        return take
+def _as_vector(embedding: Tensor) -> Tensor:
+    """(N, D) of what goes into a classifier; the mean over space where that is a convolution."""
+    return embedding.mean((2, 3)) if embedding.dim() == 4 else embedding

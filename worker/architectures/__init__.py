@@ -17,8 +17,10 @@ def _by_name() -> dict[str, Architecture]:
     for family in FAMILIES.values():
         for name in family.names():
             if name in found:
-                raise ImportError(f"{name!r} is defined by worker/architectures/{found[name].name}.py "
-                                  f"and by {family.name}.py; an architecture has one home")
+                raise ImportError(
+                    f"{name!r} is defined by worker/architectures/{found[name].name}.py "
+                    f"and by {family.name}.py; an architecture has one home"
+                )
             found[name] = family
     return found
 
