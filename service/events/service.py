@@ -30,7 +30,9 @@ def metrics(session: Session, job_id: str) -> Metrics:
     students: dict[str, dict[str, list[Point]]] = {}
     for body in repository.bodies(session, job_id, CURVES):
         student = body.get("student")
-        for metric, value in (body.get("values") or {}).items() if student else ():
+        if student is None:
+            continue
+        for metric, value in (body.get("values") or {}).items():
             point = Point(phase=body["phase"], epoch=body.get("epoch"), step=body.get("step") or 0, value=value)
             students.setdefault(student, {}).setdefault(metric, []).append(point)
     return Metrics(students=students)

@@ -25,7 +25,7 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=200,
         description="The same key and body give the same job, however often they are sent.",
-    ),  # fmt: skip
+    ),
 ]
 
 

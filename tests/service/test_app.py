@@ -1,0 +1,280 @@
+"""The front end as a whole: its documentation, its errors, its size."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.jobs.models import TERMINAL, State
+from tests.service.conftest import Server, bearing
+from worker.methods import METHODS
+
+Start = Callable[..., Server]
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def openapi() -> dict[str, Any]:
+    return create_app().openapi()
+
+
+def operations(openapi: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, methods in openapi["paths"].items():
+        for method, operation in methods.items():
+            yield method, path, operation
+
+
+OPEN = {"/healthz", "/readyz"}
+
+
+def test_every_endpoint_is_documented_with_its_problems(openapi: dict[str, Any]) -> None:
+    for method, path, operation in operations(openapi):
+        assert operation["description"], path
+        if path not in OPEN:
+            assert operation["security"] == [{"bearer": []}], path
+            assert {"401", "503"} <= set(operation["responses"]), path
+        if "{" in path:
+            assert "404" in operation["responses"], path
+        if "requestBody" in operation:
+            assert {"400", "413", "415", "422"} <= set(operation["responses"]), (method, path)
+        for status, response in operation["responses"].items():
+            if int(status) >= 400:
+                schema = response["content"]["application/problem+json"]["schema"]
+                assert schema == {"$ref": "#/components/schemas/Problem"}, (path, status)
+
+
+def test_every_reference_leads_somewhere(openapi: dict[str, Any]) -> None:
+    found = {part.split('"')[0] for part in json.dumps(openapi).split('"#/components/schemas/')[1:]}
+    assert found <= set(openapi["components"]["schemas"])
+    assert not [name for name in openapi["components"]["schemas"] if "ValidationError" in name]
+
+
+def test_the_recipe_is_the_body_with_units_and_every_method(openapi: dict[str, Any]) -> None:
+    body = openapi["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body == {"$ref": "#/components/schemas/Recipe"}
+    schemas = openapi["components"]["schemas"]
+    assert set(schemas["Student"]["properties"]["methods"]["items"]["discriminator"]["mapping"]) == set(METHODS)
+    assert "pure number" in schemas["KD"]["properties"]["temperature"]["description"]
+
+
+def test_final_states_are_marked(openapi: dict[str, Any]) -> None:
+    state = openapi["components"]["schemas"]["State"]
+    assert set(state["enum"]) == {state.value for state in State}
+    assert set(state["x-terminal-states"]) == {state.value for state in TERMINAL}
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/openapi.json", "/docs"])
+def test_what_needs_no_key(database: str, path: str) -> None:
+    with TestClient(create_app()) as client:
+        assert client.get(path).status_code == 200
+
+
+def test_every_other_address_needs_a_key(openapi: dict[str, Any], database: str) -> None:
+    client = TestClient(create_app())
+    for method, path, _ in operations(openapi):
+        if path in OPEN:
+            continue
+        answer = client.request(method, path, content=b"not even JSON")
+        assert answer.status_code == 401, path
+        assert answer.headers["WWW-Authenticate"] == 'Bearer realm="retort"'
+        if method != "head":
+            assert answer.json()["detail"] == (
+                "the request bears no key; wanted the header 'Authorization: Bearer rt_...'"
+            )
+
+
+@pytest.mark.parametrize("key", ["rt_aaaaaaaa_" + "a" * 32, "rt_short", "☃", "", "rt_" + "a" * 5000])
+def test_an_unknown_key_is_refused(database: str, key: str) -> None:
+    client = TestClient(create_app())
+    answer = client.get("/v1/jobs", headers={"Authorization": f"Bearer {key}".encode()})
+    assert (answer.status_code, answer.json()["title"]) == (401, "Unauthorized")
+
+
+def test_a_problem_says_all_that_rfc_9457_asks(client: TestClient) -> None:
+    answer = client.get("/v1/jobs/job_nope")
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json() == {
+        "type": "urn:retort:problem:not-found",
+        "title": "Not found",
+        "status": 404,
+        "detail": "there is no job 'job_nope'",
+        "instance": "/v1/jobs/job_nope",
+        "request_id": answer.headers["X-Request-ID"],
+    }
+
+
+def test_an_unknown_address(client: TestClient) -> None:
+    answer = client.get("/v2/jobs")
+    assert answer.status_code == 404
+    assert answer.json()["detail"] == "there is no address '/v2/jobs'; /openapi.json lists all"
+
+
+def test_a_wrong_method_says_which_are_right(client: TestClient) -> None:
+    answer = client.put("/v1/jobs/job_x")
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "DELETE, GET")
+    assert answer.json()["detail"] == "PUT does not go with the address '/v1/jobs/job_x'; wanted DELETE, GET"
+
+
+def test_a_nul_in_the_address_is_refused_on_both_databases(client: TestClient) -> None:
+    for address in ("/v1/jobs/a%00b", "/v1/jobs?name=a%00b"):
+        answer = client.get(address)
+        assert answer.status_code == 400
+        assert answer.json()["detail"] == "the address holds a NUL character (%00); no name has one"
+
+
+def test_a_failure_of_ours_shows_no_trace(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr("service.methods.service.every", fail)
+    answer = client.get("/v1/methods")
+    request_id = answer.headers["X-Request-ID"]
+    assert answer.status_code == 500
+    assert answer.json()["detail"] == f"the service failed; its log has the reason under {request_id}"
+    assert "secret detail" not in answer.text
+    assert request_id in caplog.text
+    assert "secret detail" in caplog.text
+
+
+def test_without_a_database_the_service_says_when_to_ask_again(environment: Callable[..., None]) -> None:
+    environment(database_url="postgresql+psycopg://nobody@127.0.0.1:1/none")
+    client = bearing("rt_aaaaaaaa_" + "a" * 32)
+    answer = client.get("/v1/jobs")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert answer.json()["detail"] == "the database does not answer; ask again in 5 seconds"
+
+
+# Bodies
+
+
+def post(client: TestClient, content: bytes, content_type: str = "application/json") -> httpx2.Response:
+    return client.post("/v1/jobs", content=content, headers={"Content-Type": content_type})
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (b"epochs: 3", "the body is not JSON: expected value at line 1, column 1"),
+        (b'{"name": "a",\n "tags": [1,]}', "the body is not JSON: trailing comma at line 2, column 13"),
+        (b'{"name": "a"} and more', "the body is not JSON: trailing characters at line 1, column 15"),
+        (b"", "the body is empty; wanted JSON"),
+        (b'{"priority": NaN}', "the body is not JSON: expected value at line 1, column 1."),
+        (b'{"priority": Infinity}', "the body is not JSON: expected value at line 1, column 1."),
+        (b"[" * 100_000, "the body is not JSON: recursion limit exceeded at line 1, column 20."),
+        (b'{"a":' * 100_000, "the body is not JSON: recursion limit exceeded at line 1, column .*"),
+        (b"\xff\xfe{\x00}\x00", "the body is not JSON: expected value at line 1, column 1"),
+        (b'{"name": "\\ud800"}', "the body is not JSON: unexpected end of hex escape at line 1, column 1."),
+        (b"[" + b"[]," * 200_000 + b"1]", "the body holds more than 100,000 values; no recipe needs as many"),
+    ],
+)
+def test_what_is_not_json(client: TestClient, body: bytes, detail: str) -> None:
+    answer = post(client, body)
+    assert answer.status_code == 400
+    assert re.fullmatch(detail, answer.json()["detail"])
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "detail"),
+    [
+        (b'{"priority": 1e400}', "/priority", "priority: the number does not fit a 64-bit float; wanted a smaller one"),
+        (
+            b'{"tags": [%d]}' % 2**64,
+            "/tags/0",
+            "tags[0]: the whole number does not fit 64 bits; wanted a smaller one",
+        ),
+        (b'{"name": "a\\u0000b"}', "/name", "name: 'a\\x00b' holds a NUL character; no text may"),
+        (b'{"a\\u0000": 1}', "", "the body: the name of a field holds a NUL character; none may"),
+        (b"[]", "", "the body is a list of 0; wanted an object"),
+        (b"null", "", "the body is null; wanted an object"),
+    ],
+)
+def test_json_that_cannot_be_kept(client: TestClient, body: bytes, pointer: str, detail: str) -> None:
+    answer = post(client, body)
+    assert (answer.status_code, answer.json()["detail"]) == (422, detail)
+    assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
+
+
+def test_a_wrong_content_type_is_told(client: TestClient) -> None:
+    answer = post(client, b"a=1", "application/x-www-form-urlencoded")
+    assert answer.status_code == 415
+    assert answer.json()["detail"] == (
+        "the body's Content-Type is 'application/x-www-form-urlencoded'; wanted 'application/json'"
+    )
+    answer = client.post("/v1/jobs", content=b"{}")
+    assert (answer.status_code, answer.json()["detail"]) == (
+        415,
+        "the body has no Content-Type; wanted 'application/json'",
+    )
+    answer = client.post("/v1/jobs", json={}, headers={"Content-Encoding": "gzip"})
+    assert (answer.status_code, answer.json()["detail"]) == (415, "the body's Content-Encoding is 'gzip'; wanted none")
+
+
+def test_many_wrong_fields_are_told_in_one_bounded_answer(client: TestClient, recipe: dict[str, Any]) -> None:
+    answer = client.post("/v1/jobs", json={**recipe, **{f"x{i}": i for i in range(1000)}})
+    assert answer.status_code == 422
+    assert answer.json()["detail"].endswith("(and 999 more wrong fields)")
+    assert len(answer.json()["errors"]) == 100
+
+
+# A real process
+
+
+def authorised(server: Server, key: str) -> httpx2.Client:
+    return httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=60)
+
+
+def test_eleven_megabytes_of_json(start: Start, key: str) -> None:
+    body = json.dumps({"name": "x" * 11_000_000}).encode()
+    with authorised(start(), key) as client:
+        announced = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+        assert announced.status_code == 413
+        assert announced.json()["detail"] == f"the body has {len(body):,} bytes; at most 10,000,000 bytes are read"
+        pieces = (body[i : i + MIB] for i in range(0, len(body), MIB))
+        unannounced = client.post("/v1/jobs", content=pieces, headers={"Content-Type": "application/json"})
+        assert unannounced.request.headers["Transfer-Encoding"] == "chunked"
+        assert unannounced.status_code == 413
+        assert unannounced.json()["detail"] == "the body has more; at most 10,000,000 bytes are read"
+        assert client.get("/v1/jobs").json()["items"] == []
+
+
+def test_the_process_is_small_and_has_no_torch(start: Start, key: str, recipe: dict[str, Any]) -> None:
+    server = start()
+    with authorised(server, key) as client:
+        for path in ("/openapi.json", "/v1/methods", "/v1/architectures", "/v1/jobs", "/readyz"):
+            assert client.get(path).status_code == 200
+        assert client.post("/v1/jobs", json=recipe).status_code == 201
+    assert 0 < server.memory_mib() < 160
+    maps = Path(f"/proc/{server.process.pid}/maps").read_text()
+    libraries = {line.split("/")[-1] for line in maps.splitlines()}
+    assert not [name for name in libraries if "torch" in name]
+
+
+def test_a_slow_body_holds_no_connection(start: Start, key: str, recipe: dict[str, Any]) -> None:
+    """More slow senders than the pool has connections; a quick one is served meanwhile."""
+    body = json.dumps(recipe).encode()
+
+    def slowly() -> Iterator[bytes]:
+        yield body[:10]
+        time.sleep(3)
+        yield body[10:]
+
+    with authorised(start(), key) as client, ThreadPoolExecutor(20) as pool:
+        headers = {"Content-Type": "application/json"}
+        slow = [pool.submit(client.post, "/v1/jobs", content=slowly(), headers=headers) for _ in range(20)]
+        time.sleep(1)
+        began = time.monotonic()
+        assert client.get("/v1/jobs").status_code == 200
+        assert time.monotonic() - began < 1.5
+        assert {answer.result().status_code for answer in slow} == {201}
