@@ -1,0 +1,87 @@
+"""The catalogue: every entry of every registry, with its schema."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from service.catalogue import summary
+from worker.architectures import ARCHITECTURES, CARDS
+from worker.datasets import DATASETS
+from worker.exports import EXPORTS
+from worker.methods import METHODS
+
+
+@pytest.fixture
+def client(sqlite_database: str, environment: Any) -> TestClient:
+    """The catalogue asks the database for nothing but the key: one kind is enough."""
+    from service.db import transaction
+    from service.keys.service import create_local_key
+    from tests.service.conftest import bearing
+
+    environment(database_url=sqlite_database)
+    with transaction() as session:
+        return bearing(create_local_key(session, "test"))
+
+
+@pytest.mark.parametrize(
+    ("path", "known"),
+    [
+        ("/v1/methods", METHODS),
+        ("/v1/architectures", ARCHITECTURES),
+        ("/v1/datasets/builtin", DATASETS),
+        ("/v1/exports", EXPORTS),
+    ],
+)
+def test_all_entries_are_listed(client: TestClient, path: str, known: dict[str, Any]) -> None:
+    page = client.get(path).json()
+    assert [item["name"] for item in page["items"]] == list(known)
+    assert page["next_cursor"] is None
+
+
+def test_a_method_tells_all_that_its_class_says(client: TestClient) -> None:
+    for name, method in METHODS.items():
+        item = client.get(f"/v1/methods/{name}").json()
+        assert item["formula"] == method.formula
+        assert item["source"] == method.source
+        assert item["summary"] == summary(method)
+        assert item["needs_teacher"] is method.needs_teacher
+        assert item["label_weight"] == method.label_weight
+        assert item["reconstruction"] is method.reconstruction
+        assert item["parameters"] == method.model_json_schema()
+        for field in item["parameters"]["properties"].values():
+            assert "default" in field or "const" in field
+
+
+def test_an_architecture_shows_its_card(client: TestClient) -> None:
+    for name, family in ARCHITECTURES.items():
+        item = client.get(f"/v1/architectures/{name}").json()
+        card = CARDS.get(name)
+        assert (item["family"], item["source"]) == (family.name, family.source)
+        assert item["card"] == (card.model_dump(mode="json") if card else None)
+
+
+@pytest.mark.parametrize(
+    ("path", "detail"),
+    [
+        ("/v1/methods/kdd", "there is no method 'kdd'; did you mean 'kd'?"),
+        ("/v1/methods/zzz", "there is no method 'zzz'"),
+        ("/v1/architectures/resnet9", "there is no architecture 'resnet9'; did you mean 'resnet8'?"),
+    ],
+)
+def test_an_unknown_name_gets_the_nearest(client: TestClient, path: str, detail: str) -> None:
+    answer = client.get(path)
+    assert (answer.status_code, answer.json()["detail"]) == (404, detail)
+
+
+def test_a_summary_is_the_first_paragraph_in_one_line() -> None:
+    class Entry:
+        """One
+        thing.
+
+        And more.
+        """
+
+    assert summary(Entry) == "One thing."
