@@ -47,7 +47,7 @@ class Child:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                pass_fds=self.inherits, preexec_fn=_die_with_parent(),
+                pass_fds=self.inherits, preexec_fn=die_with_parent(),
             )  # fmt: skip
         self.started_at = time.monotonic()
 
@@ -128,8 +128,8 @@ def tend(child: Child, say: Callable[[str], None]) -> None:
         child.start()
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    """What a child does before it runs, so that it ends with its parent even when that is killed. Linux alone can."""
+def die_with_parent() -> Callable[[], None] | None:
+    """For `preexec_fn`: makes a child end with its parent, even when that is killed. Only Linux can."""
     if sys.platform != "linux":
         return None
     parent = os.getpid()

@@ -63,12 +63,7 @@ def leave(sentence: str, code: int) -> NoReturn:
 
 def tell(sentence: str, problems: Sequence[Problem] = ()) -> None:
     """Say on stderr what is wrong, and each wrong field under it."""
-    lines = [sentence]
-    lines += [
-        f"  {problem.parameter or problem.pointer or '/'}: {problem.detail}"
-        for problem in problems
-        if problem.detail != sentence
-    ]
-    typer.echo(f"retort: {lines[0]}", err=True)
-    for line in lines[1:]:
-        typer.echo(line, err=True)
+    typer.echo(f"retort: {sentence}", err=True)
+    for problem in problems:
+        if problem.detail != sentence:  # one problem alone is the sentence itself
+            typer.echo(f"  {problem.parameter or problem.pointer or '/'}: {problem.detail}", err=True)

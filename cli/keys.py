@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.errors import speaks
+from cli.errors import CommandError, speaks
 from cli.screen import Json, ago, print_json, print_table
 
 if TYPE_CHECKING:
@@ -37,11 +37,17 @@ def create(
     name: Annotated[str, typer.Argument(help="What the key is for.")],
     project: Annotated[str | None, typer.Option(help="Another project; needs an admin key.")] = None,
     admin: Annotated[bool, typer.Option("--admin", help="It may make projects and keys; needs an admin key.")] = False,
+    local: Annotated[
+        bool, typer.Option("--local", help="Write it into the database of this machine's settings; needs no key.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make a key and print it; it is shown this once."""
     from client import Retort
 
+    if local:
+        typer.echo(_make_locally(name, project, admin=admin))
+        return
     with Retort() as client:
         made = client.keys.create(name, project=project, admin=admin)
     if as_json:
@@ -59,6 +65,21 @@ def revoke(key: Annotated[str, typer.Argument(metavar="KEY", help="The key's id.
     with Retort() as client:
         client.keys.revoke(key)
     typer.echo(f"{key} is revoked.")
+
+
+def _make_locally(name: str, project: str | None, *, admin: bool) -> str:
+    """The first key of a service that is not `retort up`'s, which makes its own."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from service.db import transaction
+    from service.keys.service import create_local_key
+    from service.projects.service import DEFAULT
+
+    try:
+        with transaction() as session:
+            return create_local_key(session, name, project or DEFAULT, admin=admin)
+    except SQLAlchemyError as error:
+        raise CommandError(f"the database cannot be used: {' '.join(str(error.args[0]).split())}") from None
 
 
 def _row(key: Key) -> tuple[str, ...]:

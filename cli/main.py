@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli import catalogue, download, jobs, keys, up, watch
+from cli import catalogue, demo, download, jobs, keys, up, watch
 
 app = typer.Typer(
     name="retort",
@@ -30,6 +30,7 @@ def address(
 
 
 app.command()(up.up)
+app.command()(demo.demo)
 app.command()(jobs.validate)
 app.command()(jobs.submit)
 app.command()(jobs.jobs)

@@ -36,13 +36,13 @@ def watch(
         watch_to_the_end(client, job, as_json=as_json)
 
 
-def watch_to_the_end(client: Retort, job_id: str, *, as_json: bool = False) -> Job:
+def watch_to_the_end(client: Retort, job_id: str, *, as_json: bool = False, tells_result: bool = True) -> Job:
     """Show a job until it ends, then what came of it; leave when it did not succeed."""
     follow(client, job_id, as_json=as_json)
     job = client.jobs.get(job_id)
     if job.state != "succeeded":
         leave(_ending(job), REFUSED)
-    if not as_json:
+    if tells_result and not as_json:
         from cli.report import print_report, report_of
 
         report = report_of(client, job_id)

@@ -1,0 +1,23 @@
+# The HTTP front end and the migrations: no torch.
+FROM python:3.11-slim AS build
+ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy
+WORKDIR /src
+RUN python -m venv /opt/retort && pip install --no-cache-dir uv==0.13.8
+COPY requirements.lock pyproject.toml README.md LICENSE ./
+COPY cli cli
+COPY client client
+COPY service service
+COPY worker worker
+RUN uv pip install --no-cache --python /opt/retort/bin/python \
+    --constraint requirements.lock --build-constraint requirements.lock '.[service]'
+
+FROM python:3.11-slim
+RUN useradd --system --create-home --home-dir /var/lib/retort --uid 10001 retort
+COPY --from=build /opt/retort /opt/retort
+ENV PATH=/opt/retort/bin:$PATH PYTHONUNBUFFERED=1 RETORT_DATA_DIR=/var/lib/retort
+WORKDIR /var/lib/retort
+USER 10001
+EXPOSE 8765
+HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8765/healthz', timeout=4)"]
+CMD ["python", "-m", "service.app", "--host", "0.0.0.0", "--port", "8765"]

@@ -1,0 +1,22 @@
+# A worker: torch with its CUDA libraries, which also runs where there is no GPU.
+FROM python:3.11-slim AS build
+ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy
+WORKDIR /src
+RUN python -m venv /opt/retort && pip install --no-cache-dir uv==0.13.8
+COPY requirements.lock pyproject.toml README.md LICENSE ./
+COPY cli cli
+COPY client client
+COPY service service
+COPY worker worker
+RUN uv pip install --no-cache --python /opt/retort/bin/python \
+    --constraint requirements.lock --build-constraint requirements.lock '.[worker]'
+
+FROM python:3.11-slim
+RUN useradd --system --create-home --home-dir /var/lib/retort --uid 10001 retort
+COPY --from=build /opt/retort /opt/retort
+ENV PATH=/opt/retort/bin:$PATH PYTHONUNBUFFERED=1 RETORT_DATA_DIR=/var/lib/retort
+COPY docker/worker_alive.py /opt/retort/worker_alive.py
+WORKDIR /var/lib/retort
+USER 10001
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s CMD ["python", "/opt/retort/worker_alive.py"]
+CMD ["python", "-m", "worker.tasks"]

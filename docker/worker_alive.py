@@ -1,0 +1,17 @@
+"""Whether the worker in this container was alive within the time of a lease: the container's health check."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+from sqlalchemy import select
+
+from service.db import database_now, reading
+from service.settings import get_settings
+from service.workers.models import Worker
+
+with reading() as session:
+    recently = database_now() - get_settings().lease_seconds
+    alive = session.scalar(select(Worker.id).where(Worker.host == socket.gethostname(), Worker.seen_at > recently))
+sys.exit(None if alive else f"no worker on {socket.gethostname()} was alive lately")
