@@ -89,7 +89,7 @@ def record(session: Session, claim: Claim, events: Sequence[Event], progress: Pr
     return wanted
 
 
-def succeed(session: Session, claim: Claim, files: Sequence[Made]) -> None:
+def succeed(session: Session, claim: Claim, files: Sequence[Made]) -> State:
     """End the job with its files. Raises LostLease, and BlobGone when a file waited too long."""
     _leave(session, claim, State.succeeded, ended_at=database_now(), error=None)
     for made in sorted(files, key=lambda made: (made.written.sha256, made.name)):
@@ -99,18 +99,21 @@ def succeed(session: Session, claim: Claim, files: Sequence[Made]) -> None:
         )
     names = sorted(made.name for made in files)
     append(session, claim.job_id, claim.attempt, [_change(claim, "succeeded", artifacts=names)])
+    return State.succeeded
 
 
-def fail(session: Session, claim: Claim, trouble: Trouble) -> None:
+def fail(session: Session, claim: Claim, trouble: Trouble) -> State:
     """End the job for good. Raises LostLease."""
     _leave(session, claim, State.failed, ended_at=database_now(), error=asdict(trouble))
     append(session, claim.job_id, claim.attempt, [_change(claim, "failed", trouble.detail, **asdict(trouble))])
+    return State.failed
 
 
-def cancel(session: Session, claim: Claim) -> None:
+def cancel(session: Session, claim: Claim) -> State:
     """End the job as its owner wants. Raises LostLease."""
     _leave(session, claim, State.cancelled, ended_at=database_now())
     append(session, claim.job_id, claim.attempt, [_change(claim, "cancelled", "cancelled while it ran")])
+    return State.cancelled
 
 
 def retry(session: Session, claim: Claim, trouble: Trouble) -> State:
@@ -119,12 +122,10 @@ def retry(session: Session, claim: Claim, trouble: Trouble) -> State:
     It fails when this was its last attempt, and is cancelled when its owner wants that.
     """
     if repository.write(session, claim, progress=None) is Wanted.cancel:
-        cancel(session, claim)
-        return State.cancelled
+        return cancel(session, claim)
     if claim.attempt >= claim.max_attempts:
         detail = f"attempt {claim.attempt} of {claim.max_attempts}: {trouble.detail}"
-        fail(session, claim, Trouble(trouble.fault, trouble.cause, detail))
-        return State.failed
+        return fail(session, claim, Trouble(trouble.fault, trouble.cause, detail))
     pause = min(LONGEST_PAUSE_SECONDS, 2**claim.attempt)
     _leave(session, claim, State.queued, not_before=database_now() + pause, error=asdict(trouble))
     again = _change(claim, "requeued", trouble.detail, **asdict(trouble), pause_seconds=pause)
@@ -138,8 +139,7 @@ def hand_back(session: Session, claim: Claim) -> State:
     The attempt does not count.
     """
     if repository.write(session, claim, progress=None) is Wanted.cancel:
-        cancel(session, claim)
-        return State.cancelled
+        return cancel(session, claim)
     _leave(session, claim, State.queued, attempt=Job.attempt - 1, not_before=0.0)
     append(session, claim.job_id, claim.attempt, [_change(claim, "requeued", "its worker was stopped")])
     return State.queued

@@ -1,0 +1,108 @@
+"""A program that speaks like the engine and plays what the recipe says under `play`: a list of [verb, argument].
+
+Run by path, so it starts in a moment and needs nothing of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+STOPPED = 75
+stopping = threading.Event()
+
+
+def say(**line: Any) -> None:
+    os.write(1, json.dumps(line).encode() + b"\n")
+
+
+def stop(job: dict[str, Any]) -> NoReturn:
+    Path(job["checkpoints"], f"{job['run']}.checkpoint").write_text("")
+    os._exit(STOPPED)
+
+
+def watch_parent() -> None:
+    while os.read(0, 4096):
+        pass
+    stopping.set()
+
+
+def sleep(job: dict[str, Any], seconds: float) -> None:
+    if stopping.wait(seconds):
+        stop(job)
+
+
+def sleep_once(job: dict[str, Any], seconds: float) -> None:
+    if not any(Path(job["checkpoints"]).iterdir()):
+        sleep(job, seconds)
+
+
+def fail_once(job: dict[str, Any], code: int) -> None:
+    if not any(Path(job["checkpoints"]).iterdir()):
+        Path(job["checkpoints"], f"{job['run']}.checkpoint").write_text("")
+        os._exit(code)
+
+
+def ship(job: dict[str, Any], files: dict[str, str]) -> None:
+    folder = Path(job["directory"], "artifacts")
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_text(content)
+    listed = [
+        {"name": name, "network": name.partition(".")[0], "media_type": "text/plain", "file": f"artifacts/{name}"}
+        for name in files
+    ]
+    Path(job["directory"], "artifacts.json").write_text(json.dumps(listed))
+
+
+def ship_weights(job: dict[str, Any], _: None) -> None:
+    """Ship what was put into the weights folder, under its path."""
+    folder = Path(job["weights"])
+    ship(job, {f.relative_to(folder).as_posix().replace("/", "."): f.read_text() for f in folder.rglob("*.*")})
+
+
+def litter(job: dict[str, Any], path: str) -> None:
+    """Leave a process behind in the group, which holds standard output open and does not mind SIGTERM."""
+    program = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    Path(path).write_text(str(subprocess.Popen([sys.executable, "-c", program]).pid))
+
+
+VERBS: dict[str, Callable[[dict[str, Any], Any], object]] = {
+    "event": lambda job, fields: say(line="event", **{"kind": "metrics", "phase": "distilling", **fields}),
+    "progress": lambda job, fields: say(line="progress", **{"phase": "distilling", **fields}),
+    "say": lambda job, text: os.write(1, text.encode()),
+    "words": lambda job, text: os.write(2, text.encode()),
+    "sleep": sleep,
+    "sleep_once": sleep_once,
+    "deaf": lambda job, seconds: time.sleep(seconds),
+    "exit": lambda job, code: os._exit(code),
+    "fail_once": fail_once,
+    "die": lambda job, number: os.kill(os.getpid(), number),
+    "ship": ship,
+    "ship_weights": ship_weights,
+    "litter": litter,
+    "note": lambda job, path: Path(path).write_text(json.dumps({**job, "pid": os.getpid(), "env": dict(os.environ)})),
+}
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    line = sys.stdin.readline()
+    if not line:
+        sys.exit(STOPPED)
+    job = json.loads(line)
+    threading.Thread(target=watch_parent, daemon=True).start()
+    for verb, argument in job["recipe"]["play"]:
+        VERBS[verb](job, argument)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""The child process: what it says and hears, and that it never outlives anybody."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.conftest import wait_until
+from tests.worker.shell.plays import STAND_IN, alive
+from worker.shell.child import Child, without_secrets
+
+Start = Callable[[str], Child]
+
+
+@pytest.fixture
+def python() -> Iterator[Start]:
+    children: list[Child] = []
+
+    def start(program: str) -> Child:
+        children.append(Child([sys.executable, "-c", program]))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.end()
+
+
+def read_all(child: Child) -> list[bytes]:
+    said = []
+    while not child.finished():
+        if line := child.read(0.05):
+            said.append(line)
+    return said
+
+
+def test_it_says_lines_and_ends_with_a_code_and_last_words(python: Start) -> None:
+    child = python(
+        "import sys; print('one'); print('two'); print('x' * 5000 + 'the end', file=sys.stderr); sys.exit(3)"
+    )
+    assert read_all(child) == [b"one\n", b"two\n"]
+    end = child.end()
+    assert (end.code, len(end.last_words), end.last_words[-8:]) == (3, 999, "xthe end")
+    assert child.end() == end
+
+
+def test_it_hears_a_line_however_long(python: Start) -> None:
+    child = python("import sys; print(len(sys.stdin.readline()))")
+    child.tell("x" * 1_000_000)
+    assert read_all(child) == [b"1000001\n"]
+    assert child.end().code == 0
+
+
+def test_telling_a_child_that_does_not_listen_does_not_wait(python: Start) -> None:
+    child = python("import time; time.sleep(60)")
+    started = time.monotonic()
+    child.tell("x" * 1_000_000)
+    assert time.monotonic() - started < 1
+    assert child.end().code == -signal.SIGKILL
+
+
+def test_nothing_is_signalled_once_it_is_reaped(python: Start) -> None:
+    child = python("pass")
+    child.end()
+    child.ask_to_stop()
+    child.kill()
+    assert child.exited()
+
+
+def test_output_held_open_by_a_process_that_left_the_group_is_waited_for_only_so_long(python: Start) -> None:
+    program = "import subprocess, sys; subprocess.Popen(['sleep', '20'], start_new_session=True); print('said')"
+    child = python(program)
+    started = time.monotonic()
+    assert read_all(child) == [b"said\n"]
+    assert 4 < time.monotonic() - started < 8
+
+
+def test_it_ends_when_the_worker_is_gone() -> None:
+    """The pipe of life: nobody is left to signal it."""
+    program = f"""
+import time
+from worker.shell.child import Child
+child = Child({list(STAND_IN)!r})
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert alive(pid)
+        parent.kill()
+    wait_until(lambda: not alive(pid), "the engine ends", 5)
+
+
+def test_a_second_child_does_not_hold_the_firsts_pipe_of_life() -> None:
+    program = f"""
+import time
+from worker.shell.child import Child
+first, second = Child({list(STAND_IN)!r}), Child(["sleep", "60"])
+print(first.pid, second.pid, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        first, second = map(int, parent.stdout.readline().split())
+        parent.kill()
+    wait_until(lambda: not alive(first), "the engine ends", 5)
+    assert alive(second)
+    subprocess.run(["kill", "-9", str(second)], check=True)
+
+
+def test_no_secret_reaches_it(python: Start) -> None:
+    kept = {
+        "PATH": "/bin",
+        "HOME": "/root",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "TORCH_HOME": "/cache",
+        "LD_LIBRARY_PATH": "/l",
+    }
+    secret = ("RETORT_DATABASE_URL", "PGPASSWORD", "REDIS_URL", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "OPENAI_API_KEY")
+    assert without_secrets({**kept, **dict.fromkeys(secret, "hidden")}) == kept
+    child = python("import json, os; print(json.dumps(dict(os.environ)))")
+    assert "PATH" in json.loads(read_all(child)[0])

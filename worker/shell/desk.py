@@ -1,0 +1,119 @@
+"""Where an attempt works: its directory, the checkpoints that all attempts share, and weights of earlier jobs."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pydantic import BaseModel, TypeAdapter
+from sqlalchemy import select
+
+from service.artifacts.models import CHUNK_BYTES
+from service.artifacts.repository import find_artifact, read_chunk
+from service.db import reading
+from service.jobs.models import TERMINAL, Job
+from service.workers.repository import Claim
+
+
+class WeightsMissing(Exception):
+    """A network that the recipe starts from is not there; the sentence says which."""
+
+
+class Shipped(BaseModel):
+    """A file that the engine left."""
+
+    name: str
+    network: str | None
+    media_type: str
+    file: str
+
+
+SHIPPED = TypeAdapter(list[Shipped])
+
+
+@dataclass(frozen=True)
+class Desk:
+    """The folders of one attempt."""
+
+    job: Path
+    """All of the job's; it goes when the job ends."""
+    directory: Path
+    """This attempt's own."""
+
+    @classmethod
+    def of(cls, storage: Path, claim: Claim) -> Desk:
+        job = jobs_folder(storage) / claim.job_id
+        return cls(job, job / f"attempt-{claim.fence}")
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.job / "checkpoints"
+
+    @property
+    def weights(self) -> Path:
+        return self.directory / "weights"
+
+    def set_up(self, claim: Claim) -> None:
+        """Make the folders and fetch the weights that the recipe names. Raises WeightsMissing."""
+        for folder in (self.checkpoints, self.weights):
+            folder.mkdir(parents=True, exist_ok=True)
+        for job_id, network in named_weights(claim.recipe):
+            for suffix in ("safetensors", "json"):
+                target = self.weights / job_id / f"{network}.{suffix}"
+                target.parent.mkdir(exist_ok=True)
+                with target.open("wb") as file:
+                    _fetch(claim.project_id, job_id, target.name, file)
+
+    def shipped(self) -> Iterator[tuple[Shipped, Path]]:
+        """The files that the engine left. Raises OSError or ValueError when they are not as it says."""
+        for shipped in SHIPPED.validate_json((self.directory / "artifacts.json").read_bytes()):
+            file = (self.directory / shipped.file).resolve()
+            if not file.is_relative_to(self.directory.resolve()):
+                raise ValueError(f"the engine names the file {shipped.file!r}, which lies outside its directory")
+            yield shipped, file
+
+    def clear(self, *, ended: bool) -> None:
+        """Remove this attempt's folder, and all of the job's when it has ended."""
+        shutil.rmtree(self.job if ended else self.directory, ignore_errors=True)
+
+
+def jobs_folder(storage: Path) -> Path:
+    """Where every job has a folder while it lives."""
+    return storage / "jobs"
+
+
+def named_weights(recipe: dict[str, Any]) -> list[tuple[str, str]]:
+    """The networks of earlier jobs that a stored recipe starts from: (job, network), each once."""
+    networks = [recipe.get("teacher") or {}, *recipe["students"]]
+    named = [network.get("weights") for network in networks]
+    return sorted({(weights["job"], weights["network"]) for weights in named if isinstance(weights, dict)})
+
+
+def sweep_folders(storage: Path, grace_seconds: float) -> int:
+    """Remove folders of jobs that ended or are gone, once nothing was put into them for that long; gives how many."""
+    count = 0
+    for folder in jobs_folder(storage).glob("job_*"):
+        if time.time() - folder.stat().st_mtime >= grace_seconds and _is_over(folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
+            count += 1
+    return count
+
+
+def _is_over(job_id: str) -> bool:
+    with reading() as session:
+        state = session.scalar(select(Job.state).where(Job.id == job_id))
+    return state is None or state in TERMINAL
+
+
+def _fetch(project_id: str, job_id: str, name: str, file: BinaryIO) -> None:
+    with reading() as session:
+        found = find_artifact(session, project_id, job_id, name)
+    if found is None:
+        raise WeightsMissing(f"job {job_id} has no file {name}; it may have been deleted")
+    _, blob = found
+    for number in range(-(-(blob.size or 0) // CHUNK_BYTES)):
+        file.write(read_chunk(blob.id, number))

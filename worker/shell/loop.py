@@ -1,0 +1,147 @@
+"""The loop: wait for the bell or for a while, then claim and run jobs until none is left."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from uuid import uuid4
+
+from sqlalchemy.orm import Session
+
+from service.artifacts.repository import sweep
+from service.db import transaction
+from service.settings import Settings, get_settings
+from service.workers import repository, service
+from service.workers.repository import Claim
+from worker.shell.attempt import Attempt
+from worker.shell.child import ENGINE, Child
+from worker.shell.desk import sweep_folders
+from worker.shell.lease import DATABASE_AWAY, Lease, boottime, why
+
+SWEEP_SECONDS = 600.0
+SILENT_WORKER_SECONDS = 86_400.0
+"""How long a worker that died without a word stays in the table."""
+
+log = logging.getLogger(__name__)
+
+
+class Shell:
+    """One worker: a thread that runs one job at a time, with one engine kept warm in advance."""
+
+    def __init__(self, engine: Sequence[str] = ENGINE) -> None:
+        self.engine = engine
+        """The command that starts an engine."""
+        self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+        self._bell = threading.Event()
+        self._stopping = threading.Event()
+        self._warm: Child | None = None
+        self._job_id: str | None = None
+        self._sweep_at = 0.0
+        self._thread = threading.Thread(target=self._run, name="loop", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look for jobs."""
+        self._thread.start()
+
+    def look(self) -> None:
+        """Look for jobs now."""
+        self._bell.set()
+
+    def stop(self) -> None:
+        """Take no more jobs, and put the running one back with a checkpoint; returns at once."""
+        self._stopping.set()
+        self._bell.set()
+
+    def join(self, timeout_seconds: float) -> bool:
+        """Wait until it has stopped; whether it has."""
+        self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        settings = get_settings()
+        log.info("worker %s looks for jobs", self.worker_id)
+        try:
+            while not self._stopping.is_set():
+                self._work_off(settings)
+                self._bell.wait(settings.look_seconds * random.uniform(0.75, 1.25))
+                self._bell.clear()
+        finally:
+            if self._warm is not None:
+                self._warm.end()
+            self._leave()
+
+    def _work_off(self, settings: Settings) -> None:
+        """Run jobs until none is left, with an engine kept warm for the next; never raises, for the loop goes on."""
+        try:
+            self._warm = self._warm or Child(self.engine)
+            self._sweep_when_due(settings)
+            while not self._stopping.is_set() and self._run_one(settings):
+                self._sweep_when_due(settings)
+        except DATABASE_AWAY as error:
+            log.warning("the database is away: %s", why(error))
+        except Exception:
+            log.exception("the worker failed outside of any job; it goes on")
+
+    def _run_one(self, settings: Settings) -> bool:
+        """Claim a job and run it; whether there was one."""
+        before = boottime()
+        with transaction() as session:
+            self._see(session)
+            claim = service.claim(session, self.worker_id, settings.lease_seconds)
+        if claim is None:
+            return False
+        self._job_id = claim.job_id
+        try:
+            self._run_claimed(claim, before, settings)
+        finally:
+            self._job_id = None
+        return True
+
+    def _run_claimed(self, claim: Claim, claimed_at: float, settings: Settings) -> None:
+        child = self._take_warm()
+        lease = Lease(
+            claim,
+            seconds=settings.lease_seconds,
+            every_seconds=min(settings.lease_seconds / 3, settings.look_seconds),
+            claimed_at=claimed_at,
+            on_loss=child.kill,
+            also=self._see,
+        )
+        try:
+            with lease:
+                self._warm = Child(self.engine)
+                Attempt(lease, child, settings, self._stopping).run()
+        finally:
+            child.end()
+
+    def _take_warm(self) -> Child:
+        child, self._warm = self._warm, None
+        if child is not None and child.exited():
+            log.warning("the warm engine had ended: %s", child.end())
+            child = None
+        return child or Child(self.engine)
+
+    def _see(self, session: Session) -> None:
+        repository.see(session, self.worker_id, host=socket.gethostname(), device="unknown", job_id=self._job_id)
+
+    def _leave(self) -> None:
+        try:
+            with transaction() as session:
+                repository.forget(session, self.worker_id)
+        except DATABASE_AWAY as error:
+            log.warning("the database is away and will notice late that this worker left: %s", why(error))
+
+    def _sweep_when_due(self, settings: Settings) -> None:
+        if time.monotonic() < self._sweep_at:
+            return
+        self._sweep_at = time.monotonic() + SWEEP_SECONDS
+        blobs = sweep(settings.sweep_grace_seconds)
+        folders = sweep_folders(settings.storage, settings.sweep_grace_seconds)
+        with transaction() as session:
+            repository.forget_silent(session, SILENT_WORKER_SECONDS)
+        log.info("swept %d blobs and %d folders", blobs, folders)
