@@ -15,7 +15,7 @@ from queue import Empty
 from typing import Any
 
 from celery import Celery
-from kombu.entity import Exchange, Queue
+from kombu.entity import Queue
 from kombu.transport import TRANSPORT_ALIASES, filesystem
 from sqlalchemy import event
 from sqlalchemy.orm import Session
@@ -44,11 +44,17 @@ log = logging.getLogger(__name__)
 
 
 class FileChannel(filesystem.Channel):
-    """Kombu's channel of files, but a message appears whole and is taken by one reader only."""
+    """Kombu's channel of files, but a message appears whole and is taken by one reader only.
+
+    A message names its queue, so no table of bindings is kept; Kombu's own could be read while it is half written.
+    """
 
     def __init__(self, connection: Any, **kwargs: Any) -> None:
         super().__init__(connection, **kwargs)  # type: ignore[no-untyped-call]
         Path(self.data_folder_out).mkdir(parents=True, exist_ok=True)
+
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        pass
 
     def _put(self, queue: str, payload: Any, **kwargs: Any) -> None:  # type: ignore[override]
         folder = Path(self.data_folder_out)
@@ -80,8 +86,7 @@ def celery_options(settings: Settings) -> dict[str, Any]:
     """Celery's configuration, for who rings and who listens alike."""
     return {
         **_broker(settings),
-        # The exchange without a name needs no table of bindings, which files could not keep safely.
-        "task_queues": [Queue(QUEUE, Exchange(""), routing_key=QUEUE)],
+        "task_queues": [Queue(QUEUE)],
         "task_default_queue": QUEUE,
         "task_ignore_result": True,
         "worker_enable_remote_control": False,

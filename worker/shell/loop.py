@@ -74,6 +74,7 @@ class Shell:
             if self._warm is not None:
                 self._warm.end()
             self._leave()
+            log.info("worker %s has stopped", self.worker_id)
 
     def _work_off(self, settings: Settings) -> None:
         """Run jobs until none is left, with an engine kept warm for the next; never raises, for the loop goes on."""
