@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -49,6 +49,10 @@ class FieldError(BaseModel):
     """The wrong value, where there is one and it is short."""
     wanted: str | None = None
     """What would have been right."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if value is not None}
 
 
 class Problem(BaseModel):

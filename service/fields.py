@@ -70,7 +70,10 @@ def field_errors(error: ValidationError, model: type[BaseModel], body: Any) -> l
     schema = model.__pydantic_core_schema__
     definitions = _definitions(schema)
     placed = [(_place(found["loc"], schema, definitions), found) for found in error.errors(include_url=False)]
-    return _merge([(place, _field_error(place, found)) for place, found in placed])
+    within = {place.path[:-1] for place, _ in placed}
+    # A list whose only entries are wrong is called too short besides, which says nothing new.
+    told = [(place, found) for place, found in placed if found["type"] != "too_short" or place.path not in within]
+    return _merge([(place, _field_error(place, found)) for place, found in told])
 
 
 def parameter_errors(errors: Iterable[Mapping[str, Any]]) -> list[FieldError]:

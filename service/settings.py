@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class Settings(BaseSettings):
@@ -23,8 +26,8 @@ class Settings(BaseSettings):
     """Celery URL of the broker; empty is its filesystem transport in the data directory."""
     storage_url: str = ""
     """file:// URL of the directory for checkpoints and work; empty is one in the data directory."""
-    data_roots: tuple[Path, ...] = ()
-    """Folders under which a recipe may name local images."""
+    data_roots: Annotated[tuple[Path, ...], NoDecode] = ()
+    """Folders under which a recipe may name local images: joined like those of PATH, or a JSON list."""
     max_body_bytes: int = Field(default=10_000_000, ge=1000)
     """Largest JSON body that is read, in bytes."""
     lease_seconds: float = Field(default=30.0, gt=0)
@@ -39,6 +42,13 @@ class Settings(BaseSettings):
     """How often an engine writes a checkpoint."""
     sweep_grace_seconds: float = Field(default=3600.0, ge=0)
     """How old a blob that nothing refers to must be before it is collected."""
+
+    @field_validator("data_roots", mode="before")
+    @classmethod
+    def _are_a_list(cls, roots: object) -> object:
+        if not isinstance(roots, str):
+            return roots
+        return json.loads(roots) if roots.startswith("[") else tuple(filter(None, roots.split(os.pathsep)))
 
     @field_validator("storage_url")
     @classmethod

@@ -45,6 +45,8 @@ def examine(project_id: str, body: Any) -> Examination:
         facts = recipe.dataset.facts(get_settings().data_roots)
     except DatasetError as error:
         problems.append(Problem("/dataset", str(error)))
+    except OSError as error:
+        problems.append(Problem("/dataset", f"the data set cannot be read: {error.strerror}"))
     reviewed = review(recipe, facts)
     problems += [*reviewed.problems, *_weight_problems(project_id, recipe, facts)]
     return Examination(
@@ -100,7 +102,9 @@ def _one_weight_problem(
         return
     description = read_description(project_id, job.id, weights.network)
     if description is None:
-        hint = nearest(weights.network, _networks_of(job))
+        known = _networks_of(job)
+        left = "; its exports hold no safetensors"
+        hint = left if weights.network in known else nearest(weights.network, known)
         yield Problem(f"{pointer}/network", f"job {job.id} left no weights of a network {weights.network!r}{hint}")
         return
     source = f"network {weights.network!r} of job {job.id}"

@@ -68,6 +68,14 @@ def stranger(stranger_key: str) -> TestClient:
     return bearing(stranger_key)
 
 
+@pytest.fixture
+def sqlite_client(sqlite_database: str, environment: Callable[..., None]) -> TestClient:
+    """On SQLite alone, for tests with many cases that end before the database is asked for more than the key."""
+    environment(database_url=sqlite_database)
+    with transaction() as session:
+        return bearing(create_local_key(session, "test"))
+
+
 @dataclass
 class Server:
     """A real process of the front end."""

@@ -35,6 +35,7 @@ class Part(Spec):
     name: str = "part"
     label: str = Field(default="", max_length=5)
     colours: tuple[Colour, ...] = Field(default=(), max_length=2)
+    some_colours: tuple[Colour, ...] = Field(default=(Red(),), min_length=1)
 
 
 class Whole(Spec):
@@ -95,6 +96,16 @@ def errors_of(body: Any) -> list[FieldError]:
             "colour.weights is 'mine'; wanted 'published' or an object",
         ),
         ({"colour": {"name": "blue", "weights": {}}}, "/colour/weights/job", "colour.weights.job is missing"),
+        (
+            {"main": {"some_colours": [{"name": "rad"}]}},
+            "/main/some_colours/0/name",
+            "main.some_colours[0].name is 'rad', which does not exist; did you mean 'red'?",
+        ),
+        (
+            {"main": {"some_colours": []}},
+            "/main/some_colours",
+            "main.some_colours is a list of 0; wanted at least 1 entries",
+        ),
         (
             {"main": {"colours": [{"name": "red"}] * 3}},
             "/main/colours",

@@ -14,18 +14,6 @@ from worker.exports import EXPORTS
 from worker.methods import METHODS
 
 
-@pytest.fixture
-def client(sqlite_database: str, environment: Any) -> TestClient:
-    """The catalogue asks the database for nothing but the key: one kind is enough."""
-    from service.db import transaction
-    from service.keys.service import create_local_key
-    from tests.service.conftest import bearing
-
-    environment(database_url=sqlite_database)
-    with transaction() as session:
-        return bearing(create_local_key(session, "test"))
-
-
 @pytest.mark.parametrize(
     ("path", "known"),
     [
@@ -35,15 +23,15 @@ def client(sqlite_database: str, environment: Any) -> TestClient:
         ("/v1/exports", EXPORTS),
     ],
 )
-def test_all_entries_are_listed(client: TestClient, path: str, known: dict[str, Any]) -> None:
-    page = client.get(path).json()
+def test_all_entries_are_listed(sqlite_client: TestClient, path: str, known: dict[str, Any]) -> None:
+    page = sqlite_client.get(path).json()
     assert [item["name"] for item in page["items"]] == list(known)
     assert page["next_cursor"] is None
 
 
-def test_a_method_tells_all_that_its_class_says(client: TestClient) -> None:
+def test_a_method_tells_all_that_its_class_says(sqlite_client: TestClient) -> None:
     for name, method in METHODS.items():
-        item = client.get(f"/v1/methods/{name}").json()
+        item = sqlite_client.get(f"/v1/methods/{name}").json()
         assert item["formula"] == method.formula
         assert item["source"] == method.source
         assert item["summary"] == summary(method)
@@ -55,9 +43,9 @@ def test_a_method_tells_all_that_its_class_says(client: TestClient) -> None:
             assert "default" in field or "const" in field
 
 
-def test_an_architecture_shows_its_card(client: TestClient) -> None:
+def test_an_architecture_shows_its_card(sqlite_client: TestClient) -> None:
     for name, family in ARCHITECTURES.items():
-        item = client.get(f"/v1/architectures/{name}").json()
+        item = sqlite_client.get(f"/v1/architectures/{name}").json()
         card = CARDS.get(name)
         assert (item["family"], item["source"]) == (family.name, family.source)
         assert item["card"] == (card.model_dump(mode="json") if card else None)
@@ -71,8 +59,8 @@ def test_an_architecture_shows_its_card(client: TestClient) -> None:
         ("/v1/architectures/resnet9", "there is no architecture 'resnet9'; did you mean 'resnet8'?"),
     ],
 )
-def test_an_unknown_name_gets_the_nearest(client: TestClient, path: str, detail: str) -> None:
-    answer = client.get(path)
+def test_an_unknown_name_gets_the_nearest(sqlite_client: TestClient, path: str, detail: str) -> None:
+    answer = sqlite_client.get(path)
     assert (answer.status_code, answer.json()["detail"]) == (404, detail)
 
 
