@@ -76,7 +76,8 @@ def _fetch_rest(transport: Transport, path: str, part: Path, promised: Promised,
             if here and response.status_code != httpx2.codes.PARTIAL_CONTENT:
                 out.truncate(0)
                 digest, here = hashlib.sha256(), 0
-            for block in response.iter_bytes(BLOCK_BYTES):
+            # As they come, in no larger blocks: what was not written when it breaks has to come again.
+            for block in response.iter_bytes():
                 out.write(block)
                 digest.update(block)
                 here += len(block)

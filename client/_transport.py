@@ -34,13 +34,10 @@ class Transport:
 
     def __init__(self, url: str | None = None, key: str | None = None) -> None:
         self.url = (url or os.environ.get("RETORT_URL") or DEFAULT_URL).rstrip("/")
+        check_url(self.url)
         key = key or os.environ.get("RETORT_KEY") or embedded_key(self.url)
-        try:
-            self._http = httpx2.Client(
-                base_url=self.url, timeout=TIMEOUT, headers={"Authorization": f"Bearer {key}"} if key else {}
-            )
-        except (httpx2.InvalidURL, ValueError) as error:
-            raise ConnectionFailed(f"the service's address {self.url!r} is no URL: {error}") from None
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx2.Client(base_url=self.url, timeout=TIMEOUT, headers=headers)
 
     def close(self) -> None:
         self._http.close()
@@ -153,6 +150,17 @@ class Busy(Exception):
         super().__init__(problem.detail)
         self.problem = problem
         self.wanted_seconds = wanted_seconds
+
+
+def check_url(url: str) -> None:
+    """Raise ConnectionFailed unless that is an address to talk HTTP to."""
+    wanted = "wanted one like http://127.0.0.1:8765"
+    try:
+        found = httpx2.URL(url)
+    except httpx2.InvalidURL as error:
+        raise ConnectionFailed(f"the service's address {url!r} is no URL ({error}); {wanted}") from None
+    if found.scheme not in ("http", "https") or not found.host:
+        raise ConnectionFailed(f"the service's address is {url!r}; {wanted}")
 
 
 def embedded_key(url: str) -> str | None:

@@ -11,7 +11,7 @@ RetortError
     ├── NotFound            404
     ├── Conflict            409
     ├── TooLarge            413
-    ├── InvalidRecipe       422
+    ├── Invalid             422
     ├── TooManyRequests     429
     └── ServiceFailed       500 and above
 """
@@ -93,8 +93,8 @@ class TooLarge(ApiError):
     """The body is larger than the service reads."""
 
 
-class InvalidRecipe(ApiError):
-    """The body is well formed but wrong; `errors` says where."""
+class Invalid(ApiError):
+    """The body, a recipe most often, is well formed but wrong; `errors` says where."""
 
 
 class TooManyRequests(ApiError):
@@ -107,7 +107,7 @@ class ServiceFailed(ApiError):
 
 BY_STATUS: dict[int, type[ApiError]] = {
     400: BadRequest, 401: Unauthorized, 403: Forbidden, 404: NotFound, 409: Conflict, 413: TooLarge,
-    422: InvalidRecipe, 429: TooManyRequests,
+    422: Invalid, 429: TooManyRequests,
 }  # fmt: skip
 
 
