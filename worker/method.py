@@ -36,7 +36,8 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype.itemsize < 4 else tensor
 
 
-class NetworkSpec(Spec):
+@dataclass(frozen=True)
+class NetworkSpec:
     """A network that a method reads: the student, the teacher, or one that the method asks for besides."""
 
     def build(self, setup: LiveSetup) -> Network:
@@ -49,16 +50,14 @@ class NetworkSpec(Spec):
         return False
 
 
+@dataclass(frozen=True)
 class TeacherNetwork(NetworkSpec):
     """The recipe's teacher, frozen, in eval mode."""
 
-    kind: Literal["teacher"] = "teacher"
 
-
+@dataclass(frozen=True)
 class StudentNetwork(NetworkSpec):
     """The student that is trained, with its wrap where a method gives one."""
-
-    kind: Literal["student"] = "student"
 
 
 TEACHER = TeacherNetwork()

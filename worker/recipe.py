@@ -201,6 +201,18 @@ class Student(Spec):
     methods: tuple[AnyMethod, ...] = ()
     """The distillation objectives, added up; none is plain training on the labels."""
 
+    @model_validator(mode="after")
+    def _methods_differ(self) -> Student:
+        names = [method.name for method in self.methods]
+        for name in names:
+            if names.count(name) > 1:
+                raise PydanticCustomError(
+                    "same_method",
+                    "method {method} stands twice in student {student}; once is enough",
+                    {"method": name, "student": repr(self.name)},
+                )
+        return self
+
 
 class StudentShorthand(Spec):
     """The only student of a job; its methods stand beside it."""
@@ -270,7 +282,7 @@ class Recipe(Spec):
     training: Training = Training()
     """How the students are trained."""
     evaluation: Evaluation = Evaluation()
-    """How networks are judged."""
+    """When networks are judged, and which epoch is shipped."""
     compression: Compression = Compression()
     """What is done to the finished students."""
     exports: tuple[AnyExport, ...] = Field(default_factory=_all_exports, min_length=1)

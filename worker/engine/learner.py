@@ -36,6 +36,11 @@ class Best:
     weights: dict[str, Tensor] = field(default_factory=dict)
 
 
+def snapshot(network: Network) -> dict[str, Tensor]:
+    """The network's weights as they are now; `state_dict()` alone would change with them."""
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
 class Learner:
     """A network, what it is trained for, its optimizer, its best epoch so far, and the sums of its terms."""
 
@@ -106,8 +111,7 @@ class Learner:
     def keep_if_best(self, epoch: int, correct: int) -> None:
         """Keep the weights when this epoch is better than all before."""
         if correct > self.best.correct:
-            weights = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
-            self.best = Best(epoch, correct, weights)
+            self.best = Best(epoch, correct, snapshot(self.network))
 
     def state(self) -> State:
         """All that resuming needs."""

@@ -20,7 +20,7 @@ from worker.engine.checkpoint import Checkpoints, State
 from worker.engine.diary import Diary
 from worker.engine.evaluate import Score, neural_collapse, passes, score
 from worker.engine.interrupt import Impossible, Interrupt
-from worker.engine.learner import Learner
+from worker.engine.learner import Learner, snapshot
 from worker.engine.ship import Finished, Packer, describe_finished
 from worker.engine.students import Pupil, Workshop, make_pupil, phase_learner
 from worker.engine.trainer import Surroundings, Trainer
@@ -133,15 +133,15 @@ class Run:
             teacher.architecture,
             self.cards[teacher.architecture],
             network,
-            network.state_dict(),
-            network.state_dict(),
+            snapshot(network),
+            snapshot(network),
         )
         if teacher.teach is not None:
             learner = Learner(TEACHER_NAME, teacher.seed, network, teacher.teach)
             if self.taught is None:
                 self.diary.enter("teaching")
                 self._train("teaching", [learner], teacher.teach, {})
-                self.taught = {"last": network.state_dict(), "best": learner.best.weights, "epoch": learner.best.epoch}
+                self.taught = {"last": snapshot(network), "best": learner.best.weights, "epoch": learner.best.epoch}
             finished.last, finished.best = self.taught["last"], self.taught["best"]
             finished.best_epoch = self.taught["epoch"]
             finished.load(self.recipe.evaluation.ship, "float32")
@@ -232,7 +232,7 @@ class Run:
             student.architecture,
             pupil.setup.student,
             learner.network,
-            learner.network.state_dict(),
+            snapshot(learner.network),
             learner.best.weights,
             learner.best.epoch,
             pupil.wrapper,
@@ -241,7 +241,6 @@ class Run:
     def _compress(self, finished: list[Finished]) -> None:
         self.diary.enter("compressing")
         for one in finished:
-            one.last = {name: tensor.clone() for name, tensor in one.last.items()}
             one.load(self.recipe.evaluation.ship, self._weights_dtype(one))
             networks.freeze(one.network)
 

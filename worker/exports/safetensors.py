@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -31,4 +30,5 @@ class Safetensors(Export):
             name: (value.detach().to(dtype) if value.is_floating_point() else value).clone().contiguous()
             for name, value in network.body.state_dict().items()
         }
-        save_file(tensors, file, metadata={"format": "pt", "retort": json.dumps(description)})
+        # One entry, no more: the library writes them in no fixed order, and the same weights shall be the same file.
+        save_file(tensors, file, metadata={"format": "pt"})

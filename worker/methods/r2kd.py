@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -35,10 +36,10 @@ AUGMENTED_VIEWS: dict[str, tuple[View, ...]] = {
 }
 
 
+@dataclass(frozen=True)
 class PrunedTeacher(NetworkSpec):
     """A copy of the teacher whose smallest weights are zero, layer by layer, without fine-tuning."""
 
-    kind: Literal["pruned_teacher"] = "pruned_teacher"
     rate: float
     """Share of each convolution's and linear layer's weights that is set to zero."""
     mode: Literal["eval", "train"]

@@ -88,7 +88,7 @@ def test_cutout_covers_a_square_of_its_own_with_the_mean_colour():
     assert len({tuple(mask.flatten().tolist()) for mask in covered}) > 1
 
 
-@pytest.mark.parametrize("view", [Mixup(), CutMix(), Cutout()], ids=lambda view: view.kind)
+@pytest.mark.parametrize("view", [Mixup(), CutMix(), Cutout()], ids=repr)
 def test_views_repeat_and_change_from_step_to_step(view):
     images = torch.rand(N, 3, SIDE, SIDE)
     first, again = make(view, images, moment()), make(view, images, moment())

@@ -1,0 +1,117 @@
+"""A small pair of networks on random images, set up as the engine sets up a student."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from worker.architecture import Input
+from worker.architectures import ARCHITECTURES, CARDS
+from worker.dataset import DataFacts
+from worker.engine.networks import freeze
+from worker.engine.students import Workshop, make_pupil
+from worker.engine.views import Moment, make
+from worker.method import STUDENT, Batch
+from worker.recipe import SGD, Student, Training
+from worker.view import CLEAN
+
+CLASSES, IMAGES, SIDE = 10, 40, 8
+FACTS = DataFacts(
+    classes=CLASSES,
+    class_names=tuple("0123456789"),
+    image_size=SIDE,
+    train=IMAGES,
+    validation=1,
+    test=1,
+    mean=(0.4, 0.5, 0.6),
+    std=(0.2, 0.3, 0.4),
+)
+
+
+class Pair:
+    """A student with one method, its teacher, and batches that both have read."""
+
+    def __init__(self, method, *, student="resnet8", teacher="resnet8x4", seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        self.images = torch.rand(IMAGES, 3, SIDE, SIDE, generator=generator)
+        self.labels = torch.arange(IMAGES) % CLASSES
+        self.teacher = freeze(self.build(teacher))
+        self.shop = Workshop(
+            facts=FACTS,
+            training=Training(epochs=2, batch_size=8, optimizer=SGD(learning_rate=0.02)),
+            device=torch.device("cpu"),
+            teacher=self.teacher,
+            teacher_card=CARDS[teacher],
+            teacher_pass=self.teacher_pass,
+        )
+        self.method = method
+        told = Student(architecture=student, methods=(method,), labels={"weight": 0})
+        self.pupil = make_pupil(told, self.build(student), CARDS[student], self.shop)
+        self.learner = self.pupil.learner
+        (self.part,) = self.learner.parts
+
+    @staticmethod
+    def build(name):
+        torch.manual_seed(len(name))
+        network = ARCHITECTURES[name].build(name, CLASSES)
+        network.set_input(Input(size=SIDE, mean=FACTS.mean, std=FACTS.std))
+        return network
+
+    def teacher_pass(self):
+        with torch.no_grad():
+            for start in range(0, IMAGES, 16):
+                part = slice(start, start + 16)
+                yield self.teacher.read(self.images[part], ["embedding"]), self.labels[part], torch.arange(IMAGES)[part]
+
+    def batch(self, size=8, step=0, change=None):
+        """A batch as the engine hands it over, with each output tensor changed if asked for."""
+        indices = (torch.arange(size) * 7 + step * size) % IMAGES
+        moment = Moment(0, 0, step, indices, torch.zeros(1, 3, 1, 1))
+        views = {
+            view: make(view, self.images[indices], moment) for view in {t.view for t in self.learner.taps} | {CLEAN}
+        }
+        outputs = {}
+        for tap in self.learner.taps:
+            key = tap.network, tap.view
+            if key in outputs:
+                continue
+            reads = {t.reads for t in self.learner.taps if (t.network, t.view) == key}
+            network = self.learner.network if tap.network == STUDENT else self.shop.frozen[tap.network]
+            with torch.set_grad_enabled(tap.network == STUDENT):
+                outputs[key] = network.read(views[tap.view].images, reads)
+        if change is not None:
+            outputs = {key: changed(value, change) for key, value in outputs.items()}
+        mixed = {view: made.mixed for view, made in views.items() if made.mixed is not None}
+        clock = torch.tensor(step), torch.tensor(0), torch.tensor(0.0)
+        return Batch(outputs, self.labels[indices], indices, *clock, mixed)
+
+    def terms(self, batch):
+        return self.method.terms(batch, self.part.modules)
+
+    def step(self, number):
+        """One optimizer step as the engine takes it; returns the loss."""
+        self.learner.network.train()
+        batch = self.batch(step=number)
+        self.learner.update(batch, first=True)
+        loss = sum(self.terms(batch).values())
+        self.learner.optimizer.zero_grad()
+        loss.backward()
+        self.learner.optimizer.step()
+        self.learner.update(batch, first=False)
+        return loss.item()
+
+
+def changed(outputs, change):
+    """The same outputs with each of their tensors changed."""
+    return replace(
+        outputs,
+        logits=change(outputs.logits),
+        embedding=None if outputs.embedding is None else change(outputs.embedding),
+        maps=tuple(map(change, outputs.maps)),
+        preactivations=tuple(map(change, outputs.preactivations)),
+    )
+
+
+@pytest.fixture
+def pair():
+    return Pair

@@ -1,0 +1,90 @@
+import pytest
+import torch
+
+from worker.method import TEACHER
+from worker.methods.r2kd import (
+    R2KD,
+    PrunedTeacher,
+    hard_ranks,
+    prune_smallest,
+    rank_distance,
+    soft_ranks,
+    value_distance,
+)
+from worker.view import CLEAN, CutMix
+
+
+def logits(seed):
+    return torch.randn(5, 12, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_distances_are_zero_for_equal_networks():
+    p = logits(0).softmax(1)
+    assert value_distance(p, p).item() == pytest.approx(0, abs=1e-6)
+    assert rank_distance(logits(0), logits(0), None).item() == pytest.approx(0, abs=1e-6)
+    assert rank_distance(logits(0), logits(0), 0.1).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_reversed_ranks_are_as_far_as_can_be():
+    assert rank_distance(logits(0), -logits(0), None).item() == pytest.approx(2, abs=1e-5)
+
+
+def test_soft_ranks_tend_to_hard_ones():
+    torch.testing.assert_close(soft_ranks(logits(0), 1e-4), hard_ranks(logits(0)))
+
+
+def test_only_soft_ranks_have_a_gradient():
+    student = logits(0).requires_grad_()
+    assert not rank_distance(student, logits(1), None).requires_grad
+    rank_distance(student, logits(1), 0.1).backward()
+    assert student.grad.abs().sum() > 0
+
+
+def test_ranks_do_not_depend_on_shift_and_scale():
+    wanted = soft_ranks(logits(0), 0.1)
+    torch.testing.assert_close(soft_ranks(3 * logits(0) + 5, 0.1), wanted)
+
+
+def test_pruning_zeroes_the_share_that_it_says_layer_by_layer(pair):
+    network = pair.build("resnet8")
+    whole = {name: p.clone() for name, p in network.named_parameters()}
+    prune_smallest(network, 0.25)
+    for name, parameter in network.named_parameters():
+        if parameter.ndim > 1:
+            zero = parameter == 0
+            assert zero.sum() == round(0.25 * parameter.numel()), name
+            assert whole[name][zero].abs().max() <= whole[name][~zero].abs().min(), name
+        else:
+            assert torch.equal(parameter, whole[name]), name
+
+
+@pytest.mark.parametrize("augmentation", ["none", "mixup", "cutmix", "cutout"])
+def test_each_view_gives_its_terms(pair, augmentation):
+    made = pair(R2KD(augmentation=augmentation))
+    terms = made.terms(made.batch())
+    wanted = {"value", "rank"} | (set() if augmentation == "none" else {"augmented_value", "augmented_rank"})
+    assert terms.keys() == wanted
+
+
+def test_without_mixing_no_pruned_teacher_is_run(pair):
+    assert pair(R2KD(teacher_share=1)).shop.frozen.keys() == {TEACHER}
+
+
+def test_the_pruned_teacher_in_train_mode_uses_the_batch(pair):
+    outputs = {}
+    for mode in ("eval", "train"):
+        made = pair(R2KD(pruned_teacher_mode=mode, augmentation="none"))
+        network = made.shop.frozen[PrunedTeacher(rate=0.1, mode=mode)]
+        outputs[mode] = [network.read(made.images[:n]).logits[0] for n in (4, 8)]
+    torch.testing.assert_close(*outputs["eval"])
+    assert not torch.allclose(*outputs["train"])
+
+
+def test_augmented_terms_read_the_augmented_view(pair):
+    made = pair(R2KD(augmentation="cutmix"))
+    batch = made.batch()
+    swapped = {key: batch.outputs[key[0], CLEAN if key[1] == CutMix() else CutMix()] for key in batch.outputs}
+    first = made.terms(batch)
+    second = made.terms(type(batch)(swapped, batch.labels, batch.indices, batch.step, batch.epoch, batch.progress))
+    assert first["value"].item() == second["augmented_value"].item()
+    assert first["rank"].item() == second["augmented_rank"].item()
