@@ -39,7 +39,7 @@ class Stage(Spec):
     channels: int
     """Channels of the stage's map."""
     stride: int
-    """Pixels of the image per position of the map, along one side."""
+    """Pixels of the image per position of the map, along one side, rounded to a power of two."""
 
 
 class Card(Spec):
@@ -84,6 +84,10 @@ class Architecture(ABC):
     @abstractmethod
     def names(self) -> tuple[str, ...]:
         """The architectures of this family, as a recipe names them. Needs no torch."""
+
+    def installed(self) -> tuple[str, ...]:
+        """The same as the installed library says it, for a family that is not ours. May import torch."""
+        return self.names()
 
     @abstractmethod
     def build(self, architecture: str, classes: int) -> Network:

@@ -35,6 +35,9 @@ class Layout:
     forms: tuple[Form, ...] = ()
     """How each stage hands out its map; none where all have their channels first."""
 
+    def form(self, stage: int) -> Form:
+        return self.forms[stage] if self.forms else "channels_first"
+
 
 class Network(nn.Module):
     """A body of any make, with its input's normalisation before it and hooks that read what is asked for.
@@ -104,12 +107,11 @@ class Network(nn.Module):
             seen = self._seen
         finally:
             self._wanted, self._seen = frozenset(), {}
-        count = len(self.layout.stages)
-        forms: tuple[Form, ...] = self.layout.forms or ("channels_first",) * count
+        count, form = len(self.layout.stages), self.layout.form
         return Outputs(
             logits=logits,
             embedding=_as_vector(seen["embedding"]) if "embedding" in wanted else None,
-            maps=tuple(_as_map(seen[f"maps.{i}"], form) for i, form in enumerate(forms)) if "maps" in wanted else (),
+            maps=tuple(_as_map(seen[f"maps.{i}"], form(i)) for i in range(count)) if "maps" in wanted else (),
             preactivations=(
                 tuple(seen[f"preactivations.{i}"] for i in range(count)) if "preactivations" in wanted else ()
             ),

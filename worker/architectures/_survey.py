@@ -1,0 +1,118 @@
+"""Find where to read a body that we did not write: run it once on torch's meta device, where no number is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import log2
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from worker.network import Form, Layout
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+"""What is looked into for units; a subclass of them is a unit itself, such as a convolution with its batch norm."""
+CHANGE_NOTHING = (nn.MaxPool2d, nn.AvgPool2d, nn.Dropout)
+"""Units that make no stage by themselves: where one ends a resolution, the stage is what stood before it."""
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.GELU)
+
+
+class Hollow(TorchFunctionMode):
+    """While it lasts networks are built on torch's meta device, which takes no time and no memory.
+
+    Only what numbers are made of goes there: some makers compute widths with tensors, which must have values.
+    """
+
+    MAKERS = (torch.empty, torch.zeros, torch.ones, torch.randn)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in self.MAKERS and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+def survey(body: nn.Module, image_size: int) -> Layout:
+    """The layout of a body on the meta device, which reads square images of that many pixels a side.
+
+    A stage is the last unit of each resolution before the map is averaged, a unit being a child of the body or of a
+    plain container in it; the classifier is the last module with numbers of its own. Before activation a stage can be
+    read only if each ends in an activation that is a module.
+    """
+    steps = _run(body, image_size)
+    classifier = [name for name, _ in steps if list(body.get_submodule(name).parameters(recurse=False))][-1]
+    stages = dict(_stages(body, steps, classifier, image_size))
+    forms = tuple(form for _, form, _ in stages.values())
+    return Layout(
+        stages=tuple(name for name, _, _ in stages.values()),
+        classifier=classifier,
+        activations=_last_activations(body, steps, [output for _, _, output in stages.values()]),
+        forms=forms if set(forms) != {"channels_first"} else (),
+    )
+
+
+def _run(body: nn.Module, image_size: int) -> list[tuple[str, Tensor]]:
+    """Each module's name and output, in the order in which they finish."""
+    steps: list[tuple[str, Tensor]] = []
+
+    def note(name: str) -> Any:
+        return lambda module, inputs, output: steps.append((name, output))
+
+    hooks = [module.register_forward_hook(note(name)) for name, module in body.named_modules() if name]
+    try:
+        body.eval()(torch.empty(2, 3, image_size, image_size, device="meta"))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return steps
+
+
+def _stages(
+    body: nn.Module, steps: list[tuple[str, Tensor]], classifier: str, image_size: int
+) -> Iterator[tuple[int, tuple[str, Form, Tensor]]]:
+    """(stride, (name, form, output)) of each unit that gives a map, shallow to deep; of equal strides the last counts.
+
+    Strides are rounded to powers of two: a convolution without padding loses a border, which makes no new stage.
+    """
+    units = dict(_units(body, ""))
+    for name, output in steps:
+        if name == classifier or isinstance(units.get(name), nn.AdaptiveAvgPool2d):
+            return
+        shape = _shape(output) if name in units and not isinstance(units[name], CHANGE_NOTHING) else None
+        if shape is not None:
+            form, side = shape
+            yield 2 ** round(log2(image_size / side)), (name, form, output)
+
+
+def _units(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    for name, child in module.named_children():
+        if type(child) in CONTAINERS:
+            yield from _units(child, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", child
+
+
+def _shape(output: Any) -> tuple[Form, int] | None:
+    """How a map was handed out and its side; None for what is no square map."""
+    if not isinstance(output, Tensor):
+        return None
+    if output.dim() == 4 and output.shape[2] == output.shape[3]:
+        return "channels_first", output.shape[2]
+    if output.dim() == 4 and output.shape[1] == output.shape[2]:
+        return "channels_last", output.shape[1]
+    if output.dim() == 3:
+        side = round((output.shape[1] - 1) ** 0.5)
+        return ("tokens", side) if side**2 + 1 == output.shape[1] else None
+    return None
+
+
+def _last_activations(body: nn.Module, steps: list[tuple[str, Tensor]], maps: list[Tensor]) -> tuple[str, ...]:
+    """The activation that gives each map, by name; none at all unless every map has one."""
+    # Of a module that is called several times the last call counts, as for a network's hooks.
+    outputs = {name: output for name, output in steps if isinstance(body.get_submodule(name), ACTIVATIONS)}
+    found = [next((name for name, output in outputs.items() if output is map_NCHW), None) for map_NCHW in maps]
+    return tuple(name for name in found if name is not None) if None not in found else ()
