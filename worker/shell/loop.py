@@ -24,6 +24,8 @@ from worker.shell.desk import sweep_folders
 from worker.shell.lease import DATABASE_AWAY, Lease, boottime, why
 
 SWEEP_SECONDS = 600.0
+WARM_UP_SECONDS = 60.0
+"""How long a job has the machine to itself before the next engine is warmed; importing torch takes its while."""
 SILENT_WORKER_SECONDS = 86_400.0
 """How long a worker that died without a word stays in the table."""
 
@@ -40,6 +42,7 @@ class Shell:
         self._bell = threading.Event()
         self._stopping = threading.Event()
         self._warm: Child | None = None
+        self._warming = threading.Lock()
         self._job_id: str | None = None
         self._sweep_at = 0.0
         self._thread = threading.Thread(target=self._run, name="loop", daemon=True)
@@ -71,17 +74,19 @@ class Shell:
                 self._bell.wait(settings.look_seconds * random.uniform(0.75, 1.25))
                 self._bell.clear()
         finally:
-            if self._warm is not None:
-                self._warm.end()
+            with self._warming:
+                if self._warm is not None:
+                    self._warm.end()
             self._leave()
             log.info("worker %s has stopped", self.worker_id)
 
     def _work_off(self, settings: Settings) -> None:
         """Run jobs until none is left, with an engine kept warm for the next; never raises, for the loop goes on."""
         try:
-            self._warm = self._warm or Child(self.engine)
+            self._warm_up()
             self._sweep_when_due(settings)
             while not self._stopping.is_set() and self._run_one(settings):
+                self._warm_up()
                 self._sweep_when_due(settings)
         except DATABASE_AWAY as error:
             log.warning("the database is away: %s", why(error))
@@ -113,15 +118,24 @@ class Shell:
             on_loss=child.kill,
             also=self._see,
         )
+        soon = threading.Timer(WARM_UP_SECONDS, self._warm_up)
+        soon.daemon = True
+        soon.start()
         try:
             with lease:
-                self._warm = Child(self.engine)
                 Attempt(lease, child, settings, self._stopping).run()
         finally:
+            soon.cancel()
             child.end()
 
+    def _warm_up(self) -> None:
+        with self._warming:
+            if self._warm is None and not self._stopping.is_set():
+                self._warm = Child(self.engine)
+
     def _take_warm(self) -> Child:
-        child, self._warm = self._warm, None
+        with self._warming:
+            child, self._warm = self._warm, None
         if child is not None and child.exited():
             log.warning("the warm engine had ended: %s", child.end())
             child = None
