@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import Result
+
+from service.db import transaction
+from service.events.repository import Entry, append
+from tests.client.conftest import RECIPE, Service
+from tests.conftest import wait_until
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> str:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(RECIPE))
+    return str(file)
+
+
+def process(*words: str) -> subprocess.Popen[str]:
+    """The command as a process of its own, with a pipe instead of a terminal."""
+    command = [sys.executable, "-m", "cli.main", *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    heavy = ("torch", "sqlalchemy", "celery", "fastapi", "pydantic", "httpx2", "onnxruntime", "sklearn")
+    code = f"import sys, cli.main; print([name for name in {heavy!r} if name in sys.modules])"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # Typer itself takes pydantic.
+    assert set(json.loads(said.stdout.replace("'", '"'))) <= {"pydantic"}
+
+
+def test_submit_prints_the_id_and_nothing_else(retort: Run, recipe_file: str) -> None:
+    result = retort("submit", recipe_file)
+    assert result.exit_code == 0
+    (job_id,) = result.stdout.split()
+    shown = retort("show", job_id, "--json")
+    assert json.loads(shown.stdout)["state"] == "queued"
+
+
+def test_json_and_standard_input_and_changes(retort: Run) -> None:
+    body = json.dumps({**RECIPE, "students": None, "training": {"epochs": 7, "optimizer": {"name": "sgd"}}})
+    changes = ("--set", "training.optimizer.learning_rate=1e-3", "--set", "methods.0.temperature=2")
+    del_students = json.dumps({key: value for key, value in json.loads(body).items() if key != "students"})
+    result = retort("submit", "-", *changes, "--set", "tags=[a, b]", "--json", input=del_students)
+    assert result.exit_code == 0, result.stderr
+    recipe = json.loads(result.stdout)["recipe"]
+    assert recipe["training"]["epochs"] == 7
+    assert recipe["training"]["optimizer"]["learning_rate"] == 0.001
+    assert recipe["students"][0]["methods"][0]["temperature"] == 2
+    assert recipe["tags"] == ["a", "b"]
+
+
+def test_all_problems_are_shown_with_their_place(retort: Run, recipe_file: str) -> None:
+    wrong = ("--set", "methods.0.temperature=-1", "--set", "training.epochs=0", "--set", "nonsense=1")
+    for command in ("validate", "submit"):
+        result = retort(command, recipe_file, *wrong)
+        assert result.exit_code == 1
+        assert result.stdout == ""
+        for place in ("/methods/0/temperature:", "/training/epochs:", "/nonsense:"):
+            assert f"\n  {place}" in result.stderr
+
+
+def test_a_warning_is_shown_and_the_job_is_queued(retort: Run, recipe_file: str) -> None:
+    larger = ("--set", "student.architecture=resnet110", "--set", "teacher.architecture=resnet8")
+    result = retort("submit", recipe_file, *larger)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("job_")
+    assert "is larger than its teacher" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "sentence"),
+    [
+        ("", (), "standard input holds nothing; a recipe is a mapping of fields"),
+        ("[1, 2]", (), "standard input holds a list; a recipe is a mapping of fields"),
+        ("{a: [", (), "standard input is neither JSON nor YAML"),
+        ("name: 2026-01-01", (), "standard input holds something that JSON cannot carry"),
+        ("name: .nan", (), "standard input holds something that JSON cannot carry"),
+        ("name: x", ("--set", "name"), "--set 'name' is no change"),
+        ("name: x", ("--set", "a..b=1"), "--set 'a..b=1' is no change"),
+        ("students: [a]", ("--set", "students.4.seed=1"), "names '4' where a number below 1 is wanted"),
+        ("students: [a]", ("--set", "students.0.seed=1"), "names 'seed' where a field"),
+    ],
+)
+def test_what_is_no_recipe_is_a_usage_error(retort: Run, text: str, words: tuple[str, ...], sentence: str) -> None:
+    result = retort("submit", "-", *words, input=text)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_file_that_cannot_be_read_is_a_usage_error(retort: Run, tmp_path: Path) -> None:
+    (tmp_path / "latin").write_bytes("name: ä".encode("latin-1"))
+    for file, sentence in (
+        (tmp_path / "none", "No such file or directory"), (tmp_path, "Is a directory"), (tmp_path / "latin", "UTF-8")
+    ):  # fmt: skip
+        result = retort("submit", str(file))
+        assert result.exit_code == 2
+        assert sentence in result.stderr
+
+
+def test_eleven_megabytes_are_refused_in_one_sentence(retort: Run) -> None:
+    result = retort("submit", "-", input=json.dumps({"name": "x" * 11_000_000}))
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert len(result.stderr) < 300
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("show", "job_none"),
+        ("cancel", "job_none"),
+        ("watch", "job_none"),
+        ("download", "job_none"),
+        ("methods", "none"),
+        ("keys", "revoke", "key_none"),
+    ],
+)
+def test_what_does_not_exist_is_refused(retort: Run, words: tuple[str, ...]) -> None:
+    result = retort(*words)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("retort: there is no")
+
+
+def test_who_cannot_be_reached_is_said_so(retort: Run) -> None:
+    for words in (("jobs",), ("keys",), ("methods",), ("watch", "job_x")):
+        result = retort("--url", "http://127.0.0.1:9", *words)
+        assert result.exit_code == 3
+        assert "no service answers at http://127.0.0.1:9" in result.stderr
+
+
+def test_jobs_are_listed_and_filtered(retort: Run, service: Service) -> None:
+    first, second = service.create(name="first"), service.create(name="second", tags=["t"])
+    listed = retort("jobs").stdout
+    assert listed.index(second) < listed.index(first)
+    assert [job["id"] for job in json.loads(retort("jobs", "--tag", "t", "--json").stdout)] == [second]
+    assert [job["id"] for job in json.loads(retort("jobs", "--limit", "1", "--json").stdout)] == [second]
+    assert "Nothing there." in retort("jobs", "--state", "failed").stdout
+    wrong = retort("jobs", "--state", "bogus")
+    assert wrong.exit_code == 1
+    assert "'bogus'" in wrong.stderr
+
+
+def test_show_tells_why_a_job_waits(retort: Run, service: Service) -> None:
+    said = retort("show", service.create()).stdout
+    assert "queued" in said
+    assert "no worker is alive" in said
+
+
+def test_cancel_and_watch_of_a_cancelled_job(retort: Run, service: Service) -> None:
+    job_id = service.create()
+    assert retort("cancel", job_id).stdout == f"{job_id} is cancelled.\n"
+    watched = retort("watch", job_id)
+    assert watched.exit_code == 1
+    assert watched.stderr == f"retort: {job_id} is cancelled\n"
+    events = [json.loads(line) for line in retort("watch", job_id, "--json").stdout.splitlines()]
+    assert [event["kind"] for event in events] == ["created", "cancelled"]
+
+
+def test_an_interrupted_watch_leaves_the_job_alone(retort: Run, service: Service) -> None:
+    job_id = service.create()
+    with process("watch", job_id) as watching:
+        assert watching.stdout is not None
+        assert "created" in watching.stdout.readline()
+        watching.send_signal(signal.SIGINT)
+        _, said = watching.communicate(timeout=20)
+    assert watching.returncode == 130
+    assert said == f"retort: no longer watching; {job_id} goes on\n"
+    assert json.loads(retort("show", job_id, "--json").stdout)["wanted"] == "run"
+
+
+def test_a_watch_sees_what_happens_while_it_watches(service: Service) -> None:
+    job_id = service.create()
+    with process("watch", job_id) as watching:
+        assert watching.stdout is not None
+        assert "created" in watching.stdout.readline()
+        entry = Entry("metrics", {"phase": "distilling", "student": "student", "epoch": 3, "values": {"loss": 0.25}})
+        with transaction() as session:
+            append(session, job_id, 1, [entry])
+        assert watching.stdout.readline().endswith("metrics distilling student epoch 3  loss=0.25\n")
+        watching.terminate()
+
+
+def test_download_takes_all_files_or_those_that_are_named(retort: Run, service: Service, tmp_path: Path) -> None:
+    job_id = service.create()
+    nothing = retort("download", job_id)
+    assert (nothing.exit_code, nothing.stderr) == (1, f"retort: {job_id} has no files yet\n")
+    contents = {"student.onnx": os.urandom(200_000), "student.json": b"{}"}
+    for name, content in contents.items():
+        service.add_file(job_id, name, content)
+    result = retort("download", job_id, "--to", str(tmp_path / "all"))
+    assert result.exit_code == 0, result.stderr
+    assert sorted(result.stdout.split()) == [str(tmp_path / "all" / name) for name in sorted(contents)]
+    assert {file.name: file.read_bytes() for file in (tmp_path / "all").iterdir()} == contents
+    retort("download", job_id, "student.json", "--to", str(tmp_path / "one"))
+    assert [file.name for file in (tmp_path / "one").iterdir()] == ["student.json"]
+    unknown = retort("download", job_id, "teacher.onnx", "--to", str(tmp_path / "none"))
+    assert unknown.exit_code == 2
+    assert "it has student.json, student.onnx" in unknown.stderr
+    (tmp_path / "file").touch()
+    blocked = retort("download", job_id, "--to", str(tmp_path / "file"))
+    assert (blocked.exit_code, "cannot be made" in blocked.stderr) == (1, True)
+
+
+def test_keys_are_made_listed_and_revoked(retort: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = retort("keys", "create", "laptop").stdout.strip()
+    (made,) = (one for one in json.loads(retort("keys", "--json").stdout) if one["name"] == "laptop")
+    assert key.startswith(made["prefix"])
+    assert retort("keys", "revoke", made["id"]).exit_code == 0
+    assert "revoked" in retort("keys").stdout
+    monkeypatch.setenv("RETORT_KEY", key)
+    refused = retort("keys")
+    assert refused.exit_code == 1
+    assert "unknown or revoked" in refused.stderr
+
+
+def test_the_first_key_of_a_database_is_made_beside_it(retort: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = retort("keys", "create", "first", "--local", "--admin").stdout.strip()
+    monkeypatch.setenv("RETORT_KEY", key)
+    (shown,) = (one for one in json.loads(retort("keys", "--json").stdout) if key.startswith(one["prefix"]))
+    assert (shown["name"], shown["admin"], shown["project"]) == ("first", True, "default")
+
+
+def test_methods_and_architectures_are_shown(retort: Run) -> None:
+    assert "kd" in retort("methods").stdout
+    shown = retort("methods", "kd").stdout
+    assert "temperature" in shown
+    assert "Hinton" in shown
+    assert "resnet8x4" in retort("architectures", "--family", "cifar_resnet").stdout
+    assert json.loads(retort("architectures", "resnet8", "--json").stdout)["name"] == "resnet8"
+
+
+def test_a_pipe_gets_neither_colours_nor_folded_tables(service: Service) -> None:
+    service.create(name="a name " * 12)
+    with process("jobs") as listing:
+        out, _ = listing.communicate(timeout=20)
+    assert listing.returncode == 0
+    assert "\x1b" not in out
+    assert ("a name " * 12).strip() in out
+
+
+def test_a_reader_that_goes_away_is_no_trace(service: Service) -> None:
+    with process("methods", "--json") as listing:
+        assert listing.stdout is not None
+        listing.stdout.close()
+        listing.wait(20)
+        assert listing.stderr is not None
+        assert "Traceback" not in listing.stderr.read()
+
+
+def test_a_wrong_word_is_a_usage_error(retort: Run) -> None:
+    assert retort("submit").exit_code == 2
+    assert retort("bogus").exit_code == 2
+    assert retort("jobs", "--limit", "0").exit_code == 2
+
+
+def test_submit_and_watch_in_one(recipe_file: str, retort: Run, service: Service) -> None:
+    with process("submit", recipe_file, "--watch") as watching:
+        assert watching.stdout is not None
+        job_id = watching.stdout.readline().strip()
+        assert "created" in watching.stdout.readline()
+        retort("cancel", job_id)
+        begin = time.monotonic()
+        wait_until(lambda: watching.poll() is not None, "the watch ends with the job", 20)
+        assert time.monotonic() - begin < 20
+    assert watching.returncode == 1
