@@ -24,6 +24,8 @@ class Queued:
     project_id: str
     wait_seconds: float
     """How long it is not claimed yet; 0 when it may be."""
+    served_at: float
+    """When a job of its project was last claimed."""
 
 
 def now(session: Session) -> float:
@@ -78,11 +80,9 @@ def page(session: Session, project_id: str, query: JobQuery, after: Position | N
     return session.scalars(found.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)).all()
 
 
-def queue(session: Session) -> tuple[Sequence[Queued], Sequence[str]]:
-    """All queued jobs, a project's in the order of their turns, and the projects, served longest ago first."""
+def queue(session: Session) -> Sequence[Queued]:
+    """All queued jobs by priority and age, as workers claim within a project."""
     wait = func.coalesce(Job.not_before - database_now(), 0.0)
-    order = (Job.priority.desc(), Job.created_at, Job.id)
-    rows = session.execute(select(Job.id, Job.project_id, wait).where(Job.state == State.queued).order_by(*order))
-    jobs = [Queued(job_id, project_id, max(0.0, seconds)) for job_id, project_id, seconds in rows]
-    projects = session.scalars(select(Project.id).order_by(Project.served_at, Project.id)).all()
-    return jobs, projects
+    found = select(Job.id, Job.project_id, wait, Project.served_at).join(Project, Project.id == Job.project_id)
+    rows = session.execute(found.where(Job.state == State.queued).order_by(Job.priority.desc(), Job.created_at, Job.id))
+    return [Queued(job_id, project, max(0.0, seconds), served_at) for job_id, project, seconds, served_at in rows]

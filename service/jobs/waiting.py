@@ -42,15 +42,19 @@ def explain(session: Session, job_id: str) -> Waiting:
     return Waiting(position=position, workers=snapshot.workers, reason=_reason(snapshot, job_id, position))
 
 
-def turns(jobs: Sequence[Queued], projects: Sequence[str]) -> dict[str, int]:
-    """Each job's place, 1 first, when projects take turns: by round, and within it by the projects' order."""
-    rounds: Counter[str] = Counter()
-    at: dict[int, list[Queued]] = defaultdict(list)
+def turns(jobs: Sequence[Queued]) -> dict[str, int]:
+    """Each job's place, 1 first, when projects take turns as workers claim.
+
+    The project that was served longest ago comes first; among projects that never were, the better job's.
+    """
+    rounds: dict[int, list[Queued]] = defaultdict(list)
+    seen: Counter[str] = Counter()
     for job in jobs:
-        rounds[job.project_id] += 1
-        at[rounds[job.project_id]].append(job)
-    rank = {project_id: i for i, project_id in enumerate(projects)}
-    ordered = [job for number in sorted(at) for job in sorted(at[number], key=lambda job: rank[job.project_id])]
+        seen[job.project_id] += 1
+        rounds[seen[job.project_id]].append(job)
+    first = sorted(rounds[1], key=lambda job: job.served_at)
+    rank = {job.project_id: i for i, job in enumerate(first)}
+    ordered = [job for number in sorted(rounds) for job in sorted(rounds[number], key=lambda job: rank[job.project_id])]
     return {job.id: place for place, job in enumerate(ordered, start=1)}
 
 
@@ -62,10 +66,10 @@ def _snapshot(session: Session) -> Snapshot:
         if known and known.database == settings.database and time.monotonic() - known.taken_at < FRESH_SECONDS:
             return known
         taken_at = time.monotonic()
-        jobs, projects = repository.queue(session)
+        jobs = repository.queue(session)
         workers = count_alive(session, settings.lease_seconds)
         waits = {job.id: job.wait_seconds for job in jobs if job.wait_seconds > 0}
-        _taken = Snapshot(taken_at, settings.database, turns(jobs, projects), waits, workers)
+        _taken = Snapshot(taken_at, settings.database, turns(jobs), waits, workers)
         return _taken
 
 

@@ -46,6 +46,4 @@ def test_who_is_no_admin_makes_none(stranger: TestClient) -> None:
 def test_a_name_has_a_form(client: TestClient) -> None:
     answer = client.post("/v1/projects", json={"name": "My Project"})
     assert answer.status_code == 422
-    assert answer.json()["detail"] == (
-        "name is 'My Project'; wanted text that matches ^[a-z0-9][a-z0-9._-]{0,63}$"
-    )
+    assert answer.json()["detail"] == ("name is 'My Project'; wanted text that matches ^[a-z0-9][a-z0-9._-]{0,63}$")
