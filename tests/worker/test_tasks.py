@@ -160,7 +160,7 @@ def test_a_real_job_runs_to_its_end(service: Environment, start: Start) -> None:
     start(ENGINE).wait_ready()
     job_id = add_job(add_project(), recipe=digits(epochs=1))
     ring()
-    job = wait_for_state(job_id, State.succeeded, 120)
+    job = wait_for_state(job_id, State.succeeded, 240)
     assert job.latest["student"]["test.accuracy"] > 0.05
     with reading() as session:
         names = {artifact.name for artifact, _ in artifacts_of(session, job_id)}
@@ -174,12 +174,12 @@ def test_a_real_job_survives_its_workers_death(
 ) -> None:
     environment(database_url=postgresql_database, broker_url=redis_broker, look_seconds=0.5, lease_seconds=5)
     environment(checkpoint_seconds=0.2)
-    job_id = add_job(add_project(), recipe=digits(epochs=20))
+    job_id = add_job(add_project(), recipe=digits(epochs=12))
     first = start(ENGINE)
-    wait_until(lambda: (row(job_id).progress or {}).get("phase") == "distilling", "it distils", 120)
+    wait_until(lambda: (row(job_id).progress or {}).get("phase") == "distilling", "it distils", 240)
     first.stop(signal.SIGKILL)
     start(ENGINE)
-    assert wait_for_state(job_id, State.succeeded, 120).fence == 2
+    assert wait_for_state(job_id, State.succeeded, 240).fence == 2
     said = [line for line in lines(job_id) if line.key]
     assert len({line.key for line in said}) == len(said)
     assert {line.attempt for line in said if line.body["phase"] == "teaching"} == {1}, "the teacher is taught once"
