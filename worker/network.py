@@ -5,7 +5,7 @@ Shapes: N images, K classes, D features, C H W map.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -99,8 +99,13 @@ class Network(nn.Module):
         logits: Tensor = self.body(self.normalise(images))
         return logits
 
-    def read(self, images: Tensor, wanted: Iterable[str] = ()) -> Outputs:
-        """Logits and what else is wanted: `embedding`, `maps`, `preactivations`."""
+    def read(self, images: Tensor, wanted: Collection[str] = ()) -> Outputs:
+        """Logits and what else is wanted: `embedding`, `maps`, `preactivations`.
+
+        Raises ValueError when the last is wanted of a network that has no module between it and the maps.
+        """
+        if "preactivations" in wanted and not self.layout.activations:
+            raise ValueError("the network's maps cannot be read before their activation")
         self._wanted, self._seen = frozenset(wanted), {}
         try:
             logits = self(images)

@@ -36,8 +36,12 @@ class Digits(Dataset):
     def facts(self, roots: Sequence[Path]) -> DataFacts:
         train = sum(kept for kept, _, _ in self._sizes())
         return DataFacts(
-            classes=len(COUNTS), class_names=tuple("0123456789"), image_size=8,
-            train=train, validation=VALIDATION, test=TEST,
+            classes=len(COUNTS),
+            class_names=tuple("0123456789"),
+            image_size=8,
+            train=train,
+            validation=VALIDATION,
+            test=TEST,
         )
 
     def load(self, roots: Sequence[Path]) -> LoadedDataset:

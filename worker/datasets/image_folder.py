@@ -23,8 +23,8 @@ PART_FOLDERS = {
     "validation": ("validation", "valid", "val"),
     "test": ("test", "testing"),
 }
-MOST_PIXELS = 100_000_000
-"""Pixels of the largest image that is decoded: a small file can claim to hold any number."""
+MOST_PIXELS = 50_000_000
+"""Pixels of the largest image that is decoded, a JPEG's after its reduction: a small file can claim any number."""
 NAMED_AT_MOST = 5
 """Files that a sentence names before it only counts."""
 
@@ -37,7 +37,7 @@ class Found:
     parts: dict[str, list[tuple[Path, int]]]
     """(file, label) of each part, in a fixed order."""
     stray: list[Path] = field(default_factory=list)
-    """Files that are no images, or that lead out of the folder."""
+    """What was passed over: no images, hidden, or links out of the allowed folders."""
 
 
 class ImageFolder(Dataset):
@@ -50,7 +50,7 @@ class ImageFolder(Dataset):
     source: ClassVar[str] = "the user's own images"
 
     name: Literal["image_folder"] = "image_folder"
-    path: str = Field(min_length=1, max_length=4096)
+    path: str = Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")
     """The folder; it must lie under one that the server allows (RETORT_DATA_ROOTS)."""
     image_size: int = Field(default=224, ge=8, le=1024)
     """Side of the square that images are brought to, in pixels."""
@@ -62,15 +62,19 @@ class ImageFolder(Dataset):
     """Rules which images are split off."""
 
     def facts(self, roots: Sequence[Path]) -> DataFacts | None:
-        folder = self._folder(roots)
-        return self._facts(self._find(folder)) if folder.exists() or _visible_root(folder, roots) else None
+        allowed = [Path(os.path.realpath(root)) for root in roots]
+        folder = self._folder(allowed)
+        if not any(root.is_dir() and folder.is_relative_to(root) for root in allowed):
+            return None  # the root is another machine's
+        return self._facts(self._find(folder, allowed))
 
     def load(self, roots: Sequence[Path]) -> LoadedDataset:
         import torch
 
         from worker.datasets._memory import MemoryPart, loaded
 
-        found = self._find(self._folder(roots))
+        allowed = [Path(os.path.realpath(root)) for root in roots]
+        found = self._find(self._folder(allowed), allowed)
         pixels = self._decode([file for part in found.parts.values() for file, _ in part])
         parts, start = [], 0
         for name in PART_FOLDERS:
@@ -87,22 +91,28 @@ class ImageFolder(Dataset):
             classes=len(found.class_names), class_names=found.class_names, image_size=self.image_size, **sizes
         )
 
-    def _folder(self, roots: Sequence[Path]) -> Path:
+    def _folder(self, allowed: list[Path]) -> Path:
         """The folder, with symbolic links followed, if it lies under an allowed one."""
-        if not roots:
+        if not allowed:
             raise DatasetError(
                 f"the folder {self.path!r} is not allowed: this server allows no local folders; "
                 "its operator names them in RETORT_DATA_ROOTS"
             )
         folder = Path(os.path.realpath(self.path))
-        if not any(folder.is_relative_to(os.path.realpath(root)) for root in roots):
-            allowed = ", ".join(str(root) for root in roots)
-            raise DatasetError(f"the folder {self.path!r} lies outside the folders that this server allows: {allowed}")
+        if not any(folder.is_relative_to(root) for root in allowed):
+            named = ", ".join(map(str, allowed))
+            raise DatasetError(f"the folder {self.path!r} lies outside the folders that this server allows: {named}")
         return folder
 
-    def _find(self, folder: Path) -> Found:
+    def _find(self, folder: Path, allowed: list[Path]) -> Found:
         if not folder.is_dir():
             raise DatasetError(f"{self.path!r} is no folder")
+        try:
+            return self._listing(folder, allowed)
+        except OSError as error:
+            raise DatasetError(f"the folder {self.path!r} cannot be listed: {error}") from error
+
+    def _listing(self, folder: Path, allowed: list[Path]) -> Found:
         named = {part: _first_folder(folder, names) for part, names in PART_FOLDERS.items()}
         training = named["train"] or folder
         class_names = tuple(sorted(child.name for child in _folders(training)))
@@ -112,7 +122,7 @@ class ImageFolder(Dataset):
         found.stray += [child for child in training.iterdir() if not child.is_dir()]
         for part, place in {**named, "train": training}.items():
             if place is not None:
-                found.parts[part] = list(_images(place, found, folder))
+                found.parts[part] = list(_images(place, found, allowed))
         self._split_off([part for part in ("validation", "test") if named[part] is None], found)
         return found
 
@@ -131,7 +141,8 @@ class ImageFolder(Dataset):
                 )
             drawn = [files[i] for i in drawn_order(len(files), self.split_seed, f"class {name}")]
             for part in missing:
-                count = max(1, round(shares[part] * len(files)))
+                # Rounded down, so that something is left to train on.
+                count = max(1, int(shares[part] * len(files)))
                 found.parts[part] += sorted(drawn[:count])
                 drawn = drawn[count:]
             kept += sorted(drawn)
@@ -143,7 +154,14 @@ class ImageFolder(Dataset):
 
         import numpy as np
 
-        pixels = np.empty((len(files), 3, self.image_size, self.image_size), dtype=np.uint8)
+        shape = (len(files), 3, self.image_size, self.image_size)
+        try:
+            pixels = np.empty(shape, dtype=np.uint8)
+        except MemoryError as error:
+            raise DatasetError(
+                f"{len(files)} images of {self.image_size} pixels a side do not fit into memory: "
+                f"they take {np.prod(shape, dtype=np.int64) / 2**30:.0f} GiB"
+            ) from error
         broken: list[str] = []
 
         def decode(number: int) -> None:
@@ -165,17 +183,12 @@ def _square(file: Path, side: int) -> NDArray[np.uint8]:
     from PIL import Image, ImageOps
 
     with Image.open(file) as image:
-        if image.width * image.height > MOST_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels; at most {MOST_PIXELS:,} are decoded")
         # JPEGs are decoded at the nearest larger eighth: half the time, and the resize below does the rest.
         image.draft("RGB", (2 * side, 2 * side))
+        if image.width * image.height > MOST_PIXELS:
+            raise ValueError(f"{image.width} x {image.height} pixels; at most {MOST_PIXELS:,} are decoded")
         upright = ImageOps.exif_transpose(image).convert("RGB")
     return np.asarray(ImageOps.fit(upright, (side, side), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-
-
-def _visible_root(folder: Path, roots: Sequence[Path]) -> bool:
-    """Whether the allowed folder that this one lies under is there, on this machine."""
-    return any(Path(root).is_dir() and folder.is_relative_to(os.path.realpath(root)) for root in roots)
 
 
 def _folders(place: Path) -> Iterator[Path]:
@@ -187,7 +200,7 @@ def _first_folder(place: Path, names: tuple[str, ...]) -> Path | None:
     return next((place / name for name in names if (place / name).is_dir() and any(_folders(place / name))), None)
 
 
-def _images(place: Path, found: Found, folder: Path) -> Iterator[tuple[Path, int]]:
+def _images(place: Path, found: Found, allowed: list[Path]) -> Iterator[tuple[Path, int]]:
     """The images of one part with their labels, sorted; what is none of the classes' is an error, other files stray."""
     strangers = {child.name for child in _folders(place)} - set(found.class_names)
     if strangers:
@@ -195,19 +208,26 @@ def _images(place: Path, found: Found, folder: Path) -> Iterator[tuple[Path, int
     for label, name in enumerate(found.class_names):
         for root, folders, files in os.walk(place / name):
             folders.sort()
+            found.stray += [Path(root, inner) for inner in folders if Path(root, inner).is_symlink()]
             for file in (Path(root, file) for file in sorted(files)):
-                hidden = file.name.startswith(".")
-                outside = not Path(os.path.realpath(file)).is_relative_to(folder)
-                if hidden or outside or file.suffix.lower() not in IMAGE_ENDINGS:
-                    found.stray.append(file)
-                else:
+                if _is_image(file, allowed):
                     yield file, label
+                else:
+                    found.stray.append(file)
+
+
+def _is_image(file: Path, allowed: list[Path]) -> bool:
+    """Whether a file is named like an image, is one that can be read to its end, and lies in an allowed folder."""
+    if file.name.startswith(".") or file.suffix.lower() not in IMAGE_ENDINGS:
+        return False
+    real = Path(os.path.realpath(file))
+    return real.is_file() and any(real.is_relative_to(root) for root in allowed)
 
 
 def _stray_warning(stray: list[Path]) -> Iterator[str]:
     if stray:
         names = [f"{file.parent.name}/{file.name}" for file in stray]
-        yield f"{len(stray)} files that are no images were left out: {_listed(names)}"
+        yield f"{len(stray)} files were left out, being no images or links out of what is allowed: {_listed(names)}"
 
 
 def _listed(names: list[str]) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -19,9 +17,9 @@ if TYPE_CHECKING:
 class Onnx(Export):
     """The whole network, its input's normalisation included, for onnxruntime and others; weights lie in the file.
 
-    Input `images`: (N, 3, H, W) float32, RGB in [0, 1], any N. Output `logits`: (N, K) float32. The metadata's
-    `class_names`, `input` and `retort` are JSON: the names in logit order, what the images must look like, and all of
-    `student.json`.
+    Input `images`: (N, 3, S, S) float32, RGB in [0, 1], any N; S is the size that the network's input says. Output
+    `logits`: (N, K) float32. The metadata's `class_names`, `input` and `retort` are JSON: the names in logit order,
+    what the images must look like, and all of `student.json`.
     """
 
     suffix: ClassVar[str] = ".onnx"
@@ -35,23 +33,18 @@ class Onnx(Export):
         import torch
 
         size = network.image.size
-        # Two images, not one: a batch of one would be taken for a constant.
-        example = torch.zeros(2, 3, size, size)
-        with warnings.catch_warnings():
-            # Torch's exporter warns of its own internals' deprecations and of copies that it makes by itself.
-            warnings.simplefilter("ignore")
-            # It also logs each operator set that it converts between.
-            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-            program = torch.onnx.export(
-                network,
-                (example,),
-                dynamo=True,
-                opset_version=self.opset,
-                input_names=["images"],
-                output_names=["logits"],
-                dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
-                verbose=False,
-            )
+        assert size, "a finished network says what its images look like"
+        program = torch.onnx.export(
+            network,
+            # Two images, not one: a batch of one would be taken for a constant.
+            (torch.zeros(2, 3, size, size),),
+            dynamo=True,
+            opset_version=self.opset,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
+            verbose=False,
+        )
         assert program is not None, "no file was named, so the program is returned"
         program.model.metadata_props.update(
             {
