@@ -43,5 +43,5 @@ def _name_of(entry: type[Any]) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """A half sentence that helps who misspelled a name: "; did you mean 'kd'?", or nothing."""
     known = list(known)
-    close = get_close_matches(name, known, n=1, cutoff=0.6) or [k for k in known if k.endswith(f".{name}")][:1]
+    close = [k for k in known if k.endswith(f".{name}")] or get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
