@@ -32,6 +32,9 @@ RECIPE: dict[str, Any] = {
     "training": {"epochs": 2},
 }
 
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""Marks a test for one kind of database, since what it shows depends on none."""
+
 
 @pytest.fixture
 def recipe() -> dict[str, Any]:
@@ -66,14 +69,6 @@ def client(key: str) -> TestClient:
 @pytest.fixture
 def stranger(stranger_key: str) -> TestClient:
     return bearing(stranger_key)
-
-
-@pytest.fixture
-def sqlite_client(sqlite_database: str, environment: Callable[..., None]) -> TestClient:
-    """On SQLite alone, for tests with many cases that end before the database is asked for more than the key."""
-    environment(database_url=sqlite_database)
-    with transaction() as session:
-        return bearing(create_local_key(session, "test"))
 
 
 @dataclass

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.jobs.models import TERMINAL, State
-from tests.service.conftest import Server, bearing
+from tests.service.conftest import Server, bearing, on_sqlite
 from worker.methods import METHODS
 
 Start = Callable[..., Server]
@@ -74,12 +74,14 @@ def test_final_states_are_marked(openapi: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/openapi.json", "/docs"])
-def test_what_needs_no_key(sqlite_client: TestClient, path: str) -> None:
+@on_sqlite
+def test_what_needs_no_key(client: TestClient, path: str) -> None:
     with TestClient(create_app()) as client:
         assert client.get(path).status_code == 200
 
 
-def test_every_other_address_needs_a_key(openapi: dict[str, Any], sqlite_client: TestClient) -> None:
+@on_sqlite
+def test_every_other_address_needs_a_key(openapi: dict[str, Any], client: TestClient) -> None:
     client = TestClient(create_app())
     for method, path, _ in operations(openapi):
         if path in OPEN:
@@ -93,15 +95,16 @@ def test_every_other_address_needs_a_key(openapi: dict[str, Any], sqlite_client:
             )
 
 
-@pytest.mark.parametrize("key", ["rt_aaaaaaaa_" + "a" * 32, "rt_short", "☃", "", "rt_" + "a" * 5000])
-def test_an_unknown_key_is_refused(sqlite_client: TestClient, key: str) -> None:
-    client = TestClient(create_app())
-    answer = client.get("/v1/jobs", headers={"Authorization": f"Bearer {key}".encode()})
+@pytest.mark.parametrize("shown", ["rt_aaaaaaaa_" + "a" * 32, "rt_short", "☃", "", "rt_" + "a" * 5000])
+@on_sqlite
+def test_an_unknown_key_is_refused(client: TestClient, shown: str) -> None:
+    answer = client.get("/v1/jobs", headers={"Authorization": f"Bearer {shown}".encode()})
     assert (answer.status_code, answer.json()["title"]) == (401, "Unauthorized")
 
 
-def test_a_problem_says_all_that_rfc_9457_asks(sqlite_client: TestClient) -> None:
-    answer = sqlite_client.get("/v1/jobs/job_nope")
+@on_sqlite
+def test_a_problem_says_all_that_rfc_9457_asks(client: TestClient) -> None:
+    answer = client.get("/v1/jobs/job_nope")
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert answer.json() == {
         "type": "urn:retort:problem:not-found",
@@ -113,14 +116,16 @@ def test_a_problem_says_all_that_rfc_9457_asks(sqlite_client: TestClient) -> Non
     }
 
 
-def test_an_unknown_address(sqlite_client: TestClient) -> None:
-    answer = sqlite_client.get("/v2/jobs")
+@on_sqlite
+def test_an_unknown_address(client: TestClient) -> None:
+    answer = client.get("/v2/jobs")
     assert answer.status_code == 404
     assert answer.json()["detail"] == "there is no address '/v2/jobs'; /openapi.json lists all"
 
 
-def test_a_wrong_method_says_which_are_right(sqlite_client: TestClient) -> None:
-    answer = sqlite_client.put("/v1/jobs/job_x")
+@on_sqlite
+def test_a_wrong_method_says_which_are_right(client: TestClient) -> None:
+    answer = client.put("/v1/jobs/job_x")
     assert (answer.status_code, answer.headers["Allow"]) == (405, "DELETE, GET")
     assert answer.json()["detail"] == "PUT does not go with the address '/v1/jobs/job_x'; wanted DELETE, GET"
 
@@ -132,14 +137,15 @@ def test_a_nul_in_the_address_is_refused_on_both_databases(client: TestClient) -
         assert answer.json()["detail"] == "the address holds a NUL character (%00); no name has one"
 
 
+@on_sqlite
 def test_a_failure_of_ours_shows_no_trace(
-    sqlite_client: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*arguments: object) -> None:
         raise RuntimeError("secret detail")
 
     monkeypatch.setattr("service.methods.service.every", fail)
-    answer = sqlite_client.get("/v1/methods")
+    answer = client.get("/v1/methods")
     request_id = answer.headers["X-Request-ID"]
     assert answer.status_code == 500
     assert answer.json()["detail"] == f"the service failed; its log has the reason under {request_id}"
@@ -179,8 +185,9 @@ def post(client: TestClient, content: bytes, content_type: str = "application/js
         (b"[" + b"[]," * 200_000 + b"1]", "the body holds more than 100,000 values; no recipe needs as many"),
     ],
 )
-def test_what_is_not_json(sqlite_client: TestClient, body: bytes, detail: str) -> None:
-    answer = post(sqlite_client, body)
+@on_sqlite
+def test_what_is_not_json(client: TestClient, body: bytes, detail: str) -> None:
+    answer = post(client, body)
     assert answer.status_code == 400
     assert re.fullmatch(detail, answer.json()["detail"])
 
@@ -200,29 +207,32 @@ def test_what_is_not_json(sqlite_client: TestClient, body: bytes, detail: str) -
         (b"null", "", "the body is null; wanted an object"),
     ],
 )
-def test_json_that_cannot_be_kept(sqlite_client: TestClient, body: bytes, pointer: str, detail: str) -> None:
-    answer = post(sqlite_client, body)
+@on_sqlite
+def test_json_that_cannot_be_kept(client: TestClient, body: bytes, pointer: str, detail: str) -> None:
+    answer = post(client, body)
     assert (answer.status_code, answer.json()["detail"]) == (422, detail)
     assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
 
 
-def test_a_wrong_content_type_is_told(sqlite_client: TestClient) -> None:
-    answer = post(sqlite_client, b"a=1", "application/x-www-form-urlencoded")
+@on_sqlite
+def test_a_wrong_content_type_is_told(client: TestClient) -> None:
+    answer = post(client, b"a=1", "application/x-www-form-urlencoded")
     assert answer.status_code == 415
     assert answer.json()["detail"] == (
         "the body's Content-Type is 'application/x-www-form-urlencoded'; wanted 'application/json'"
     )
-    answer = sqlite_client.post("/v1/jobs", content=b"{}")
+    answer = client.post("/v1/jobs", content=b"{}")
     assert (answer.status_code, answer.json()["detail"]) == (
         415,
         "the body has no Content-Type; wanted 'application/json'",
     )
-    answer = sqlite_client.post("/v1/jobs", json={}, headers={"Content-Encoding": "gzip"})
+    answer = client.post("/v1/jobs", json={}, headers={"Content-Encoding": "gzip"})
     assert (answer.status_code, answer.json()["detail"]) == (415, "the body's Content-Encoding is 'gzip'; wanted none")
 
 
-def test_many_wrong_fields_are_told_in_one_bounded_answer(sqlite_client: TestClient, recipe: dict[str, Any]) -> None:
-    answer = sqlite_client.post("/v1/jobs", json={**recipe, **{f"x{i}": i for i in range(1000)}})
+@on_sqlite
+def test_many_wrong_fields_are_told_in_one_bounded_answer(client: TestClient, recipe: dict[str, Any]) -> None:
+    answer = client.post("/v1/jobs", json={**recipe, **{f"x{i}": i for i in range(1000)}})
     assert answer.status_code == 422
     assert answer.json()["detail"].endswith("(and 999 more wrong fields)")
     assert len(answer.json()["errors"]) == 100
@@ -235,6 +245,7 @@ def authorised(server: Server, key: str) -> httpx2.Client:
     return httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=60)
 
 
+@on_sqlite
 def test_eleven_megabytes_of_json(start: Start, key: str) -> None:
     body = json.dumps({"name": "x" * 11_000_000}).encode()
     with authorised(start(), key) as client:
@@ -249,6 +260,7 @@ def test_eleven_megabytes_of_json(start: Start, key: str) -> None:
         assert client.get("/v1/jobs").json()["items"] == []
 
 
+@on_sqlite
 def test_the_process_is_small_and_has_no_torch(start: Start, key: str, recipe: dict[str, Any]) -> None:
     server = start()
     with authorised(server, key) as client:
@@ -261,6 +273,7 @@ def test_the_process_is_small_and_has_no_torch(start: Start, key: str, recipe: d
     assert not [name for name in libraries if "torch" in name]
 
 
+@on_sqlite
 def test_a_slow_body_holds_no_connection(start: Start, key: str, recipe: dict[str, Any]) -> None:
     """More slow senders than the pool has connections; a quick one is served meanwhile."""
     body = json.dumps(recipe).encode()

@@ -8,6 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.catalogue import summary
+from tests.service.conftest import on_sqlite
 from worker.architectures import ARCHITECTURES, CARDS
 from worker.datasets import DATASETS
 from worker.exports import EXPORTS
@@ -23,15 +24,17 @@ from worker.methods import METHODS
         ("/v1/exports", EXPORTS),
     ],
 )
-def test_all_entries_are_listed(sqlite_client: TestClient, path: str, known: dict[str, Any]) -> None:
-    page = sqlite_client.get(path).json()
+@on_sqlite
+def test_all_entries_are_listed(client: TestClient, path: str, known: dict[str, Any]) -> None:
+    page = client.get(path).json()
     assert [item["name"] for item in page["items"]] == list(known)
     assert page["next_cursor"] is None
 
 
-def test_a_method_tells_all_that_its_class_says(sqlite_client: TestClient) -> None:
+@on_sqlite
+def test_a_method_tells_all_that_its_class_says(client: TestClient) -> None:
     for name, method in METHODS.items():
-        item = sqlite_client.get(f"/v1/methods/{name}").json()
+        item = client.get(f"/v1/methods/{name}").json()
         assert item["formula"] == method.formula
         assert item["source"] == method.source
         assert item["summary"] == summary(method)
@@ -43,9 +46,10 @@ def test_a_method_tells_all_that_its_class_says(sqlite_client: TestClient) -> No
             assert "default" in field or "const" in field
 
 
-def test_an_architecture_shows_its_card(sqlite_client: TestClient) -> None:
+@on_sqlite
+def test_an_architecture_shows_its_card(client: TestClient) -> None:
     for name, family in ARCHITECTURES.items():
-        item = sqlite_client.get(f"/v1/architectures/{name}").json()
+        item = client.get(f"/v1/architectures/{name}").json()
         card = CARDS.get(name)
         assert (item["family"], item["source"]) == (family.name, family.source)
         assert item["card"] == (card.model_dump(mode="json") if card else None)
@@ -59,8 +63,9 @@ def test_an_architecture_shows_its_card(sqlite_client: TestClient) -> None:
         ("/v1/architectures/resnet9", "there is no architecture 'resnet9'; did you mean 'resnet8'?"),
     ],
 )
-def test_an_unknown_name_gets_the_nearest(sqlite_client: TestClient, path: str, detail: str) -> None:
-    answer = sqlite_client.get(path)
+@on_sqlite
+def test_an_unknown_name_gets_the_nearest(client: TestClient, path: str, detail: str) -> None:
+    answer = client.get(path)
     assert (answer.status_code, answer.json()["detail"]) == (404, detail)
 
 

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from service.artifacts.repository import add_artifact, commit_blob, write_blob
 from service.db import database_now, reading, transaction
 from service.jobs.models import Job, JobTag, State
-from tests.service.conftest import bearing
+from tests.service.conftest import bearing, on_sqlite
 from worker.architectures import CARDS
 from worker.recipe import Recipe
 
@@ -150,18 +150,19 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_bad_input_is_refused_in_one_sentence(sqlite_client: TestClient, recipe: dict[str, Any], wrong: str) -> None:
+@on_sqlite
+def test_bad_input_is_refused_in_one_sentence(client: TestClient, recipe: dict[str, Any], wrong: str) -> None:
     change, pointer, detail = WRONG[wrong]
     body = {
         name: value
         for name, value in {**recipe, **change}.items()
         if value is not None or name in ("teacher", "dataset")
     }
-    answer = sqlite_client.post("/v1/jobs", json=body)
+    answer = client.post("/v1/jobs", json=body)
     assert (answer.status_code, answer.json()["detail"]) == (422, detail)
     assert [(e["pointer"], e["detail"]) for e in answer.json()["errors"]] == [(pointer, detail)]
     assert count(Job) == 0
-    validated = sqlite_client.post("/v1/jobs/validate", json=body)
+    validated = client.post("/v1/jobs/validate", json=body)
     assert validated.status_code == 200
     assert validated.json()["valid"] is False
     assert validated.json()["problems"] == answer.json()["errors"]
@@ -233,14 +234,15 @@ def test_validate_resolves_warns_and_queues_nothing(client: TestClient, recipe: 
     assert client.post("/v1/jobs", json=body).json()["recipe"] == said["resolved"]
 
 
-def test_validate_says_all_that_is_wrong(sqlite_client: TestClient, recipe: dict[str, Any]) -> None:
+@on_sqlite
+def test_validate_says_all_that_is_wrong(client: TestClient, recipe: dict[str, Any]) -> None:
     body = {
         **recipe,
         "methods": [{"name": "kd", "temperature": -1}, {"name": "nckdd"}],
         "training": {"epochs": 0, "batch_size": "many"},
         "colour": "red",
     }
-    problems = sqlite_client.post("/v1/jobs/validate", json=body).json()["problems"]
+    problems = client.post("/v1/jobs/validate", json=body).json()["problems"]
     assert {problem["pointer"] for problem in problems} == {
         "/methods/0/temperature",
         "/methods/1/name",
@@ -339,10 +341,9 @@ def test_creates_at_once_with_one_key_give_one_job(key: str, recipe: dict[str, A
 
 
 @pytest.mark.parametrize("idempotency_key", ["", "x" * 201])
-def test_an_idempotency_key_has_a_length(
-    sqlite_client: TestClient, recipe: dict[str, Any], idempotency_key: str
-) -> None:
-    answer = sqlite_client.post("/v1/jobs", json=recipe, headers={"Idempotency-Key": idempotency_key})
+@on_sqlite
+def test_an_idempotency_key_has_a_length(client: TestClient, recipe: dict[str, Any], idempotency_key: str) -> None:
+    answer = client.post("/v1/jobs", json=recipe, headers={"Idempotency-Key": idempotency_key})
     assert (answer.status_code, answer.json()["errors"][0]["parameter"]) == (422, "Idempotency-Key")
 
 

@@ -19,7 +19,7 @@ from service.jobs.models import TERMINAL, Job, JobTag, State, Wanted
 from service.jobs.repository import Queued
 from service.jobs.waiting import turns
 from service.workers.repository import LostLease, claim_best, see, write
-from tests.service.conftest import bearing
+from tests.service.conftest import bearing, on_sqlite
 
 
 @pytest.fixture(autouse=True)
@@ -105,8 +105,9 @@ def test_pages_are_stable_while_jobs_are_added(client: TestClient, recipe: dict[
         ),
     ],
 )
-def test_a_wrong_query_is_told(sqlite_client: TestClient, query: str, parameter: str, detail: str) -> None:
-    answer = sqlite_client.get(f"/v1/jobs?{query}")
+@on_sqlite
+def test_a_wrong_query_is_told(client: TestClient, query: str, parameter: str, detail: str) -> None:
+    answer = client.get(f"/v1/jobs?{query}")
     assert (answer.status_code, answer.json()["detail"]) == (422, detail)
     assert answer.json()["errors"][0]["parameter"] == parameter
     assert "pointer" not in answer.json()["errors"][0]
