@@ -32,6 +32,10 @@ from service.settings import get_settings
 
 START_SECONDS = 30
 
+# Tests run side by side, and so do the engines that they start: threads that spin for each other on a core that
+# somebody else has make small networks ten times slower. Read by torch when it is first imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def absent(server: str) -> str:
     """Skip, since a server is not installed here; in CI fail."""
