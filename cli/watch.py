@@ -119,6 +119,7 @@ class PhaseBars:
             console=err,
         )  # fmt: skip
         self._tasks: dict[str, TaskID] = {}
+        self._newest: dict[str, Progress] = {}
         self._current: str | None = None
 
     def __enter__(self) -> PhaseBars:
@@ -143,6 +144,7 @@ class PhaseBars:
             self._turn_to(at.phase)
         if at.phase != self._current:
             return
+        self._newest[at.phase] = at
         total, done = (at.steps, at.step) if at.steps else (at.epochs, at.epoch)
         self._bars.update(
             self._tasks[at.phase], description=description(at.phase, at.student), total=total, completed=done or 0,
@@ -161,10 +163,10 @@ class PhaseBars:
         """The phase before is over: its bar is full, and its time left is no longer told."""
         if self._current is None:
             return
-        task = next(task for task in self._bars.tasks if task.id == self._tasks[self._current])
-        total = task.total or 1
-        said = task.fields["said"].partition(", left")[0]
-        self._bars.update(task.id, total=total, completed=total, said=said)
+        said = ""
+        if at := self._newest.get(self._current):
+            said = numbers_of(at.model_copy(update={"epoch": at.epochs, "seconds_left": None}))
+        self._bars.update(self._tasks[self._current], total=1, completed=1, said=said)
         self._current = None
 
 

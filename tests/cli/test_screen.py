@@ -56,6 +56,7 @@ def test_each_phase_has_a_bar_that_fills() -> None:
         bars.heard(event("succeeded"))
     shown = out.getvalue()
     last = shown[shown.rindex("teaching teacher") :]
+    assert "epoch 2/2" in last.splitlines()[0]
     assert "left" not in last.splitlines()[0]
     assert "distilling student, baseline" in last
     assert "500 images/s" in last
