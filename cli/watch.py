@@ -112,9 +112,10 @@ class PhaseBars:
     """One bar a phase, with the newest numbers beside it."""
 
     def __init__(self, err: Console) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bars
 
-        self._bars: Bars = Progress(
+        self._bars = Bars(
             TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), TextColumn("{task.fields[said]}"),
             console=err,
         )  # fmt: skip
