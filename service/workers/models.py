@@ -15,8 +15,6 @@ class Worker(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     """Host, process and a random part; the owner named in leases."""
     host: Mapped[str]
-    device: Mapped[str]
-    """What it computes on, as its engine said; `unknown` before its first job."""
     job_id: Mapped[str | None]
     started_at: Mapped[float]
     seen_at: Mapped[float]

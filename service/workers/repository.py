@@ -107,9 +107,9 @@ def serve_project(session: Session, project_id: str) -> None:
     session.execute(update(Project).where(Project.id == project_id).values(served_at=database_now()))
 
 
-def see(session: Session, worker_id: str, *, host: str, device: str, job_id: str | None) -> None:
+def see(session: Session, worker_id: str, *, host: str, job_id: str | None) -> None:
     """Note that a worker is alive and what it does."""
-    values = {"device": device, "job_id": job_id, "seen_at": database_now()}
+    values = {"job_id": job_id, "seen_at": database_now()}
     known = update(Worker).where(Worker.id == worker_id).values(values).returning(Worker.id)
     if session.scalar(known) is None:
         session.execute(insert(Worker).values(id=worker_id, host=host, started_at=database_now(), **values))

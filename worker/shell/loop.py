@@ -142,7 +142,7 @@ class Shell:
         return child or Child(self.engine)
 
     def _see(self, session: Session) -> None:
-        repository.see(session, self.worker_id, host=socket.gethostname(), device="unknown", job_id=self._job_id)
+        repository.see(session, self.worker_id, host=socket.gethostname(), job_id=self._job_id)
 
     def _leave(self) -> None:
         try:

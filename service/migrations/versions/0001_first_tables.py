@@ -28,7 +28,6 @@ def upgrade() -> None:
         "workers",
         sa.Column("id", sa.String(), nullable=False),
         sa.Column("host", sa.String(), nullable=False),
-        sa.Column("device", sa.String(), nullable=False),
         sa.Column("job_id", sa.String()),
         sa.Column("started_at", sa.Double(), nullable=False),
         sa.Column("seen_at", sa.Double(), nullable=False),

@@ -175,7 +175,7 @@ def test_a_queued_job_says_why_it_waits(client: TestClient, recipe: dict[str, An
 
     assert waiting(first) == (2, 0, "no worker is alive; the job starts once there is one")
     with transaction() as session:
-        see(session, "worker-1", host="here", device="cpu", job_id=None)
+        see(session, "worker-1", host="here", job_id=None)
     assert waiting(urgent) == (1, 1, "it is next; a worker takes it once one is free")
     assert waiting(first) == (2, 1, "1 job is before it")
     assert waiting(third) == (4, 1, "3 jobs are before it")

@@ -369,11 +369,11 @@ def test_workers_are_seen_counted_and_forgotten(later: Later) -> None:
 
     for worker_id in ("worker_a", "worker_b", "worker_b"):
         with transaction() as session:
-            repository.see(session, worker_id, host="here", device="cpu", job_id=None)
+            repository.see(session, worker_id, host="here", job_id=None)
     assert alive() == 2
     later(20)
     with transaction() as session:
-        repository.see(session, "worker_a", host="here", device="cuda", job_id="job_1")
+        repository.see(session, "worker_a", host="here", job_id="job_1")
     later(20)
     assert alive() == 1
     with transaction() as session:
