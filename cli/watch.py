@@ -16,7 +16,6 @@ from cli.screen import console, duration, print_json_line
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
     from client import Event, Job, Progress, Retort
