@@ -1,0 +1,75 @@
+"""What holds for every data set: it is what it says before it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.worker.datasets.pictures import paint
+from worker.dataset import Dataset, LoadedDataset
+from worker.datasets import DATASETS
+from worker.datasets.digits import Digits
+from worker.datasets.image_folder import ImageFolder
+
+
+def a_folder(root: Path) -> Dataset:
+    for number, name in enumerate(("ash", "birch", "cedar")):
+        for image in range(12):
+            paint(root / "trees" / name / f"{image}.png", (40 * number, 20 * image, 255))
+    return ImageFolder(path=str(root / "trees"), image_size=16)
+
+
+EXAMPLES: dict[str, Callable[[Path], Dataset]] = {"digits": lambda root: Digits(), "image_folder": a_folder}
+"""A small one of each; one that needs no fields needs no example."""
+
+
+@pytest.fixture(params=DATASETS)
+def dataset(request: pytest.FixtureRequest, tmp_path: Path) -> Dataset:
+    name = request.param
+    return EXAMPLES[name](tmp_path) if name in EXAMPLES else DATASETS[name].model_validate({"name": name})
+
+
+@pytest.fixture
+def loaded(dataset: Dataset, tmp_path: Path) -> LoadedDataset:
+    return dataset.load([tmp_path])
+
+
+def test_the_facts_are_true(dataset: Dataset, loaded: LoadedDataset, tmp_path: Path) -> None:
+    facts = dataset.facts([tmp_path])
+    assert facts is not None
+    measured = {"mean": loaded.facts.mean, "std": loaded.facts.std}
+    assert facts.model_copy(update=measured) == loaded.facts
+    assert (facts.train, facts.validation, facts.test) == (len(loaded.train), len(loaded.validation), len(loaded.test))
+    assert len(facts.class_names) == len(set(facts.class_names)) == facts.classes
+
+
+def test_images_and_labels_are_what_the_contract_says(loaded: LoadedDataset) -> None:
+    side = loaded.facts.image_size
+    for part in (loaded.train, loaded.validation, loaded.test):
+        images = part.images(torch.tensor([len(part) - 1, 0, 0]))
+        assert images.dtype == torch.uint8
+        assert images.shape == (3, 3, side, side)
+        assert torch.equal(images[1], images[2])
+        assert part.labels.dtype == torch.int64
+        assert part.labels.shape == (len(part),)
+
+
+def test_every_class_is_in_every_part(loaded: LoadedDataset) -> None:
+    for part in (loaded.train, loaded.validation, loaded.test):
+        assert part.labels.unique().tolist() == list(range(loaded.facts.classes))
+
+
+def test_the_statistics_are_those_of_the_training_part(loaded: LoadedDataset) -> None:
+    images = loaded.train.images(torch.arange(len(loaded.train))).double() / 255
+    assert loaded.facts.mean == pytest.approx(images.mean((0, 2, 3)).tolist(), abs=1e-5)
+    assert loaded.facts.std == pytest.approx(images.std((0, 2, 3), correction=0).tolist(), abs=1e-5)
+
+
+def test_loading_twice_gives_the_same_digest(dataset: Dataset, loaded: LoadedDataset, tmp_path: Path) -> None:
+    again = dataset.load([tmp_path])
+    assert again.digest == loaded.digest
+    assert len(loaded.digest) == 64
+    assert again.warnings == loaded.warnings == ()
