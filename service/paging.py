@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import from_json
 
 from service.errors import FieldError, Invalid
 
@@ -58,8 +58,8 @@ def decode_position(cursor: str | None) -> Position | None:
     if found is None:
         return None
     match found:
-        case [float() | int() as created_at, str() as row_id] if "\0" not in row_id:
-            return float(created_at), row_id
+        case [float() as created_at, str() as row_id] if "\0" not in row_id:
+            return created_at, row_id
     raise _foreign()
 
 
@@ -75,8 +75,8 @@ def _decode(cursor: str | None) -> Any:
     if cursor is None:
         return None
     try:
-        found = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
-    except (binascii.Error, ValueError, RecursionError):
+        found = from_json(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
+    except ValueError:  # of base 64 or of JSON
         raise _foreign() from None
     if found is None:
         raise _foreign()
