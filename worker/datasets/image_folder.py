@@ -133,12 +133,8 @@ class ImageFolder(Dataset):
         for label, name in enumerate(found.class_names):
             files = [item for item in found.parts["train"] if item[1] == label]
             if len(files) < 1 + len(missing):
-                raise DatasetError(
-                    f"class {name!r} has {len(files)} images; it needs {1 + len(missing)}, one for training and each "
-                    f"part that is split off ({', '.join(missing)})"
-                    if missing
-                    else f"class {name!r} has no images"
-                )
+                what = f"one for training and each part that is split off ({', '.join(missing)})" if missing else "one"
+                raise DatasetError(f"class {name!r} has too few images ({len(files)}) to train on: it needs {what}")
             drawn = [files[i] for i in drawn_order(len(files), self.split_seed, f"class {name}")]
             for part in missing:
                 # Rounded down, so that something is left to train on.
@@ -227,7 +223,7 @@ def _is_image(file: Path, allowed: list[Path]) -> bool:
 def _stray_warning(stray: list[Path]) -> Iterator[str]:
     if stray:
         names = [f"{file.parent.name}/{file.name}" for file in stray]
-        yield f"{len(stray)} files were left out, being no images or links out of what is allowed: {_listed(names)}"
+        yield f"left out, as no images or as links out of the allowed folders: {_listed(names)} ({len(stray)} in all)"
 
 
 def _listed(names: list[str]) -> str:
