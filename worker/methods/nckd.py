@@ -60,6 +60,7 @@ class PrototypeClassifier(Wrapper):
                 "embedding": self.teacher_features,
                 "head": "other",
                 "body_parameters": card.body_parameters + added,
+                "classifier_bias": True,  # so that the count above holds for a network that had none
             }
         )
 
