@@ -1,5 +1,6 @@
 """A folder as a registry."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -68,3 +69,20 @@ def test_a_file_that_breaks_the_rule_is_named(folder: Path, text: str, found: st
 def test_the_nearest_name_is_offered(written: str, meant: str | None) -> None:
     hint = nearest(written, ["kd", "resnet8", "torchvision.resnet18"])
     assert hint == (f"; did you mean {meant!r}?" if meant else "")
+
+
+def test_the_registries_can_be_read_where_torch_is_not_installed() -> None:
+    looks = """
+import sys
+for library in ("torch", "torchvision", "sklearn", "PIL", "numpy", "onnx", "safetensors"):
+    sys.modules[library] = None
+from worker.architectures import ARCHITECTURES, CARDS
+from worker.datasets import DATASETS
+from worker.exports import EXPORTS
+from worker.student import Description
+assert "torchvision.resnet18" in ARCHITECTURES and set(ARCHITECTURES) == set(CARDS)
+assert DATASETS["digits"](name="digits").facts([]).train == 1257
+assert {"onnx", "safetensors"} <= set(EXPORTS)
+Description.model_json_schema()
+"""
+    subprocess.run([sys.executable, "-c", looks], check=True, timeout=60)
