@@ -40,7 +40,7 @@ def read_onnx(file: Path, description: dict[str, Any]) -> Callable[[Tensor], Ten
     return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 
 
-READERS: dict[str, Reader] = {"safetensors": read_safetensors, "onnx": read_onnx}
+READERS: dict[str, Reader] = {".safetensors": read_safetensors, ".onnx": read_onnx}
 """How each format is read by those who know nothing of how it was written."""
 
 
@@ -72,8 +72,8 @@ def test_the_file_says_what_the_network_says(
     file = tmp_path / f"small{written.suffix}"
     written.write(network, description, file)
     assert list(tmp_path.iterdir()) == [file], "one file that needs nothing beside it"
-    assert written.name in READERS, "a new format needs a reader here, to prove that its files can be read"
-    read = READERS[written.name](file, description)
+    assert written.suffix in READERS, "a new kind of file needs a reader here, to prove that it can be read"
+    read = READERS[written.suffix](file, description)
     for count in (1, 2, 5):
         images = torch.rand(count, 3, size, size)
         assert torch.allclose(logits(read, images), logits(network, images), atol=1e-4)
