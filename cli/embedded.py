@@ -15,7 +15,7 @@ from cli.children import POLL_SECONDS, die_with_parent
 from cli.errors import CommandError
 
 START_SECONDS = 90.0
-STOP_SECONDS = 60.0
+STOP_SECONDS = 90.0
 
 
 @contextmanager

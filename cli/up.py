@@ -26,8 +26,8 @@ HOST = "127.0.0.1"
 PORT = 8765
 READY_SECONDS = 60.0
 API_STOP_SECONDS = 10.0
-WORKER_SPARE_SECONDS = 10.0
-"""What a worker may take beyond its engine's grace time, to write down that it stopped."""
+WORKER_SPARE_SECONDS = 25.0
+"""What a worker may take beyond its engine's grace time, to put its job back and write that down."""
 
 
 @speaks

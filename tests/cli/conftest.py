@@ -20,7 +20,7 @@ from tests.conftest import wait_until
 
 __all__ = ["api", "service"]
 
-STOP_SECONDS = 60
+STOP_SECONDS = 90
 
 
 @pytest.fixture
