@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,10 @@ from cli.jobs import JobId
 from cli.screen import console
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
 
     from client import Artifact, Retort
 
@@ -45,17 +49,17 @@ def fetch(client: Retort, job_id: str, files: Sequence[Artifact], folder: Path) 
     with Progress(*columns, console=console(stderr=True), disable=not console(stderr=True).is_terminal) as bars:
         for file in files:
             task = bars.add_task(file.name, total=file.size)
-
-            def progressed(done: int, total: int, task: object = task) -> None:
-                bars.update(task, completed=done, total=total)  # type: ignore[arg-type]
-
-            paths.append(_one(client, job_id, file.name, folder, progressed))
+            paths.append(_one(client, job_id, file.name, folder, partial(_show, bars, task)))
     return paths
 
 
-def _one(client: Retort, job_id: str, name: str, folder: Path, progressed: object) -> Path:
+def _show(bars: Bars, task: TaskID, done: int, total: int) -> None:
+    bars.update(task, completed=done, total=total)
+
+
+def _one(client: Retort, job_id: str, name: str, folder: Path, progressed: Callable[[int, int], None]) -> Path:
     try:
-        return client.jobs.download(job_id, name, folder, progressed)  # type: ignore[arg-type]
+        return client.jobs.download(job_id, name, folder, progressed)
     except OSError as error:
         raise CommandError(f"{folder / name} cannot be written: {error.strerror}") from None
 

@@ -15,6 +15,8 @@ from client._transport import Transport
 from client.errors import ConnectionFailed, CorruptDownload, UnexpectedAnswer
 
 BLOCK_BYTES = 1 << 20
+AS_IT_IS = {"Accept-Encoding": "identity"}
+"""A proxy that packed the bytes would change their count and their digest."""
 
 Progressed = Callable[[int, int], None]
 """Told (bytes here, bytes in all) as they come."""
@@ -45,7 +47,7 @@ def download(transport: Transport, path: str, name: str, to: Path, progressed: P
 
 
 def _promised(transport: Transport, path: str) -> Promised:
-    headers = transport.request("HEAD", path).headers
+    headers = transport.request("HEAD", path, headers=AS_IT_IS).headers
     etag = headers.get("ETag", "")
     sha256 = etag.strip('"')
     if etag != f'"{sha256}"' or len(sha256) != 64 or "Content-Length" not in headers:
@@ -71,8 +73,8 @@ def _fetch_rest(transport: Transport, path: str, part: Path, promised: Promised,
         here = out.tell()
         if here >= promised.size:
             return digest.hexdigest()
-        headers = {"Range": f"bytes={here}-", "If-Range": f'"{promised.sha256}"'} if here else {}
-        with transport.stream(path, headers) as response:
+        rest = {"Range": f"bytes={here}-", "If-Range": f'"{promised.sha256}"'} if here else {}
+        with transport.stream(path, AS_IT_IS | rest) as response:
             if here and response.status_code != httpx2.codes.PARTIAL_CONTENT:
                 out.truncate(0)
                 digest, here = hashlib.sha256(), 0
