@@ -36,6 +36,9 @@ START_SECONDS = 30
 # somebody else has make small networks ten times slower. Read by torch when it is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# What a shell starts in the background ignores SIGINT, and so would every program that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def absent(server: str) -> str:
     """Skip, since a server is not installed here; in CI fail."""

@@ -177,7 +177,10 @@ def test_an_interrupted_watch_leaves_the_job_alone(retort: Run, service: Service
         assert watching.stdout is not None
         assert "created" in watching.stdout.readline()
         watching.send_signal(signal.SIGINT)
-        _, said = watching.communicate(timeout=20)
+        try:
+            _, said = watching.communicate(timeout=20)
+        finally:
+            watching.kill()
     assert watching.returncode == 130
     assert said == f"retort: no longer watching; {job_id} goes on\n"
     assert json.loads(retort("show", job_id, "--json").stdout)["wanted"] == "run"
