@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,9 @@ class Packer:
     def __init__(self, directory: Path) -> None:
         self.directory = directory / "artifacts"
         self.list_file = directory / "artifacts.json"
-        self.directory.mkdir(parents=True, exist_ok=True)
+        # What a run that was killed here left behind, drafts of libraries among it.
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.directory.mkdir(parents=True)
         self.listed: list[dict[str, Any]] = []
 
     def export(self, finished: Finished, description: dict[str, Any], export: Export) -> None:
