@@ -58,6 +58,12 @@ def _weighted(architecture: str, source: Weights, weights: Path) -> tuple[Networ
             network, description = load_student(stem.with_suffix(".json"), stem.with_suffix(".safetensors"))
         except StudentError as error:
             raise Impossible(f"the weights of {source.network} from {source.job} cannot be used: {error}") from error
+        if description["wrapper"] is not None:
+            # Its card would be another, and a second wrap would not fit what the first one left.
+            raise Impossible(
+                f"the head of {source.network} of {source.job} was replaced by the method "
+                f"{description['wrapper']['method']}; a teacher or a start needs a network as its architecture gives it"
+            )
         if description["architecture"] != architecture:
             raise Impossible(
                 f"{source.network} of {source.job} is a {description['architecture']}; the recipe says {architecture}"
@@ -73,11 +79,6 @@ def _weighted(architecture: str, source: Weights, weights: Path) -> tuple[Networ
 def _with_new_classifier(network: Network, architecture: str, seed: int, facts: DataFacts) -> Network:
     """The same weights under a fresh classifier for the data's classes; the network keeps its own input."""
     fresh = build(architecture, seed, facts)
-    if fresh.layout != network.layout:
-        raise Impossible(
-            f"the head of these weights of {architecture} was replaced by a method; "
-            "a fresh classifier cannot be put on them"
-        )
     prefix = f"{network.layout.classifier}."
     body = {name: tensor for name, tensor in network.body.state_dict().items() if not name.startswith(prefix)}
     missing, unexpected = fresh.body.load_state_dict(body, strict=False)

@@ -220,6 +220,16 @@ def test_an_impossible_recipe_says_why(tmp_path):
     assert last.text.startswith("the weights of kd from job_0 cannot be used")
 
 
+def test_a_network_whose_head_was_replaced_is_no_start(finished, tmp_path):
+    kept = tmp_path / "weights/job_1"
+    kept.parent.mkdir()
+    kept.symlink_to(finished.directory / "artifacts")
+    student = {"architecture": "resnet8", "weights": {"job": "job_1", "network": "nckd"}}
+    engine = Engine(tmp_path / "x", {"dataset": {"name": "digits"}, "student": student})
+    assert engine.run("--weights", str(tmp_path / "weights")) == IMPOSSIBLE
+    assert "the head of nckd of job_1 was replaced by the method nckd" in engine.events()[-1].text
+
+
 def test_a_loss_that_explodes_ends_with_its_step_and_term(tmp_path):
     wild = {"optimizer": {"name": "sgd", "learning_rate": 100}, "epochs": 3, "threads": 1}
     engine = Engine(
