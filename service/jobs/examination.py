@@ -110,6 +110,13 @@ def _one_weight_problem(
     source = f"network {weights.network!r} of job {job.id}"
     if description["architecture"] != architecture:
         yield Problem(pointer, f"{source} is a {description['architecture']}; {architecture} is wanted here")
+    if description.get("wrapper") is not None:
+        method = description["wrapper"]["method"]
+        yield Problem(
+            pointer,
+            f"the head of {source} was replaced by the method {method}; a network as its architecture gives it is "
+            "wanted here",
+        )
     if facts is not None and description["classes"] != facts.classes:
         yield Problem(
             pointer, f"{source} tells {description['classes']} classes apart; the data set has {facts.classes}"

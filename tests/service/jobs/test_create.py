@@ -404,6 +404,11 @@ def test_a_student_may_start_from_an_earlier_jobs_network(client: TestClient, re
             {**RESNET8, "classes": 5}, ("safetensors", "json"), "student", "",
             "network 'student' of job {} tells 5 classes apart; the data set has 10",
         ),
+        (
+            {**RESNET8, "wrapper": {"method": "nckd", "fields": {}}}, ("safetensors", "json"), "student", "",
+            "the head of network 'student' of job {} was replaced by the method nckd; a network as its architecture "
+            "gives it is wanted here",
+        ),
     ],
 )  # fmt: skip
 def test_networks_that_do_not_fit(
