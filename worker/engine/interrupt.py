@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+# The exit codes of the engine; any other is a crash.
 FINISHED = 0
 IMPOSSIBLE = 2
 OUT_OF_MEMORY = 71

@@ -18,13 +18,12 @@ from service.settings import Settings
 from service.workers import service
 from service.workers.repository import LostLease
 from service.workers.service import Made, Trouble
+from worker.engine.interrupt import FINISHED, IMPOSSIBLE, OUT_OF_MEMORY, STOPPED
 from worker.shell.child import Child, End
 from worker.shell.desk import Desk, WeightsMissing
 from worker.shell.lease import DATABASE_AWAY, RETRY_SECONDS, Lease, why
 from worker.shell.transcript import Transcript
 
-FINISHED, IMPOSSIBLE, OUT_OF_MEMORY, STOPPED = 0, 2, 71, 75
-"""The engine's exit codes; any other is a crash."""
 LISTEN_SECONDS = 0.1
 
 Given = TypeVar("Given")
