@@ -1,8 +1,21 @@
 import pytest
 import torch
 
+from tests.worker.methods.goldens import batch_of, cross_entropy
 from worker.method import MethodError
-from worker.methods.kd import softened_divergence
+from worker.methods.kd import KD, softened_divergence
+
+
+def golden(case, given):
+    h = case["hyperparameters"]
+    mixed = "alpha" in h
+    method = KD(temperature=h["temperature"], weight=1 - h["alpha"] if mixed else h.get("kd_weight", 1.0))
+    soft = method.terms(batch_of(given), None)["soft"]
+    label_weight = h.get("ce_weight", h.get("alpha"))
+    if label_weight is None:
+        return {"loss": soft}
+    labels = label_weight * cross_entropy(given)
+    return {"loss": labels + soft, "ce_weighted": labels, "kd_weighted": soft}
 
 
 def logits(seed, classes=10):

@@ -1,10 +1,12 @@
 import pytest
 import torch
 
-from worker.method import TEACHER
+from tests.worker.methods.goldens import batch_of, cross_entropy
+from worker.method import STUDENT, TEACHER, Outputs
 from worker.methods.r2kd import (
     R2KD,
     PrunedTeacher,
+    _cosines,
     hard_ranks,
     prune_smallest,
     rank_distance,
@@ -12,6 +14,67 @@ from worker.methods.r2kd import (
     value_distance,
 )
 from worker.view import CLEAN, CutMix
+
+
+def golden(case, given):
+    if "aux.conv1.weight" in given:
+        return golden_pruning(case, given)
+    h = case["hyperparameters"]
+    augmented = "student.logits.augmented" in given
+    method = R2KD(
+        temperature=h["temperature"],
+        value_weight=h.get("value_weight", 0),
+        rank_weight=h.get("rank_weight", 0),
+        teacher_share=h.get("teacher_share", 1),
+        ranking="hard",
+        augmentation="cutmix" if augmented else "none",
+    )
+    roles = {"student": STUDENT, "teacher": TEACHER, "teacher_pruned": PrunedTeacher(rate=0.1, mode="eval")}
+    outputs = {
+        (network, view): Outputs(given[f"{role}.logits{suffix}"])
+        for suffix, view in (("", CLEAN), (".augmented", CutMix(alpha=1.0)))
+        for role, network in roles.items()
+        if f"{role}.logits{suffix}" in given
+    }
+    batch = batch_of(given, outputs=outputs)
+    rest = sum(method.terms(batch, None).values())
+    student, teacher = given["student.logits"], method._mixed_teacher(batch, CLEAN)
+    p, q = (logits.div(h["temperature"]).softmax(1).detach() for logits in (student, teacher))
+    classes = student.shape[1]
+    ranks = [hard_ranks(logits) / (classes * (classes + 1) / 2) for logits in (student, teacher)]
+    pairs = zip(student, teacher, strict=True)
+    found = {
+        "loss": rest,
+        "rows": (1 - _cosines(p, q, dim=1)).mean(),
+        "columns": (1 - _cosines(p, q, dim=0)).mean(),
+        "out.teacher_mix": teacher,
+        "out.ranks_student": ranks[0],
+        "out.ranks_teacher": ranks[1],
+        "out.spearman": torch.stack([1 - rank_distance(s[None], t[None], None) for s, t in pairs]),
+    }
+    if "ce" in case["expected"]["terms"]:
+        labels = cross_entropy(given)
+        found |= {"loss": labels + rest, "ce": labels, "value_plus_rank": rest}
+    return found
+
+
+def golden_pruning(case, given):
+    """The layers of a small network, pruned."""
+    net = torch.nn.Module()
+    for name in dict.fromkeys(key.split(".")[1] for key in given):
+        weight, bias = given[f"aux.{name}.weight"], given.get(f"aux.{name}.bias")
+        kind = {1: torch.nn.BatchNorm2d, 2: torch.nn.Linear, 4: torch.nn.Conv2d}[weight.ndim]
+        layer = kind(*([len(weight)] if weight.ndim == 1 else [1, 1] if weight.ndim == 2 else [1, 1, 1]))
+        layer.weight = torch.nn.Parameter(weight.clone())
+        layer.bias = torch.nn.Parameter(bias.clone()) if bias is not None else None
+        setattr(net, name, layer)
+    prune_smallest(net, case["hyperparameters"]["prune_rate"])
+    found = {f"out.{name}": parameter for name, parameter in net.named_parameters()}
+    weights = {k: v for k, v in found.items() if k.endswith("weight") and v.ndim > 1}
+    found |= {k.replace("weight", "mask"): v != 0 for k, v in weights.items()}
+    found["weights_total"] = sum(v.numel() for v in weights.values())
+    found["weights_nonzero"] = sum(int((v != 0).sum()) for v in weights.values())
+    return found
 
 
 def logits(seed):
