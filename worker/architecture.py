@@ -57,6 +57,8 @@ class Card(Spec):
     """How the logits come from the last map."""
     preactivations: bool
     """Whether each stage's map can also be read before its last activation."""
+    norms: bool = False
+    """Whether the batch norm before each of those activations is known."""
     body_parameters: int
     """Numbers to store besides the classifier's weight and bias (batch norm's running statistics not counted)."""
     image_size: int

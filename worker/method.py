@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, cast
 
 from pydantic import ConfigDict
 
@@ -41,7 +41,10 @@ class NetworkSpec:
     """A network that a method reads: the student, the teacher, or one that the method asks for besides."""
 
     def build(self, setup: LiveSetup) -> Network:
-        """Make a further network, on the CPU; it is frozen. Equal specs of several methods are built once."""
+        """Make a further network, on the CPU. Equal specs of several methods are built once.
+
+        It is frozen, but for a phase that trains it.
+        """
         raise TypeError(f"{type(self).__name__} is not built by a method")
 
     @property
@@ -63,7 +66,7 @@ class StudentNetwork(NetworkSpec):
 TEACHER = TeacherNetwork()
 STUDENT = StudentNetwork()
 
-Read = Literal["logits", "embedding", "maps", "preactivations"]
+Read = Literal["logits", "embedding", "maps", "preactivations", "class_maps"]
 
 
 @dataclass(frozen=True)
@@ -87,12 +90,16 @@ class Outputs:
     """Each stage's map, shallow to deep, (N, C, H, W)."""
     preactivations: tuple[Tensor, ...] = ()
     """The same before the stage's last activation."""
+    class_maps: Tensor | None = None
+    """(N, K, H, W) the classifier at each position of the last map; its mean over space is the logits."""
 
 
 @dataclass(frozen=True)
 class Mixed:
     """How a view was made of the clean images."""
 
+    image: Tensor
+    """(N,) int64 position in the batch of the image itself; 0, 1, 2, ... unless the view picks among several."""
     partner: Tensor
     """(N,) int64 position in the batch of the image mixed in."""
     weight: Tensor
@@ -114,6 +121,8 @@ class Batch:
     """0-d int64, epochs done so far in this phase: 0 in the first one."""
     progress: Tensor
     """0-d float32, share of this phase that is done, in [0, 1)."""
+    key: Tensor
+    """0-d int64, from which `worker.draws` makes this step's draws of this student."""
     mixed: Mapping[View, Mixed] = field(default_factory=dict)
     """For views that mix two images, how."""
 
@@ -135,6 +144,16 @@ class Setup:
     """None for a recipe without a teacher."""
     batch_size: int
     epochs: int
+    cards: Mapping[str, Card]
+    """Every card that is known, by architecture."""
+
+
+class TeacherPass(Protocol):
+    """Runs the teacher over training images, unaugmented and in eval mode."""
+
+    def __call__(self, *reads: Read, positions: Tensor | None = None) -> Iterator[tuple[Outputs, Tensor, Tensor]]:
+        """(outputs with what is read, (N,) labels, (N,) positions) a batch, on the device; all images by default."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -143,11 +162,13 @@ class LiveSetup(Setup):
 
     student_network: Network
     teacher_network: Network | None
-    teacher_pass: Callable[[], Iterator[tuple[Outputs, Tensor, Tensor]]]
-    """Runs the teacher once over all training images, unaugmented and in eval mode: (outputs with embedding,
-    (N,) labels, (N,) positions) a batch, on the device."""
+    labels: Tensor
+    """(M,) int64 classes of all training images, by position, on the CPU."""
+    teacher_pass: TeacherPass
     rebuild_teacher: Callable[[], Network]
     """Another copy of the teacher with the same weights, on the CPU, for a network derived from it."""
+    build_network: BuildNetwork
+    """A freshly initialised network for the data's classes and images, on the CPU."""
     kept: dict[Hashable, Any]
     """What `once` has made so far, shared by all students of the job."""
 
@@ -158,6 +179,10 @@ class LiveSetup(Setup):
         return cast(Made, self.kept[key])
 
 
+BuildNetwork = Callable[[str, int], "Network"]
+"""Makes a freshly initialised network of an architecture for a number of classes, on the CPU."""
+
+
 class Wrapper(Spec):
     """How a method changes the network that is trained, evaluated and shipped, told so that it can be built again.
 
@@ -165,29 +190,44 @@ class Wrapper(Spec):
     """
 
     @abstractmethod
-    def build(self, network: Network) -> None:
+    def build(self, network: Network, build_network: BuildNetwork) -> None:
         """Change the network in place; what the weights file does not hold must come from the fields alone."""
 
     @abstractmethod
-    def card(self, card: Card) -> Card:
+    def card(self, card: Card, cards: Mapping[str, Card]) -> Card:
         """The card of the wrapped network: its embedding's width, its head, its numbers to store."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Something a method trains before the shared loop, with an optimizer of its own.
+    """Something a method trains before the shared loop, with an optimizer of its own and a constant learning rate.
 
-    All terms of `terms(batch, modules)` are minimised over the student's and the modules' parameters.
+    All terms of `terms(batch, modules)` are minimised over the parameters of one network and of the modules.
     """
 
     name: str
     """Shown as the job's phase, `<method> <name>`."""
     epochs: int
+    taps: frozenset[Tap]
+    """What its terms read."""
     terms: Callable[[Batch, nn.Module | None], dict[str, Tensor]]
-    trains_student: bool = True
-    """Whether the student's own parameters are trained as well as the modules'."""
+    trains: NetworkSpec | None = STUDENT
+    """The network that is trained besides the modules. A further network is trained once for all students that ask
+    for an equal one; its taps then bear its own spec."""
     learning_rate: float | None = None
     """None takes the recipe's."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The training images of one epoch."""
+
+    positions: Tensor
+    """(M,) int64 positions in the training part, each at most once."""
+    partner: Tensor | None = None
+    """(M,) int64 position of the training image that each is blended with, or None where none is."""
+    weight: Tensor | None = None
+    """(M,) float32 share of the image itself in the blend, in [0, 1]; 1 leaves it as it is."""
 
 
 def _name_is_required(schema: dict[str, Any]) -> None:
@@ -220,6 +260,9 @@ class Method(Spec):
     """Whether `update` runs before `terms` in a step; otherwise it runs after the optimizer."""
     wrapper_type: ClassVar[type[Wrapper] | None] = None
     """The class of what `wrapper` gives, to build a shipped student again."""
+    chooses_images: ClassVar[bool] = False
+    """Whether the method says which training images an epoch sees; such a student has a pass over the data of its
+    own. One a student at most."""
 
     def check(self, setup: Setup) -> None:
         """Raise MethodError, in one sentence, if this method cannot serve that pair and data; reads cards alone."""
@@ -242,19 +285,30 @@ class Method(Spec):
 
     def wrap(self, network: Network, wrapper: Wrapper, setup: LiveSetup) -> None:
         """Apply the wrapper, then fill in what it holds of the teacher. Before optimizer and averaging are made."""
-        wrapper.build(network)
+        wrapper.build(network, setup.build_network)
 
     def modules(self, setup: LiveSetup) -> nn.Module | None:
         """Parameters here are trained with the student and thrown away; buffers are checkpointed, changed in place."""
         return None
 
     def parameter_groups(self, modules: nn.Module) -> list[dict[str, Any]]:
-        """Parameters of the modules with `learning_rate_factor`, `weight_decay_factor`; -1 of the first reverses."""
+        """Parameters of the modules with their `learning_rate_factor` and `weight_decay_factor`."""
         return [{"params": [p for p in modules.parameters() if p.requires_grad]}]
 
     def phases(self, setup: Setup) -> tuple[Phase, ...]:
         """What is trained before the shared loop, in order."""
         return ()
+
+    def images_in_epoch(self, epoch: int, setup: Setup) -> int:
+        """How many training images that epoch of the shared loop sees, the first one being 0."""
+        return setup.facts.train
+
+    def begin_epoch(self, epoch: int, modules: nn.Module | None) -> None:
+        """Change buffers of the modules in place before the first step of an epoch of the shared loop."""
+
+    def choose(self, epoch: int, modules: nn.Module | None) -> Choice | None:
+        """Which training images the epoch sees, as `begin_epoch` left it in the buffers; None is all of them."""
+        return None
 
     @abstractmethod
     def terms(self, batch: Batch, modules: nn.Module | None) -> dict[str, Tensor]:

@@ -34,6 +34,9 @@ class Layout:
     """Modules whose input is a stage's map before its last activation; as many as stages, or none."""
     forms: tuple[Form, ...] = ()
     """How each stage hands out its map; none where all have their channels first."""
+    norms: tuple[str, ...] = ()
+    """Batch norms whose output, alone or added to a shortcut, is a stage's map before its last activation; as many as
+    stages, or none."""
 
     def form(self, stage: int) -> Form:
         return self.forms[stage] if self.forms else "channels_first"
@@ -82,6 +85,35 @@ class Network(nn.Module):
         self.layout = replace(self.layout, classifier=classifier)
         self._watch()
 
+    def extend_last_stage(self, module: nn.Module) -> None:
+        """Put a module behind the last stage, so that all that reads the last map reads what the module makes of it.
+
+        The last map is then the module's output, and no map can be read before its activation any more. Raises
+        ValueError where the stage hands out its map with the channels last.
+        """
+        if self.layout.form(-1) != "channels_first":
+            raise ValueError("the network's last map does not have its channels first")
+        *before, last = self.layout.stages
+        path, _, leaf = last.rpartition(".")
+        parent = self.body.get_submodule(path)
+        setattr(parent, leaf, nn.Sequential(parent.get_submodule(leaf), module))
+
+        def renamed(name: str) -> str:
+            return name.replace(last, f"{last}.0", 1) if name.startswith(f"{last}.") else name
+
+        self.layout = replace(
+            self.layout, stages=(*map(renamed, before), last), activations=(), norms=(), forms=self.layout.forms[:-1]
+        )
+        self._watch()
+
+    def norm(self, stage: int) -> nn.modules.batchnorm._BatchNorm:
+        """The batch norm before a stage's last activation. Raises ValueError where it is not known."""
+        if not self.layout.norms:
+            raise ValueError("the batch norms before the network's activations are not known")
+        module = self.body.get_submodule(self.layout.norms[stage])
+        assert isinstance(module, nn.modules.batchnorm._BatchNorm)
+        return module
+
     def copy(self) -> Network:
         """Another network of the same weights, which shares nothing with this one."""
         return deepcopy(self)
@@ -100,13 +132,14 @@ class Network(nn.Module):
         return logits
 
     def read(self, images: Tensor, wanted: Collection[str] = ()) -> Outputs:
-        """Logits and what else is wanted: `embedding`, `maps`, `preactivations`.
+        """Logits and what else is wanted: `embedding`, `maps`, `preactivations`, `class_maps`.
 
-        Raises ValueError when the last is wanted of a network that has no module between it and the maps.
+        Raises ValueError when preactivations are wanted of a network that has no module between them and the maps.
         """
         if "preactivations" in wanted and not self.layout.activations:
             raise ValueError("the network's maps cannot be read before their activation")
-        self._wanted, self._seen = frozenset(wanted), {}
+        # Class maps are made of the last map.
+        self._wanted, self._seen = frozenset("maps" if read == "class_maps" else read for read in wanted), {}
         try:
             logits = self(images)
             seen = self._seen
@@ -120,7 +153,16 @@ class Network(nn.Module):
             preactivations=(
                 tuple(seen[f"preactivations.{i}"] for i in range(count)) if "preactivations" in wanted else ()
             ),
+            class_maps=self._class_maps(_as_map(seen[f"maps.{count - 1}"], form(-1)))
+            if "class_maps" in wanted
+            else None,
         )
+
+    def _class_maps(self, map_NCHW: Tensor) -> Tensor:
+        """A linear classifier on the mean over space is the mean of that classifier at each position."""
+        classifier = self.classifier
+        assert isinstance(classifier, nn.Linear), "class maps need a linear classifier"
+        return F.conv2d(map_NCHW, classifier.weight[:, :, None, None], classifier.bias)
 
     def parameter_count(self) -> int:
         """Numbers to store, frozen ones too; batch norm's running statistics are not counted."""

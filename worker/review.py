@@ -48,7 +48,7 @@ def review(recipe: Recipe, facts: DataFacts | None, cards: Mapping[str, Card] = 
         resolved=recipe if problems else resolve(recipe),
         problems=tuple(problems),
         warnings=tuple(_warnings(recipe, facts, cards)),
-        sharing=(tuple(student.name for student in recipe.students),),
+        sharing=tuple(tuple(recipe.students[i].name for i in group) for group in sharing_groups(recipe)),
     )
 
 
@@ -81,25 +81,38 @@ def label_weight(student: Student) -> float:
     return published.pop() if published and None not in named else 1.0
 
 
+def sharing_groups(recipe: Recipe) -> list[list[int]]:
+    """Positions of the students that share one pass over the data: all but those that choose their own images."""
+    choose = [any(method.chooses_images for method in student.methods) for student in recipe.students]
+    together = [i for i, alone in enumerate(choose) if not alone]
+    return [group for group in (together, *([i] for i, alone in enumerate(choose) if alone)) if group]
+
+
 def setup_for(student: Student, recipe: Recipe, facts: DataFacts, cards: Mapping[str, Card]) -> Setup | None:
     """What the student's methods may check; None while a card is not known."""
     card = cards.get(student.architecture)
     teacher = cards.get(recipe.teacher.architecture) if recipe.teacher else None
     if card is None or (recipe.teacher is not None and teacher is None):
         return None
-    return Setup(facts, card, teacher, recipe.training.batch_size, recipe.training.epochs)
+    return Setup(facts, card, teacher, recipe.training.batch_size, recipe.training.epochs, cards)
 
 
 def check_methods(methods: tuple[Method, ...], setup: Setup) -> Iterator[tuple[int, str]]:
     """What is wrong with each method for that setup: (position, sentence)."""
-    wraps = [method.name for method in methods if method.wrapper(setup) is not None]
-    if len(wraps) > 1:
-        yield 0, f"{' and '.join(wraps)} both replace the student's head; at most one of a student's methods may"
+    choosers = [method.name for method in methods if method.chooses_images]
+    if len(choosers) > 1:
+        yield 0, f"{' and '.join(choosers)} both choose the images of an epoch; at most one of a student's methods may"
+    refused = False
     for i, method in enumerate(methods):
         try:
             method.check(setup)
         except MethodError as error:
+            refused = True
             yield i, f"{method.name}: {error}"
+    # What a method refuses it need not know how to wrap.
+    wraps = [method.name for method in methods if not refused and method.wrapper(setup) is not None]
+    if len(wraps) > 1:
+        yield 0, f"{' and '.join(wraps)} both replace the student's head; at most one of a student's methods may"
 
 
 def _resolve_training(training: Training) -> Training:

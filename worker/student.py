@@ -138,10 +138,14 @@ def _build(description: Description) -> Network:
     with torch.random.fork_rng(devices=[]):
         network = ARCHITECTURES[description.architecture].build(description.architecture, description.classes)
         if description.wrapper is not None:
-            _wrapper(description.wrapper).build(network)
+            _wrapper(description.wrapper).build(network, _build_network)
     image = description.input
     network.set_input(Input(size=image.size, mean=image.mean, std=image.std))
     return network
+
+
+def _build_network(architecture: str, classes: int) -> Network:
+    return ARCHITECTURES[architecture].build(architecture, classes)
 
 
 def _wrapper(shipped: ShippedWrapper) -> Wrapper:

@@ -7,6 +7,7 @@ A view is a frozen description. Equal views of several methods and students are 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,34 @@ class Cutout(View):
 
     share: float = 0.25
     """Side of the square as a share of the image's side, in (0, 1]."""
+
+
+@dataclass(frozen=True)
+class CutMixPick(View):
+    """Of `runs` cutmix batches, as many images as one holds: those on which the teacher's entropy is highest."""
+
+    alpha: float = 1.0
+    """Both parameters of the Beta distribution, a pure number above 0."""
+    runs: int = 2
+    """Batches made to pick from."""
+
+
+@dataclass(frozen=True)
+class RandAugment(View):
+    """Some of fourteen changes of geometry and colour, drawn for each image, all of one strength."""
+
+    operations: int = 2
+    """How many are drawn for an image, one after the other; the same one may come twice."""
+    magnitude: int = 10
+    """Strength, a whole number in [0, 30]."""
+
+
+@dataclass(frozen=True)
+class AutoAugment(View):
+    """One of 25 learned pairs of changes, drawn for each image."""
+
+    policy: Literal["cifar10", "imagenet"] = "cifar10"
+    """The data on which the pairs were learned."""
 
 
 CLEAN = Clean()

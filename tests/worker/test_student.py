@@ -27,7 +27,7 @@ def ship(folder: Path, wrapper: tuple[str, Wrapper] | None = None, weights_dtype
     torch.manual_seed(1)
     network = ARCHITECTURES["resnet8"].build("resnet8", 3)
     if wrapper is not None:
-        wrapper[1].build(network)
+        wrapper[1].build(network, ARCHITECTURES["resnet8"].build)
     network.set_input(Input(size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)))
     for parameter in network.parameters():
         parameter.data.uniform_(-1, 1)

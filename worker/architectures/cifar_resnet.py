@@ -49,5 +49,6 @@ class CifarResnet(Architecture):
             stages=("relu", "layer1", "layer2", "layer3"),
             classifier="fc",
             activations=("relu", *(f"layer{stage}.{last}.relu2" for stage in (1, 2, 3))),
+            norms=("bn1", *(f"layer{stage}.{last}.bn2" for stage in (1, 2, 3))),
         )
         return Network(cifar_resnet(blocks, channels, classes), layout)

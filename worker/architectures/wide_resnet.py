@@ -36,5 +36,6 @@ class WideResnet(Architecture):
             stages=("conv1", "block1", "block2", "relu"),
             classifier="fc",
             activations=("block1.0.relu1", "block2.0.relu1", "block3.0.relu1", "relu"),
+            norms=("block1.0.bn1", "block2.0.bn1", "block3.0.bn1", "bn1"),
         )
         return Network(wide_resnet((depth - 4) // 6, width, classes), layout)

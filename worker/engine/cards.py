@@ -57,6 +57,7 @@ def _measure(architecture: str, family: Architecture, network: Network, head: He
         embedding=outputs.embedding.shape[1],
         head=head,
         preactivations=bool(network.layout.activations),
+        norms=bool(network.layout.norms),
         body_parameters=network.parameter_count() - sum(p.numel() for p in network.classifier.parameters()),
         image_size=size,
         multiply_adds=operations // 2 // len(outputs.logits),

@@ -43,18 +43,24 @@ class Score:
 
 
 def passes(
-    network: Network, part: Part, batch_size: int, device: torch.device, *wanted: str, interrupt: Interrupt
+    network: Network,
+    part: Part,
+    batch_size: int,
+    device: torch.device,
+    *wanted: str,
+    interrupt: Interrupt,
+    positions: Tensor | None = None,
 ) -> Iterator[tuple[Outputs, Tensor, Tensor]]:
-    """Run over a part in order, without augmentation or gradient: (outputs, labels, positions) a batch.
+    """Run over a part, or some of it, without augmentation or gradient: (outputs, labels, positions) a batch.
 
     The network is in eval mode meanwhile and gets its old mode back.
     """
     was_training = network.training
     network.eval()
     try:
-        for start in range(0, len(part), batch_size):
+        order = torch.arange(len(part)) if positions is None else positions.cpu()
+        for indices in torch.split(order, batch_size):
             interrupt.check()
-            indices = torch.arange(start, min(start + batch_size, len(part)))
             images = part.images(indices).to(device).float() / 255
             with torch.no_grad():
                 yield network.read(images, wanted), part.labels[indices].to(device), indices.to(device)

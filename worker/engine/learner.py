@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -11,10 +12,10 @@ from torch.nn import functional as F
 
 from worker.engine.checkpoint import State
 from worker.engine.optimize import make_optimizer
-from worker.method import Batch, Method, Phase, Tap, at_least_float32
+from worker.method import STUDENT, Batch, Choice, Method, NetworkSpec, Phase, Read, Tap, at_least_float32
 from worker.network import Network
 from worker.recipe import Training
-from worker.view import CLEAN
+from worker.view import CLEAN, View
 
 Terms = Callable[[Batch], dict[str, Tensor]]
 
@@ -56,6 +57,7 @@ class Learner:
         parts: Iterable[Part] = (),
         taps: frozenset[Tap] = frozenset(),
         phase: Phase | None = None,
+        images: tuple[int, ...] | None = None,
     ) -> None:
         self.name = name
         self.seed = seed
@@ -66,12 +68,39 @@ class Learner:
         self.smoothing = smoothing
         self.phase = phase
         """A method's own phase that is trained now, instead of the labels and all methods' terms."""
-        trained = network.parameters() if phase is None or phase.trains_student else ()
+        self.images = images
+        """How many training images each epoch sees; None where each sees all of them."""
+        self.spec: NetworkSpec = (phase.trains if phase is not None else None) or STUDENT
+        """What the network is called in a batch."""
+        trained = network.parameters() if phase is None or phase.trains is not None else ()
         methods = [(part.method, part.modules) for part in self.parts]
         self.optimizer = make_optimizer(training, trained, methods)
         self.best = Best()
         self.sums: dict[str, Tensor] = {}
         self.steps_summed = 0
+
+    def reads(self) -> dict[View, set[Read]]:
+        """What of its own outputs it needs in a step, by view."""
+        reads: dict[View, set[Read]] = defaultdict(set)
+        if self.label_weight and self.phase is None:
+            reads[CLEAN].add("logits")
+        for tap in self.taps:
+            if tap.network == self.spec:
+                reads[tap.view].add(tap.reads)
+        return reads
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Let the methods change their buffers before the first step of an epoch."""
+        for part in self.parts if self.phase is None else ():
+            part.method.begin_epoch(epoch, part.modules)
+
+    def choose(self, epoch: int) -> Choice | None:
+        """Which training images the epoch sees; None is all of them."""
+        part = self._chooser()
+        return part.method.choose(epoch, part.modules) if part else None
+
+    def _chooser(self) -> Part | None:
+        return next((part for part in self.parts if part.method.chooses_images and self.phase is None), None)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """All terms of the loss by name: the labels' and each method's, or those of the phase."""

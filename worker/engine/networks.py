@@ -6,20 +6,25 @@ from pathlib import Path
 
 from torch import nn
 
+from worker import draws
 from worker.architecture import Input
 from worker.architectures import ARCHITECTURES
 from worker.dataset import DataFacts
-from worker.engine import draws
 from worker.engine.interrupt import Impossible
 from worker.network import Network
 from worker.recipe import JobWeights, Student, Teacher, Weights
 from worker.student import StudentError, load_student
 
 
-def build(architecture: str, seed: int, facts: DataFacts) -> Network:
-    """A freshly initialised network whose input is normalised with the data's statistics."""
+def initialised(architecture: str, seed: int, facts: DataFacts) -> Network:
+    """A network whose initialisation a seed decides."""
     with draws.seeded(seed, "initialisation"):
-        network = ARCHITECTURES[architecture].build(architecture, facts.classes)
+        return build(architecture, facts)
+
+
+def build(architecture: str, facts: DataFacts) -> Network:
+    """A freshly initialised network (torch's global generator) whose input is normalised with the data's statistics."""
+    network = ARCHITECTURES[architecture].build(architecture, facts.classes)
     size = network.image.size or facts.image_size
     network.set_input(Input.model_validate({"size": size, "mean": facts.mean, "std": facts.std}))
     return network
@@ -28,7 +33,7 @@ def build(architecture: str, seed: int, facts: DataFacts) -> Network:
 def teacher_network(teacher: Teacher, facts: DataFacts, weights: Path) -> Network:
     """The teacher as it stands before anything is taught."""
     if teacher.weights is None:
-        return build(teacher.architecture, teacher.seed, facts)
+        return initialised(teacher.architecture, teacher.seed, facts)
     network, classes = _weighted(teacher.architecture, teacher.weights, weights)
     if classes == facts.classes:
         return network
@@ -43,7 +48,7 @@ def teacher_network(teacher: Teacher, facts: DataFacts, weights: Path) -> Networ
 def student_network(student: Student, facts: DataFacts, weights: Path) -> Network:
     """A student as its training starts."""
     if student.weights is None:
-        return build(student.architecture, student.seed, facts)
+        return initialised(student.architecture, student.seed, facts)
     network, classes = _weighted(student.architecture, student.weights, weights)
     if classes == facts.classes:
         return network
@@ -78,7 +83,7 @@ def _weighted(architecture: str, source: Weights, weights: Path) -> tuple[Networ
 
 def _with_new_classifier(network: Network, architecture: str, seed: int, facts: DataFacts) -> Network:
     """The same weights under a fresh classifier for the data's classes; the network keeps its own input."""
-    fresh = build(architecture, seed, facts)
+    fresh = initialised(architecture, seed, facts)
     prefix = f"{network.layout.classifier}."
     body = {name: tensor for name, tensor in network.body.state_dict().items() if not name.startswith(prefix)}
     missing, unexpected = fresh.body.load_state_dict(body, strict=False)

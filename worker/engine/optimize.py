@@ -18,7 +18,7 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """An optimizer over a network's parameters and those of its methods' modules, each parameter once.
 
-    A group's `rate` is its learning rate before the schedule; `gradient_factor` multiplies its gradients.
+    A group's `rate` is its learning rate before the schedule.
     """
     settings = training.optimizer
     rate = settings.learning_rate
@@ -36,7 +36,6 @@ def make_optimizer(
                     "rate": rate * group.get("learning_rate_factor", 1.0),
                     "lr": rate * group.get("learning_rate_factor", 1.0),
                     "weight_decay": settings.weight_decay * group.get("weight_decay_factor", 1.0),
-                    "gradient_factor": group.get("gradient_factor", 1.0),
                 }
             )
 
@@ -49,15 +48,15 @@ def make_optimizer(
     return torch.optim.AdamW(groups, lr=rate, betas=(settings.beta1, settings.beta2))
 
 
-def course(training: Training, step: int, steps_per_epoch: int) -> float:
-    """What the learning rate is multiplied by in the step of that number, counted from 0; a pure number.
+def course(training: Training, epoch: float, step: float) -> float:
+    """What the learning rate is multiplied by in a step, a pure number.
 
-    A function of the step alone, so that there is no state to resume.
+    `epoch` counts the epochs that are done before the step, `step` is the share of its epoch that the step is. A
+    function of these alone, so that there is no state to resume.
     """
-    epoch = step / steps_per_epoch
     warmup = training.warmup_epochs
     if epoch < warmup:
-        return (step + 1) / (warmup * steps_per_epoch)
+        return (epoch + step) / warmup
     schedule = training.schedule
     if isinstance(schedule, Cosine):
         return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (training.epochs - warmup)))
@@ -70,8 +69,4 @@ def take_step(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """One optimizer step at that share of the learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = group["rate"] * factor
-        if group["gradient_factor"] != 1.0:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.grad.mul_(group["gradient_factor"])
     optimizer.step()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -20,15 +20,15 @@ from worker.engine.checkpoint import Checkpoints, State
 from worker.engine.diary import Diary
 from worker.engine.evaluate import Score, neural_collapse, passes, score
 from worker.engine.interrupt import Impossible, Interrupt
-from worker.engine.learner import Learner, snapshot
+from worker.engine.learner import Learner, Part, snapshot
 from worker.engine.ship import Finished, Packer, describe_finished
 from worker.engine.students import Pupil, Workshop, make_pupil, phase_learner
 from worker.engine.trainer import Surroundings, Trainer
 from worker.exports.safetensors import Safetensors
-from worker.method import Outputs
+from worker.method import STUDENT, NetworkSpec, Outputs, Phase, Read
 from worker.network import Network
 from worker.recipe import TEACHER_NAME, Recipe, Training
-from worker.review import resolve, review
+from worker.review import resolve, review, sharing_groups
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,28 @@ def recipe_digest(recipe: Recipe) -> str:
     """sha256, hex, of all that decides a run's result."""
     decides = recipe.model_dump_json(exclude={"name", "tags", "priority"})
     return sha256(decides.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A stretch of the students' training that a checkpoint names."""
+
+    name: str
+    phase: str
+    """What the job is said to do meanwhile."""
+    start: Callable[[], tuple[list[Learner], Training]]
+    """Gives who is trained and how, when it is the section's turn."""
+    trains: NetworkSpec | None = None
+    """The further network that is trained, if it is one."""
+
+
+def _start_phase(pupil: Pupil, part: Part, phase: Phase, shop: Workshop) -> tuple[list[Learner], Training]:
+    learner, training = phase_learner(pupil, part, phase, shop)
+    return [learner], training
+
+
+def _start_group(learners: list[Learner], shop: Workshop) -> tuple[list[Learner], Training]:
+    return learners, shop.training
 
 
 class Run:
@@ -155,7 +177,9 @@ class Run:
             device=self.device,
             teacher=teacher.network if teacher else None,
             teacher_card=teacher.card if teacher else None,
+            labels=self.data.train.labels,
             teacher_pass=partial(self._teacher_pass, teacher.network if teacher else None),
+            cards=CARDS | self.cards,
         )
         if any(student.methods for student in self.recipe.students):
             self.diary.enter("preparing the methods")
@@ -163,50 +187,67 @@ class Run:
         for student in self.recipe.students:
             network = networks.student_network(student, self.data.facts, self.place.weights).to(self.device)
             pupils.append(make_pupil(student, network, self.cards[student.architecture], shop))
-        self._run_phases(pupils, shop)
-        self.diary.enter("distilling")
-        self._train("distilling", [pupil.learner for pupil in pupils], self.recipe.training, shop.frozen)
+        self._train_students(pupils, shop)
         return [self._finished(pupil) for pupil in pupils]
 
-    def _run_phases(self, pupils: list[Pupil], shop: Workshop) -> None:
-        """Train what each method trains before the shared loop, one phase of one student after the other."""
-        if self.saved and self.saved["section"] == "distilling":
-            return
-        phases = [(pupil, part, phase) for pupil in pupils for part, phase in pupil.phases()]
-        learners = [pupil.learner for pupil in pupils]
-        sections = [f"phase {number}" for number in range(len(phases))]
+    def _train_students(self, pupils: list[Pupil], shop: Workshop) -> None:
+        """Section by section, from where the checkpoint stands."""
+        sections = list(self._sections(pupils, shop))
+        learners = {pupil.learner.name: pupil.learner for pupil in pupils}
         first = 0
-        if self.saved and self.saved["section"] in sections:
-            first = sections.index(self.saved["section"])
-            for learner, state in zip(learners, self.saved["students"], strict=True):
-                learner.load(state)
-        for number in range(first, len(phases)):
-            pupil, part, phase = phases[number]
-            self.diary.enter(f"{part.method.name} {phase.name}")
-            learner, training = phase_learner(pupil, part, phase, self.recipe.training)
-            self._train(sections[number], [learner], training, shop.frozen, students=learners, evaluates=False)
+        trained: list[NetworkSpec] = []
+        if self.saved and self.saved["section"] != "teaching":
+            first = [section.name for section in sections].index(self.saved["section"])
+            trained = [section.trains for section in sections[:first] if section.trains is not None]
+            for name, state in self.saved["students"].items():
+                learners[name].load(state)
+            for spec in trained:
+                shop.frozen[spec].load_state_dict(self.saved["networks"][repr(spec)])
+        for section in sections[first:]:
+            self.diary.enter(section.phase)
+            here, training = section.start()
+
+            def rest(here: list[Learner] = here) -> State:
+                """What a checkpoint holds besides the section's own learners."""
+                return {
+                    "students": {name: learner.state() for name, learner in learners.items() if learner not in here},
+                    "networks": {repr(spec): shop.frozen[spec].state_dict() for spec in trained},
+                }
+
+            self._train(section.name, here, training, shop.frozen, rest, evaluates=section.phase == "distilling")
+            if section.trains is not None:
+                networks.freeze(shop.frozen[section.trains])
+                trained.append(section.trains)
+
+    def _sections(self, pupils: list[Pupil], shop: Workshop) -> Iterator[Section]:
+        """First what each method trains before the shared loop, then the loop of each sharing group."""
+        trained: set[NetworkSpec] = set()
+        for i, pupil in enumerate(pupils):
+            for j, (part, phase) in enumerate(pupil.phases()):
+                further = phase.trains if phase.trains != STUDENT else None
+                if further not in trained:
+                    start = partial(_start_phase, pupil, part, phase, shop)
+                    yield Section(f"phase {j} of student {i}", f"{part.method.name} {phase.name}", start, further)
+                if further is not None:
+                    trained.add(further)
+        for group in sharing_groups(self.recipe):
+            learners = [pupils[i].learner for i in group]
+            yield Section(f"students {group}", "distilling", partial(_start_group, learners, shop))
 
     def _train(
         self,
         section: str,
         learners: list[Learner],
         training: Training,
-        frozen: dict[Any, Network],
+        frozen: dict[NetworkSpec, Network],
+        rest: Callable[[], State] = dict,
         *,
-        students: list[Learner] | None = None,
         evaluates: bool = True,
     ) -> None:
         """Train to the end, from the checkpoint if it is of this section; leaves a checkpoint of the end."""
 
         def save(state: State) -> None:
-            saved = self.checkpoints.write(
-                {
-                    "section": section,
-                    "trainer": state,
-                    "taught": self.taught,
-                    "students": [learner.state() for learner in students or ()],
-                }
-            )
+            saved = self.checkpoints.write({"section": section, "trainer": state, "taught": self.taught} | rest())
             self.diary.checkpoint(saved, state["step"])
 
         around = Surroundings(
@@ -219,10 +260,13 @@ class Run:
         trainer.run()
         save(trainer.state())
 
-    def _teacher_pass(self, teacher: Network | None) -> Iterator[tuple[Outputs, Tensor, Tensor]]:
+    def _teacher_pass(
+        self, teacher: Network | None, *reads: Read, positions: Tensor | None = None
+    ) -> Iterator[tuple[Outputs, Tensor, Tensor]]:
         assert teacher is not None, "the recipe's validation asks for a teacher where a method needs one"
         size = self.recipe.evaluation.batch_size
-        return passes(teacher, self.data.train, size, self.device, "embedding", interrupt=self.interrupt)
+        part = self.data.train
+        return passes(teacher, part, size, self.device, *reads, interrupt=self.interrupt, positions=positions)
 
     def _finished(self, pupil: Pupil) -> Finished:
         student, learner = pupil.student, pupil.learner

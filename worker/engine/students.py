@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from worker import draws
 from worker.architecture import Card
 from worker.dataset import DataFacts
-from worker.engine import draws
 from worker.engine.interrupt import Impossible
 from worker.engine.learner import Learner, Part
-from worker.engine.networks import freeze
-from worker.method import TEACHER, LiveSetup, Method, MethodError, NetworkSpec, Outputs, Phase, Wrapper
+from worker.engine.networks import build, freeze
+from worker.method import STUDENT, TEACHER, LiveSetup, Method, MethodError, NetworkSpec, Phase, TeacherPass, Wrapper
 from worker.network import Network
-from worker.recipe import Student, Training
+from worker.recipe import Constant, Student, Training
 from worker.review import label_weight
 
 
@@ -30,7 +30,10 @@ class Workshop:
     device: torch.device
     teacher: Network | None
     teacher_card: Card | None
-    teacher_pass: Callable[[], Iterator[tuple[Outputs, Tensor, Tensor]]]
+    labels: Tensor
+    """(M,) int64 classes of all training images, on the CPU."""
+    teacher_pass: TeacherPass
+    cards: Mapping[str, Card]
     frozen: dict[NetworkSpec, Network] = field(default_factory=dict)
     """Teacher and further networks by what the methods call them."""
     kept: dict[Hashable, Any] = field(default_factory=dict)
@@ -46,12 +49,19 @@ class Workshop:
             teacher=self.teacher_card,
             batch_size=self.training.batch_size,
             epochs=self.training.epochs,
+            cards=self.cards,
+            labels=self.labels,
             student_network=network,
             teacher_network=self.teacher,
             teacher_pass=self.teacher_pass,
             rebuild_teacher=self._rebuild_teacher,
+            build_network=self._build_network,
             kept=self.kept,
         )
+
+    def _build_network(self, architecture: str, classes: int) -> Network:
+        assert classes == self.facts.classes, "further networks score the classes of the data"
+        return build(architecture, self.facts)
 
     def _rebuild_teacher(self) -> Network:
         assert self.teacher is not None, "the recipe's validation asks for a teacher where a method needs one"
@@ -69,6 +79,7 @@ class Pupil:
     """Name of the method that wrapped the network, and how; `student.json` tells it."""
 
     def phases(self) -> Iterator[tuple[Part, Phase]]:
+        """What its methods train before the shared loop, in order."""
         for part in self.learner.parts:
             for phase in part.method.phases(self.setup):
                 yield part, phase
@@ -85,11 +96,12 @@ def make_pupil(student: Student, network: Network, card: Card, shop: Workshop) -
         setup = shop.setup(card, network)
         parts = [Part(method, _modules(method, student.seed, setup, shop.device)) for method in student.methods]
         for method in student.methods:
-            for spec in sorted(method.networks(setup) - shop.frozen.keys(), key=repr):
-                shop.frozen[spec] = _further(spec, setup, shop.device)
+            for spec in sorted(_networks(method, setup) - shop.frozen.keys(), key=repr):
+                shop.frozen[spec] = _further(spec, setup, shop)
     except MethodError as error:
         raise Impossible(f"student {student.name!r}: {error}") from error
     taps = frozenset(tap for method in student.methods for tap in method.taps(setup))
+    chooser = next((method for method in student.methods if method.chooses_images), None)
     learner = Learner(
         student.name,
         student.seed,
@@ -99,19 +111,21 @@ def make_pupil(student: Student, network: Network, card: Card, shop: Workshop) -
         smoothing=student.labels.smoothing,
         parts=parts,
         taps=taps,
+        images=tuple(chooser.images_in_epoch(epoch, setup) for epoch in range(setup.epochs)) if chooser else None,
     )
     return Pupil(student, learner, setup, wrapper)
 
 
-def phase_learner(pupil: Pupil, part: Part, phase: Phase, training: Training) -> tuple[Learner, Training]:
-    """The same network and modules under a method's own phase, with an optimizer of their own."""
-    optimizer = training.optimizer
+def phase_learner(pupil: Pupil, part: Part, phase: Phase, shop: Workshop) -> tuple[Learner, Training]:
+    """A network and modules under a method's own phase, with an optimizer of their own."""
+    optimizer = shop.training.optimizer
     if phase.learning_rate is not None:
         optimizer = optimizer.model_copy(update={"learning_rate": phase.learning_rate})
-    own = training.model_copy(update={"epochs": phase.epochs, "warmup_epochs": 0, "optimizer": optimizer})
+    changes = {"epochs": phase.epochs, "warmup_epochs": 0, "schedule": Constant(), "optimizer": optimizer}
+    training = shop.training.model_copy(update=changes)
     main = pupil.learner
-    taps = part.method.taps(pupil.setup)
-    return Learner(main.name, main.seed, main.network, own, parts=[part], taps=taps, phase=phase), own
+    network = main.network if phase.trains in (None, STUDENT) else shop.frozen[phase.trains].requires_grad_(True)
+    return Learner(main.name, main.seed, network, training, parts=[part], taps=phase.taps, phase=phase), training
 
 
 def _wrap(
@@ -123,7 +137,7 @@ def _wrap(
         if wrapper is not None:
             with draws.seeded(seed, "wrap", method.name):
                 method.wrap(network, wrapper, setup)
-            return (method.name, wrapper), wrapper.card(card)
+            return (method.name, wrapper), wrapper.card(card, shop.cards)
     return None, card
 
 
@@ -133,5 +147,13 @@ def _modules(method: Method, seed: int, setup: LiveSetup, device: torch.device) 
     return modules.to(device).train() if modules is not None else None
 
 
-def _further(spec: NetworkSpec, setup: LiveSetup, device: torch.device) -> Network:
-    return freeze(spec.build(setup).to(device), batch_statistics=spec.batch_statistics)
+def _further(spec: NetworkSpec, setup: LiveSetup, shop: Workshop) -> Network:
+    with draws.seeded(shop.training.data_seed, "further network", repr(spec)):
+        network = spec.build(setup)
+    return freeze(network.to(shop.device), batch_statistics=spec.batch_statistics)
+
+
+def _networks(method: Method, setup: LiveSetup) -> frozenset[NetworkSpec]:
+    """The further networks that a method reads, in the shared loop or in a phase."""
+    in_phases = (tap.network for phase in method.phases(setup) for tap in phase.taps)
+    return method.networks(setup) | frozenset(in_phases) - {STUDENT, TEACHER}

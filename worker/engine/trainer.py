@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from worker import draws
 from worker.dataset import LoadedDataset
-from worker.engine import draws
+from worker.engine.calendar import Calendar
 from worker.engine.checkpoint import State
 from worker.engine.diary import Diary
 from worker.engine.evaluate import score
@@ -21,13 +22,10 @@ from worker.engine.interrupt import Impossible, Interrupt, Stopped
 from worker.engine.learner import Learner
 from worker.engine.optimize import course, take_step
 from worker.engine.views import Made, Moment, augment, make
-from worker.method import STUDENT, Batch, Mixed, NetworkSpec, Outputs
+from worker.method import STUDENT, TEACHER, Batch, Choice, Mixed, NetworkSpec, Outputs
 from worker.network import Network
 from worker.recipe import Evaluation, Training
 from worker.view import CLEAN, View
-
-SMALLEST_BATCH = 2
-"""Batch norm cannot take the statistics of one image: a remainder of one is left out of its epoch."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,15 @@ class Surroundings:
     interrupt: Interrupt
     evaluation: Evaluation
     checkpoint_is_due: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A batch before augmentation: positions in the training part, (N, 3, H, W) uint8 pixels, labels."""
+
+    indices: Tensor
+    pixels: Tensor
+    labels: Tensor
 
 
 class Trainer:
@@ -70,8 +77,10 @@ class Trainer:
         facts = surroundings.data.facts
         mean = facts.mean or (0.5, 0.5, 0.5)
         self._fill = torch.tensor(mean, device=surroundings.device).view(1, 3, 1, 1)
-        self.steps_per_epoch = max(1, _batches(facts.train, training.batch_size))
-        self.steps = training.epochs * self.steps_per_epoch
+        chosen = [learner.images for learner in learners if learner.images is not None]
+        assert not chosen or len(learners) == 1, "who chooses its images has a pass over the data of its own"
+        self.calendar = Calendar(chosen[0] if chosen else [facts.train] * training.epochs, training.batch_size)
+        self.steps = self.calendar.steps
         self._started = time.monotonic(), 0
         self._accuracy: float | None = None
 
@@ -79,7 +88,7 @@ class Trainer:
         """Train from where the state stands to the end of the last epoch."""
         self._started = time.monotonic(), self.step
         while self.step < self.steps:
-            self._run_epoch(self.step // self.steps_per_epoch)
+            self._run_epoch(self.calendar.epoch(self.step))
 
     def state(self) -> State:
         return {"step": self.step, "learners": [learner.state() for learner in self.learners]}
@@ -90,19 +99,34 @@ class Trainer:
             learner.load(saved)
 
     def _run_epoch(self, epoch: int) -> None:
-        first = self.step % self.steps_per_epoch
         for learner in self.learners:
             learner.network.train()
-        for indices in self._batches(epoch, first):
+        choice: Choice | None = None
+        size, first = self.training.batch_size, self.calendar.within(self.step)
+        order = draws.order(self.training.data_seed, epoch, self.calendar.images[epoch], torch.device("cpu"))
+        for number in range(first, self.calendar.batches[epoch]):
             self._save_if_wanted()
-            self._take_step(epoch, indices)
+            if number == 0:
+                # After the checkpoint, so that a resumed run does not do it twice.
+                for learner in self.learners:
+                    learner.begin_epoch(epoch)
+            if number == first:
+                choice = self.learners[0].choose(epoch)
+            self._take_step(epoch, self._load(order[number * size : (number + 1) * size], choice))
         self._finish_epoch(epoch + 1)
 
-    def _batches(self, epoch: int, first: int) -> Iterator[Tensor]:
-        train, size = self.around.data.train, self.training.batch_size
-        order = draws.order(self.training.data_seed, epoch, len(train), torch.device("cpu"))
-        for number in range(first, self.steps_per_epoch):
-            yield order[number * size : (number + 1) * size]
+    def _load(self, rows: Tensor, choice: Choice | None) -> Loaded:
+        """The images at some rows of an epoch's choice, or of the whole training part."""
+        train = self.around.data.train
+        if choice is None:
+            return Loaded(rows, train.images(rows), train.labels[rows])
+        indices = choice.positions.cpu()[rows]
+        pixels = train.images(indices)
+        if choice.partner is not None and choice.weight is not None:
+            weight = choice.weight.cpu()[rows].view(-1, 1, 1, 1)
+            other = train.images(choice.partner.cpu()[rows])
+            pixels = (weight * pixels + (1 - weight) * other).to(torch.uint8)
+        return Loaded(indices, pixels, train.labels[indices])
 
     def _save_if_wanted(self) -> None:
         if self.around.interrupt.wanted:
@@ -111,11 +135,13 @@ class Trainer:
         if self.around.checkpoint_is_due():
             self.save(self.state())
 
-    def _take_step(self, epoch: int, indices: Tensor) -> None:
-        device, train = self.around.device, self.around.data.train
-        labels = train.labels[indices].to(device)
-        moment = Moment(self.training.data_seed, epoch, self.step, indices.to(device), self._fill)
-        views = self._make_views(train.images(indices).to(device), moment)
+    def _take_step(self, epoch: int, loaded: Loaded) -> None:
+        device = self.around.device
+        labels = loaded.labels.to(device)
+        moment = Moment(
+            self.training.data_seed, epoch, self.step, loaded.indices.to(device), self._fill, self._teacher_logits
+        )
+        views = self._make_views(loaded.pixels.to(device), moment)
         outputs = self._read_frozen(views)
         mixed = {view: made.mixed for view, made in views.items() if made.mixed is not None}
         clock = (
@@ -123,7 +149,7 @@ class Trainer:
             torch.tensor(epoch, device=device),
             torch.tensor(self.step / self.steps, device=device),
         )
-        factor = course(self.training, self.step, self.steps_per_epoch)
+        factor = course(self.training, self.calendar.done(self.step), 1 / self.calendar.batches[epoch])
         totals = [
             self._train(learner, views, outputs, mixed, labels, moment, clock, factor) for learner in self.learners
         ]
@@ -141,7 +167,7 @@ class Trainer:
         reads: dict[tuple[NetworkSpec, View], set[str]] = defaultdict(set)
         for learner in self.learners:
             for tap in learner.taps:
-                if tap.network != STUDENT:
+                if tap.network not in (STUDENT, learner.spec):
                     reads[tap.network, tap.view].add(tap.reads)
         with torch.no_grad(), self._autocast():
             return {
@@ -160,18 +186,17 @@ class Trainer:
         clock: tuple[Tensor, Tensor, Tensor],
         factor: float,
     ) -> Tensor:
-        reads: dict[View, set[str]] = {CLEAN: {"logits"}}
-        for tap in learner.taps:
-            if tap.network == STUDENT:
-                reads.setdefault(tap.view, set()).add(tap.reads)
+        reads = learner.reads()
+        key = torch.tensor(draws.key_of(learner.seed, "step", self.around.diary.phase, moment.epoch, moment.step))
         # Dropout draws from torch's generator: seeded a step, so that it depends on nothing that came before.
         with draws.seeded(learner.seed, "dropout", self.around.diary.phase, moment.epoch, moment.step):
             with self._autocast():
                 own: dict[tuple[NetworkSpec, View], Outputs] = {
-                    (STUDENT, view): learner.network.read(views[view].images, reads[view]) for view in reads
+                    (learner.spec, view): learner.network.read(views[view].images, reads[view]) for view in reads
                 }
             step, epoch, progress = clock
-            batch = Batch({**frozen, **own}, labels, moment.indices, step, epoch, progress, mixed)
+            key = key.to(labels.device)
+            batch = Batch({**frozen, **own}, labels, moment.indices, step, epoch, progress, key, mixed)
             learner.update(batch, first=True)
             terms = learner.terms(batch)
             learner.optimizer.zero_grad(set_to_none=True)
@@ -179,6 +204,11 @@ class Trainer:
         take_step(learner.optimizer, factor)
         learner.update(batch, first=False)
         return learner.add(terms)
+
+    def _teacher_logits(self, images: Tensor) -> Tensor:
+        """(N, K) what the teacher says of images, for views that depend on it."""
+        with torch.no_grad(), self._autocast():
+            return self.frozen[TEACHER].read(images).logits
 
     def _autocast(self) -> AbstractContextManager[None]:
         enabled = self.training.precision == "bfloat16"
@@ -208,10 +238,10 @@ class Trainer:
     def _say_progress(self, totals: list[Tensor]) -> None:
         since, step_then = self._started
         seconds, steps = time.monotonic() - since, self.step - step_then
-        images = self.around.data.facts.train / self.steps_per_epoch
+        images = sum(self.calendar.images) / self.steps
         self.around.diary.progress(
             student=", ".join(learner.name for learner in self.learners),
-            epoch=self.step // self.steps_per_epoch,
+            epoch=self.calendar.epoch(self.step),
             epochs=self.training.epochs,
             step=self.step,
             steps=self.steps,
@@ -220,11 +250,6 @@ class Trainer:
             loss=_finite(float(totals[0])),
             accuracy=self._accuracy,
         )
-
-
-def _batches(images: int, batch_size: int) -> int:
-    whole, rest = divmod(images, batch_size)
-    return whole + (rest >= SMALLEST_BATCH)
 
 
 def _finite(value: float) -> float | None:

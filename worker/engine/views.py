@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import singledispatch
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
-from worker.engine import draws
+from worker import draws
 from worker.method import Mixed
 from worker.recipe import Augmentation
-from worker.view import Clean, CutMix, Cutout, Mixup, View
+from worker.view import AutoAugment, Clean, CutMix, CutMixPick, Cutout, Mixup, RandAugment, View
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Moment:
     """(N,) int64 positions of the batch's images in the training part."""
     fill: Tensor
     """(1, 3, 1, 1) the data's mean colour in [0, 1]."""
+    teacher: Callable[[Tensor], Tensor] | None = None
+    """(N, K) the teacher's logits of (N, 3, H, W) images, for views that depend on them."""
 
 
 def augment(pixels: Tensor, augmentation: Augmentation, moment: Moment) -> Tensor:
@@ -70,24 +75,42 @@ def _(view: Clean, clean: Tensor, moment: Moment) -> Made:
 @make.register
 def _(view: Mixup, clean: Tensor, moment: Moment) -> Made:
     draw = draws.shared(moment.data_seed, repr(view), moment.epoch, moment.step)
-    weight, partner = float(draw.beta(view.alpha, view.alpha)), _partners(draw.permutation(len(clean)), clean)
+    weight, partner = float(draw.beta(view.alpha, view.alpha)), _partners(draw, clean)
     return Made(weight * clean + (1 - weight) * clean[partner], _mixed(partner, weight))
 
 
 @make.register
 def _(view: CutMix, clean: Tensor, moment: Moment) -> Made:
-    draw = draws.shared(moment.data_seed, repr(view), moment.epoch, moment.step)
-    weight, partner = float(draw.beta(view.alpha, view.alpha)), _partners(draw.permutation(len(clean)), clean)
-    height, width = clean.shape[-2:]
-    side = (1 - weight) ** 0.5
-    middle_y, middle_x = int(draw.integers(height)), int(draw.integers(width))
-    half_height, half_width = int(height * side) // 2, int(width * side) // 2
-    top, bottom = max(middle_y - half_height, 0), min(middle_y + half_height, height)
-    left, right = max(middle_x - half_width, 0), min(middle_x + half_width, width)
-    images = clean.clone()
-    images[:, :, top:bottom, left:right] = clean[partner, :, top:bottom, left:right]
-    # A box cut off at the border covers less than was drawn.
-    return Made(images, _mixed(partner, 1 - (bottom - top) * (right - left) / (height * width)))
+    return _cutmix(view.alpha, clean, draws.shared(moment.data_seed, repr(view), moment.epoch, moment.step))
+
+
+@make.register
+def _(view: CutMixPick, clean: Tensor, moment: Moment) -> Made:
+    assert moment.teacher is not None, "the recipe's validation asks for a teacher where a method needs one"
+    purposes = [f"{view!r} {run}" for run in range(view.runs)]
+    runs = [
+        _cutmix(view.alpha, clean, draws.shared(moment.data_seed, purpose, moment.epoch, moment.step))
+        for purpose in purposes
+    ]
+    candidates = torch.cat([made.images for made in runs])
+    p = moment.teacher(candidates).float().softmax(1)
+    picked = torch.special.entr(p).sum(1).topk(len(clean)).indices
+
+    def of_runs(read: Callable[[Mixed], Tensor]) -> Tensor:
+        return torch.cat([read(made.mixed) for made in runs if made.mixed is not None])[picked]
+
+    mixed = Mixed(of_runs(lambda m: m.image), of_runs(lambda m: m.partner), of_runs(lambda m: m.weight))
+    return Made(candidates[picked], mixed)
+
+
+@make.register
+def _(view: RandAugment, clean: Tensor, moment: Moment) -> Made:
+    return Made(_each(v2.RandAugment(view.operations, view.magnitude), view, clean, moment))
+
+
+@make.register
+def _(view: AutoAugment, clean: Tensor, moment: Moment) -> Made:
+    return Made(_each(v2.AutoAugment(v2.AutoAugmentPolicy(view.policy)), view, clean, moment))
 
 
 @make.register
@@ -104,9 +127,38 @@ def _(view: Cutout, clean: Tensor, moment: Moment) -> Made:
     return Made(torch.where(covered, moment.fill, clean))
 
 
-def _partners(permutation: object, images: Tensor) -> Tensor:
-    return torch.as_tensor(permutation, dtype=torch.int64, device=images.device)
+def _cutmix(alpha: float, clean: Tensor, draw: np.random.Generator) -> Made:
+    weight, partner = float(draw.beta(alpha, alpha)), _partners(draw, clean)
+    height, width = clean.shape[-2:]
+    side = (1 - weight) ** 0.5
+    middle_y, middle_x = int(draw.integers(height)), int(draw.integers(width))
+    half_height, half_width = int(height * side) // 2, int(width * side) // 2
+    top, bottom = max(middle_y - half_height, 0), min(middle_y + half_height, height)
+    left, right = max(middle_x - half_width, 0), min(middle_x + half_width, width)
+    images = clean.clone()
+    images[:, :, top:bottom, left:right] = clean[partner, :, top:bottom, left:right]
+    # A box cut off at the border covers less than was drawn.
+    return Made(images, _mixed(partner, 1 - (bottom - top) * (right - left) / (height * width)))
+
+
+def _each(transform: nn.Module, view: View, clean: Tensor, moment: Moment) -> Tensor:
+    """A transform of torchvision on each image by itself, with torch's generator seeded for it."""
+    with torch.random.fork_rng(devices=[]):
+        images = []
+        for image, index in zip(clean, moment.indices.tolist(), strict=True):
+            torch.manual_seed(draws.key_of(moment.data_seed, repr(view), moment.epoch, index) & (2**63 - 1))
+            images.append(transform(image))
+    return torch.stack(images)
+
+
+def _partners(draw: np.random.Generator, images: Tensor) -> Tensor:
+    """(N,) an order of the batch in which no image is its own partner, but for a batch of one."""
+    order = draw.permutation(len(images))
+    partner = np.empty_like(order)
+    partner[order] = np.roll(order, 1)
+    return torch.as_tensor(partner, dtype=torch.int64, device=images.device)
 
 
 def _mixed(partner: Tensor, weight: float) -> Mixed:
-    return Mixed(partner, torch.full((len(partner),), weight, device=partner.device))
+    image = torch.arange(len(partner), device=partner.device)
+    return Mixed(image, partner, torch.full((len(partner),), weight, device=partner.device))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 from pydantic import Field
@@ -10,6 +11,7 @@ from worker.architecture import Card
 from worker.method import (
     STUDENT,
     Batch,
+    BuildNetwork,
     LiveSetup,
     Method,
     MethodError,
@@ -40,7 +42,7 @@ class PrototypeClassifier(Wrapper):
     projects: bool
     """Whether a linear map stands between the embedding and the prototypes."""
 
-    def build(self, network: Network) -> None:
+    def build(self, network: Network, build_network: BuildNetwork) -> None:
         from torch import nn
 
         from worker.methods._layers import Prototypes
@@ -51,7 +53,7 @@ class PrototypeClassifier(Wrapper):
         head.add_module("prototypes", Prototypes(self.classes, self.teacher_features, self.scale))
         network.replace_classifier(head, reads="prototypes")
 
-    def card(self, card: Card) -> Card:
+    def card(self, card: Card, cards: Mapping[str, Card]) -> Card:
         added = (self.student_features + 1) * self.teacher_features if self.projects else 0
         # Stored besides what a linear classifier on the new embedding would: the origin, less the biases.
         added += self.teacher_features - self.classes
@@ -137,7 +139,7 @@ class NCKD(Method):
     def wrap(self, network: Network, wrapper: Wrapper, setup: LiveSetup) -> None:
         from worker.methods._layers import Prototypes
 
-        wrapper.build(network)
+        wrapper.build(network, setup.build_network)
         prototypes = network.classifier
         assert isinstance(prototypes, Prototypes)
         prototypes.fill(*_directions(setup))
@@ -233,7 +235,7 @@ def _measure_directions(setup: LiveSetup) -> tuple[Tensor, Tensor]:
     classes = setup.facts.classes
     sums_KD = torch.zeros(classes, _teacher(setup).embedding, dtype=torch.float64)
     counts_K = torch.zeros(classes, dtype=torch.float64)
-    for outputs, labels_N, _ in setup.teacher_pass():
+    for outputs, labels_N, _ in setup.teacher_pass("embedding"):
         assert outputs.embedding is not None
         members_NK = F.one_hot(labels_N.cpu(), classes).double()
         sums_KD += members_NK.T @ outputs.embedding.cpu().double()

@@ -1,6 +1,6 @@
 import torch
 
-from worker.engine import draws
+from worker import draws
 
 CPU = torch.device("cpu")
 
@@ -47,3 +47,14 @@ def test_seeded_leaves_the_global_generator_as_it_was():
     with draws.seeded(7, "initialisation"):
         torch.rand(10)
     assert torch.equal(torch.rand(3), wanted)
+
+
+def test_integers_are_below_their_bound_and_even():
+    below = torch.tensor([3, 1000])
+    drawn = draws.integers(torch.tensor(7), below, 30_000)
+    assert drawn.shape == (2, 30_000)
+    assert (drawn >= 0).all()
+    assert (drawn < below[:, None]).all()
+    assert (drawn[0].bincount() / 30_000 - 1 / 3).abs().max() < 0.02
+    assert drawn[1].unique().numel() == 1000
+    assert not torch.equal(drawn, draws.integers(torch.tensor(8), below, 30_000))

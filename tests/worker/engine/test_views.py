@@ -3,7 +3,7 @@ import torch
 
 from worker.engine.views import Moment, augment, make
 from worker.recipe import Augmentation
-from worker.view import CLEAN, CutMix, Cutout, Mixup
+from worker.view import CLEAN, AutoAugment, CutMix, CutMixPick, Cutout, Mixup, RandAugment
 
 N, SIDE = 16, 12
 
@@ -13,9 +13,9 @@ def pixels():
     return torch.randint(256, (N, 3, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def moment(indices=None, epoch=2, step=40):
+def moment(indices=None, epoch=2, step=40, teacher=None):
     fill = torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)
-    return Moment(0, epoch, step, torch.arange(N) if indices is None else indices, fill)
+    return Moment(0, epoch, step, torch.arange(N) if indices is None else indices, fill, teacher)
 
 
 def test_no_augmentation_only_scales(pixels):
@@ -95,3 +95,43 @@ def test_views_repeat_and_change_from_step_to_step(view):
     later = make(view, images, moment(epoch=3, step=60))
     assert torch.equal(first.images, again.images)
     assert not torch.equal(first.images, later.images)
+
+
+@pytest.mark.parametrize("view", [Mixup(), CutMix(), CutMixPick()])
+def test_no_image_is_mixed_with_itself(view):
+    images = torch.rand(N, 3, SIDE, SIDE)
+    for step in range(20):
+        mixed = make(view, images, moment(step=step, teacher=lambda x: x.mean((2, 3)))).mixed
+        assert (mixed.image != mixed.partner).all()
+
+
+def test_the_picked_images_are_those_of_highest_entropy():
+    images = torch.rand(N, 3, SIDE, SIDE)
+    asked = []
+
+    def teacher(candidates):
+        asked.append(candidates)
+        return 10 * candidates.mean((2, 3))
+
+    made = make(CutMixPick(runs=3), images, moment(teacher=teacher))
+    (candidates,) = asked
+    assert len(candidates) == 3 * N
+    entropies = [torch.distributions.Categorical(logits=teacher(x)).entropy() for x in (candidates, made.images)]
+    torch.testing.assert_close(entropies[1], entropies[0].sort(descending=True).values[:N])
+    for image, i, j, weight in zip(made.images, *vars(made.mixed).values(), strict=True):
+        from_itself = (image == images[i]).all(0)
+        assert torch.equal(image, torch.where(from_itself, images[i], images[j]))
+        assert from_itself.float().mean() == pytest.approx(weight.item())
+
+
+@pytest.mark.parametrize("view", [RandAugment(), AutoAugment(), AutoAugment("imagenet")])
+def test_each_image_is_changed_by_draws_of_its_own(view):
+    images = torch.rand(1, 3, SIDE, SIDE).expand(N, -1, -1, -1)
+    state = torch.get_rng_state()
+    made = make(view, images, moment()).images
+    assert made.shape == images.shape
+    assert 0 <= made.min() <= made.max() <= 1
+    assert len({tuple(image.flatten().tolist()) for image in made}) > N / 2
+    assert torch.equal(torch.get_rng_state(), state)
+    some = torch.tensor([3, 9])
+    assert torch.equal(make(view, images[some], moment(some, step=99)).images, made[some])

@@ -98,7 +98,9 @@ def test_onnx_of_a_network_that_is_not_ours(architecture: str, size: int, tmp_pa
 
 def test_onnx_of_a_head_that_a_method_gave(tmp_path: Path) -> None:
     network = network_of("resnet8", 8)
-    PrototypeClassifier(student_features=64, teacher_features=10, classes=3, scale=8.0, projects=True).build(network)
+    PrototypeClassifier(student_features=64, teacher_features=10, classes=3, scale=8.0, projects=True).build(
+        network, ARCHITECTURES["resnet8"].build
+    )
     for parameter in network.classifier.parameters():
         parameter.data.uniform_(-1, 1)
     description = described(network, "resnet8")

@@ -9,9 +9,9 @@ from worker.architecture import Input
 from worker.architectures import ARCHITECTURES, CARDS
 from worker.dataset import DataFacts
 from worker.engine.networks import freeze
-from worker.engine.students import Workshop, make_pupil
+from worker.engine.students import Workshop, make_pupil, phase_learner
 from worker.engine.views import Moment, make
-from worker.method import STUDENT, Batch
+from worker.method import Batch
 from worker.recipe import SGD, Student, Training
 from worker.view import CLEAN
 
@@ -42,13 +42,18 @@ class Pair:
             device=torch.device("cpu"),
             teacher=self.teacher,
             teacher_card=CARDS[teacher],
+            labels=self.labels,
             teacher_pass=self.teacher_pass,
+            cards=CARDS,
         )
         self.method = method
         told = Student(architecture=student, methods=(method,), labels={"weight": 0})
         self.pupil = make_pupil(told, self.build(student), CARDS[student], self.shop)
         self.learner = self.pupil.learner
         (self.part,) = self.learner.parts
+        phases = [phase_learner(self.pupil, part, phase, self.shop)[0] for part, phase in self.pupil.phases()]
+        self.learners = [learner for learner in (*phases, self.learner) if learner.taps]
+        """All that trains, in order: the method's phases, then the student; who reads nothing is left out."""
 
     @staticmethod
     def build(name):
@@ -57,47 +62,50 @@ class Pair:
         network.set_input(Input(size=SIDE, mean=FACTS.mean, std=FACTS.std))
         return network
 
-    def teacher_pass(self):
+    def teacher_pass(self, *reads, positions=None):
+        positions = torch.arange(IMAGES) if positions is None else positions
         with torch.no_grad():
-            for start in range(0, IMAGES, 16):
-                part = slice(start, start + 16)
-                yield self.teacher.read(self.images[part], ["embedding"]), self.labels[part], torch.arange(IMAGES)[part]
+            for part in positions.split(16):
+                yield self.teacher.read(self.images[part], reads), self.labels[part], part
 
-    def batch(self, size=8, step=0, change=None):
+    def batch(self, size=8, step=0, change=None, learner=None):
         """A batch as the engine hands it over, with each output tensor changed if asked for."""
+        learner = learner or self.learners[-1]
         indices = (torch.arange(size) * 7 + step * size) % IMAGES
-        moment = Moment(0, 0, step, indices, torch.zeros(1, 3, 1, 1))
-        views = {
-            view: make(view, self.images[indices], moment) for view in {t.view for t in self.learner.taps} | {CLEAN}
-        }
+        moment = Moment(0, 0, step, indices, torch.zeros(1, 3, 1, 1), lambda images: self.teacher(images))
+        views = {view: make(view, self.images[indices], moment) for view in {t.view for t in learner.taps} | {CLEAN}}
         outputs = {}
-        for tap in self.learner.taps:
+        for tap in learner.taps:
             key = tap.network, tap.view
             if key in outputs:
                 continue
-            reads = {t.reads for t in self.learner.taps if (t.network, t.view) == key}
-            network = self.learner.network if tap.network == STUDENT else self.shop.frozen[tap.network]
-            with torch.set_grad_enabled(tap.network == STUDENT):
-                outputs[key] = network.read(views[tap.view].images, reads)
+            reads = {t.reads for t in learner.taps if (t.network, t.view) == key}
+            network = learner.network if tap.network == learner.spec else self.shop.frozen[tap.network]
+            with torch.set_grad_enabled(tap.network == learner.spec):
+                outputs[key] = network.read(views[tap.view].images.to(network.get_buffer("mean").dtype), reads)
         if change is not None:
             outputs = {key: changed(value, change) for key, value in outputs.items()}
         mixed = {view: made.mixed for view, made in views.items() if made.mixed is not None}
-        clock = torch.tensor(step), torch.tensor(0), torch.tensor(0.0)
-        return Batch(outputs, self.labels[indices], indices, *clock, mixed)
+        # Not the first epoch: there some weights are zero on purpose.
+        clock = torch.tensor(step), torch.tensor(1), torch.tensor(0.5)
+        return Batch(outputs, self.labels[indices], indices, *clock, torch.tensor(step), mixed)
 
-    def terms(self, batch):
-        return self.method.terms(batch, self.part.modules)
+    def terms(self, batch, learner=None):
+        """The terms of the method's phase that the learner trains, or of the method itself."""
+        formula = self.method if learner is None or learner.phase is None else learner.phase
+        return formula.terms(batch, self.part.modules)
 
-    def step(self, number):
+    def step(self, number, learner=None):
         """One optimizer step as the engine takes it; returns the loss."""
-        self.learner.network.train()
-        batch = self.batch(step=number)
-        self.learner.update(batch, first=True)
-        loss = sum(self.terms(batch).values())
-        self.learner.optimizer.zero_grad()
+        learner = learner or self.learners[-1]
+        learner.network.train()
+        batch = self.batch(step=number, learner=learner)
+        learner.update(batch, first=True)
+        loss = sum(self.terms(batch, learner).values())
+        learner.optimizer.zero_grad()
         loss.backward()
-        self.learner.optimizer.step()
-        self.learner.update(batch, first=False)
+        learner.optimizer.step()
+        learner.update(batch, first=False)
         return loss.item()
 
 

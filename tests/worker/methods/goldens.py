@@ -102,7 +102,7 @@ def batch_of(given, labels=None, *, epoch=0, indices=None, outputs=None):
     count = len(next(tensor for name, tensor in given.items() if name.startswith(("student.", "teacher."))))
     labels = given.get("labels", torch.zeros(count, dtype=torch.int64)) if labels is None else labels
     indices = given.get("indices", torch.arange(count)) if indices is None else indices
-    return Batch(outputs, labels, indices, torch.tensor(0), torch.tensor(epoch), torch.tensor(0.0))
+    return Batch(outputs, labels, indices, torch.tensor(0), torch.tensor(epoch), torch.tensor(0.0), torch.tensor(0))
 
 
 def outputs_of(given, role):

@@ -25,7 +25,7 @@ def key_of(*parts: int | str) -> int:
     return int.from_bytes(blake2b(repr(parts).encode(), digest_size=8).digest(), "big", signed=True)
 
 
-def bits(key: int, counters: Tensor) -> Tensor:
+def bits(key: int | Tensor, counters: Tensor) -> Tensor:
     """Mixed int64 numbers, one for each int64 counter."""
     x = (counters + 1) * GOLDEN + key
     x = (x ^ _shift(x, 30)) * FIRST
@@ -43,6 +43,16 @@ def uniform(seed: int, purpose: str, epoch: int, samples: Tensor, count: int) ->
     columns = torch.arange(count, device=samples.device)
     mixed = bits(key_of(seed, purpose, epoch), samples[:, None] * count + columns)
     return _shift(mixed, 40).to(torch.float32) / (1 << 24)
+
+
+def integers(key: Tensor, below_N: Tensor, count: int) -> Tensor:
+    """(N, count) int64 in [0, below_n): for each of N rows draws below its own int64 bound, from a 0-d int64 key.
+
+    Bounds up to 2^24 are drawn without a bias that could be measured.
+    """
+    rows = torch.arange(len(below_N), device=below_N.device)
+    mixed = bits(key, rows[:, None] * count + torch.arange(count, device=below_N.device))
+    return _shift(mixed, 24) % below_N[:, None]
 
 
 def order(seed: int, epoch: int, size: int, device: torch.device) -> Tensor:
