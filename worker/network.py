@@ -106,6 +106,11 @@ class Network(nn.Module):
         )
         self._watch()
 
+    def replace_body(self, body: nn.Module, layout: Layout) -> None:
+        """Put another body in the place of this one, which may be a part of it."""
+        self.body, self.layout = body, layout
+        self._watch()
+
     def norm(self, stage: int) -> nn.modules.batchnorm._BatchNorm:
         """The batch norm before a stage's last activation. Raises ValueError where it is not known."""
         if not self.layout.norms:

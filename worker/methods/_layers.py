@@ -73,3 +73,51 @@ class ClassMeans(nn.Module):
         kept_K1 = (1 - present_K * (1 - momentum * self.seen_K))[:, None]
         means_KD = kept_K1 * self.means_KD + (1 - kept_K1) * batch_means_KD
         return means_KD, (self.seen_K + present_K).clamp(max=1), present_K
+
+
+class LinearEmbeddings(nn.Module):
+    """A linear map of the student's embedding and one of the teacher's, to vectors of one width."""
+
+    def __init__(
+        self, student_features: int, teacher_features: int, features: int, *, unit_length: bool = True
+    ) -> None:
+        super().__init__()
+        self.embed_student = nn.Linear(student_features, features)
+        self.embed_teacher = nn.Linear(teacher_features, features)
+        self.unit_length = unit_length
+
+    def forward(self, student_ND: Tensor, teacher_ND: Tensor) -> tuple[Tensor, Tensor]:
+        """Both embeddings (N, features) in the common space, of length 1 where that is wanted."""
+        student_ND, teacher_ND = self.embed_student(student_ND), self.embed_teacher(teacher_ND)
+        if not self.unit_length:
+            return student_ND, teacher_ND
+        return F.normalize(student_ND, dim=1), F.normalize(teacher_ND, dim=1)
+
+
+class SideBySide(nn.Module):
+    """Two bodies on the same images, their outputs one beside the other into a classifier."""
+
+    def __init__(self, student: nn.Module, assistant: nn.Module, classifier: nn.Module) -> None:
+        super().__init__()
+        self.student = student
+        self.assistant = assistant
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, K) logits."""
+        logits: Tensor = self.classifier(torch.cat([self.student(images), self.assistant(images)], dim=1))
+        return logits
+
+
+class SumClassifier(nn.Module):
+    """A linear classifier on the sum of the two halves of what it reads."""
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, classes)
+
+    def forward(self, both_ND: Tensor) -> Tensor:
+        """(N, 2 D) to (N, K)."""
+        first_ND, second_ND = both_ND.chunk(2, dim=1)
+        logits: Tensor = self.linear(first_ND + second_ND)
+        return logits
