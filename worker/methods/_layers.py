@@ -94,6 +94,16 @@ class LinearEmbeddings(nn.Module):
         return F.normalize(student_ND, dim=1), F.normalize(teacher_ND, dim=1)
 
 
+class ScaledEmbeddings(LinearEmbeddings):
+    """Linear maps of both embeddings to unit vectors, with a scale and a shift for their cosines."""
+
+    def __init__(self, student_features: int, teacher_features: int, features: int) -> None:
+        super().__init__(student_features, teacher_features, features)
+        self.log_scale = nn.Parameter(torch.tensor(1.0))
+        # What is added to all entries changes no softmax: its gradient would be zero.
+        self.bias = nn.Parameter(torch.tensor(0.0), requires_grad=False)
+
+
 class SideBySide(nn.Module):
     """Two bodies on the same images, their outputs one beside the other into a classifier."""
 
