@@ -28,7 +28,8 @@ def methods(
     elif name:
         _show_method(found[0])
     else:
-        print_table(("method", "what it does", "formula"), ((m.name, m.summary, m.formula) for m in found))
+        columns = ("method", "what it does", "needs", "refuses", "checked against", "worst difference", "formula")
+        print_table(columns, map(_method_row, found), right=("worst difference",))
 
 
 @speaks
@@ -57,11 +58,31 @@ def _architecture_row(one: Architecture) -> tuple[str, ...]:
     return one.name, one.family, f"{card.body_parameters:,}", f"{card.multiply_adds:,}", str(card.image_size)
 
 
+def _method_row(method: Method) -> tuple[str, ...]:
+    checked = f"{len(method.conformance)} values" if method.conformance else "nothing was published"
+    if method.reconstruction:
+        checked = "a reconstruction"
+    return (
+        method.name,
+        method.summary,
+        "; ".join(method.needs),
+        method.refuses,
+        checked,
+        _difference(method),
+        method.formula,
+    )
+
+
+def _difference(method: Method) -> str:
+    return "" if method.worst_difference is None else f"{method.worst_difference:.0e}"
+
+
 def _show_method(method: Method) -> None:
     out = console()
     for label, value in (
         ("method", method.name), ("does", method.summary), ("formula", method.formula), ("source", method.source),
-        ("teacher", "needed" if method.needs_teacher else "not needed"),
+        ("teacher", "needed" if method.needs_teacher else "not needed"), ("needs", "; ".join(method.needs)),
+        ("refuses", method.refuses), ("checked", _checked(method)),
         ("note", "the formula is our best reading of the paper" if method.reconstruction else ""),
     ):  # fmt: skip
         if value:
@@ -70,6 +91,13 @@ def _show_method(method: Method) -> None:
     fields = method.parameters.get("properties", {})
     rows = ((name, _default(field), field.get("description", "")) for name, field in fields.items() if name != "name")
     print_table(("field", "default", "meaning"), rows)
+
+
+def _checked(method: Method) -> str:
+    if not method.conformance:
+        return ""
+    cases = ", ".join(case.case for case in method.conformance)
+    return f"worst difference {_difference(method)} from published values: {cases}"
 
 
 def _default(field: dict[str, Any]) -> str:

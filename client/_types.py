@@ -175,6 +175,15 @@ class Artifact(Answer):
     created_at: datetime
 
 
+class Conformance(Answer):
+    """A value of a published implementation that a method was checked against."""
+
+    case: str
+    source: str
+    worst_difference: float
+    """Of a value or a gradient, as a share of that tensor's largest entry."""
+
+
 class Method(Answer):
     """One distillation objective."""
 
@@ -187,6 +196,14 @@ class Method(Answer):
     needs_teacher: bool
     label_weight: float | None
     """The published weight of cross-entropy beside it."""
+    needs: tuple[str, ...]
+    """What it reads, trains and changes with its defaults."""
+    refuses: str
+    """What it refuses; empty where it serves every pair."""
+    conformance: tuple[Conformance, ...]
+    """The published values that it agrees with."""
+    worst_difference: float | None
+    """The largest of those differences."""
     parameters: dict[str, Any]
     """JSON schema of its fields."""
 

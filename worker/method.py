@@ -7,6 +7,7 @@ Legend of shapes, everywhere: N images, K classes, D features, C H W map (channe
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -68,6 +69,20 @@ STUDENT = StudentNetwork()
 
 Read = Literal["logits", "embedding", "maps", "preactivations", "class_maps"]
 
+READS: dict[Read, str] = {
+    "logits": "logits",
+    "embedding": "embedding",
+    "maps": "stage maps",
+    "preactivations": "stage maps before activation",
+    "class_maps": "class activation maps",
+}
+"""What can be read of a network, in words."""
+
+
+def _words(name: str) -> str:
+    """`PrunedTeacher` to `pruned teacher`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+
 
 @dataclass(frozen=True)
 class Tap:
@@ -76,6 +91,12 @@ class Tap:
     network: NetworkSpec
     reads: Read = "logits"
     view: View = CLEAN
+
+    def described(self) -> str:
+        """In words: `teacher: stage maps`."""
+        network = _words(type(self.network).__name__.removesuffix("Network"))
+        view = f" on a {_words(type(self.view).__name__)} view" if self.view != CLEAN else ""
+        return f"{network}: {READS[self.reads]}{view}"
 
 
 @dataclass(frozen=True)
@@ -260,6 +281,8 @@ class Method(Spec):
     """Whether `update` runs before `terms` in a step; otherwise it runs after the optimizer."""
     wrapper_type: ClassVar[type[Wrapper] | None] = None
     """The class of what `wrapper` gives, to build a shipped student again."""
+    refuses: ClassVar[str] = ""
+    """What `check` refuses, in a few words; empty where it refuses nothing."""
     chooses_images: ClassVar[bool] = False
     """Whether the method says which training images an epoch sees; such a student has a pass over the data of its
     own. One a student at most."""
@@ -270,6 +293,17 @@ class Method(Spec):
     @abstractmethod
     def taps(self, setup: Setup) -> frozenset[Tap]:
         """What this method reads; the engine computes no more than that."""
+
+    def needs(self, setup: Setup) -> tuple[str, ...]:
+        """What it reads, trains and changes for such a pair, in words, as catalogues show it."""
+        phases = self.phases(setup)
+        found = {tap.described() for tap in self.taps(setup).union(*(phase.taps for phase in phases))}
+        found |= {f"{phase.epochs} epochs before the loop ({phase.name})" for phase in phases}
+        if self.chooses_images:
+            found.add("a pass over the data of its own, since it chooses the images of each epoch")
+        if self.wrapper_type is not None and self.wrapper(setup) is not None:
+            found.add("a changed student, which is what is shipped")
+        return tuple(sorted(found))
 
     def views(self, setup: Setup) -> frozenset[View]:
         """The copies of an image that this method wants."""

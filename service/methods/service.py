@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from functools import cache
+
+from pydantic import TypeAdapter
+
 from service.catalogue import entry_read, find
-from service.methods.schemas import MethodRead
-from worker.method import Method
-from worker.methods import METHODS
+from service.methods.schemas import Conformance, MethodRead
+from worker.architectures import CARDS
+from worker.dataset import DataFacts
+from worker.method import Method, Setup
+from worker.methods import CONFORMANCE, METHODS
+
+FACTS = DataFacts(
+    classes=100, class_names=tuple(map(str, range(100))), image_size=32, train=45_000, validation=5_000, test=10_000
+)
+SETUP = Setup(FACTS, CARDS["resnet8x4"], CARDS["resnet32x4"], batch_size=64, epochs=240, cards=CARDS)
+"""What the needs of a method are told for."""
 
 
 def every() -> list[MethodRead]:
@@ -19,7 +31,15 @@ def read(name: str) -> MethodRead:
 
 
 def _shown(name: str, method: type[Method]) -> MethodRead:
+    conformance = _conformance().get(name, ())
+    worst = max((case.worst_difference for case in conformance), default=None)
     return MethodRead(
         **entry_read(name, method).model_dump(), formula=method.formula, reconstruction=method.reconstruction,
-        needs_teacher=method.needs_teacher, label_weight=method.label_weight,
+        needs_teacher=method.needs_teacher, label_weight=method.label_weight, needs=method(name=name).needs(SETUP),
+        refuses=method.refuses, conformance=conformance, worst_difference=worst,
     )  # fmt: skip
+
+
+@cache
+def _conformance() -> dict[str, tuple[Conformance, ...]]:
+    return TypeAdapter(dict[str, tuple[Conformance, ...]]).validate_json(CONFORMANCE.read_bytes())

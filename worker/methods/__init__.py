@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import Field
 
 from worker.method import Method
 from worker.registry import discover
+
+CONFORMANCE = Path(__file__).with_name("conformance.json")
+"""What each method was checked against: written by `python -m tests.worker.methods.goldens`, committed, tested."""
 
 METHODS = discover(__name__, __path__, Method)  # type: ignore[type-abstract]
 

@@ -44,6 +44,21 @@ def test_a_method_tells_all_that_its_class_says(client: TestClient) -> None:
         assert item["parameters"] == method.model_json_schema()
         for field in item["parameters"]["properties"].values():
             assert "default" in field or "const" in field
+        assert item["refuses"] == method.refuses
+        assert item["needs"] or not method.needs_teacher
+
+
+@on_sqlite
+def test_a_method_tells_what_it_was_checked_against(client: TestClient) -> None:
+    kd = client.get("/v1/methods/kd").json()
+    (case,) = [case for case in kd["conformance"] if case["case"] == "kd__logits"]
+    assert case["source"] == "HobbitLong/RepDistiller@b84f547 distiller_zoo/KD.py"
+    assert 0 < case["worst_difference"] <= kd["worst_difference"] < 1e-9
+    assert kd["needs"] == ["student: logits", "teacher: logits"]
+    nckd = client.get("/v1/methods/nckd").json()
+    assert nckd["conformance"] == []
+    assert nckd["worst_difference"] is None
+    assert nckd["needs"] == ["a changed student, which is what is shipped", "student: embedding"]
 
 
 @on_sqlite

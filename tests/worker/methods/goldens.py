@@ -1,5 +1,7 @@
 """Cases of published values: how they are found, read, run and compared.
 
+`python -m tests.worker.methods.goldens` writes what was found to worker/methods/conformance.json.
+
 A case is a folder with `case.json` and `tensors.safetensors`. `tests/goldens/` holds ours; RETORT_GOLDENS names another
 folder of the same format to check against instead. What runs a case is the function `golden` in the test file of its
 method: `golden(case, given)` gives the loss as `loss`, every other expected scalar by its name, and every expected
@@ -9,6 +11,7 @@ tensor as `out.<name>`.
 from __future__ import annotations
 
 import json
+import math
 import os
 from importlib import import_module
 from pathlib import Path
@@ -18,6 +21,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from worker.method import STUDENT, TEACHER, Batch, Outputs
+from worker.methods import CONFORMANCE
 from worker.view import CLEAN
 
 FOLDER = Path(os.environ.get("RETORT_GOLDENS") or Path(__file__).parents[2] / "goldens")
@@ -43,6 +47,19 @@ class Case:
         if "torchdistill" in str(self.json["source"]) and "quirk" in self.json:
             return f"a slip of another toolkit, not of the method's authors: {self.json['quirk']}"
         return ""
+
+    @property
+    def source(self):
+        """Where the value comes from, in a line."""
+        source = self.json["source"]
+        return source if isinstance(source, str) else f"{source['repo']}@{source['commit'][:7]} {source['path']}"
+
+    def worst(self):
+        """The largest difference as a share of its tensor's largest entry; entries that are zero are left out."""
+        zero = {f"gradient of {key}" for key in self.json.get("zero_gradient", [])}
+        return max(
+            difference / scale for name, difference, _, scale in self.differences() if name not in zero and scale
+        )
 
     def run(self):
         """Compute the case as our method does: (what was found, what was given, what is expected)."""
@@ -129,3 +146,22 @@ def fill(module, given, prefix):
         owner._parameters.pop(leaf)
         setattr(owner, leaf, tensor)
     return module
+
+
+def record():
+    """What the catalogue says of each method: its cases and how far ours is from them, rounded up."""
+    found = {}
+    for case in cases().values():
+        if not case.left_out:
+            entry = {"case": case.name, "source": case.source, "worst_difference": rounded_up(case.worst())}
+            found.setdefault(case.method, []).append(entry)
+    return {method: found[method] for method in sorted(found)}
+
+
+def rounded_up(difference):
+    """The next power of ten above thrice the difference, since other machines sum in another order."""
+    return 10.0 ** math.ceil(math.log10(max(3 * difference, 1e-16)))
+
+
+if __name__ == "__main__":
+    CONFORMANCE.write_text(json.dumps(record(), indent=1) + "\n")

@@ -3,9 +3,15 @@
 RETORT_GOLDENS names another folder of cases to check against instead of tests/goldens/.
 """
 
+import json
+from pathlib import Path
+
 import pytest
 
 from tests.worker.methods.goldens import cases
+from worker.methods import CONFORMANCE
+
+OURS = Path(__file__).parents[2] / "goldens"
 
 CASES = cases()
 
@@ -22,3 +28,16 @@ def test_what_is_left_out_says_why(capsys):
         for name, reason in reasons.items():
             print(f"\n{name} is not reproduced: {reason}")
     assert len(reasons) < len(CASES)
+
+
+def test_the_catalogue_says_what_is_checked_and_how_far_off_it_is():
+    recorded = {
+        entry["case"]: (method, entry)
+        for method, entries in json.loads(CONFORMANCE.read_text()).items()
+        for entry in entries
+    }
+    ours = {name: case for name, case in cases(OURS).items() if not case.left_out}
+    assert recorded.keys() == ours.keys(), "python -m tests.worker.methods.goldens writes it anew"
+    for name, (method, entry) in recorded.items():
+        assert (method, entry["source"]) == (ours[name].method, ours[name].source)
+        assert ours[name].worst() <= entry["worst_difference"], name
