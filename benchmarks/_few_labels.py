@@ -50,7 +50,13 @@ def distil(folder: Path, students: Mapping[str, Iterable[dict[str, Any]]], seed:
 
     Returns test accuracy by name, of the epoch that was best on validation, as shipped.
     """
-    recipe = {
+    names = "-".join(students)[:80]
+    return _run(recipe_of(students, seed), folder / f"job_{seed}_{names}", folder / "weights")
+
+
+def recipe_of(students: Mapping[str, Iterable[dict[str, Any]]], seed: int) -> dict[str, Any]:
+    """A student for each name with its methods, and one without any."""
+    return {
         "dataset": {"name": "digits", "label_share": LABEL_SHARE},
         "teacher": {"architecture": TEACHER, "weights": {"job": "job_teacher", "network": "teacher"}},
         "students": [
@@ -68,8 +74,6 @@ def distil(folder: Path, students: Mapping[str, Iterable[dict[str, Any]]], seed:
         },
         "exports": [{"name": "safetensors"}],
     }
-    names = "-".join(students)[:80]
-    return _run(recipe, folder / f"job_{seed}_{names}", folder / "weights")
 
 
 def gain(rows: Iterable[Mapping[str, float]], name: str) -> tuple[float, float]:

@@ -160,9 +160,19 @@ def _data_problems(recipe: Recipe, facts: DataFacts, cards: Mapping[str, Card]) 
 def _method_problems(recipe: Recipe, facts: DataFacts, cards: Mapping[str, Card]) -> Iterator[Problem]:
     for i, student in enumerate(recipe.students):
         setup = setup_for(student, recipe, facts, cards)
-        if setup is not None:
-            for j, sentence in check_methods(student.methods, setup):
-                yield Problem(f"/students/{i}/methods/{j}", sentence)
+        if setup is None:
+            continue
+        problems = list(check_methods(student.methods, setup))
+        for j, sentence in problems:
+            yield Problem(f"/students/{i}/methods/{j}", sentence)
+        reads = problems or not student.methods or any(method.taps(setup) for method in student.methods)
+        if student.labels.weight == 0 and not reads:
+            names = ", ".join(method.name for method in student.methods)
+            yield Problem(
+                f"/students/{i}/labels/weight",
+                f"student {student.name!r} has a label weight of 0, and {names} only trains before the loop: nothing "
+                "would train it there",
+            )
 
 
 def _warnings(recipe: Recipe, facts: DataFacts | None, cards: Mapping[str, Card]) -> Iterator[str]:

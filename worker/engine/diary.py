@@ -21,9 +21,10 @@ class Diary:
         self.phase = "preparing"
 
     def enter(self, phase: str) -> None:
-        """Say that a phase begins."""
-        self.phase = phase
-        self.record("phase")
+        """Say that a phase begins; several stretches of one phase are one."""
+        if phase != self.phase:
+            self.phase = phase
+            self.record("phase")
 
     def record(
         self,
