@@ -23,7 +23,7 @@ class RKD(Method):
     """
 
     source: ClassVar[str] = (
-        "Park, Kim, Lu, Cho: Relational Knowledge Distillation, CVPR 2019, equations 6 and 9, "
+        "Park, Kim, Lu, Cho: Relational Knowledge Distillation, CVPR 2019, section 3.2, "
         "https://arxiv.org/abs/1904.05068"
     )
     formula: ClassVar[str] = (
