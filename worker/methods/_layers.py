@@ -15,7 +15,7 @@ from worker import draws
 from worker.methods.rkd import embeddings
 
 if TYPE_CHECKING:
-    from worker.method import Batch
+    from worker.method import Batch, NetworkSpec
 
 
 class Prototypes(nn.Module):
@@ -222,6 +222,14 @@ class EmbeddingQueue(LinearEmbeddings):
     def _with(self, teacher_ND: Tensor) -> Tensor:
         rows_N = torch.arange(len(teacher_ND), device=teacher_ND.device) + self.position
         return self.queue_QD.index_copy(0, rows_N % len(self.queue_QD), teacher_ND)
+
+
+class FurtherNetwork(nn.Module):
+    """Nothing that is trained: which further network a student's terms read."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        self.spec = spec
 
 
 class SideBySide(nn.Module):
