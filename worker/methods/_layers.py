@@ -232,6 +232,33 @@ class FurtherNetwork(nn.Module):
         self.spec = spec
 
 
+class EntropyHistory(nn.Module):
+    """How uncertain the student was of each of M training images so far, and the images in the order of that."""
+
+    sums_M: Tensor
+    """Entropies of the predictions for an image, in nats, summed up."""
+    counts_M: Tensor
+    """int64, how many they are; those of 0 do not count."""
+    order_M: Tensor
+    """int64, positions of the images, the most uncertain first; at first in the data set's order."""
+
+    def __init__(self, images: int) -> None:
+        super().__init__()
+        self.register_buffer("sums_M", torch.zeros(images))
+        self.register_buffer("counts_M", torch.zeros(images, dtype=torch.int64))
+        self.register_buffer("order_M", torch.arange(images))
+
+    def record(self, indices_N: Tensor, entropies_N: Tensor) -> None:
+        """Add a batch's entropies."""
+        self.sums_M.index_add_(0, indices_N, entropies_N)
+        self.counts_M.index_add_(0, indices_N, (entropies_N > 0).long())
+
+    def rank(self, count_norm: float, count_power: float) -> None:
+        """Order the images by (count / count_norm)^count_power times their mean entropy; unseen ones come last."""
+        scores_M = (self.counts_M / count_norm) ** count_power * self.sums_M / self.counts_M.clamp(min=1)
+        self.order_M.copy_(scores_M.argsort(descending=True, stable=True))
+
+
 class SideBySide(nn.Module):
     """Two bodies on the same images, their outputs one beside the other into a classifier."""
 
