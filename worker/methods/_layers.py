@@ -259,6 +259,23 @@ class EntropyHistory(nn.Module):
         self.order_M.copy_(scores_M.argsort(descending=True, stable=True))
 
 
+class TeacherAnswers(nn.Module):
+    """The teacher's logits of S training images, taken once."""
+
+    positions_S: Tensor
+    """Positions of the images in the training part, ascending."""
+    logits_SK: Tensor
+
+    def __init__(self, positions_S: Tensor, logits_SK: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("positions_S", positions_S)
+        self.register_buffer("logits_SK", logits_SK)
+
+    def forward(self, indices_N: Tensor) -> Tensor:
+        """(N, K) the logits of images at these positions, all of which are among the S."""
+        return self.logits_SK[torch.searchsorted(self.positions_S, indices_N)]
+
+
 class SideBySide(nn.Module):
     """Two bodies on the same images, their outputs one beside the other into a classifier."""
 
