@@ -36,6 +36,7 @@ class ComparativeKD(Method):
     label_weight: ClassVar[float | None] = 0.0
     couples_batch: ClassVar[bool] = True
     chooses_images: ClassVar[bool] = True
+    refuses: ClassVar[str] = "a subset larger than the training part"
 
     name: Literal["comparative_kd"] = "comparative_kd"
     subset_size: int | None = Field(default=None, ge=2)

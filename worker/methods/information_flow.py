@@ -72,6 +72,9 @@ class InformationFlow(Method):
         "(P - Q)(log P - log Q), P, Q rows of a kernel over their sums, kernels (1 + cos) / 2 and 1 / (1 + distance)"
     )
     couples_batch: ClassVar[bool] = True
+    refuses: ClassVar[str] = (
+        "an auxiliary network of another number of stages than the student's, or one that cannot read the data's images"
+    )
 
     name: Literal["information_flow"] = "information_flow"
     weight: float = Field(default=1.0, gt=0, le=10_000_000)

@@ -45,6 +45,9 @@ class ITRD(Method):
     )
     label_weight: ClassVar[float | None] = 1.0
     couples_batch: ClassVar[bool] = True
+    refuses: ClassVar[str] = (
+        "networks that cannot be read before their last activation, unless before_activation is false"
+    )
 
     name: Literal["itrd"] = "itrd"
     correlation_weight: float = Field(default=2.0, ge=0, le=1000)

@@ -86,6 +86,7 @@ class NCKD(Method):
     reconstruction: ClassVar[bool] = True
     couples_batch: ClassVar[bool] = True
     wrapper_type: ClassVar[type[Wrapper] | None] = PrototypeClassifier
+    refuses: ClassVar[str] = "networks without a linear classifier on an embedding; fewer training images than classes"
 
     name: Literal["nckd"] = "nckd"
     nc1: Literal["contrastive", "pull"] = "contrastive"

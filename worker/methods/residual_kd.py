@@ -95,6 +95,9 @@ class ResidualKD(Method):
     )
     reconstruction: ClassVar[bool] = True
     wrapper_type: ClassVar[type[Wrapper] | None] = StudentAndAssistant
+    refuses: ClassVar[str] = (
+        "networks without a linear classifier on an embedding; an assistant that cannot read the data's images"
+    )
 
     name: Literal["residual_kd"] = "residual_kd"
     assistant: str | None = None

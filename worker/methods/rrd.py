@@ -36,6 +36,7 @@ class RRD(Method):
     )
     label_weight: ClassVar[float | None] = 1.0
     couples_batch: ClassVar[bool] = True
+    refuses: ClassVar[str] = "a queue shorter than a batch"
 
     name: Literal["rrd"] = "rrd"
     weight: float = Field(default=1.0, ge=0, le=1000)
