@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from worker.method import STUDENT, TEACHER, Batch, Method, MethodError, Setup, Tap, at_least_float32
+from worker.view import CLEAN
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,11 +34,15 @@ class KD(Method):
 
     def terms(self, batch: Batch, modules: nn.Module | None) -> dict[str, Tensor]:
         """`soft`, in nats per image times T^2."""
-        divergence = softened_divergence(batch.student().logits, batch.teacher().logits, self.temperature)
+        return self.terms_at(self.temperature, batch)
+
+    def terms_at(self, temperature: float | Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The terms at another temperature, which may be one that is trained."""
+        divergence = softened_divergence(batch.student(CLEAN).logits, batch.teacher(CLEAN).logits, temperature)
         return {"soft": self.weight * divergence}
 
 
-def softened_divergence(student_NK: Tensor, teacher_NK: Tensor, temperature: float) -> Tensor:
+def softened_divergence(student_NK: Tensor, teacher_NK: Tensor, temperature: float | Tensor) -> Tensor:
     """T^2 KL(teacher || student) of class probabilities softened by T, a mean over images in nats.
 
     Without the T^2 its gradient would shrink as 1 / T^2. Raises MethodError when the two score other classes.
@@ -47,6 +52,13 @@ def softened_divergence(student_NK: Tensor, teacher_NK: Tensor, temperature: flo
     student_NK, teacher_NK = same_classes(student_NK, teacher_NK)
     log_q_NK, log_p_NK = (student_NK / temperature).log_softmax(1), (teacher_NK / temperature).log_softmax(1)
     return F.kl_div(log_q_NK, log_p_NK, reduction="batchmean", log_target=True) * temperature**2
+
+
+def divergences(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """(N,) KL(p || q) of each row of two tensors of log-probabilities, in nats."""
+    from torch.nn import functional as F
+
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
 
 
 def same_classes(student_NK: Tensor, teacher_NK: Tensor) -> tuple[Tensor, Tensor]:
