@@ -19,7 +19,7 @@ from worker.method import (
     at_least_float32,
 )
 from worker.methods.kd import same_classes
-from worker.view import CLEAN, CutMix, Cutout, Mixup, View
+from worker.view import CLEAN, AutoAugment, CutMix, CutMixPick, Cutout, Mixup, View
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,7 +33,12 @@ AUGMENTED_VIEWS: dict[str, tuple[View, ...]] = {
     "mixup": (Mixup(alpha=0.2),),
     "cutmix": (CutMix(alpha=1.0),),
     "cutout": (Cutout(share=0.25),),  # the published square is 8 pixels of 32, and 16 of 64
+    "cutmix_pick": (CutMixPick(alpha=1.0, runs=2),),
+    "autoaugment": (AutoAugment("cifar10"), AutoAugment("imagenet")),
 }
+"""What each augmentation may be: the first for images of up to SMALL_PIXELS a side, the last for larger ones."""
+
+SMALL_PIXELS = 32
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,8 @@ class R2KD(Method):
 
     z is teacher_share * teacher + (1 - teacher_share) * pruned teacher, on the logits; p = softmax(z / T). The authors'
     code ranks by a double argsort, which has no gradient (`ranking: hard`); the default is a differentiable rank. It
-    leaves the pruned teacher in train mode (`pruned_teacher_mode: train`); the default is eval.
+    leaves the pruned teacher in train mode (`pruned_teacher_mode: train`); the default is eval. For `cutmix_pick` it
+    ranks by the teacher's entropy on the unmixed images; here the mixed ones are ranked.
     """
 
     source: ClassVar[str] = (
@@ -91,19 +97,23 @@ class R2KD(Method):
     """Share of each layer's weights that the pruned teacher lacks."""
     pruned_teacher_mode: Literal["eval", "train"] = "eval"
     """Whether the pruned teacher's batch norm uses its running statistics or, as published, the batch's."""
-    augmentation: Literal["none", "mixup", "cutmix", "cutout"] = "cutmix"
-    """The second view that both losses are taken on, without labels; `none` leaves it out."""
+    augmentation: Literal["none", "mixup", "cutmix", "cutout", "cutmix_pick", "autoaugment"] = "cutmix"
+    """The second view that both losses are taken on, without labels; `none` leaves it out. `autoaugment` has the
+    policy learned on CIFAR-10 for images of up to 32 pixels, else that of ImageNet."""
 
     def taps(self, setup: Setup) -> frozenset[Tap]:
         networks: list[NetworkSpec] = [STUDENT, TEACHER]
         if self.teacher_share < 1:
             networks.append(self._pruned)
-        return frozenset(Tap(network, "logits", view) for network in networks for view in self._views)
+        candidates = AUGMENTED_VIEWS[self.augmentation]
+        augmented = candidates[:1] if setup.facts.image_size <= SMALL_PIXELS else candidates[-1:]
+        return frozenset(Tap(network, "logits", view) for network in networks for view in (CLEAN, *augmented))
 
     def terms(self, batch: Batch, modules: nn.Module | None) -> dict[str, Tensor]:
         """`value` and `rank` on the clean images, `augmented_value` and `augmented_rank` on the other view."""
         terms = {}
-        for view in self._views:
+        tapped = [view for view in (CLEAN, *AUGMENTED_VIEWS[self.augmentation]) if (STUDENT, view) in batch.outputs]
+        for view in tapped:
             prefix = "" if view == CLEAN else "augmented_"
             student_NK, teacher_NK = same_classes(batch.student(view).logits, self._mixed_teacher(batch, view))
             t = self.temperature
@@ -118,10 +128,6 @@ class R2KD(Method):
     @property
     def _pruned(self) -> PrunedTeacher:
         return PrunedTeacher(rate=self.pruning_rate, mode=self.pruned_teacher_mode)
-
-    @property
-    def _views(self) -> tuple[View, ...]:
-        return (CLEAN, *AUGMENTED_VIEWS[self.augmentation])
 
     def _mixed_teacher(self, batch: Batch, view: View) -> Tensor:
         teacher_NK = at_least_float32(batch.teacher(view).logits)

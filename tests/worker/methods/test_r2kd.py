@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
+from tests.worker.methods.conftest import FACTS
 from tests.worker.methods.goldens import batch_of, cross_entropy
-from worker.method import STUDENT, TEACHER, Outputs
+from worker.architectures import CARDS
+from worker.method import STUDENT, TEACHER, Outputs, Setup
 from worker.methods.r2kd import (
     R2KD,
     PrunedTeacher,
@@ -13,7 +17,7 @@ from worker.methods.r2kd import (
     soft_ranks,
     value_distance,
 )
-from worker.view import CLEAN, CutMix
+from worker.view import CLEAN, AutoAugment, CutMix
 
 
 def golden(case, given):
@@ -121,12 +125,19 @@ def test_pruning_zeroes_the_share_that_it_says_layer_by_layer(pair):
             assert torch.equal(parameter, whole[name]), name
 
 
-@pytest.mark.parametrize("augmentation", ["none", "mixup", "cutmix", "cutout"])
+@pytest.mark.parametrize("augmentation", ["none", "mixup", "cutmix", "cutout", "cutmix_pick", "autoaugment"])
 def test_each_view_gives_its_terms(pair, augmentation):
     made = pair(R2KD(augmentation=augmentation))
     terms = made.terms(made.batch())
     wanted = {"value", "rank"} | (set() if augmentation == "none" else {"augmented_value", "augmented_rank"})
     assert terms.keys() == wanted
+
+
+@pytest.mark.parametrize(("pixels", "policy"), [(28, "cifar10"), (32, "cifar10"), (33, "imagenet"), (224, "imagenet")])
+def test_the_policy_of_autoaugment_depends_on_the_images_size(pixels, policy):
+    facts = FACTS.model_copy(update={"image_size": pixels})
+    setup = Setup(facts, CARDS["resnet8"], CARDS["resnet8x4"], 8, 2, CARDS)
+    assert R2KD(augmentation="autoaugment").views(setup) == {CLEAN, AutoAugment(policy)}
 
 
 def test_without_mixing_no_pruned_teacher_is_run(pair):
@@ -148,6 +159,6 @@ def test_augmented_terms_read_the_augmented_view(pair):
     batch = made.batch()
     swapped = {key: batch.outputs[key[0], CLEAN if key[1] == CutMix() else CutMix()] for key in batch.outputs}
     first = made.terms(batch)
-    second = made.terms(type(batch)(swapped, batch.labels, batch.indices, batch.step, batch.epoch, batch.progress))
+    second = made.terms(replace(batch, outputs=swapped))
     assert first["value"].item() == second["augmented_value"].item()
     assert first["rank"].item() == second["augmented_rank"].item()
