@@ -24,8 +24,8 @@ class RRD(Method):
     them. Nothing trains the teacher's map, as published: it is frozen here and stays a random projection. The queue
     takes any batch size, and its first rows are random directions of length 1; the authors' are shorter, as they
     normalise columns. `momentum` is the authors' other form, kept as published: the similarities are CRD's scores,
-    which are exponentials already, and the teacher's are to the student's memory. Its temperature was not published;
-    the default is CRD's.
+    which are exponentials already, and the teacher's are to the student's memory. At CRD's temperature, its default
+    here, such scores are near 1 / M: their softmax is nearly flat, and the term trains next to nothing.
     """
 
     source: ClassVar[str] = (
