@@ -16,6 +16,7 @@ from worker.methods.rkd import embeddings
 
 if TYPE_CHECKING:
     from worker.method import Batch, NetworkSpec
+    from worker.methods._maps import Shape
 
 
 class Prototypes(nn.Module):
@@ -303,3 +304,49 @@ class SumClassifier(nn.Module):
         first_ND, second_ND = both_ND.chunk(2, dim=1)
         logits: Tensor = self.linear(first_ND + second_ND)
         return logits
+
+
+class MapRegressor(nn.Module):
+    """A convolution that brings the student's map to the channels and the size of the teacher's, and batch norm.
+
+    A map twice as large takes a stride of 2, one half as large a transposed convolution; any larger one, or an equal
+    one, a kernel so wide that the rest remains. Any smaller one keeps its size.
+    """
+
+    def __init__(self, student: Shape, teacher: Shape) -> None:
+        super().__init__()
+        channels = student.channels, teacher.channels
+        self.conv: nn.Module
+        if student.side == 2 * teacher.side:
+            self.conv = nn.Conv2d(*channels, 3, stride=2, padding=1)
+        elif 2 * student.side == teacher.side:
+            self.conv = nn.ConvTranspose2d(*channels, 4, stride=2, padding=1)
+        elif student.side >= teacher.side:
+            self.conv = nn.Conv2d(*channels, 1 + student.side - teacher.side)
+        else:
+            self.conv = nn.Conv2d(*channels, 3, padding=1)
+        self.bn = nn.BatchNorm2d(teacher.channels)
+
+    def forward(self, map_NCHW: Tensor) -> Tensor:
+        """(N, C, H, W) with the teacher's channels."""
+        out: Tensor = self.bn(self.conv(map_NCHW))
+        return out
+
+
+class GaussianRegressor(nn.Module):
+    """A normal distribution of the teacher's map given the student's: three 1x1 convolutions make the mean, and each
+    channel has a variance of its own."""
+
+    def __init__(self, student_channels: int, teacher_channels: int, *, smallest_variance: float) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(student_channels, teacher_channels, 1, bias=False)
+        self.conv2 = nn.Conv2d(teacher_channels, teacher_channels, 1, bias=False)
+        self.conv3 = nn.Conv2d(teacher_channels, teacher_channels, 1, bias=False)
+        self.smallest_variance = smallest_variance
+        # The variance starts at 5.
+        self.scale = nn.Parameter(torch.full((teacher_channels,), 5 - smallest_variance).expm1().log())
+
+    def forward(self, student_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean (N, C, H, W) and the variance (C, 1, 1)."""
+        mean_NCHW = self.conv3(self.conv2(self.conv1(student_NCHW).relu()).relu())
+        return mean_NCHW, (F.softplus(self.scale) + self.smallest_variance)[:, None, None]
