@@ -1,7 +1,7 @@
-"""A small real task that is not saturated: the digits with a tenth of the labels, taught by a network that had all.
+"""Small real tasks that are not saturated, on which methods are compared over seeds.
 
-A teacher is taught once on the whole training part. Each seed then trains small networks on a tenth of it, side by
-side: same initialisation, same images in the same order.
+A teacher is taught once. Each seed then trains small networks side by side: same initialisation, same images in the
+same order.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import os
 import statistics
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,60 +21,94 @@ from worker.engine.interrupt import Interrupt
 from worker.engine.run import Place, Run
 from worker.recipe import BASELINE_NAME, Recipe
 
-TEACHER, STUDENT = "resnet8x4", "resnet8"
-AUGMENTATION = {"crop_padding": 1}
-LABEL_SHARE = 0.1
-EPOCHS, BATCH_SIZE = 60, 32
+Students = Mapping[str, Iterable[dict[str, Any]]]
+"""Methods of each student, by the student's name."""
 
 
-def teach(folder: Path) -> float:
-    """Teach the teacher, for `distil` to find in the same folder; returns its test accuracy."""
-    recipe = {
-        "dataset": {"name": "digits"},
-        "teacher": {
-            "architecture": TEACHER,
-            "teach": {"epochs": 30, "threads": 1, "warmup_epochs": 1, "augmentation": AUGMENTATION},
-        },
-        "student": {"architecture": STUDENT},  # a recipe needs one; it is thrown away
-        "training": {"epochs": 1, "threads": 1},
-        "exports": [{"name": "safetensors"}],
-    }
-    report = _run(recipe, folder / "job_teacher", Path())
-    weights = folder / "weights/job_teacher"
-    weights.parent.mkdir()
-    weights.symlink_to(folder / "job_teacher/artifacts")
-    return report["teacher"]
+@dataclass(frozen=True)
+class Task:
+    """Data, a pair of networks, and how both are trained."""
+
+    teaching_data: dict[str, Any]
+    data: dict[str, Any]
+    teacher: str
+    student: str
+    teaching: dict[str, Any]
+    training: dict[str, Any]
+    data_root: Path | None = None
+
+    def teach(self, folder: Path) -> float:
+        """Teach the teacher, for `distil` to find in the same folder; returns its test accuracy."""
+        recipe = {
+            "dataset": self.teaching_data,
+            "teacher": {"architecture": self.teacher, "teach": self.teaching},
+            "student": {"architecture": self.student},  # a recipe needs one; it is thrown away
+            "training": self.training | {"epochs": 1, "warmup_epochs": 0},
+            "exports": [{"name": "safetensors"}],
+        }
+        report = self._run(recipe, folder / "job_teacher", Path())
+        weights = folder / "weights/job_teacher"
+        weights.parent.mkdir()
+        weights.symlink_to(folder / "job_teacher/artifacts")
+        return report["teacher"]
+
+    def distil(self, folder: Path, students: Students, seed: int) -> dict[str, float]:
+        """Train a student for each name with its methods, and one without any.
+
+        Returns test accuracy by name, of the epoch that was best on validation, as shipped.
+        """
+        names = "-".join(students)[:80]
+        return self._run(self.recipe(students, seed), folder / f"job_{seed}_{names}", folder / "weights")
+
+    def recipe(self, students: Students, seed: int) -> dict[str, Any]:
+        """A student for each name with its methods, and one without any."""
+        return {
+            "dataset": self.data,
+            "teacher": {"architecture": self.teacher, "weights": {"job": "job_teacher", "network": "teacher"}},
+            "students": [
+                {"name": name, "architecture": self.student, "seed": seed, "methods": list(methods)}
+                for name, methods in students.items()
+            ],
+            "baseline": True,
+            "training": self.training | {"data_seed": seed},
+            "exports": [{"name": "safetensors"}],
+        }
+
+    def _run(self, recipe: dict[str, Any], directory: Path, weights: Path) -> dict[str, float]:
+        roots = (self.data_root,) if self.data_root else ()
+        place = Place(directory, directory / "checkpoints", weights, roots, "1", checkpoint_seconds=1e9)
+        with Path(os.devnull).open("wb") as nowhere:
+            Run(Recipe.model_validate(recipe), place, Diary(nowhere.fileno()), Interrupt())()
+        report = json.loads((directory / "artifacts/report.json").read_text())
+        return {row["name"]: row["test"][report["ship"]]["test.accuracy"] for row in report["networks"]}
 
 
-def distil(folder: Path, students: Mapping[str, Iterable[dict[str, Any]]], seed: int) -> dict[str, float]:
-    """Train a student for each name with its methods, and one without any.
+def digits() -> Task:
+    """The digits with a tenth of the labels (126 training images), taught by a network that had all."""
+    common = {"threads": 1, "augmentation": {"crop_padding": 1}}
+    return Task(
+        teaching_data={"name": "digits"},
+        data={"name": "digits", "label_share": 0.1},
+        teacher="resnet8x4",
+        student="resnet8",
+        teaching=common | {"epochs": 30, "warmup_epochs": 1},
+        training=common | {"epochs": 60, "batch_size": 32, "warmup_epochs": 2},
+    )
 
-    Returns test accuracy by name, of the epoch that was best on validation, as shipped.
-    """
-    names = "-".join(students)[:80]
-    return _run(recipe_of(students, seed), folder / f"job_{seed}_{names}", folder / "weights")
 
-
-def recipe_of(students: Mapping[str, Iterable[dict[str, Any]]], seed: int) -> dict[str, Any]:
-    """A student for each name with its methods, and one without any."""
-    return {
-        "dataset": {"name": "digits", "label_share": LABEL_SHARE},
-        "teacher": {"architecture": TEACHER, "weights": {"job": "job_teacher", "network": "teacher"}},
-        "students": [
-            {"name": name, "architecture": STUDENT, "seed": seed, "methods": list(methods)}
-            for name, methods in students.items()
-        ],
-        "baseline": True,
-        "training": {
-            "epochs": EPOCHS,
-            "threads": 1,
-            "batch_size": BATCH_SIZE,
-            "warmup_epochs": 2,
-            "data_seed": seed,
-            "augmentation": AUGMENTATION,
-        },
-        "exports": [{"name": "safetensors"}],
-    }
+def small_photographs(folder: Path) -> Task:
+    """A folder of images, brought to 32 pixels: a few classes of CIFAR, say."""
+    data = {"name": "image_folder", "path": str(folder), "image_size": 32}
+    common = {"threads": 1, "augmentation": {"crop_padding": 4, "flip": True}, "warmup_epochs": 1}
+    return Task(
+        teaching_data=data,
+        data=data,
+        teacher="resnet20",
+        student="resnet8",
+        teaching=common | {"epochs": 40},
+        training=common | {"epochs": 30},
+        data_root=folder,
+    )
 
 
 def gain(rows: Iterable[Mapping[str, float]], name: str) -> tuple[float, float]:
@@ -81,11 +116,3 @@ def gain(rows: Iterable[Mapping[str, float]], name: str) -> tuple[float, float]:
     differences = [100 * (row[name] - row[BASELINE_NAME]) for row in rows]
     spread = statistics.stdev(differences) / len(differences) ** 0.5
     return statistics.mean(differences), float(student_t.ppf(0.975, len(differences) - 1)) * spread
-
-
-def _run(recipe: dict[str, Any], directory: Path, weights: Path) -> dict[str, float]:
-    place = Place(directory, directory / "checkpoints", weights, (), "1", checkpoint_seconds=1e9)
-    with Path(os.devnull).open("wb") as nowhere:
-        Run(Recipe.model_validate(recipe), place, Diary(nowhere.fileno()), Interrupt())()
-    report = json.loads((directory / "artifacts/report.json").read_text())
-    return {row["name"]: row["test"][report["ship"]]["test.accuracy"] for row in report["networks"]}

@@ -1,6 +1,6 @@
 """What each method adds when labelled images are few: student minus baseline on the digits, over ten seeds.
 
-    .venv/bin/python benchmarks/learning.py [--methods kd,dkd] [--seeds 10] [--write docs/learning.json]
+    .venv/bin/python benchmarks/learning.py [--methods kd,dkd] [--seeds 10] [--folder DIR] [--write docs/learning.json]
 
 All methods with their defaults train side by side, a student each, with the one without methods. Then each trains
 alone in a process of its own, in turns with `kd`, for the time of its epochs and the most memory that the process
@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from _few_labels import STUDENT, TEACHER, distil, gain, recipe_of, teach
+from _tasks import Task, digits, gain, small_photographs
 
 from worker.methods import METHODS
 from worker.recipe import BASELINE_NAME
@@ -33,52 +33,65 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--methods", default=",".join(METHODS), help="names, comma between")
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--write", type=Path, help="a file that takes the figures over; those of other methods stay")
+    parser.add_argument("--folder", type=Path, help="an image folder to train on instead of the digits")
+    parser.add_argument("--only", choices=["gain", "cost"], help="measure one of the two")
+    parser.add_argument("--write", type=Path, help="a file that takes the figures over; other figures in it stay")
     options = parser.parse_args()
+    task = small_photographs(options.folder.resolve()) if options.folder else digits()
     names = options.methods.split(",")
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        teacher = teach(folder)
-        rows: list[dict[str, float]] = [{} for _ in range(options.seeds)]
-        for first in range(0, len(names), AT_ONCE):
-            students = {name: [{"name": name}] for name in names[first : first + AT_ONCE]}
-            for seed, row in enumerate(rows):
-                row |= distil(folder, students, seed)
-        costs = {name: cost(folder, name) for name in dict.fromkeys(["kd", *names])}
-    figures = {
-        name: {
-            "gain_points": round(gain(rows, name)[0], 2),
-            "interval_points": round(gain(rows, name)[1], 2),
-            "seconds_over_kd": round(costs[name][0] / costs["kd"][0], 2),
-            "memory_over_kd": round(costs[name][1] / costs["kd"][1], 2),
-        }
-        for name in names
-    }
-    for name, row in sorted(figures.items(), key=lambda item: -item[1]["gain_points"]):
-        print(f"{name:20} {row['gain_points']:+6.2f} +- {row['interval_points']:.2f}  {row['seconds_over_kd']:5.2f}")
-    baseline = sum(row[BASELINE_NAME] for row in rows) / len(rows)
-    facts = {
-        "teacher": TEACHER,
-        "student": STUDENT,
-        "teacher_accuracy": teacher,
-        "baseline_accuracy": round(baseline, 4),
-        "seeds": options.seeds,
-    }
+        facts: dict[str, Any] = {"teacher": task.teacher, "student": task.student}
+        facts["teacher_accuracy"] = task.teach(folder)
+        figures: dict[str, dict[str, float]] = {name: {} for name in names}
+        if options.only != "cost":
+            rows = train(task, folder, names, options.seeds)
+            facts["baseline_accuracy"] = round(sum(row[BASELINE_NAME] for row in rows) / len(rows), 4)
+            facts["seeds"] = options.seeds
+            for name in names:
+                mean, half = gain(rows, name)
+                figures[name] |= {"gain_points": round(mean, 2), "interval_points": round(half, 2)}
+        if options.only != "gain":
+            costs = {name: cost(task, folder, name) for name in dict.fromkeys(["kd", *names])}
+            for name in names:
+                seconds, memory = (ours / kds for ours, kds in zip(costs[name], costs["kd"], strict=True))
+                figures[name] |= {"seconds_over_kd": round(seconds, 2), "memory_over_kd": round(memory, 2)}
+    for name, row in figures.items():
+        print(f"{name:20} " + "  ".join(f"{what} {value:g}" for what, value in row.items()))
     if options.write:
-        old = json.loads(options.write.read_text())["methods"] if options.write.exists() else {}
-        merged = {name: (old | figures)[name] for name in sorted(old | figures) if name in METHODS}
-        options.write.write_text(json.dumps(facts | {"methods": merged}, indent=1) + "\n")
+        write(options.write, facts, figures)
     print(json.dumps(facts | {"methods": figures, "seconds": round(time.monotonic() - started)}))
 
 
-def cost(folder: Path, method: str) -> tuple[float, float]:
+def train(task: Task, folder: Path, names: list[str], seeds: int) -> list[dict[str, float]]:
+    """Test accuracy of a student by each method and of one by none, a row a seed."""
+    rows: list[dict[str, float]] = [{} for _ in range(seeds)]
+    for first in range(0, len(names), AT_ONCE):
+        students = {name: [{"name": name}] for name in names[first : first + AT_ONCE]}
+        for seed, row in enumerate(rows):
+            row |= task.distil(folder, students, seed)
+    return rows
+
+
+def write(file: Path, facts: dict[str, Any], figures: dict[str, dict[str, float]]) -> None:
+    """Take figures over into a file that may hold others."""
+    old = json.loads(file.read_text()) if file.exists() else {"methods": {}}
+    known = old["methods"]
+    methods = {name: known.get(name, {}) | figures.get(name, {}) for name in sorted(known.keys() | figures.keys())}
+    methods = {name: row for name, row in methods.items() if name in METHODS}
+    file.write_text(json.dumps(old | facts | {"methods": methods}, indent=1) + "\n")
+
+
+def cost(task: Task, folder: Path, method: str) -> tuple[float, float]:
     """Seconds of distilling and the most memory in bytes of a process that trains one student by that method."""
     directory = folder / f"cost_{method}"
     directory.mkdir()
-    recipe: dict[str, Any] = recipe_of({method: [{"name": method}]}, seed=0)
+    recipe: dict[str, Any] = task.recipe({method: [{"name": method}]}, seed=0)
     (directory / "recipe.json").write_text(json.dumps(recipe | {"baseline": False}))
     command = [sys.executable, "-m", "worker.engine", "recipe.json", ".", "--weights", str(folder / "weights")]
+    if task.data_root:
+        command += ["--data-root", str(task.data_root)]
     process = subprocess.Popen(
         command, cwd=directory, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": os.getcwd()}
     )

@@ -35,6 +35,7 @@ class LSKD(Method):
     formula: ClassVar[str] = "the base's formula on (z - mean_k z) / (std_k z + 1e-7) of both networks"
     label_weight: ClassVar[float | None] = 0.1
     couples_batch: ClassVar[bool] = True  # with the base mlld
+    refuses: ClassVar[str] = "what its base refuses"
 
     name: Literal["lskd"] = "lskd"
     base: Annotated[KD | DKD | MLLD, Field(discriminator="name")] = KD(temperature=2, weight=9)

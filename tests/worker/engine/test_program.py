@@ -62,9 +62,10 @@ class Engine:
     def digests(self) -> dict[str, str]:
         return {file.name: sha256(file.read_bytes()).hexdigest() for file in self.directory.glob("artifacts/*")}
 
-    def wait_for(self, process: subprocess.Popen, wanted) -> None:
+    def wait_for(self, process: subprocess.Popen, wanted, after: int = 0) -> None:
+        """Until a line says so; `after` counts the lines of earlier starts, which do not."""
         deadline = time.monotonic() + 200
-        while not any(map(wanted, self.lines())):
+        while not any(map(wanted, self.lines()[after:])):
             assert process.poll() is None, (self.directory / "stderr").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.01)

@@ -11,7 +11,7 @@ from worker.dataset import DataFacts
 from worker.engine.networks import freeze
 from worker.engine.students import Workshop, make_pupil, phase_learner
 from worker.engine.views import Moment, make
-from worker.method import Batch
+from worker.method import Batch, MethodError, Setup
 from worker.recipe import SGD, Student, Training
 from worker.view import CLEAN
 
@@ -28,10 +28,23 @@ FACTS = DataFacts(
 )
 
 
+TEACHERS = ("resnet8x4", "resnet14")
+"""The first one that a method accepts: another width than the student's, or the same."""
+
+
+def serves(method, student, teacher):
+    try:
+        method.check(Setup(FACTS, CARDS[student], CARDS[teacher], 8, 2, CARDS))
+    except MethodError:
+        return False
+    return True
+
+
 class Pair:
     """A student with one method, its teacher, and batches that both have read."""
 
-    def __init__(self, method, *, student="resnet8", teacher="resnet8x4", seed=0):
+    def __init__(self, method, *, student="resnet8", teacher=None, seed=0):
+        teacher = teacher or next(name for name in TEACHERS if serves(method, student, name))
         generator = torch.Generator().manual_seed(seed)
         self.images = torch.rand(IMAGES, 3, SIDE, SIDE, generator=generator)
         self.labels = torch.arange(IMAGES) % CLASSES
@@ -98,6 +111,8 @@ class Pair:
     def step(self, number, learner=None):
         """One optimizer step as the engine takes it; returns the loss."""
         learner = learner or self.learners[-1]
+        for network in self.shop.frozen.values():
+            network.eval()
         learner.network.train()
         batch = self.batch(step=number, learner=learner)
         learner.update(batch, first=True)

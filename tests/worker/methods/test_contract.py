@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from worker.engine.checkpoint import Checkpoints
+from worker.method import Method
 from worker.methods import METHODS
 
 
@@ -98,11 +99,13 @@ def test_it_says_where_it_comes_from(method):
     assert "https://" in method.source
     assert method.formula
     assert type(method).__doc__
+    assert method.refuses or type(method).check is Method.check, "what check refuses is said in `refuses`"
     if method.reconstruction:
         assert "reconstruction" in type(method).__doc__
 
 
 def test_it_compiles_in_one_graph(method, pair):
+    torch.compiler.reset()  # or the tests of other methods count against how often one function may be compiled anew
     made = pair(method)
     for learner in made.learners:
         batch = made.batch(learner=learner, change=lambda tensor: tensor.detach().requires_grad_())
