@@ -5,6 +5,7 @@ Shapes: N images, K classes, D features.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import torch
@@ -350,3 +351,53 @@ class GaussianRegressor(nn.Module):
         """The mean (N, C, H, W) and the variance (C, 1, 1)."""
         mean_NCHW = self.conv3(self.conv2(self.conv1(student_NCHW).relu()).relu())
         return mean_NCHW, (F.softplus(self.scale) + self.smallest_variance)[:, None, None]
+
+
+def pointwise(student_channels: int, teacher_channels: int) -> nn.Sequential:
+    """A 1x1 convolution to the teacher's channels and batch norm, initialised as He et al. 2015, by fan-out."""
+    conv = nn.Conv2d(student_channels, teacher_channels, 1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out")
+    return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(teacher_channels)))
+
+
+class MarginConnector(nn.Module):
+    """What brings the student's map to the teacher's channels, and the margin of each of these."""
+
+    margin_C11: Tensor
+    """A number below zero for each of the teacher's channels."""
+
+    def __init__(self, connector: nn.Module, margin_C: Tensor) -> None:
+        super().__init__()
+        self.connector = connector
+        self.register_buffer("margin_C11", margin_C[:, None, None])
+
+    def forward(self, student_NCHW: Tensor) -> Tensor:
+        """(N, C, H, W) with the teacher's channels."""
+        out: Tensor = self.connector(student_NCHW)
+        return out
+
+
+class FusionBlock(nn.Module):
+    """Attention-based fusion: a student's map mixed with what comes from the deeper stages, position by position, and
+    brought to the teacher's channels."""
+
+    def __init__(self, student_channels: int, middle_channels: int, teacher_channels: int, *, fuses: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(student_channels, middle_channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(middle_channels)
+        self.attention = nn.Conv2d(2 * middle_channels, 2, 1) if fuses else None
+        self.conv2 = nn.Conv2d(middle_channels, teacher_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(teacher_channels)
+        for conv in (self.conv1, self.conv2):
+            nn.init.kaiming_uniform_(conv.weight, a=1)
+
+    def forward(self, student_NCHW: Tensor, deeper_NCHW: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
+        """A map with the teacher's channels, and the mixture that the next shallower stage takes; both of a size."""
+        mixed_NCHW = self.bn1(self.conv1(student_NCHW))
+        if self.attention is not None and deeper_NCHW is not None:
+            deeper_NCHW = F.interpolate(deeper_NCHW, mixed_NCHW.shape[2:])
+            both_NCHW = torch.cat([mixed_NCHW, deeper_NCHW], dim=1)
+            own_N1HW, other_N1HW = self.attention(both_NCHW).sigmoid().chunk(2, dim=1)
+            mixed_NCHW = own_N1HW * mixed_NCHW + other_N1HW * deeper_NCHW
+        mixed_NCHW = F.interpolate(mixed_NCHW, size)
+        return self.bn2(self.conv2(mixed_NCHW)), mixed_NCHW

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import log
 from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 from pydantic import Field
@@ -94,9 +95,9 @@ class NCKD(Method):
     (`pull`)."""
     nc1_weight: float = Field(default=1.0, ge=0, le=1000)
     """Weight of the first part, a pure number; 0 leaves it out."""
-    nc1_temperature: float = Field(default=0.1, gt=0, le=10)
+    nc1_temperature: float = Field(default=0.5, gt=0, le=10)
     """tau, what cosines are divided by in the contrastive form, a pure number."""
-    nc2_weight: float = Field(default=1.0, ge=0, le=100_000)
+    nc2_weight: float = Field(default=10.0, ge=0, le=100_000)
     """Weight of the second part, a pure number; 0 leaves it out."""
     nc2_target: Literal["teacher", "simplex"] = "teacher"
     """The cosines that class means should have: the teacher's own, or -1 / (K - 1)."""
@@ -104,8 +105,9 @@ class NCKD(Method):
     """Share of the running class mean that is kept when the class appears in a batch, a pure number."""
     nc3: bool = True
     """Whether the student's classifier becomes the cosine to the teacher's prototypes, in training and after."""
-    nc3_scale: float = Field(default=16.0, gt=0, le=1000)
-    """What those cosines are multiplied by to make logits, a pure number."""
+    nc3_scale: float | None = Field(default=None, gt=0, le=1000)
+    """What those cosines are multiplied by to make logits, a pure number. Null is (K - 1) / K * ln(9 (K - 1)), with
+    which an image right on its prototype has the probability 0.9, were the prototypes a simplex."""
     projection: Literal["auto", "linear"] = "auto"
     """P: `auto` is the identity where both embeddings are equally wide, else linear; `linear` is always linear."""
 
@@ -133,7 +135,7 @@ class NCKD(Method):
             student_features=student,
             teacher_features=teacher,
             classes=setup.facts.classes,
-            scale=self.nc3_scale,
+            scale=self._scale(setup.facts.classes),
             projects=self._projects(student, teacher),
         )
 
@@ -178,6 +180,9 @@ class NCKD(Method):
             state.means_KD.copy_(means_KD)
             state.seen_K.copy_(seen_K)
 
+    def _scale(self, classes: int) -> float:
+        return sure_scale(classes) if self.nc3_scale is None else self.nc3_scale
+
     def _projects(self, student_features: int, teacher_features: int) -> bool:
         return self.projection == "linear" or student_features != teacher_features
 
@@ -216,6 +221,16 @@ def _embedding(batch: Batch, state: ClassMeans) -> Tensor:
     assert embedding is not None, "it was tapped"
     projected: Tensor = state.projection(at_least_float32(embedding))
     return projected
+
+
+def sure_scale(classes: int, probability: float = 0.9) -> float:
+    """The scale of cosines at which an image right on its prototype has that probability of its class.
+
+    Prototypes form a simplex: the cosine is 1 to the own and -1 / (K - 1) to the others (Wang, Xiang, Cheng, Yuille:
+    NormFace, ACM Multimedia 2017, section 3.3, https://arxiv.org/abs/1704.06369).
+    """
+    others = classes - 1
+    return others / classes * log(others * probability / (1 - probability))
 
 
 def _teacher(setup: Setup) -> Card:

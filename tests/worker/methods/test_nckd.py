@@ -5,7 +5,7 @@ from torch.nn import functional as F
 from worker.architectures import CARDS
 from worker.method import MethodError
 from worker.methods._layers import ClassMeans, Prototypes
-from worker.methods.nckd import NCKD, PrototypeClassifier
+from worker.methods.nckd import NCKD, PrototypeClassifier, sure_scale
 
 K, D = 4, 6
 
@@ -69,6 +69,13 @@ def test_running_means_keep_what_is_absent_and_start_with_the_first_batch():
     means, seen, present = made.with_batch(first[:1], torch.tensor([1]), momentum=0.9)
     assert torch.equal(means[0], made.means_KD[0])
     assert seen.tolist() == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+def test_the_scale_makes_a_collapsed_simplex_nine_tenths_sure(classes):
+    cosines = torch.full((classes,), -1 / (classes - 1), dtype=torch.float64)
+    cosines[0] = 1
+    assert (sure_scale(classes) * cosines).softmax(0)[0].item() == pytest.approx(0.9)
 
 
 def test_the_simplex_target():
