@@ -10,6 +10,7 @@ held. Figures are test accuracy of the epoch that was best on validation, as shi
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import subprocess
@@ -21,11 +22,14 @@ from typing import Any
 
 from _tasks import Task, digits, gain, small_photographs
 
+from worker.engine.interrupt import Impossible
 from worker.methods import METHODS
 from worker.recipe import BASELINE_NAME
 
 AT_ONCE = 12
 """Students of one recipe: more would only hold more memory."""
+OTHER_TEACHERS = {"fsp": "resnet14"}
+"""Teachers of methods that refuse the task's own: FSP's must be as wide as the student."""
 
 
 def main() -> None:
@@ -44,37 +48,59 @@ def main() -> None:
         folder = Path(temporary)
         facts: dict[str, Any] = {"teacher": task.teacher, "student": task.student}
         facts["teacher_accuracy"] = task.teach(folder)
-        figures: dict[str, dict[str, float]] = {name: {} for name in names}
+        figures: dict[str, dict[str, Any]] = {name: {} for name in names}
         if options.only != "cost":
             rows = train(task, folder, names, options.seeds)
             facts["baseline_accuracy"] = round(sum(row[BASELINE_NAME] for row in rows) / len(rows), 4)
             facts["seeds"] = options.seeds
             for name in names:
-                mean, half = gain(rows, name)
+                whole = [row for row in rows if name in row]
+                mean, half = gain(whole, name)
                 figures[name] |= {"gain_points": round(mean, 2), "interval_points": round(half, 2)}
+                figures[name] |= {"diverged": len(rows) - len(whole)}
+        for name in OTHER_TEACHERS.keys() & figures.keys():
+            figures[name]["teacher"] = OTHER_TEACHERS[name]
         if options.only != "gain":
             costs = {name: cost(task, folder, name) for name in dict.fromkeys(["kd", *names])}
             for name in names:
                 seconds, memory = (ours / kds for ours, kds in zip(costs[name], costs["kd"], strict=True))
                 figures[name] |= {"seconds_over_kd": round(seconds, 2), "memory_over_kd": round(memory, 2)}
     for name, row in figures.items():
-        print(f"{name:20} " + "  ".join(f"{what} {value:g}" for what, value in row.items()))
+        print(f"{name:20} " + "  ".join(f"{what} {value}" for what, value in row.items()))
     if options.write:
         write(options.write, facts, figures)
     print(json.dumps(facts | {"methods": figures, "seconds": round(time.monotonic() - started)}))
 
 
 def train(task: Task, folder: Path, names: list[str], seeds: int) -> list[dict[str, float]]:
-    """Test accuracy of a student by each method and of one by none, a row a seed."""
+    """Test accuracy of a student by each method and of one by none, a row a seed; who diverged is left out of it."""
     rows: list[dict[str, float]] = [{} for _ in range(seeds)]
-    for first in range(0, len(names), AT_ONCE):
-        students = {name: [{"name": name}] for name in names[first : first + AT_ONCE]}
+    usual = [name for name in names if name not in OTHER_TEACHERS]
+    for first in range(0, len(usual), AT_ONCE):
         for seed, row in enumerate(rows):
-            row |= task.distil(folder, students, seed)
+            row |= survivors(task, folder, usual[first : first + AT_ONCE], seed)
+    for name in OTHER_TEACHERS.keys() & set(names):
+        task, other = dataclasses.replace(task, teacher=OTHER_TEACHERS[name]), folder / name
+        other.mkdir()
+        task.teach(other)
+        for seed, row in enumerate(rows):
+            row |= survivors(task, other, [name], seed)
     return rows
 
 
-def write(file: Path, facts: dict[str, Any], figures: dict[str, dict[str, float]]) -> None:
+def survivors(task: Task, folder: Path, names: list[str], seed: int) -> dict[str, float]:
+    """Train side by side; whose loss is no number any more ends the job, which is run again without it."""
+    try:
+        return task.distil(folder, {name: [{"name": name}] for name in names}, seed)
+    except Impossible as error:
+        name, _, reason = str(error).partition(": ")
+        if name not in names or "no finite number" not in reason:
+            raise
+        print(f"seed {seed}: {error}", file=sys.stderr)
+        return survivors(task, folder, [other for other in names if other != name], seed)
+
+
+def write(file: Path, facts: dict[str, Any], figures: dict[str, dict[str, Any]]) -> None:
     """Take figures over into a file that may hold others."""
     old = json.loads(file.read_text()) if file.exists() else {"methods": {}}
     known = old["methods"]
@@ -87,6 +113,10 @@ def cost(task: Task, folder: Path, method: str) -> tuple[float, float]:
     """Seconds of distilling and the most memory in bytes of a process that trains one student by that method."""
     directory = folder / f"cost_{method}"
     directory.mkdir()
+    if method in OTHER_TEACHERS:
+        task, folder = dataclasses.replace(task, teacher=OTHER_TEACHERS[method]), folder / f"for_{method}"
+        folder.mkdir()
+        task.teach(folder)
     recipe: dict[str, Any] = task.recipe({method: [{"name": method}]}, seed=0)
     (directory / "recipe.json").write_text(json.dumps(recipe | {"baseline": False}))
     command = [sys.executable, "-m", "worker.engine", "recipe.json", ".", "--weights", str(folder / "weights")]

@@ -229,6 +229,7 @@ class Trainer:
         around = self.around
         # Not to be interrupted: between here and the next step the state has no name to be saved under.
         found = score(learner.network, around.data.validation, around.evaluation.batch_size, around.device, Interrupt())
+        _refuse_nonsense(learner.name, {"validation.loss": found.loss}, epoch, self.step)
         learner.keep_if_best(epoch, found.correct)
         self._accuracy = found.accuracy
         around.diary.record(
