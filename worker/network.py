@@ -101,9 +101,7 @@ class Network(nn.Module):
         def renamed(name: str) -> str:
             return name.replace(last, f"{last}.0", 1) if name.startswith(f"{last}.") else name
 
-        self.layout = replace(
-            self.layout, stages=(*map(renamed, before), last), activations=(), norms=(), forms=self.layout.forms[:-1]
-        )
+        self.layout = replace(self.layout, stages=(*map(renamed, before), last), activations=(), norms=())
         self._watch()
 
     def replace_body(self, body: nn.Module, layout: Layout) -> None:

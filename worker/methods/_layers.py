@@ -401,3 +401,23 @@ class FusionBlock(nn.Module):
             mixed_NCHW = own_N1HW * mixed_NCHW + other_N1HW * deeper_NCHW
         mixed_NCHW = F.interpolate(mixed_NCHW, size)
         return self.bn2(self.conv2(mixed_NCHW)), mixed_NCHW
+
+
+class TeacherClassifier(nn.Module):
+    """A trained connector from the student's features to the teacher's, and a frozen copy of the teacher's classifier
+    on these."""
+
+    weight_KD: Tensor
+    bias_K: Tensor
+
+    def __init__(self, student_channels: int, classifier: nn.Linear) -> None:
+        super().__init__()
+        self.connector = pointwise(student_channels, classifier.in_features)
+        bias_K = classifier.weight.new_zeros(classifier.out_features) if classifier.bias is None else classifier.bias
+        self.register_buffer("weight_KD", classifier.weight.detach().clone())
+        self.register_buffer("bias_K", bias_K.detach().clone())
+
+    def forward(self, student_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """The student's features (N, D), a mean over space, and their logits (N, K)."""
+        h_ND = self.connector(student_NCHW).relu().mean((2, 3))
+        return h_ND, F.linear(h_ND, self.weight_KD, self.bias_K)

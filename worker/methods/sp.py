@@ -20,7 +20,7 @@ class SP(Method):
     """
 
     source: ClassVar[str] = (
-        "Tung, Mori: Similarity-Preserving Knowledge Distillation, ICCV 2019, equations 1 to 4, "
+        "Tung, Mori: Similarity-Preserving Knowledge Distillation, ICCV 2019, section 3, "
         "https://arxiv.org/abs/1907.09682"
     )
     formula: ClassVar[str] = "weight / N^2 * |G_t - G_s|_F^2, G = A A^T with each row divided by its length"

@@ -27,7 +27,7 @@ class VID(Method):
 
     source: ClassVar[str] = (
         "Ahn, Hu, Damianou, Lawrence, Dai: Variational Information Distillation for Knowledge Transfer, CVPR 2019, "
-        "section 2.1, https://arxiv.org/abs/1904.05835"
+        "section 2, https://arxiv.org/abs/1904.05835"
     )
     formula: ClassVar[str] = (
         "weight * sum_stages mean_{n,c,hw} 1/2 [(mu(F_s) - F_t)^2 / v_c + log v_c], v = log(1 + exp(a)) + smallest"
