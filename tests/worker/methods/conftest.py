@@ -132,6 +132,7 @@ def changed(outputs, change):
         embedding=None if outputs.embedding is None else change(outputs.embedding),
         maps=tuple(map(change, outputs.maps)),
         preactivations=tuple(map(change, outputs.preactivations)),
+        class_maps=None if outputs.class_maps is None else change(outputs.class_maps),
     )
 
 
