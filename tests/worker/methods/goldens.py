@@ -159,8 +159,8 @@ def record():
 
 
 def rounded_up(difference):
-    """The next power of ten above thrice the difference, since other machines sum in another order."""
-    return 10.0 ** math.ceil(math.log10(max(3 * difference, 1e-16)))
+    """The next power of ten above ten times the difference, at least 1e-14: other machines sum in another order."""
+    return 10.0 ** math.ceil(math.log10(max(10 * difference, 1e-14)))
 
 
 if __name__ == "__main__":
