@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 from pydantic import Field
 
-from worker.method import TEACHER, Batch, LiveSetup, Method, Phase, Setup, Tap, at_least_float32
-from worker.methods._maps import BOTH_MAPS, cards, last_maps, same_size
+from worker.method import TEACHER, Batch, LiveSetup, Method, MethodError, Phase, Setup, Tap, at_least_float32
+from worker.methods._maps import BOTH_MAPS, last_maps, same_size, shapes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,6 +34,7 @@ class FT(Method):
     )
     formula: ClassVar[str] = "weight * mean |u_s - u_t|^p2, u = f / |f|, f = vec(mean_c F^p1) or vec(F)"
     label_weight: ClassVar[float | None] = 1.0
+    refuses: ClassVar[str] = "last maps of one position, unless whole factors are compared"
 
     name: Literal["ft"] = "ft"
     weight: float = Field(default=200.0, gt=0, le=1_000_000)
@@ -57,7 +58,9 @@ class FT(Method):
     def modules(self, setup: LiveSetup) -> nn.ModuleDict:
         from torch import nn
 
-        student, teacher = (card.stages[-1].channels for card in cards(setup))
+        (student, student_side), (teacher, teacher_side) = (stages[-1] for stages in shapes(setup))
+        if self.form == "attention" and min(student_side, teacher_side) == 1:
+            raise MethodError("a last map has one position alone, whose attention is always 1; form: paper serves")
         factor = max(1, int(teacher * self.factor_rate))
         return nn.ModuleDict(
             {

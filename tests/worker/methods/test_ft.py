@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from tests.worker.methods.goldens import batch_of, fill
+from worker.architectures import CARDS
+from worker.method import MethodError
 from worker.methods.ft import FT, convolutions
 
 
@@ -89,3 +93,11 @@ def test_the_factors_channels_are_a_share_of_the_teachers(pair):
     modules = pair(FT(factor_rate=0.26)).part.modules
     assert modules["encoder"].conv3.out_channels == modules["translator"].conv3.out_channels == int(0.26 * 256)
     assert modules["decoder"].conv3.out_channels == 256
+
+
+def test_the_attention_of_one_position_is_refused(pair):
+    setup = pair(FT()).pupil.setup
+    small = replace(setup, teacher=CARDS["torchvision.resnet18"])
+    with pytest.raises(MethodError, match="one position alone, whose attention is always 1; form: paper serves"):
+        FT().modules(small)
+    assert FT(form="paper").modules(small)["encoder"].conv1.in_channels == 512
