@@ -45,8 +45,8 @@ def test_each_image_weighs_by_its_ratio_of_confidences():
         student, teacher, label = logits(0)[one], logits(1)[one], LABELS[one]
         target, rest = decoupled_divergences(student, teacher, label, 4)
         p_s, p_t = ((z / 4).softmax(1)[0, label].item() for z in (student, teacher))
-        found = terms(student, teacher, labels=label)
-        assert found["explicit"].item() == pytest.approx(p_t / p_s * target.item())
+        found = terms(student, teacher, labels=label, explicit_weight=3, implicit_weight=2, ratio_limit=1000)
+        assert found["explicit"].item() == pytest.approx(3 * p_t / p_s * target.item())
         assert found["implicit"].item() == pytest.approx(2 * rest.item())
 
 
@@ -55,7 +55,7 @@ def test_the_ratio_is_limited_and_has_no_gradient():
     student[torch.arange(6), LABELS] -= 40
     student.requires_grad_()
     plain, _ = decoupled_divergences(student, logits(1), LABELS, 4)
-    explicit = terms(student, logits(1), ratio_limit=3)["explicit"]
+    explicit = terms(student, logits(1), ratio_limit=3, explicit_weight=1)["explicit"]
     assert explicit.item() == pytest.approx(3 * plain.item())
     (wanted,), (found,) = (torch.autograd.grad(term, student) for term in (3 * plain, explicit))
     torch.testing.assert_close(found, wanted)
