@@ -105,8 +105,8 @@ def small_photographs(folder: Path) -> Task:
         data=data,
         teacher="resnet20",
         student="resnet8",
-        teaching=common | {"epochs": 40},
-        training=common | {"epochs": 30},
+        teaching=common | {"epochs": 30},
+        training=common | {"epochs": 20},
         data_root=folder,
     )
 

@@ -28,8 +28,7 @@ def methods(
     elif name:
         _show_method(found[0])
     else:
-        columns = ("method", "what it does", "needs", "refuses", "checked against", "worst difference", "formula")
-        print_table(columns, map(_method_row, found), right=("worst difference",))
+        print_table(("method", "what it does", "needs", "refuses", "checked against"), map(_method_row, found))
 
 
 @speaks
@@ -59,22 +58,12 @@ def _architecture_row(one: Architecture) -> tuple[str, ...]:
 
 
 def _method_row(method: Method) -> tuple[str, ...]:
-    checked = f"{len(method.conformance)} values" if method.conformance else "nothing was published"
+    checked = "nothing was published"
     if method.reconstruction:
-        checked = "a reconstruction"
-    return (
-        method.name,
-        method.summary,
-        "; ".join(method.needs),
-        method.refuses,
-        checked,
-        _difference(method),
-        method.formula,
-    )
-
-
-def _difference(method: Method) -> str:
-    return "" if method.worst_difference is None else f"{method.worst_difference:.0e}"
+        checked = "nothing: a reconstruction"
+    elif method.conformance:
+        checked = f"{len(method.conformance)} published values, to {method.worst_difference:.0e}"
+    return method.name, method.summary, "; ".join(method.needs), method.refuses, checked
 
 
 def _show_method(method: Method) -> None:
@@ -97,7 +86,7 @@ def _checked(method: Method) -> str:
     if not method.conformance:
         return ""
     cases = ", ".join(case.case for case in method.conformance)
-    return f"worst difference {_difference(method)} from published values: {cases}"
+    return f"worst difference {method.worst_difference:.0e} from published values: {cases}"
 
 
 def _default(field: dict[str, Any]) -> str:
