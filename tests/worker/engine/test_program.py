@@ -240,6 +240,21 @@ def test_a_loss_that_explodes_ends_with_its_step_and_term(tmp_path):
     assert "labels was no finite number in epoch" in engine.events()[-1].text
 
 
+def test_a_network_that_explodes_in_the_last_step_of_an_epoch_is_found_in_validation(tmp_path):
+    wild = {
+        "optimizer": {"name": "sgd", "learning_rate": 100, "weight_decay": 1},
+        "schedule": {"name": "constant"},
+        "batch_size": 2048,
+        "epochs": 6,
+        "threads": 1,
+    }
+    engine = Engine(
+        tmp_path / "x", {"dataset": {"name": "digits"}, "student": {"architecture": "resnet8"}, "training": wild}
+    )
+    assert engine.run() == IMPOSSIBLE
+    assert "validation.loss was no finite number in epoch" in engine.events()[-1].text
+
+
 def test_weights_of_an_earlier_run_are_a_teacher_and_a_start(finished, tmp_path):
     kept = tmp_path / "weights/job_1"
     kept.parent.mkdir()
