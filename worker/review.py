@@ -14,6 +14,8 @@ from worker.dataset import DataFacts
 from worker.method import Method, MethodError, Setup
 from worker.recipe import BASELINE_NAME, SGD, Recipe, Student, Training
 
+FEWEST_CLASSES = 2
+"""There is nothing to tell apart in one; methods are not asked about it."""
 REFERENCE_BATCH = 64
 """The batch for which the papers' CIFAR protocol gives its learning rate."""
 
@@ -43,7 +45,9 @@ def review(recipe: Recipe, facts: DataFacts | None, cards: Mapping[str, Card] = 
     """Resolve what is `auto` and find all that is wrong, as far as facts and cards are known."""
     problems = [*_label_problems(recipe)]
     if facts is not None:
-        problems += [*_data_problems(recipe, facts, cards), *_method_problems(recipe, facts, cards)]
+        problems += _data_problems(recipe, facts, cards)
+        if facts.classes >= FEWEST_CLASSES:
+            problems += _method_problems(recipe, facts, cards)
     return Review(
         resolved=recipe if problems else resolve(recipe),
         problems=tuple(problems),
@@ -142,8 +146,8 @@ def _data_problems(recipe: Recipe, facts: DataFacts, cards: Mapping[str, Card]) 
     for part in ("train", "validation", "test"):
         if getattr(facts, part) == 0:
             yield Problem("/dataset", f"the data set's {part} part is empty; each part needs an image")
-    if facts.classes < 2:
-        yield Problem("/dataset", f"the data set has {facts.classes} class; at least 2 are needed")
+    if facts.classes < FEWEST_CLASSES:
+        yield Problem("/dataset", f"the data set has {facts.classes} class; at least {FEWEST_CLASSES} are needed")
     named = [(f"/students/{i}/architecture", s.architecture) for i, s in enumerate(recipe.students)]
     if recipe.teacher:
         named.append(("/teacher/architecture", recipe.teacher.architecture))

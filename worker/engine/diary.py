@@ -19,11 +19,12 @@ class Diary:
         self._descriptor = descriptor
         self._next_progress = 0.0
         self.phase = "preparing"
+        self._entered = ""
 
     def enter(self, phase: str) -> None:
         """Say that a phase begins; several stretches of one phase are one."""
-        if phase != self.phase:
-            self.phase = phase
+        if phase != self._entered:
+            self.phase = self._entered = phase
             self.record("phase")
 
     def record(
