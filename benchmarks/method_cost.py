@@ -37,7 +37,7 @@ TEACHER, STUDENT = "resnet32x4", "resnet8x4"
 IMAGES, SIDE, CLASSES = 50_000, 32, 100
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "r2kd(none)": ("r2kd", {"augmentation": "none"}),
-    "r2kd(none, teacher alone)": ("r2kd", {"augmentation": "none", "teacher_share": 1}),
+    "r2kd(none; teacher alone)": ("r2kd", {"augmentation": "none", "teacher_share": 1}),
 }
 """Rows besides each method with its defaults."""
 

@@ -395,12 +395,20 @@ class FusionBlock(nn.Module):
         """A map with the teacher's channels, and the mixture that the next shallower stage takes; both of a size."""
         mixed_NCHW = self.bn1(self.conv1(student_NCHW))
         if self.attention is not None and deeper_NCHW is not None:
-            deeper_NCHW = F.interpolate(deeper_NCHW, mixed_NCHW.shape[2:])
-            both_NCHW = torch.cat([mixed_NCHW, deeper_NCHW], dim=1)
-            own_N1HW, other_N1HW = self.attention(both_NCHW).sigmoid().chunk(2, dim=1)
-            mixed_NCHW = own_N1HW * mixed_NCHW + other_N1HW * deeper_NCHW
-        mixed_NCHW = F.interpolate(mixed_NCHW, size)
+            # A 1x1 convolution of both side by side, without putting them there; the deeper map's part before it is
+            # enlarged, since nearest neighbours do not mind.
+            weight_2C11, sides = self.attention.weight, mixed_NCHW.shape[2:]
+            own_N2HW = F.conv2d(mixed_NCHW, weight_2C11[:, : mixed_NCHW.shape[1]], self.attention.bias)
+            deeper_N2HW = F.conv2d(deeper_NCHW, weight_2C11[:, mixed_NCHW.shape[1] :])
+            own_N1HW, other_N1HW = (own_N2HW + resized(deeper_N2HW, sides)).sigmoid().chunk(2, dim=1)
+            mixed_NCHW = own_N1HW * mixed_NCHW + other_N1HW * resized(deeper_NCHW, sides)
+        mixed_NCHW = resized(mixed_NCHW, size)
         return self.bn2(self.conv2(mixed_NCHW)), mixed_NCHW
+
+
+def resized(map_NCHW: Tensor, size: torch.Size) -> Tensor:
+    """A map at another size by nearest neighbours; the map itself where it has that size."""
+    return map_NCHW if map_NCHW.shape[2:] == size else F.interpolate(map_NCHW, size)
 
 
 class TeacherClassifier(nn.Module):
