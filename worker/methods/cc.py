@@ -13,7 +13,7 @@ from worker.methods.rkd import embedding_widths, embeddings
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from worker.methods._layers import LinearEmbeddings
+    from worker.methods._embeddings import LinearEmbeddings
 
 
 class CC(Method):
@@ -53,7 +53,7 @@ class CC(Method):
         return frozenset({Tap(STUDENT, "embedding"), Tap(TEACHER, "embedding")})
 
     def modules(self, setup: LiveSetup) -> LinearEmbeddings:
-        from worker.methods._layers import LinearEmbeddings
+        from worker.methods._embeddings import LinearEmbeddings
 
         return LinearEmbeddings(*embedding_widths(setup), self.features, unit_length=self.form == "gaussian")
 

@@ -12,7 +12,7 @@ from worker.methods.rkd import embedding_widths
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from worker.methods._layers import MemoryBanks
+    from worker.methods._embeddings import MemoryBanks
 
 EPSILON = 1e-7
 
@@ -78,7 +78,7 @@ def contrast(p_NJ: Tensor, noise: float) -> Tensor:
 
 def memory_banks(setup: LiveSetup, features: int, negatives: int, temperature: float, momentum: float) -> MemoryBanks:
     """Banks for the training images. Raises MethodError when all are of one class, so that none has a negative."""
-    from worker.methods._layers import MemoryBanks
+    from worker.methods._embeddings import MemoryBanks
 
     labels_M, classes = setup.labels, setup.facts.classes
     if (labels_M == labels_M[0]).all():

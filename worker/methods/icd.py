@@ -12,7 +12,7 @@ from worker.methods.rkd import embedding_widths, embeddings
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from worker.methods._layers import ScaledEmbeddings
+    from worker.methods._embeddings import ScaledEmbeddings
 
 
 class ICD(Method):
@@ -56,7 +56,7 @@ class ICD(Method):
         return frozenset({Tap(STUDENT, "embedding"), Tap(TEACHER, "embedding")})
 
     def modules(self, setup: LiveSetup) -> ScaledEmbeddings:
-        from worker.methods._layers import ScaledEmbeddings
+        from worker.methods._embeddings import ScaledEmbeddings
 
         state = ScaledEmbeddings(*embedding_widths(setup), self.features)
         state.log_scale.requires_grad_(self.scale == "learned")

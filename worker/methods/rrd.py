@@ -13,7 +13,7 @@ from worker.methods.rkd import embedding_widths, embeddings
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from worker.methods._layers import EmbeddingQueue, MemoryBanks
+    from worker.methods._embeddings import EmbeddingQueue, MemoryBanks
 
 
 class RRD(Method):
@@ -67,7 +67,7 @@ class RRD(Method):
         return frozenset({Tap(STUDENT, "embedding"), Tap(TEACHER, "embedding")})
 
     def modules(self, setup: LiveSetup) -> nn.Module:
-        from worker.methods._layers import EmbeddingQueue
+        from worker.methods._embeddings import EmbeddingQueue
 
         state: EmbeddingQueue | MemoryBanks
         if self.memory == "fifo":

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tests.worker.methods.goldens import batch_of, fill
-from worker.methods._layers import LinearEmbeddings
+from worker.methods._embeddings import LinearEmbeddings
 from worker.methods.cc import CC
 
 

@@ -7,7 +7,7 @@ import torch
 
 from tests.worker.methods.goldens import batch_of, fill
 from worker.method import MethodError
-from worker.methods._layers import MemoryBanks
+from worker.methods._embeddings import MemoryBanks
 from worker.methods.crd import CRD, contrast
 
 

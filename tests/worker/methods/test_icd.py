@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.worker.methods.goldens import batch_of, fill
-from worker.methods._layers import ScaledEmbeddings
+from worker.methods._embeddings import ScaledEmbeddings
 from worker.methods.icd import ICD
 
 

@@ -8,7 +8,7 @@ import torch
 from tests.worker.methods.goldens import batch_of, fill
 from tests.worker.methods.test_crd import golden_banks
 from worker.method import MethodError
-from worker.methods._layers import EmbeddingQueue, MemoryBanks
+from worker.methods._embeddings import EmbeddingQueue, MemoryBanks
 from worker.methods.rrd import RRD
 
 
