@@ -18,8 +18,11 @@ def report_of(client: Retort, job_id: str) -> dict[str, Any] | None:
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """Each network: how good it is on the test part, and how large."""
-    columns = ("network", "architecture", "test accuracy", "images right", "parameters", "best epoch")
+    """Each network: how good it is on the test part, how often it guesses as the teacher does, and how large it is."""
+    columns = (
+        *("network", "architecture", "test accuracy", "images right", "as the teacher", "calibration error"),
+        *("parameters", "best epoch"),
+    )
     print_table(columns, (_report_row(row, report["ship"]) for row in report["networks"]), right=columns[2:])
 
 
@@ -27,12 +30,13 @@ def _report_row(row: dict[str, Any], ship: str) -> tuple[str, ...]:
     test = row["test"][ship]
     right = f"{test['test.correct']:.0f} of {test['test.images']:.0f}"
     best = "" if row["best_epoch"] is None else str(row["best_epoch"])
-    accuracy = f"{test['test.accuracy']:.2%}"
     return (
         row["name"],
         row["architecture"],
-        accuracy,
+        f"{test['test.accuracy']:.2%}",
         right,
+        f"{test['test.agreement']:.2%}" if "test.agreement" in test else "",
+        f"{test['test.calibration_error']:.3f}",
         f"{row['parameters']:,}",
         best,
     )

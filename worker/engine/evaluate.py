@@ -1,9 +1,9 @@
-"""How good a network is: counts on a part of the data, and the measures of neural collapse. Always in float32."""
+"""How good a network is on a part of the data, and the measures of neural collapse. Always in float32."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,10 +14,13 @@ from worker.engine.interrupt import Interrupt
 from worker.method import Outputs
 from worker.network import Network
 
+CALIBRATION_BINS = 15
+"""As many as in the tables of Guo and others."""
+
 
 @dataclass(frozen=True)
 class Score:
-    """What a network got right on one part of the data."""
+    """How a network did on one part of the data."""
 
     correct: int
     """Images whose first guess is the label."""
@@ -26,10 +29,20 @@ class Score:
     images: int
     loss: float
     """Mean cross-entropy, in nats per image."""
+    calibration_error: float
+    """Expected calibration error, in [0, 1]."""
+    class_accuracies: tuple[float | None, ...]
+    """(K,) share of each class's images whose first guess is the label; None for a class without images."""
+    guesses_N: Tensor = field(repr=False, compare=False)
+    """(N,) int64 first guess for each image, in the part's order, on the CPU."""
 
     @property
     def accuracy(self) -> float:
         return self.correct / self.images
+
+    def agreement(self, other: Score) -> float:
+        """Share of images for which another network's first guess on the same part is the same, in [0, 1]."""
+        return float((self.guesses_N == other.guesses_N).double().mean())
 
     def values(self, prefix: str) -> dict[str, float]:
         """As an event's values."""
@@ -39,6 +52,7 @@ class Score:
             f"{prefix}.correct": self.correct,
             f"{prefix}.images": self.images,
             f"{prefix}.loss": self.loss,
+            f"{prefix}.calibration_error": self.calibration_error,
         }
 
 
@@ -69,16 +83,45 @@ def passes(
 
 
 def score(network: Network, part: Part, batch_size: int, device: torch.device, interrupt: Interrupt) -> Score:
-    """Count what the network gets right on a part of the data."""
-    counts = torch.zeros(2, dtype=torch.int64, device=device)
+    """Look once at each image of a part of the data; what is found stays on the device until the last."""
+    in_5 = torch.zeros((), dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
+    first, sure = [], []
+    classes = 0
     for outputs, labels, _ in passes(network, part, batch_size, device, interrupt=interrupt):
         logits = outputs.logits.float()
-        guesses = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        counts += torch.stack([guesses[:, 0].sum(), guesses.sum()])
+        classes = logits.shape[1]
+        guesses = logits.topk(min(5, classes), dim=1).indices
+        in_5 += (guesses == labels[:, None]).sum()
         loss += F.cross_entropy(logits, labels, reduction="sum").double()
-    first, in_5 = counts.tolist()
-    return Score(first, in_5, len(part), float(loss) / len(part))
+        first.append(guesses[:, 0])
+        sure.append(logits.softmax(1).amax(1))
+    guesses_N, confidences_N, labels_N = torch.cat(first).cpu(), torch.cat(sure).cpu(), part.labels.cpu()
+    right_N = guesses_N == labels_N
+    images_K, right_K = (labels.bincount(minlength=classes).tolist() for labels in (labels_N, labels_N[right_N]))
+    return Score(
+        correct=int(right_N.sum()),
+        correct_in_5=int(in_5),
+        images=len(part),
+        loss=float(loss) / len(part),
+        calibration_error=calibration_error(confidences_N, right_N),
+        class_accuracies=tuple(r / n if n else None for r, n in zip(right_K, images_K, strict=True)),
+        guesses_N=guesses_N,
+    )
+
+
+def calibration_error(confidences_N: Tensor, right_N: Tensor) -> float:
+    """Expected calibration error of Guo, Pleiss, Sun, Weinberger 2017, eq. 3 (https://arxiv.org/abs/1706.04599).
+
+    The mean over images of |accuracy - mean confidence| of their bin, in [0, 1]: 15 bins of equal width over (0, 1],
+    open below. `confidences_N` are the highest probabilities, `right_N` (bool) whether those guesses are the labels.
+    float64.
+    """
+    bins_N = (confidences_N.double() * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1
+    gaps = torch.zeros(CALIBRATION_BINS, dtype=torch.float64).index_add_(
+        0, bins_N, confidences_N.double() - right_N.double()
+    )
+    return float(gaps.abs().sum() / len(confidences_N))
 
 
 def neural_collapse(

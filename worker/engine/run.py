@@ -293,7 +293,10 @@ class Run:
         return "float32" if one.role == "teacher" else self.recipe.compression.weights
 
     def _evaluate(self, finished: list[Finished]) -> dict[str, Score]:
-        """Look at the test part, for the first time. Returns the shipped networks' scores."""
+        """Look at the test part, for the first time. Returns the shipped networks' scores.
+
+        The teacher comes first, so that what it guessed is known when the students are tested.
+        """
         self.diary.enter("evaluating")
         ship = self.recipe.evaluation.ship
         shipped: dict[str, Score] = {}
@@ -305,8 +308,8 @@ class Run:
                 tested[which] = self._test(one.network)
             one.load(ship, self._weights_dtype(one))
             shipped[one.name] = tested[ship]
-            row = self._row(one, tested)
-            self.diary.record("evaluation", student=one.name, values=shipped[one.name].values("test") | row["collapse"])
+            row = self._row(one, tested, shipped.get(TEACHER_NAME) if one.role != "teacher" else None)
+            self.diary.record("evaluation", student=one.name, values=row["test"][ship] | row["collapse"])
             rows.append(row)
         self.report = {"ship": ship, "classes": list(self.data.facts.class_names), "networks": rows}
         self.diary.record("report", data=self.report)
@@ -315,8 +318,8 @@ class Run:
     def _test(self, network: Network) -> Score:
         return score(network, self.data.test, self.recipe.evaluation.batch_size, self.device, self.interrupt)
 
-    def _row(self, one: Finished, tested: dict[str, Score]) -> dict[str, Any]:
-        """What the report says of one network."""
+    def _row(self, one: Finished, tested: dict[str, Score], teacher: Score | None) -> dict[str, Any]:
+        """What the report says of one network; `teacher` is what it is compared with."""
         collapse = {}
         if one.card.embedding <= LARGEST_COLLAPSE_WIDTH:
             collapse = neural_collapse(
@@ -335,7 +338,11 @@ class Run:
             "multiply_adds": one.card.multiply_adds,
             "multiply_adds_image_size": one.card.image_size,
             "best_epoch": one.best_epoch,
-            "test": {which: found.values("test") for which, found in tested.items()},
+            "test": {
+                which: found.values("test") | ({"test.agreement": found.agreement(teacher)} if teacher else {})
+                for which, found in tested.items()
+            },
+            "class_accuracies": {which: found.class_accuracies for which, found in tested.items()},
             "collapse": collapse,
         }
 

@@ -151,9 +151,30 @@ def test_best_is_chosen_on_validation_and_the_report_tells_best_and_last(finishe
         }
         assert accuracies[by_name[name]["best_epoch"]] == max(accuracies.values())
         assert by_name[name]["test"].keys() == {"best", "last"}
+    assert "test.agreement" not in by_name["teacher"]["test"]["best"]
     assert by_name["nckd"]["role"] == "student"
     assert by_name["baseline"]["role"] == "baseline"
     assert by_name["kd"]["collapse"].keys() == {"nc1", "nc2_norms", "nc2_angles", "nc3"}
+
+
+def test_the_report_tells_agreement_calibration_and_classes_of_what_is_shipped(finished):
+    report = json.loads((finished.directory / "artifacts/report.json").read_text())
+    rows = {row["name"]: row for row in report["networks"]}
+    test = Digits().load([]).test
+    images = test.images(torch.arange(len(test))).float() / 255
+    said = {}
+    for name in rows:
+        network, _ = load_student(*(finished.directory / f"artifacts/{name}{s}" for s in (".json", ".safetensors")))
+        with torch.no_grad():
+            said[name] = network(images).argmax(1)
+    for name in NAMES:
+        shipped = rows[name]["test"][report["ship"]]
+        assert shipped["test.agreement"] == pytest.approx(float((said[name] == said["teacher"]).double().mean()))
+        assert 0 < shipped["test.calibration_error"] < 1
+        shares = rows[name]["class_accuracies"][report["ship"]]
+        assert shares == pytest.approx([float((said[name] == k)[test.labels == k].double().mean()) for k in range(10)])
+    (event,) = [event for event in finished.events() if event.kind == "evaluation" and event.student == "kd"][-1:]
+    assert event.values["test.agreement"] == rows["kd"]["test"][report["ship"]]["test.agreement"]
 
 
 @pytest.mark.parametrize("name", [*NAMES, "teacher"])
