@@ -25,6 +25,7 @@ from worker.architectures import CARDS
 from worker.dataset import DataFacts, LoadedDataset
 from worker.engine.diary import Diary
 from worker.engine.interrupt import Interrupt
+from worker.engine.loading import batches, on_device
 from worker.engine.networks import freeze, initialised
 from worker.engine.students import Workshop, make_pupil
 from worker.engine.trainer import Surroundings, Trainer
@@ -94,7 +95,15 @@ class Bench:
         network: Network = initialised(STUDENT, 0, self.facts).to(self.device)
         pupil = make_pupil(student, network, CARDS[STUDENT], shop)
         diary = Diary(os.open(os.devnull, os.O_WRONLY))
-        around = Surroundings(self.data, self.device, diary, Interrupt(), Evaluation(), lambda: False)
+        around = Surroundings(
+            self.data,
+            self.device,
+            diary,
+            Interrupt(),
+            Evaluation(),
+            lambda: False,
+            on_device(self.data.train, self.device),
+        )
         return Trainer([pupil.learner], shop.frozen, self.training, around, lambda state: None)
 
     def teacher_pass(self, *reads: str, positions: Tensor | None = None) -> Iterator[tuple[Outputs, Tensor, Tensor]]:
@@ -115,7 +124,7 @@ class Bench:
     def seconds(self, trainer: Trainer) -> float:
         """Of one step."""
         indices = torch.randperm(IMAGES)[: self.training.batch_size]
-        loaded = trainer._load(indices, None)
+        loaded = next(batches(trainer.around.train, [indices], self.device))
         started = time.perf_counter()
         trainer._take_step(1, loaded)
         if self.device.type == "cuda":

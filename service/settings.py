@@ -40,6 +40,8 @@ class Settings(BaseSettings):
     """How long an engine may take to write its checkpoint when it is asked to stop."""
     checkpoint_seconds: float = Field(default=60.0, gt=0)
     """How often an engine writes a checkpoint."""
+    teacher_outputs_bytes: int = Field(default=20 * 2**30, ge=0)
+    """How much a project's kept outputs of teachers may take on a worker's storage, in bytes; 0 keeps none."""
     sweep_grace_seconds: float = Field(default=3600.0, ge=0)
     """How old a blob that nothing refers to must be before it is collected."""
 

@@ -61,7 +61,7 @@ class Network(nn.Module):
         for module in body.modules():
             if getattr(module, "inplace", False):
                 module.inplace = False  # type: ignore[assignment]
-        self._watch()
+        self.rewatch()
 
     def set_input(self, image: Input) -> None:
         """Say what the body's images look like; a size of 0 takes them as they come."""
@@ -83,7 +83,7 @@ class Network(nn.Module):
         setattr(self.body.get_submodule(path), leaf, module)
         classifier = f"{self.layout.classifier}.{reads}" if reads else self.layout.classifier
         self.layout = replace(self.layout, classifier=classifier)
-        self._watch()
+        self.rewatch()
 
     def extend_last_stage(self, module: nn.Module) -> None:
         """Put a module behind the last stage, so that all that reads the last map reads what the module makes of it.
@@ -102,12 +102,12 @@ class Network(nn.Module):
             return name.replace(last, f"{last}.0", 1) if name.startswith(f"{last}.") else name
 
         self.layout = replace(self.layout, stages=(*map(renamed, before), last), activations=(), norms=())
-        self._watch()
+        self.rewatch()
 
     def replace_body(self, body: nn.Module, layout: Layout) -> None:
         """Put another body in the place of this one, which may be a part of it."""
         self.body, self.layout = body, layout
-        self._watch()
+        self.rewatch()
 
     def norm(self, stage: int) -> nn.modules.batchnorm._BatchNorm:
         """The batch norm before a stage's last activation. Raises ValueError where it is not known."""
@@ -171,7 +171,8 @@ class Network(nn.Module):
         """Numbers to store, frozen ones too; batch norm's running statistics are not counted."""
         return sum(p.numel() for p in self.parameters())
 
-    def _watch(self) -> None:
+    def rewatch(self) -> None:
+        """Read where the layout says, after modules of the body were replaced."""
         for hook in self._hooks:
             hook.remove()
         module = self.body.get_submodule

@@ -110,6 +110,13 @@ class Augmentation(Spec):
     """Whether half of the images are mirrored left to right."""
 
 
+class WeightAverage(Spec):
+    """An exponential moving average of the weights, taken after each step; it is what is judged and shipped."""
+
+    decay: float = Field(default=0.999, gt=0, lt=1)
+    """Share of the old average that is kept in a step, a pure number."""
+
+
 class Training(Spec):
     """How a network is trained."""
 
@@ -125,16 +132,28 @@ class Training(Spec):
     """Epochs over which the learning rate rises linearly from nearly zero, before the schedule's own course."""
     augmentation: Augmentation = Augmentation()
     """Changes to the training images."""
+    clip_gradient_norm: float | None = Field(default=None, gt=0)
+    """Largest Euclidean norm of all gradients of a student; longer ones are scaled down to it. Null leaves them."""
+    weight_average: WeightAverage | None = None
+    """Averages the weights over the steps; null ships them as they are."""
+    accumulate: int = Field(default=1, ge=1, le=1024)
+    """Parts in which a batch is computed, one after the other, their gradients added up: less memory for the same
+    step, but for batch norm, which sees a part at a time."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the networks; losses are float32 at least. `auto` is bfloat16 on a GPU that has it, else
-    float32."""
+    """Arithmetic of the networks in training; losses are float32 at least, and so is all evaluation. `auto` is
+    bfloat16 on a GPU or a CPU that computes in it, else float32."""
+    keep_teacher_outputs: bool = True
+    """Whether the logits and embeddings of frozen networks are rounded to float16 and kept on the worker, for later
+    jobs of the same teacher, data, augmentation, data_seed and batch. The result is the same whether they were kept
+    or computed."""
     data_seed: Seed = 0
     """Rules the order of the images and the views of them."""
     threads: Auto | Annotated[int, Field(ge=1, le=1024)] = "auto"
     """Threads of the arithmetic on a CPU, which change the last bits of sums. `auto` takes what the first worker
     has."""
-    on_out_of_memory: Literal["fail"] = "fail"
-    """What to do when a batch does not fit the device's memory."""
+    on_out_of_memory: Literal["fail", "accumulate"] = "fail"
+    """What to do when the first batch does not fit the device's memory: fail and say which would fit, or compute it
+    in as many parts as it takes (see `accumulate`)."""
 
     @model_validator(mode="after")
     def _times_fit(self) -> Training:
@@ -143,6 +162,12 @@ class Training(Spec):
                 "warmup_too_long",
                 "warmup_epochs is {warmup}; it must be less than epochs, which is {epochs}",
                 {"warmup": self.warmup_epochs, "epochs": self.epochs, "field": "warmup_epochs"},
+            )
+        if self.accumulate > self.batch_size // 2:
+            raise PydanticCustomError(
+                "parts_too_small",
+                "accumulate is {parts}; each part of a batch of {batch} must hold 2 images at least",
+                {"parts": self.accumulate, "batch": self.batch_size, "field": "accumulate"},
             )
         if isinstance(self.schedule, Steps):
             wrong = [m for m in self.schedule.milestones if m >= self.epochs]

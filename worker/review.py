@@ -166,7 +166,7 @@ def _method_problems(recipe: Recipe, facts: DataFacts, cards: Mapping[str, Card]
         setup = setup_for(student, recipe, facts, cards)
         if setup is None:
             continue
-        problems = list(check_methods(student.methods, setup))
+        problems = [*check_methods(student.methods, setup), *_part_problems(student, recipe.training)]
         for j, sentence in problems:
             yield Problem(f"/students/{i}/methods/{j}", sentence)
         reads = problems or not student.methods or any(method.taps(setup) for method in student.methods)
@@ -176,6 +176,19 @@ def _method_problems(recipe: Recipe, facts: DataFacts, cards: Mapping[str, Card]
                 f"/students/{i}/labels/weight",
                 f"student {student.name!r} has a label weight of 0, and {names} only trains before the loop: nothing "
                 "would train it there",
+            )
+
+
+def _part_problems(student: Student, training: Training) -> Iterator[tuple[int, str]]:
+    """Methods whose terms or memories need the whole batch, where it may be computed in parts."""
+    if training.accumulate == 1 and training.on_out_of_memory == "fail":
+        return
+    for j, method in enumerate(student.methods):
+        if method.couples_batch or type(method).update is not Method.update:
+            yield (
+                j,
+                f"{method.name}: its terms need the whole batch at once; training says to compute it in parts "
+                "(accumulate or on_out_of_memory)",
             )
 
 

@@ -7,12 +7,15 @@ A view is a frozen description. Equal views of several methods and students are 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 
 @dataclass(frozen=True)
 class View:
     """A copy of the image under the recipe's own augmentation, changed further."""
+
+    asks_teacher: ClassVar[bool] = False
+    """Whether it depends on what the teacher says of an earlier view; what is said of it is then never kept."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Cutout(View):
 @dataclass(frozen=True)
 class CutMixPick(View):
     """Of `runs` cutmix batches, as many images as one holds: those on which the teacher's entropy is highest."""
+
+    asks_teacher: ClassVar[bool] = True
 
     alpha: float = 1.0
     """Both parameters of the Beta distribution, a pure number above 0."""

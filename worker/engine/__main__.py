@@ -21,11 +21,20 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 
 from worker.engine.diary import Diary, own_standard_output
-from worker.engine.interrupt import FINISHED, IMPOSSIBLE, OUT_OF_MEMORY, STOPPED, Impossible, Interrupt, Stopped
+from worker.engine.interrupt import (
+    FINISHED,
+    IMPOSSIBLE,
+    OUT_OF_MEMORY,
+    STOPPED,
+    Impossible,
+    Interrupt,
+    MemoryExhausted,
+    Stopped,
+    is_out_of_memory,
+)
 from worker.engine.run import Place, Run
 from worker.recipe import Recipe
 
@@ -64,12 +73,13 @@ def carry_out(content: bytes, place: Place, diary: Diary, interrupt: Interrupt) 
         return _refuse(diary, f"the recipe is wrong at {where}: {found['msg']}", IMPOSSIBLE)
     except Impossible as error:
         return _refuse(diary, str(error), IMPOSSIBLE)
-    except torch.OutOfMemoryError as error:
-        return _refuse(
-            diary,
-            f"the device's memory ran out: {str(error).partition('.')[0]}; a smaller batch_size may fit",
-            OUT_OF_MEMORY,
-        )
+    except MemoryExhausted as error:
+        return _refuse(diary, str(error), OUT_OF_MEMORY)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        sentence = f"the device's memory ran out: {str(error).partition('.')[0]}; a smaller batch_size may fit"
+        return _refuse(diary, sentence, OUT_OF_MEMORY)
     return FINISHED
 
 
@@ -86,6 +96,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data-root", action="append", type=Path, default=[], help="folder that recipes may name")
     parser.add_argument("--weights", type=Path, default=Path(), help="weights of earlier jobs")
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="how often a checkpoint is written")
+    parser.add_argument("--store", type=Path, help="folder where outputs of teachers are kept for later runs")
+    parser.add_argument("--store-gib", type=float, default=20.0, help="how large that folder may grow")
     parser.add_argument("--warm", action="store_true", help="wait for a job on standard input")
     arguments = parser.parse_args()
     if not arguments.warm and (arguments.recipe is None or arguments.out is None):
@@ -101,6 +113,8 @@ def _from_arguments(arguments: argparse.Namespace) -> tuple[bytes, Place]:
         data_roots=tuple(arguments.data_root),
         run="1",
         checkpoint_seconds=arguments.checkpoint_seconds,
+        store=arguments.store,
+        store_bytes=int(arguments.store_gib * 2**30),
     )
     return arguments.recipe.read_bytes(), place
 
@@ -113,6 +127,8 @@ def _from_parent(job: dict[str, Any]) -> tuple[bytes, Place]:
         data_roots=tuple(map(Path, job["data_roots"])),
         run=job["run"],
         checkpoint_seconds=job["checkpoint_seconds"],
+        store=Path(job["store"]),
+        store_bytes=job["store_bytes"],
     )
     return json.dumps(job["recipe"]).encode(), place
 

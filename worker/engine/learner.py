@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worker.engine.checkpoint import State
-from worker.engine.optimize import make_optimizer
+from worker.engine.optimize import averaged, load_optimizer, make_optimizer, take_step
 from worker.method import STUDENT, Batch, Choice, Method, NetworkSpec, Phase, Read, Tap, at_least_float32
 from worker.network import Network
 from worker.recipe import Training
@@ -75,9 +76,30 @@ class Learner:
         trained = network.parameters() if phase is None or phase.trains is not None else ()
         methods = [(part.method, part.modules) for part in self.parts]
         self.optimizer = make_optimizer(training, trained, methods)
+        self.clip_norm = training.clip_gradient_norm
+        averages = training.weight_average is not None and phase is None
+        self.average = averaged(network, training) if averages else None
         self.best = Best()
         self.sums: dict[str, Tensor] = {}
         self.steps_summed = 0
+        self.latest = torch.tensor(math.nan)
+        """0-d, the loss of the latest part of a batch."""
+
+    @property
+    def judged(self) -> Network:
+        """The network that is evaluated and shipped: the average of its weights, if one is taken."""
+        if self.average is None:
+            return self.network
+        network = self.average.module
+        assert isinstance(network, Network)
+        return network
+
+    def step(self, factor: float) -> None:
+        """Move the weights along their gradients, at that share of the learning rate."""
+        take_step(self.optimizer, factor, self.clip_norm)
+        self.steps_summed += 1
+        if self.average is not None:
+            self.average.update_parameters(self.network)
 
     def reads(self) -> dict[View, set[Read]]:
         """What of its own outputs it needs in a step, by view."""
@@ -123,13 +145,12 @@ class Learner:
             if self.phase is None and part.method.updates_first == first:
                 part.method.update(batch, part.modules)
 
-    def add(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """Sum up a step's terms on the device; returns their total."""
+    def add(self, terms: Mapping[str, Tensor], share: float) -> None:
+        """Sum up the terms of a share of a step's batch, on the device."""
         total = torch.stack([term.detach().double() for term in terms.values()]).sum()
         for name, term in (*terms.items(), ("loss", total)):
-            self.sums[name] = self.sums.get(name, 0.0) + term.detach().double()
-        self.steps_summed += 1
-        return total
+            self.sums[name] = self.sums.get(name, 0.0) + share * term.detach().double()
+        self.latest = total
 
     def means(self) -> dict[str, float]:
         """Mean of each term since the last call, a step's mean each; fetches them from the device."""
@@ -140,7 +161,7 @@ class Learner:
     def keep_if_best(self, epoch: int, correct: int) -> None:
         """Keep the weights when this epoch is better than all before."""
         if correct > self.best.correct:
-            self.best = Best(epoch, correct, snapshot(self.network))
+            self.best = Best(epoch, correct, snapshot(self.judged))
 
     def state(self) -> State:
         """All that resuming needs."""
@@ -148,6 +169,7 @@ class Learner:
             "network": self.network.state_dict(),
             "modules": [part.modules.state_dict() if part.modules else {} for part in self.parts],
             "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else None,
             "best": {"epoch": self.best.epoch, "correct": self.best.correct, "weights": self.best.weights},
             "sums": self.sums,
             "steps_summed": self.steps_summed,
@@ -158,7 +180,9 @@ class Learner:
         for part, saved in zip(self.parts, state["modules"], strict=True):
             if part.modules is not None:
                 part.modules.load_state_dict(saved)
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.best = Best(**state["best"])
         self.sums = state["sums"]
         self.steps_summed = state["steps_summed"]

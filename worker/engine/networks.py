@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from worker import draws
@@ -92,6 +93,16 @@ def _with_new_classifier(network: Network, architecture: str, seed: int, facts: 
         raise Impossible(f"the weights of {architecture} do not fit it: {', '.join(wrong[:5])}")
     fresh.set_input(network.image)
     return fresh
+
+
+def placed(network: Network, device: torch.device) -> Network:
+    """The network on a device, its convolutions laid out for images whose channels come last."""
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def plain(network: Network) -> Network:
+    """The network on the CPU, its weights laid out as files hold them."""
+    return network.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
 
 
 def freeze(network: Network, *, batch_statistics: bool = False) -> Network:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from worker.method import Method
 from worker.recipe import SGD, Cosine, Steps, Training
@@ -65,8 +66,29 @@ def course(training: Training, epoch: float, step: float) -> float:
     return 1.0
 
 
-def take_step(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """One optimizer step at that share of the learning rate."""
+def take_step(optimizer: torch.optim.Optimizer, factor: float, clip_norm: float | None = None) -> None:
+    """One optimizer step at that share of the learning rate, all gradients together no longer than `clip_norm`."""
     for group in optimizer.param_groups:
         group["lr"] = group["rate"] * factor
+    if clip_norm is not None:
+        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip_norm)
     optimizer.step()
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Restore an optimizer, its tensors laid out in memory like their parameters."""
+    optimizer.load_state_dict(state)
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def averaged(network: nn.Module, training: Training) -> AveragedModel:
+    """A copy of a network that follows it: v <- decay v + (1 - decay) w after each step, the first one taking w.
+
+    Batch norm's running statistics are averaged in the same way.
+    """
+    assert training.weight_average is not None
+    follow = get_ema_multi_avg_fn(training.weight_average.decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(network, multi_avg_fn=follow, use_buffers=True)

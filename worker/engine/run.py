@@ -21,7 +21,9 @@ from worker.engine.diary import Diary
 from worker.engine.evaluate import Score, neural_collapse, passes, score
 from worker.engine.interrupt import Impossible, Interrupt
 from worker.engine.learner import Learner, Part, snapshot
+from worker.engine.loading import on_device
 from worker.engine.ship import Finished, Packer, describe_finished
+from worker.engine.store import Store
 from worker.engine.students import Pupil, Workshop, make_pupil, phase_learner
 from worker.engine.trainer import Surroundings, Trainer
 from worker.exports.safetensors import Safetensors
@@ -45,12 +47,20 @@ class Place:
     run: str
     """Names the attempt in file names."""
     checkpoint_seconds: float
+    store: Path | None = None
+    """Where outputs of teachers are kept for later jobs of the same owner; None keeps none."""
+    store_bytes: int = 0
+    """How large that folder may grow."""
 
 
 def resolve_for(recipe: Recipe, device: torch.device) -> Recipe:
     """Replace what only a worker knows: arithmetic and threads. Doing it twice changes nothing."""
-    # Asked with emulation left out: a card that only imitates bfloat16 is slower with it.
-    has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    # Asked with emulation left out: what only imitates bfloat16 is slower with it.
+    has_bfloat16 = (
+        torch.cuda.is_bf16_supported(including_emulation=False)
+        if device.type == "cuda"
+        else torch.cpu._is_avx512_bf16_supported()
+    )
 
     def settle(training: Training) -> Training:
         precision = ("bfloat16" if has_bfloat16 else "float32") if training.precision == "auto" else training.precision
@@ -125,7 +135,7 @@ class Run:
         except DatasetError as error:
             raise Impossible(str(error)) from error
         for warning in self.data.warnings:
-            self.diary.record("warning", text=warning)
+            self._warn(warning)
         self.cards = {name: CARDS.get(name) or card_of(name) for name in self._architectures()}
         problems = review(self.recipe, self.data.facts, self.cards).problems
         if problems:
@@ -137,8 +147,15 @@ class Run:
             self.place.run,
             self.place.checkpoint_seconds,
         )
+        self.train = on_device(self.data.train, self.device)
+        self.store = (
+            Store(self.place.store, self.place.store_bytes, self.place.run, self._warn) if self.place.store else None
+        )
         self.saved = self.checkpoints.newest(self.device)
         self.taught = self.saved["taught"] if self.saved else None
+
+    def _warn(self, text: str) -> None:
+        self.diary.record("warning", text=text)
 
     def _architectures(self) -> set[str]:
         named = {student.architecture for student in self.recipe.students}
@@ -148,7 +165,7 @@ class Run:
         teacher = self.recipe.teacher
         if teacher is None:
             return None
-        network = networks.teacher_network(teacher, self.data.facts, self.place.weights).to(self.device)
+        network = networks.placed(networks.teacher_network(teacher, self.data.facts, self.place.weights), self.device)
         finished = Finished(
             TEACHER_NAME,
             "teacher",
@@ -163,7 +180,11 @@ class Run:
             if self.taught is None:
                 self.diary.enter("teaching")
                 self._train("teaching", [learner], teacher.teach, {})
-                self.taught = {"last": snapshot(network), "best": learner.best.weights, "epoch": learner.best.epoch}
+                self.taught = {
+                    "last": snapshot(learner.judged),
+                    "best": learner.best.weights,
+                    "epoch": learner.best.epoch,
+                }
             finished.last, finished.best = self.taught["last"], self.taught["best"]
             finished.best_epoch = self.taught["epoch"]
             finished.load(self.recipe.evaluation.ship, "float32")
@@ -185,7 +206,9 @@ class Run:
             self.diary.enter("preparing the methods")
         pupils = []
         for student in self.recipe.students:
-            network = networks.student_network(student, self.data.facts, self.place.weights).to(self.device)
+            network = networks.placed(
+                networks.student_network(student, self.data.facts, self.place.weights), self.device
+            )
             pupils.append(make_pupil(student, network, self.cards[student.architecture], shop))
         self._train_students(pupils, shop)
         return [self._finished(pupil) for pupil in pupils]
@@ -251,7 +274,14 @@ class Run:
             self.diary.checkpoint(saved, state["step"])
 
         around = Surroundings(
-            self.data, self.device, self.diary, self.interrupt, self.recipe.evaluation, self.checkpoints.is_due
+            data=self.data,
+            device=self.device,
+            diary=self.diary,
+            interrupt=self.interrupt,
+            evaluation=self.recipe.evaluation,
+            checkpoint_is_due=self.checkpoints.is_due,
+            train=self.train,
+            store=self.store,
         )
         trainer = Trainer(learners, frozen, training, around, save, evaluates=evaluates)
         if self.saved and self.saved["section"] == section:
@@ -276,7 +306,7 @@ class Run:
             student.architecture,
             pupil.setup.student,
             learner.network,
-            snapshot(learner.network),
+            snapshot(learner.judged),
             learner.best.weights,
             learner.best.epoch,
             pupil.wrapper,
@@ -354,7 +384,7 @@ class Run:
                 continue  # it came from elsewhere and goes out unchanged: nothing to hand back
             self.interrupt.check()
             description = describe_finished(one, self.data.facts, self._weights_dtype(one), scores[one.name])
-            one.network.cpu()
+            networks.plain(one.network)
             packer.write_json(f"{one.name}.json", one.name, description)
             # A teacher leaves in the one format from which a later job can start.
             for export in self.recipe.exports if one.role != "teacher" else (Safetensors(),):

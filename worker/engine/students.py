@@ -14,7 +14,7 @@ from worker.architecture import Card
 from worker.dataset import DataFacts
 from worker.engine.interrupt import Impossible
 from worker.engine.learner import Learner, Part
-from worker.engine.networks import build, freeze
+from worker.engine.networks import build, freeze, placed, plain
 from worker.method import STUDENT, TEACHER, LiveSetup, Method, MethodError, NetworkSpec, Phase, TeacherPass, Wrapper
 from worker.network import Network
 from worker.recipe import Constant, Student, Training
@@ -65,7 +65,7 @@ class Workshop:
 
     def _rebuild_teacher(self) -> Network:
         assert self.teacher is not None, "the recipe's validation asks for a teacher where a method needs one"
-        return self.teacher.copy().cpu()
+        return plain(self.teacher.copy())
 
 
 @dataclass
@@ -105,7 +105,7 @@ def make_pupil(student: Student, network: Network, card: Card, shop: Workshop) -
     learner = Learner(
         student.name,
         student.seed,
-        network.to(shop.device),
+        placed(network, shop.device),
         shop.training,
         label_weight=label_weight(student),
         smoothing=student.labels.smoothing,
@@ -144,13 +144,15 @@ def _wrap(
 def _modules(method: Method, seed: int, setup: LiveSetup, device: torch.device) -> nn.Module | None:
     with draws.seeded(seed, "modules", method.name):
         modules = method.modules(setup)
-    return modules.to(device).train() if modules is not None else None
+    if modules is None:
+        return None
+    return modules.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload, no-any-return]
 
 
 def _further(spec: NetworkSpec, setup: LiveSetup, shop: Workshop) -> Network:
     with draws.seeded(shop.training.data_seed, "further network", repr(spec)):
         network = spec.build(setup)
-    return freeze(network.to(shop.device), batch_statistics=spec.batch_statistics)
+    return freeze(placed(network, shop.device), batch_statistics=spec.batch_statistics)
 
 
 def _networks(method: Method, setup: LiveSetup) -> frozenset[NetworkSpec]:

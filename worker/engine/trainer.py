@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from worker import draws
-from worker.dataset import LoadedDataset
-from worker.engine.calendar import Calendar
+from worker.dataset import LoadedDataset, Part
+from worker.engine.calendar import SMALLEST_BATCH, Calendar
 from worker.engine.checkpoint import State
 from worker.engine.diary import Diary
 from worker.engine.evaluate import score
-from worker.engine.interrupt import Impossible, Interrupt, Stopped
+from worker.engine.frozen import FrozenNetworks, autocast, frozen_taps
+from worker.engine.interrupt import Impossible, Interrupt, MemoryExhausted, Stopped, is_out_of_memory
 from worker.engine.learner import Learner
-from worker.engine.optimize import course, take_step
+from worker.engine.loading import Loaded, batches, chosen_batches
+from worker.engine.optimize import course
+from worker.engine.store import FORMAT, Store, device_name
 from worker.engine.views import Made, Moment, augment, make
-from worker.method import STUDENT, TEACHER, Batch, Choice, Mixed, NetworkSpec, Outputs
+from worker.method import Batch, NetworkSpec, Outputs
 from worker.network import Network
 from worker.recipe import Evaluation, Training
 from worker.view import CLEAN, View
@@ -38,15 +40,27 @@ class Surroundings:
     interrupt: Interrupt
     evaluation: Evaluation
     checkpoint_is_due: Callable[[], bool]
+    train: Part
+    """The training part where it is read from: on the device if it fits there."""
+    store: Store | None = None
+    """Where outputs of frozen networks are kept; None keeps none."""
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A batch before augmentation: positions in the training part, (N, 3, H, W) uint8 pixels, labels."""
+class Clock:
+    """Where a step stands, on the device."""
 
-    indices: Tensor
-    pixels: Tensor
-    labels: Tensor
+    step: Tensor
+    """0-d int64."""
+    epoch: Tensor
+    """0-d int64."""
+    progress: Tensor
+    """0-d float32, in [0, 1)."""
+
+    @classmethod
+    def at(cls, step: int, epoch: int, progress: float, device: torch.device) -> Clock:
+        # Filled on the device: a copy from the host would make it wait.
+        return cls(*(torch.full((), value, device=device) for value in (step, epoch, progress)))
 
 
 class Trainer:
@@ -67,7 +81,6 @@ class Trainer:
         evaluates: bool = True,
     ) -> None:
         self.learners = learners
-        self.frozen = frozen
         self.training = training
         self.around = surroundings
         self.save = save
@@ -81,52 +94,87 @@ class Trainer:
         assert not chosen or len(learners) == 1, "who chooses its images has a pass over the data of its own"
         self.calendar = Calendar(chosen[0] if chosen else [facts.train] * training.epochs, training.batch_size)
         self.steps = self.calendar.steps
+        self.parts = training.accumulate
+        """Parts in which a batch is computed."""
+        self.frozen = FrozenNetworks(
+            frozen,
+            {tap for learner in learners for tap in frozen_taps(learner.taps, learner.spec)},
+            training,
+            facts.image_size,
+            surroundings.device,
+        )
+        self._views = sorted({CLEAN} | {tap.view for learner in learners for tap in learner.taps}, key=repr)
+        # The batches of who chooses its images are its own.
+        self._keeps = training.keep_teacher_outputs and not chosen
+        self._fits = False
+        """Whether a batch has been seen to fit into memory."""
         self._started = time.monotonic(), 0
         self._accuracy: float | None = None
 
     def run(self) -> None:
         """Train from where the state stands to the end of the last epoch."""
         self._started = time.monotonic(), self.step
-        while self.step < self.steps:
-            self._run_epoch(self.calendar.epoch(self.step))
+        self._use_store()
+        try:
+            while self.step < self.steps:
+                self._run_epoch(self.calendar.epoch(self.step))
+        finally:
+            self.frozen.discard()
 
     def state(self) -> State:
-        return {"step": self.step, "learners": [learner.state() for learner in self.learners]}
+        return {"step": self.step, "parts": self.parts, "learners": [learner.state() for learner in self.learners]}
 
     def load(self, state: State) -> None:
-        self.step = state["step"]
+        self.step, self.parts = state["step"], state["parts"]
         for learner, saved in zip(self.learners, state["learners"], strict=True):
             learner.load(saved)
+
+    def _use_store(self) -> None:
+        around, training = self.around, self.training
+        if around.store is None or not self._keeps:
+            return
+        decides = {
+            "format": FORMAT,
+            "torch": torch.__version__,
+            "device": device_name(around.device),
+            "data": around.data.digest,
+            "mean": around.data.facts.mean,
+            "augmentation": training.augmentation.model_dump(mode="json"),
+            "data_seed": training.data_seed,
+            "batch_size": training.batch_size,
+            "parts": self.parts,
+            "precision": training.precision,
+            "threads": training.threads,
+        }
+        self.frozen.use(around.store, around.data.facts.train, around.data.facts.classes, decides)
 
     def _run_epoch(self, epoch: int) -> None:
         for learner in self.learners:
             learner.network.train()
-        choice: Choice | None = None
-        size, first = self.training.batch_size, self.calendar.within(self.step)
-        order = draws.order(self.training.data_seed, epoch, self.calendar.images[epoch], torch.device("cpu"))
-        for number in range(first, self.calendar.batches[epoch]):
+        self.frozen.begin_epoch(epoch)
+        first, last = self.calendar.within(self.step), self.calendar.batches[epoch]
+        loading: Iterator[Loaded] | None = None
+        for number in range(first, last):
             self._save_if_wanted()
             if number == 0:
                 # After the checkpoint, so that a resumed run does not do it twice.
                 for learner in self.learners:
                     learner.begin_epoch(epoch)
-            if number == first:
-                choice = self.learners[0].choose(epoch)
-            self._take_step(epoch, self._load(order[number * size : (number + 1) * size], choice))
+            if loading is None:
+                loading = self._load(epoch, first)
+            self._take_step(epoch, next(loading))
+        self.frozen.end_epoch()
         self._finish_epoch(epoch + 1)
 
-    def _load(self, rows: Tensor, choice: Choice | None) -> Loaded:
-        """The images at some rows of an epoch's choice, or of the whole training part."""
-        train = self.around.data.train
+    def _load(self, epoch: int, first: int) -> Iterator[Loaded]:
+        """The batches of an epoch from one of them on."""
+        size, images = self.training.batch_size, self.calendar.images[epoch]
+        order = draws.order(self.training.data_seed, epoch, images, torch.device("cpu"))
+        rows = [order[number * size : (number + 1) * size] for number in range(first, self.calendar.batches[epoch])]
+        choice = self.learners[0].choose(epoch)
         if choice is None:
-            return Loaded(rows, train.images(rows), train.labels[rows])
-        indices = choice.positions.cpu()[rows]
-        pixels = train.images(indices)
-        if choice.partner is not None and choice.weight is not None:
-            weight = choice.weight.cpu()[rows].view(-1, 1, 1, 1)
-            other = train.images(choice.partner.cpu()[rows])
-            pixels = (weight * pixels + (1 - weight) * other).to(torch.uint8)
-        return Loaded(indices, pixels, train.labels[indices])
+            return batches(self.around.train, rows, self.around.device)
+        return chosen_batches(self.around.train, choice, rows, self.around.device)
 
     def _save_if_wanted(self) -> None:
         if self.around.interrupt.wanted:
@@ -136,83 +184,124 @@ class Trainer:
             self.save(self.state())
 
     def _take_step(self, epoch: int, loaded: Loaded) -> None:
-        device = self.around.device
-        labels = loaded.labels.to(device)
-        moment = Moment(
-            self.training.data_seed, epoch, self.step, loaded.indices.to(device), self._fill, self._teacher_logits
-        )
-        views = self._make_views(loaded.pixels.to(device), moment)
-        outputs = self._read_frozen(views)
-        mixed = {view: made.mixed for view, made in views.items() if made.mixed is not None}
-        clock = (
-            torch.tensor(self.step, device=device),
-            torch.tensor(epoch, device=device),
-            torch.tensor(self.step / self.steps, device=device),
-        )
-        factor = course(self.training, self.calendar.done(self.step), 1 / self.calendar.batches[epoch])
-        totals = [
-            self._train(learner, views, outputs, mixed, labels, moment, clock, factor) for learner in self.learners
-        ]
+        if self._fits:
+            self._compute_step(epoch, loaded)
+        else:
+            self._compute_first_step(epoch, loaded)
+            self._fits = True
         self.step += 1
         if self.around.diary.progress_is_due():
-            self._say_progress(totals)
+            self._say_progress()
+
+    def _compute_first_step(self, epoch: int, loaded: Loaded) -> None:
+        """The first step of this trainer, which shows whether a batch fits into memory."""
+        before = deepcopy(self.state())
+        while True:
+            try:
+                self._compute_step(epoch, loaded)
+                return
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            self._forget(before)
+            if self.training.on_out_of_memory == "fail" or self.parts > len(loaded.labels) // 2:
+                raise MemoryExhausted(self._what_fits(epoch, loaded, before))
+            self.parts *= 2
+            self.around.diary.record(
+                "warning",
+                step=self.step,
+                text=f"a batch of {self.training.batch_size} images does not fit into memory at once; each is computed "
+                f"in {self.parts} parts",
+            )
+            self._use_store()
+            self.frozen.begin_epoch(epoch)
+
+    def _forget(self, before: State) -> None:
+        """Take back a step that ended halfway."""
+        for learner in self.learners:
+            learner.optimizer.zero_grad(set_to_none=True)
+        self.load(before | {"parts": self.parts})
+        if self.around.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _what_fits(self, epoch: int, loaded: Loaded, before: State) -> str:
+        """A sentence with the largest batch that fits, found by trying, to an eighth."""
+        parts, self.parts = self.parts, 1
+        too_many, fitting = -(-len(loaded.labels) // parts), 0
+        tried = too_many // 2
+        while tried >= SMALLEST_BATCH and too_many - fitting > too_many / 8:
+            try:
+                self._compute_step(epoch, loaded.first(tried))
+                fitting = tried
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                too_many = tried
+            self._forget(before)
+            tried = (too_many + fitting) // 2
+        found = f"{fitting} do" if fitting else f"not even {SMALLEST_BATCH} do"
+        images = -(-len(loaded.labels) // parts)
+        return f"the device's memory ran out: {images} images of a batch do not fit at once, {found}"
+
+    def _compute_step(self, epoch: int, loaded: Loaded) -> None:
+        clock = Clock.at(self.step, epoch, self.step / self.steps, loaded.labels.device)
+        factor = course(self.training, self.calendar.done(self.step), 1 / self.calendar.batches[epoch])
+        pieces = loaded.parts(self.parts)
+        for number, piece in enumerate(pieces):
+            # With draws of their own for each part: what a batch shares, a part shares.
+            moment = Moment(
+                self.training.data_seed,
+                epoch,
+                self.step * self.parts + number,
+                piece.indices,
+                self._fill,
+                self.frozen.teacher_logits,
+            )
+            views = self._make_views(piece.pixels, moment)
+            outputs = self.frozen.say(views, piece)
+            for learner in self.learners:
+                if number == 0:
+                    learner.optimizer.zero_grad(set_to_none=True)
+                share = len(piece.labels) / len(loaded.labels)
+                batch = self._learn(learner, views, outputs, piece.labels, moment, clock, share)
+                if number == len(pieces) - 1:
+                    learner.step(factor)
+                learner.update(batch, first=False)
 
     def _make_views(self, pixels: Tensor, moment: Moment) -> dict[View, Made]:
-        wanted = {CLEAN} | {tap.view for learner in self.learners for tap in learner.taps}
-        clean = augment(pixels, self.training.augmentation, moment)
-        return {view: make(view, clean, moment) for view in sorted(wanted, key=repr)}
+        clean = augment(pixels, self.training.augmentation, moment).contiguous(memory_format=torch.channels_last)
+        return {view: make(view, clean, moment) for view in self._views}
 
-    def _read_frozen(self, views: Mapping[View, Made]) -> dict[tuple[NetworkSpec, View], Outputs]:
-        """What each frozen network says about each view that a learner wants of it, once for all of them."""
-        reads: dict[tuple[NetworkSpec, View], set[str]] = defaultdict(set)
-        for learner in self.learners:
-            for tap in learner.taps:
-                if tap.network not in (STUDENT, learner.spec):
-                    reads[tap.network, tap.view].add(tap.reads)
-        with torch.no_grad(), self._autocast():
-            return {
-                (spec, view): self.frozen[spec].read(views[view].images, wanted)
-                for (spec, view), wanted in reads.items()
-            }
-
-    def _train(
+    def _learn(
         self,
         learner: Learner,
         views: Mapping[View, Made],
         frozen: Mapping[tuple[NetworkSpec, View], Outputs],
-        mixed: Mapping[View, Mixed],
         labels: Tensor,
         moment: Moment,
-        clock: tuple[Tensor, Tensor, Tensor],
-        factor: float,
-    ) -> Tensor:
+        clock: Clock,
+        share: float,
+    ) -> Batch:
+        """Add the gradients of a share of a step's batch."""
         reads = learner.reads()
-        key = torch.tensor(draws.key_of(learner.seed, "step", self.around.diary.phase, moment.epoch, moment.step))
+        phase = self.around.diary.phase
+        key = torch.full((), draws.key_of(learner.seed, "step", phase, moment.epoch, moment.step), device=labels.device)
+        mixed = {view: made.mixed for view, made in views.items() if made.mixed is not None}
         # Dropout draws from torch's generator: seeded a step, so that it depends on nothing that came before.
-        with draws.seeded(learner.seed, "dropout", self.around.diary.phase, moment.epoch, moment.step):
-            with self._autocast():
+        with draws.seeded(learner.seed, "dropout", phase, moment.epoch, moment.step):
+            with autocast(self.training, labels.device):
                 own: dict[tuple[NetworkSpec, View], Outputs] = {
                     (learner.spec, view): learner.network.read(views[view].images, reads[view]) for view in reads
                 }
-            step, epoch, progress = clock
-            key = key.to(labels.device)
-            batch = Batch({**frozen, **own}, labels, moment.indices, step, epoch, progress, key, mixed)
+            batch = Batch(
+                {**frozen, **own}, labels, moment.indices, clock.step, clock.epoch, clock.progress, key, mixed
+            )
             learner.update(batch, first=True)
             terms = learner.terms(batch)
-            learner.optimizer.zero_grad(set_to_none=True)
-            torch.stack([term.float() for term in terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
-        take_step(learner.optimizer, factor)
-        learner.update(batch, first=False)
-        return learner.add(terms)
-
-    def _teacher_logits(self, images: Tensor) -> Tensor:
-        """(N, K) what the teacher says of images, for views that depend on it."""
-        with torch.no_grad(), self._autocast():
-            return self.frozen[TEACHER].read(images).logits
-
-    def _autocast(self) -> AbstractContextManager[None]:
-        enabled = self.training.precision == "bfloat16"
-        return torch.autocast(self.around.device.type, dtype=torch.bfloat16, enabled=enabled)
+            loss = torch.stack([term.float() for term in terms.values()]).sum()
+            (share * loss).backward()  # type: ignore[no-untyped-call]
+        learner.add(terms, share)
+        return batch
 
     def _finish_epoch(self, epoch: int) -> None:
         """Say what the epoch brought; `epoch` counts the finished ones."""
@@ -228,7 +317,7 @@ class Trainer:
     def _evaluate(self, learner: Learner, epoch: int) -> None:
         around = self.around
         # Not to be interrupted: between here and the next step the state has no name to be saved under.
-        found = score(learner.network, around.data.validation, around.evaluation.batch_size, around.device, Interrupt())
+        found = score(learner.judged, around.data.validation, around.evaluation.batch_size, around.device, Interrupt())
         _refuse_nonsense(learner.name, {"validation.loss": found.loss}, epoch, self.step)
         learner.keep_if_best(epoch, found.correct)
         self._accuracy = found.accuracy
@@ -236,7 +325,7 @@ class Trainer:
             "evaluation", student=learner.name, epoch=epoch, step=self.step, values=found.values("validation")
         )
 
-    def _say_progress(self, totals: list[Tensor]) -> None:
+    def _say_progress(self) -> None:
         since, step_then = self._started
         seconds, steps = time.monotonic() - since, self.step - step_then
         images = sum(self.calendar.images) / self.steps
@@ -248,7 +337,7 @@ class Trainer:
             steps=self.steps,
             images_per_second=round(steps * images / seconds, 1),
             seconds_left=round((self.steps - self.step) * seconds / steps, 1),
-            loss=_finite(float(totals[0])),
+            loss=_finite(float(self.learners[0].latest)),
             accuracy=self._accuracy,
         )
 

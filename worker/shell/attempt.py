@@ -82,6 +82,9 @@ class Attempt:
             "weights": str(self._desk.weights),
             "data_roots": [str(root) for root in self._settings.data_roots],
             "checkpoint_seconds": self._settings.checkpoint_seconds,
+            # A project's own: how long a job takes would tell others what was trained before.
+            "store": str(self._settings.storage / "teacher_outputs" / self._claim.project_id),
+            "store_bytes": self._settings.teacher_outputs_bytes,
             "run": str(self._claim.fence),
         }
         return json.dumps(order)

@@ -327,6 +327,8 @@ def test_a_running_engine_stops_with_its_parent(tmp_path):
         "data_roots": [],
         "run": "7",
         "checkpoint_seconds": 1000,
+        "store": str(tmp_path / "store"),
+        "store_bytes": 10**8,
     }
     with subprocess.Popen(
         [sys.executable, "-m", "worker.engine", "--warm"], stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -95,6 +95,7 @@ def test_the_engine_gets_its_orders_and_no_secrets(
     assert orders["directory"] == str(job_folder(job_id) / "attempt-1")
     assert orders["checkpoints"] == str(job_folder(job_id) / "checkpoints")
     assert orders["weights"].startswith(orders["directory"])
+    assert orders["store"].endswith(f"/teacher_outputs/{project_id}")
     assert (orders["data_roots"], orders["checkpoint_seconds"], orders["run"]) == (["/data"], 7.0, "1")
     assert orders["env"]["OMP_NUM_THREADS"] == "2"
     assert not [name for name in orders["env"] if name.startswith("RETORT_") or "SECRET" in name]
