@@ -1,4 +1,4 @@
-"""A frozen network made quick: batch norm folded into the convolution before it, channels last."""
+"""A frozen network made quick: batch norm folded into the convolution before it, activations in place, channels last."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from worker.method import Outputs
 from worker.network import Network
 
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.LeakyReLU, nn.ELU)
+"""Those that can work in place."""
 AGREES = 1e-3
 """Largest relative distance (Euclidean norm) between what a network says folded and unfolded, in float32. Folding
 rounds each weight once more: 1e-6 is usual, and what reads a tensor that folding changed is off by its whole norm."""
@@ -22,14 +24,17 @@ rounds each weight once more: 1e-6 is usual, and what reads a tensor that foldin
 def quick(network: Network, wanted: Collection[str], image_size: int) -> Network:
     """A copy of a network in eval mode that says the same in less time; `wanted` is what will be read of it.
 
-    Batch norm is folded into the convolution whose output goes to it alone, unless a tap reads between the two. The
-    copy is compared with the network on random images: where it differs, batch norm is left as it is.
+    Batch norm is folded into the convolution whose output goes to it alone, and an activation overwrites what goes to
+    it alone, unless a tap reads between the two. The copy is compared with the network on random images: where it
+    differs, both are left as they are.
     """
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(2, 3, image_size, image_size, generator=generator).to(network.get_buffer("mean").device)
     copy = network.copy()
     with torch.no_grad():
-        said, pairs = _read_and_find(copy, wanted, images)
+        said, pairs, activations = _read_and_find(copy, wanted, images)
+        for activation in activations:
+            copy.body.get_submodule(activation).inplace = True  # type: ignore[assignment]
         for convolution, norm in pairs:
             before, after = copy.body.get_submodule(convolution), copy.body.get_submodule(norm)
             assert isinstance(before, nn.Conv2d)
@@ -71,12 +76,15 @@ def _read_and_find(network: Network, wanted: Collection[str], images: Tensor) ->
     outputs: dict[int, str] = {}
     calls: Counter[str] = Counter()
     pairs: list[tuple[str, str, int]] = []
+    activations: list[tuple[str, int]] = []
 
     def note(name: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
             calls[name] += 1
             if isinstance(module, nn.Conv2d):
                 outputs[id(output)] = name
+            elif hasattr(module, "inplace"):
+                activations.append((name, id(inputs[0])))
             elif id(inputs[0]) in outputs:
                 pairs.append((outputs[id(inputs[0])], name, id(inputs[0])))
 
@@ -87,20 +95,23 @@ def _read_and_find(network: Network, wanted: Collection[str], images: Tensor) ->
     hooks = [
         module.register_forward_hook(note(name))
         for name, module in modules.items()
-        if type(module) in (nn.Conv2d, nn.BatchNorm2d)
+        if type(module) in (nn.Conv2d, nn.BatchNorm2d) or isinstance(module, ACTIVATIONS)
     ]
     with _Uses() as uses:
         said = network.read(images, wanted)
     for hook in hooks:
         hook.remove()
     shown = set(map(id, _tensors(said)))
-    return said, [
+
+    def alone(tensor: int, *readers: str) -> bool:
+        return tensor not in shown and uses.counts[tensor] == 1 and all(calls[name] == 1 for name in readers)
+
+    folded = [
         (convolution, norm)
         for convolution, norm, tensor in pairs
-        if modules[norm].running_mean is not None
-        and calls[convolution] == calls[norm] == uses.counts[tensor] == 1
-        and tensor not in shown
+        if modules[norm].running_mean is not None and alone(tensor, convolution, norm)
     ]
+    return said, folded, [name for name, tensor in activations if alone(tensor, name)]
 
 
 def _tensors(outputs: Outputs) -> list[Tensor]:
