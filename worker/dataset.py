@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+Channels = tuple[float, float, float]
+"""A number for red, green and blue each."""
+
+
 class DatasetError(ValueError):
     """The data set that a recipe names cannot be used as it is; the sentence says why."""
 
@@ -33,14 +37,14 @@ class DataFacts(Spec):
     """Images in the validation part; the best epoch is chosen on it."""
     test: int
     """Images in the test part, looked at once, at the end."""
-    mean: tuple[float, float, float] | None = None
-    """Mean of each channel over the training part, in [0, 1]; null until it was measured."""
-    std: tuple[float, float, float] | None = None
-    """Standard deviation of each channel over the training part, in [0, 1]; null until it was measured."""
+    mean: Channels | None = None
+    """Mean of each channel, in [0, 1]: the published one, or the training part's; null until that was measured."""
+    std: Channels | None = None
+    """Standard deviation of each channel, in [0, 1]: the published one, or the training part's; null likewise."""
 
 
 class Part(Protocol):
-    """Some labelled images: the training, validation or test part of a data set."""
+    """Some labelled images: the training, validation or test part of a data set. Several threads may read it."""
 
     labels: Tensor
     """(M,) int64 class indices in [0, K)."""
@@ -61,7 +65,8 @@ class LoadedDataset:
     validation: Part
     test: Part
     digest: str
-    """sha256, hex, of images and labels in order: a checkpoint of other data is refused."""
+    """sha256, hex, of images and labels in order: a checkpoint of other data is refused. Of images in files, of the
+    files' bytes and of what brings them to their size."""
     warnings: tuple[str, ...] = ()
     """What was odd, in sentences for the job's diary (stray files, say)."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import sha256
 
 import torch
 from torch import Tensor
 
-from worker.dataset import DataFacts, LoadedDataset
+from worker.dataset import Channels, DataFacts, LoadedDataset
 
 
 class MemoryPart:
@@ -22,26 +23,32 @@ class MemoryPart:
 
     def images(self, indices: Tensor) -> Tensor:
         """(N, 3, H, W) uint8 RGB images at those (N,) int64 positions."""
-        return self.pixels[indices]
+        # On the CPU several times as fast as pixels[indices].
+        return self.pixels.index_select(0, indices)
 
 
 def loaded(
     facts: DataFacts, train: MemoryPart, validation: MemoryPart, test: MemoryPart, warnings: tuple[str, ...] = ()
 ) -> LoadedDataset:
-    """The data set with mean and deviation measured and its digest taken."""
-    mean, std = channel_statistics(train.pixels)
-    measured = facts.model_copy(update={"mean": mean, "std": std})
-    return LoadedDataset(measured, train, validation, test, digest((train, validation, test)), warnings)
+    """The data set with its digest taken, and mean and deviation measured where the facts do not give them."""
+    if facts.mean is None:
+        facts = with_statistics(facts, [train.pixels])
+    return LoadedDataset(facts, train, validation, test, digest((train, validation, test)), warnings)
 
 
-Channels = tuple[float, float, float]
+def with_statistics(facts: DataFacts, batches: Iterable[Tensor]) -> DataFacts:
+    """The facts with mean and deviation of those (N, 3, H, W) uint8 images."""
+    mean, std = channel_statistics(batches)
+    return facts.model_copy(update={"mean": mean, "std": std})
 
 
-def channel_statistics(pixels: Tensor) -> tuple[Channels, Channels]:
-    """Mean and standard deviation of each channel of (M, 3, H, W) uint8 images, in [0, 1]; exact sums."""
-    counts = torch.stack([torch.bincount(pixels[:, c].flatten(), minlength=256) for c in range(3)]).double()
+def channel_statistics(batches: Iterable[Tensor]) -> tuple[Channels, Channels]:
+    """Mean and standard deviation of each channel of all (N, 3, H, W) uint8 images, in [0, 1]; exact sums."""
+    counts = torch.zeros(3, 256, dtype=torch.int64)
+    for pixels in batches:
+        counts += torch.stack([torch.bincount(pixels[:, c].flatten(), minlength=256) for c in range(3)])
     values = torch.arange(256, dtype=torch.float64) / 255
-    shares = counts / counts.sum(1, keepdim=True)
+    shares = counts.double() / counts.sum(1, keepdim=True)
     means = (shares * values).sum(1)
     variances = (shares * (values - means[:, None]) ** 2).sum(1)
     return _three(means), _three(variances.sqrt())

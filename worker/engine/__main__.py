@@ -23,6 +23,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from worker.dataset import DatasetError
 from worker.engine.diary import Diary, own_standard_output
 from worker.engine.interrupt import (
     FINISHED,
@@ -71,7 +72,7 @@ def carry_out(content: bytes, place: Place, diary: Diary, interrupt: Interrupt) 
         found = error.errors(include_url=False)[0]
         where = "/" + "/".join(map(str, found["loc"]))
         return _refuse(diary, f"the recipe is wrong at {where}: {found['msg']}", IMPOSSIBLE)
-    except Impossible as error:
+    except (Impossible, DatasetError) as error:
         return _refuse(diary, str(error), IMPOSSIBLE)
     except MemoryExhausted as error:
         return _refuse(diary, str(error), OUT_OF_MEMORY)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from worker.architectures import CARDS
-from worker.dataset import DatasetError
 from worker.engine import networks
 from worker.engine.cards import card_of
 from worker.engine.checkpoint import Checkpoints, State
@@ -103,7 +102,7 @@ def _start_group(learners: list[Learner], shop: Workshop) -> tuple[list[Learner]
 
 
 class Run:
-    """Carries out a recipe. Raises Impossible or Stopped, or whatever else ended it."""
+    """Carries out a recipe. Raises Impossible, DatasetError or Stopped, or whatever else ended it."""
 
     def __init__(self, recipe: Recipe, place: Place, diary: Diary, interrupt: Interrupt) -> None:
         self.place = place
@@ -130,10 +129,7 @@ class Run:
         assert threads != "auto", "resolved above"
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(self.device.type == "cpu")
-        try:
-            self.data = self.recipe.dataset.load(self.place.data_roots)
-        except DatasetError as error:
-            raise Impossible(str(error)) from error
+        self.data = self.recipe.dataset.load(self.place.data_roots)
         for warning in self.data.warnings:
             self._warn(warning)
         self.cards = {name: CARDS.get(name) or card_of(name) for name in self._architectures()}

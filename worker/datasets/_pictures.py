@@ -1,0 +1,185 @@
+"""A data set whose images lie in files: decoded once into memory if they fit there, else whenever they are asked for.
+
+Either way the same images, statistics and digest come out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from hashlib import file_digest, sha256
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from worker.dataset import DataFacts, DatasetError, LoadedDataset, Part
+from worker.datasets._listing import Labelled, first_few, short
+from worker.datasets._memory import MemoryPart, with_statistics
+from worker.datasets._split import drawn_order
+
+MEMORY_SHARE = 0.4
+"""Share of the machine's memory up to which decoded images are kept there."""
+MOST_PIXELS = 50_000_000
+"""Pixels of the largest image that is decoded, a JPEG's after its reduction: a small file can claim any number."""
+SAMPLE = 5000
+"""Images of the training part on which statistics are measured; all of them if it has fewer."""
+SAMPLE_BATCH = 100
+QUEUED = 1000
+"""Files that wait for a thread at once."""
+
+
+class StreamedPart:
+    """Labelled images that are decoded by some threads whenever they are asked for; nothing of them is kept."""
+
+    def __init__(self, folder: Path, listed: Sequence[Labelled], side: int) -> None:
+        self._folder = folder
+        self._files = [file for file, _ in listed]
+        self._side = side
+        self.labels = _labels(listed)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def images(self, indices: Tensor) -> Tensor:
+        """(N, 3, H, W) uint8 RGB images at those (N,) int64 positions. Raises DatasetError."""
+        wanted = [self._files[position] for position in indices.tolist()]
+        return torch.from_numpy(decode(self._folder, wanted, self._side))
+
+
+def load_pictures(
+    facts: DataFacts,
+    folder: Path,
+    train: Sequence[Labelled],
+    validation: Sequence[Labelled] | None,
+    test: Sequence[Labelled],
+    warnings: tuple[str, ...],
+) -> LoadedDataset:
+    """The images in the files that are listed, scaled and cropped; without a list for validation the test part is it.
+
+    Mean and deviation, where the facts do not give them, are those of at most 5,000 images of the training part, which
+    a fixed seed draws. Raises DatasetError with the names of files that are no images.
+    """
+    lists = [train, test] if validation is None else [train, validation, test]
+    every = [file for part in lists for file, _ in part]
+    side = facts.image_size
+    fit = len(every) * 3 * side * side <= memory_budget()
+    taken = _digest(folder, lists, side, look=not fit)
+    parts: list[Part] = []
+    if fit:
+        pixels = torch.from_numpy(decode(folder, every, side))
+        for some, listed in zip(torch.split(pixels, [len(part) for part in lists]), lists, strict=True):
+            parts.append(MemoryPart(some, _labels(listed)))
+    else:
+        parts += [StreamedPart(folder, listed, side) for listed in lists]
+    if facts.mean is None:
+        facts = with_statistics(facts, _sample(parts[0]))
+    return LoadedDataset(facts, parts[0], parts[1], parts[-1], taken, warnings)
+
+
+def memory_budget() -> int:
+    """Bytes that decoded images may take: a share of what this machine or container has."""
+    has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        allowed = Path(limit).read_text().strip() if os.path.exists(limit) else "max"
+        has = has if allowed == "max" else min(has, int(allowed))
+    return int(MEMORY_SHARE * has)
+
+
+def decode(folder: Path, files: Sequence[str], side: int) -> NDArray[np.uint8]:
+    """(M, 3, side, side) uint8: every image, scaled and cropped. Raises DatasetError with the names of broken files."""
+    shape = (len(files), 3, side, side)
+    try:
+        pixels = np.empty(shape, dtype=np.uint8)
+    except MemoryError as error:
+        raise DatasetError(
+            f"{len(files)} images of {side} pixels a side do not fit into memory: "
+            f"they take {np.prod(shape, dtype=np.int64) / 2**30:.0f} GiB"
+        ) from error
+    broken: list[str] = []
+
+    def put(number: int) -> None:
+        try:
+            pixels[number] = _square(folder / files[number], side)
+        except Exception as error:  # a decoder's error on a hostile file may be anything
+            broken.append(_told(files[number], error))
+
+    list(_threads().map(put, range(len(files))))
+    _refuse(broken, len(files))
+    return pixels
+
+
+def _square(file: Path, side: int) -> NDArray[np.uint8]:
+    """(3, side, side) uint8 RGB: the image scaled until its shorter side fits, its middle taken."""
+    with Image.open(file) as image:
+        # JPEGs are decoded at the nearest larger eighth: half the time, and the resize below does the rest.
+        image.draft("RGB", (2 * side, 2 * side))
+        _refuse_huge(image)
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+    return np.asarray(ImageOps.fit(upright, (side, side), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+
+
+def _refuse_huge(image: Image.Image) -> None:
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels; at most {MOST_PIXELS:,} are decoded")
+
+
+def _digest(folder: Path, lists: Sequence[Sequence[Labelled]], side: int, *, look: bool) -> str:
+    """sha256, hex, of the files' names, bytes and labels in order, and of what brings them to their size.
+
+    With `look`, each must begin as an image does: whether it ends as one is seen when it is decoded.
+    """
+    broken: list[str] = []
+
+    def take(file: str) -> bytes:
+        try:
+            if look:
+                with Image.open(folder / file) as image:
+                    image.draft("RGB", (2 * side, 2 * side))
+                    _refuse_huge(image)
+            with (folder / file).open("rb") as opened:
+                return file_digest(opened, "sha256").digest()
+        except Exception as error:  # as above
+            broken.append(_told(file, error))
+            return b""
+
+    made = sha256(f"{side} pixels a side, Pillow {PIL.__version__}".encode())
+    for listed in lists:
+        made.update(f"\0{len(listed)}".encode())
+        for start in range(0, len(listed), QUEUED):
+            some = listed[start : start + QUEUED]
+            for (file, label), content in zip(some, _threads().map(take, (file for file, _ in some)), strict=True):
+                made.update(f"\0{file}\0{label}\0".encode(errors="surrogateescape") + content)
+    _refuse(broken, sum(map(len, lists)))
+    return made.hexdigest()
+
+
+def _sample(train: Part) -> Iterator[Tensor]:
+    """The images that statistics are measured on, a batch at a time."""
+    drawn = sorted(drawn_order(len(train), 0, "statistics")[:SAMPLE])
+    for positions in torch.split(torch.tensor(drawn, dtype=torch.int64), SAMPLE_BATCH):
+        yield train.images(positions)
+
+
+def _labels(listed: Sequence[Labelled]) -> Tensor:
+    return torch.tensor([label for _, label in listed], dtype=torch.int64)
+
+
+def _told(file: str, error: Exception) -> str:
+    return f"{short(file)} ({error})"
+
+
+def _refuse(broken: list[str], count: int) -> None:
+    if broken:
+        raise DatasetError(f"{len(broken)} of {count} images cannot be read: {first_few(broken)}")
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decoding")
