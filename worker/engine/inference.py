@@ -1,4 +1,4 @@
-"""A frozen network made quick: batch norm folded into the convolution before it, activations in place, channels last."""
+"""A frozen network made quick: batch norm folded into convolutions, activations in place, channels last."""
 
 from __future__ import annotations
 
@@ -71,8 +71,13 @@ class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def _read_and_find(network: Network, wanted: Collection[str], images: Tensor) -> tuple[Outputs, list[tuple[str, str]]]:
-    """What it says, and (convolution, batch norm) by name: each runs once, the second alone reads the first."""
+def _read_and_find(
+    network: Network, wanted: Collection[str], images: Tensor
+) -> tuple[Outputs, list[tuple[str, str]], list[str]]:
+    """What it says; (convolution, batch norm) to fold, and activations that may work in place, by name.
+
+    Each of them runs once, and alone reads what it overwrites.
+    """
     outputs: dict[int, str] = {}
     calls: Counter[str] = Counter()
     pairs: list[tuple[str, str, int]] = []
