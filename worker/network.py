@@ -9,6 +9,7 @@ from collections.abc import Collection
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
+from math import isqrt
 from typing import Any, Literal
 
 import torch
@@ -19,7 +20,8 @@ from worker.architecture import Input
 from worker.method import Outputs
 
 Form = Literal["channels_first", "channels_last", "tokens"]
-"""How a module hands out a map: (N, C, H, W), (N, H, W, C), or (N, 1 + H W, C) with a class token in front."""
+"""How a module hands out a map: (N, C, H, W), (N, H, W, C), or (N, T + H W, C), square, with T tokens in front that
+stand for no place; there are fewer of them than would make the square larger."""
 
 
 @dataclass(frozen=True)
@@ -198,8 +200,8 @@ def _as_map(output: Tensor, form: Form) -> Tensor:
     if form == "channels_last":
         return output.permute(0, 3, 1, 2)
     if form == "tokens":
-        side = round((output.shape[1] - 1) ** 0.5)
-        return output[:, 1:].transpose(1, 2).reshape(len(output), -1, side, side)
+        side = isqrt(output.shape[1])
+        return output[:, -(side**2) :].transpose(1, 2).reshape(len(output), -1, side, side)
     return output
 
 

@@ -9,6 +9,15 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+EXPANSION = 4
+"""How many times wider a bottleneck's output is than its 3x3 convolution."""
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut; the last activation follows the sum."""
@@ -20,9 +29,7 @@ class BasicBlock(nn.Module):
         self.relu1 = nn.ReLU()
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        self.shortcut = _shortcut(inputs, outputs, stride)
         self.relu2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -31,22 +38,53 @@ class BasicBlock(nn.Module):
         return out
 
 
-def cifar_resnet(blocks: int, channels: tuple[int, int, int, int], classes: int) -> nn.Sequential:
-    """A ResNet with that many basic blocks a stage; channels are the stem's and the three stages'."""
+class Bottleneck(nn.Module):
+    """A 1x1, a 3x3 and a 1x1 convolution beside a shortcut; the last activation follows the sum.
+
+    The first two are a fourth as wide as the output; the stride is the 3x3's.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        middle = outputs // EXPANSION
+        self.conv1 = nn.Conv2d(inputs, middle, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(middle)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(middle, middle, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(middle)
+        self.relu2 = nn.ReLU()
+        self.conv3 = nn.Conv2d(middle, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.shortcut = _shortcut(inputs, outputs, stride)
+        self.relu3 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        middle = self.relu2(self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x))))))
+        out: Tensor = self.relu3(self.bn3(self.conv3(middle)) + self.shortcut(x))
+        return out
+
+
+def cifar_resnet(
+    block: type[BasicBlock] | type[Bottleneck], blocks: tuple[int, ...], channels: tuple[int, ...], classes: int
+) -> nn.Sequential:
+    """A ResNet with that many blocks in each stage; channels are the stem's and each stage's output.
+
+    The first stage keeps the stem's resolution, each later one halves it.
+    """
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv1=nn.Conv2d(3, channels[0], 3, padding=1, bias=False), bn1=nn.BatchNorm2d(channels[0]), relu=nn.ReLU()
     )
-    for stage, stride in ((1, 1), (2, 2), (3, 2)):
+    for stage, count in enumerate(blocks, start=1):
         inputs, outputs = channels[stage - 1], channels[stage]
-        rest = [BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)]
-        layers[f"layer{stage}"] = nn.Sequential(BasicBlock(inputs, outputs, stride), *rest)
-    layers.update(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(channels[3], classes))
+        rest = [block(outputs, outputs, 1) for _ in range(count - 1)]
+        layers[f"layer{stage}"] = nn.Sequential(block(inputs, outputs, 1 if stage == 1 else 2), *rest)
+    layers.update(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(channels[-1], classes))
     body = nn.Sequential(layers)
-    _normal_convolutions(body)
+    normal_convolutions(body)
     return body
 
 
-def _normal_convolutions(body: nn.Module) -> None:
+def normal_convolutions(body: nn.Module) -> None:
     """He initialisation by fan-out; batch norm and linear layers keep torch's own."""
     for module in body.modules():
         if isinstance(module, nn.Conv2d):
@@ -93,6 +131,6 @@ def wide_resnet(blocks: int, width: int, classes: int) -> nn.Sequential:
         fc=nn.Linear(channels[3], classes),
     )
     body = nn.Sequential(layers)
-    _normal_convolutions(body)
+    normal_convolutions(body)
     nn.init.zeros_(layers["fc"].bias)  # type: ignore[arg-type]
     return body

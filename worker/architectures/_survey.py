@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import log2
+from math import isqrt, log2
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ def survey(body: nn.Module, image_size: int) -> Layout:
     plain container in it; the classifier is the last module with numbers of its own. Before activation a stage can be
     read only if each ends in an activation that is a module.
     """
-    steps = _run(body, image_size)
+    steps = run(body, image_size)
     classifier = [name for name, _ in steps if list(body.get_submodule(name).parameters(recurse=False))][-1]
     stages = dict(_stages(body, steps, classifier, image_size))
     forms = tuple(form for _, form, _ in stages.values())
@@ -55,8 +55,8 @@ def survey(body: nn.Module, image_size: int) -> Layout:
     )
 
 
-def _run(body: nn.Module, image_size: int) -> list[tuple[str, Tensor]]:
-    """Each module's name and output, in the order in which they finish."""
+def run(body: nn.Module, image_size: int) -> list[tuple[str, Tensor]]:
+    """Each module's name and output, in the order in which they finish, of a body on the meta device."""
     steps: list[tuple[str, Tensor]] = []
 
     def note(name: str) -> Any:
@@ -104,10 +104,7 @@ def _shape(output: Any) -> tuple[Form, int] | None:
         return "channels_first", output.shape[2]
     if output.dim() == 4 and output.shape[1] == output.shape[2]:
         return "channels_last", output.shape[1]
-    if output.dim() == 3:
-        side = round((output.shape[1] - 1) ** 0.5)
-        return ("tokens", side) if side**2 + 1 == output.shape[1] else None
-    return None
+    return ("tokens", isqrt(output.shape[1])) if output.dim() == 3 else None
 
 
 def _last_activations(body: nn.Module, steps: list[tuple[str, Tensor]], maps: list[Tensor]) -> tuple[str, ...]:

@@ -13,11 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from worker.architecture import CARDS, Architecture, Card, Head, Stage
 from worker.architectures import ARCHITECTURES, FAMILIES
-from worker.architectures._survey import Hollow
+from worker.architectures._survey import Hollow, run
 from worker.network import Network
 
 CLASSES = 10
 """Of the networks that are measured; nothing on a card depends on it."""
+POOLING = ("global_pool", "pool_type")
+"""Attributes by which timm's networks say how they pool."""
 SIZES = (8, 16, 32, 64, 75, 96, 128, 160, 192, 224, 256)
 """Sides of images that are tried for the smallest one that a network reads; 75 is Inception's."""
 
@@ -31,14 +33,23 @@ def card_of(architecture: str) -> Card:
 def cards_of(family: Architecture, names: tuple[str, ...]) -> dict[str, Card]:
     """The cards of some architectures of a family.
 
-    Kinds of heads need real numbers, which are computed for the smallest network of each class of bodies.
+    Kinds of heads need real numbers, which are computed for the smallest network of all whose heads are built alike.
     """
     hollow = {name: _hollow(family, name) for name in names}
-    smallest: dict[type[nn.Module], str] = {}
+    built = {name: _built(network, family.image_size(name)) for name, network in hollow.items()}
+    smallest: dict[tuple[object, ...], str] = {}
     for name in sorted(names, key=lambda name: hollow[name].parameter_count()):
-        smallest.setdefault(type(hollow[name].body), name)
+        smallest.setdefault(built[name], name)
     heads = {kind: find_head(family, name) for kind, name in smallest.items()}
-    return {name: _measure(name, family, network, heads[type(network.body)]) for name, network in hollow.items()}
+    return {name: _measure(name, family, network, heads[built[name]]) for name, network in hollow.items()}
+
+
+def _built(network: Network, size: int) -> tuple[object, ...]:
+    """What decides how logits come from the last map: the body's class, and all modules that run behind that map."""
+    names = [name for name, _ in run(network.body, size)]
+    behind = names[len(names) - names[::-1].index(network.layout.stages[-1]) :]
+    modules = [network.body, *map(network.body.get_submodule, behind)]
+    return tuple((type(m), *(str(getattr(m, name, "")) for name in POOLING)) for m in modules)
 
 
 def _measure(architecture: str, family: Architecture, network: Network, head: Head) -> Card:

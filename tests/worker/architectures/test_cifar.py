@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torchvision import models
 
 from worker.architectures import ARCHITECTURES, CARDS
 
@@ -15,6 +16,12 @@ PUBLISHED_MILLIONS = {
     "resnet32x4": 7.434,
     "wrn_16_2": 0.703,
     "wrn_40_2": 2.255,
+    "vgg8": 3.965,
+    "vgg13": 9.462,
+    "resnet50_cifar": 23.705,
+    "mobilenet_v2_half": 0.813,
+    "shufflenet_v1": 0.949,
+    "shufflenet_v2": 1.356,
 }
 """Parameters for CIFAR-100's 100 classes, as the distillation papers print them."""
 
@@ -42,7 +49,73 @@ def test_stages_are_the_published_ones(architecture: str, channels: list[int]) -
     assert [(s.channels, s.stride) for s in stages] == list(zip(channels, [1, 1, 2, 4], strict=True))
 
 
-@pytest.mark.parametrize("architecture", ["resnet8x4", "wrn_16_2"])
+PUBLISHED_MAPS = {
+    "resnet50_cifar": ([(64, 32), (256, 32), (512, 16), (1024, 8), (2048, 4)], 2048),
+    "vgg8": ([(64, 32), (128, 16), (256, 8), (512, 4), (512, 4)], 512),
+    "vgg13": ([(64, 32), (128, 16), (256, 8), (512, 4), (512, 4)], 512),
+    "mobilenet_v2_half": ([(16, 16), (12, 16), (16, 8), (48, 4), (160, 2)], 1280),
+    "shufflenet_v1": ([(24, 32), (240, 16), (480, 8), (960, 4)], 960),
+    "shufflenet_v2": ([(24, 32), (116, 16), (232, 8), (464, 4)], 1024),
+}
+"""Channels and side of each map, and the embedding's width, for images of 32 pixels."""
+
+
+@pytest.mark.parametrize("architecture", PUBLISHED_MAPS)
+def test_maps_and_embedding_have_the_published_shapes(architecture: str) -> None:
+    maps, embedding = PUBLISHED_MAPS[architecture]
+    network = ARCHITECTURES[architecture].build(architecture, 100).eval()
+    with torch.no_grad():
+        outputs = network.read(torch.rand(2, 3, 32, 32), ("maps", "embedding"))
+    assert [tuple(m.shape) for m in outputs.maps] == [(2, channels, side, side) for channels, side in maps]
+    assert outputs.embedding is not None
+    assert outputs.embedding.shape == (2, embedding)
+
+
+@pytest.mark.parametrize("depth", [11, 13, 16, 19])
+def test_a_vggs_convolutions_are_those_of_torchvision(depth: int) -> None:
+    with torch.device("meta"):
+        theirs = models.get_model(f"vgg{depth}_bn", weights=None).features
+    assert CARDS[f"vgg{depth}"].body_parameters == sum(p.numel() for p in theirs.parameters())
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50])
+def test_a_large_resnets_numbers_are_those_of_torchvision_but_for_the_stem(depth: int) -> None:
+    ours, theirs = CARDS[f"resnet{depth}_cifar"], CARDS[f"torchvision.resnet{depth}"]
+    smaller_stem = 3 * 64 * (7**2 - 3**2)
+    assert theirs.body_parameters - ours.body_parameters == smaller_stem
+
+
+def test_the_last_maps_of_light_networks_stand_before_a_convolution() -> None:
+    for architecture in ("mobilenet_v2_half", "shufflenet_v2"):
+        card = CARDS[architecture]
+        assert card.head == "linear"
+        assert card.stages[-1].channels < card.embedding
+    assert CARDS["shufflenet_v1"].head == "pool_linear"
+
+
+def test_a_mobilenets_maps_are_sums_that_no_activation_follows() -> None:
+    torch.manual_seed(0)
+    network = ARCHITECTURES["mobilenet_v2_half"].build("mobilenet_v2_half", 10).eval()
+    with torch.no_grad():
+        outputs = network.read(torch.rand(2, 3, 32, 32), ("maps", "preactivations"))
+    for before, after in list(zip(outputs.preactivations, outputs.maps, strict=True))[1:]:
+        assert torch.equal(before, after)
+        assert after.min() < 0
+
+
+def test_half_of_a_shufflenet_v2_block_passes_by_unchanged() -> None:
+    torch.manual_seed(0)
+    network = ARCHITECTURES["shufflenet_v2"].build("shufflenet_v2", 10).eval()
+    block = network.body.get_submodule("stage2.3")
+    map_NCHW = torch.rand(2, 232, 4, 4)
+    with torch.no_grad():
+        out_NCHW = block(map_NCHW)
+    # Shuffled in two groups: what passed by lies at every second channel.
+    assert torch.equal(out_NCHW[:, ::2], map_NCHW[:, :116])
+    assert not torch.equal(out_NCHW[:, 1::2], map_NCHW[:, 116:])
+
+
+@pytest.mark.parametrize("architecture", ["resnet8x4", "wrn_16_2", "vgg8", "resnet50_cifar", "mobilenet_v2_half"])
 def test_convolutions_start_normal_with_the_fan_out_variance(architecture: str) -> None:
     torch.manual_seed(0)
     network = ARCHITECTURES[architecture].build(architecture, 10)
