@@ -45,6 +45,13 @@ def uniform(seed: int, purpose: str, epoch: int, samples: Tensor, count: int) ->
     return _shift(mixed, 40).to(torch.float32) / (1 << 24)
 
 
+def octets(seed: int, purpose: str, epoch: int, samples: Tensor, count: int) -> Tensor:
+    """(N, count) uint8, all values alike: many draws of their own for each of N samples, eight from each number."""
+    numbers = -(-count // 8)
+    columns = torch.arange(numbers, device=samples.device)
+    return bits(key_of(seed, purpose, epoch), samples[:, None] * numbers + columns).view(torch.uint8)[:, :count]
+
+
 def integers(key: Tensor, below_N: Tensor, count: int) -> Tensor:
     """(N, count) int64 in [0, below_n): for each of N rows draws below its own int64 bound, from a 0-d int64 key.
 

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from worker.architectures import ARCHITECTURES
+from worker.augmentation import Augmentation
 from worker.datasets import AnyDataset
 from worker.exports import EXPORTS, AnyExport
 from worker.methods import AnyMethod
@@ -99,15 +100,6 @@ class Steps(Spec):
     """Epochs after which the learning rate falls, counted from 1, rising."""
     factor: float = Field(default=0.1, gt=0, le=1)
     """What the learning rate is multiplied by at each, a pure number."""
-
-
-class Augmentation(Spec):
-    """What happens to each training image, with draws of its own, before any method sees it."""
-
-    crop_padding: int = Field(default=0, ge=0, le=128)
-    """Pixels of black added on every side before a crop of the old size at a random place; 0 leaves it out."""
-    flip: bool = False
-    """Whether half of the images are mirrored left to right."""
 
 
 class WeightAverage(Spec):

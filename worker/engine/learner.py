@@ -43,6 +43,18 @@ def snapshot(network: Network) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
 
+def cross_entropy(logits: Tensor, batch: Batch, smoothing: float) -> Tensor:
+    """The mean over (N, K) logits of a batch's clean images; of a mixed one both labels count, by their shares."""
+    mixed = batch.mixed.get(CLEAN)
+    if mixed is None:
+        return F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
+    own, other = (
+        F.cross_entropy(logits, batch.labels[of], label_smoothing=smoothing, reduction="none")
+        for of in (mixed.image, mixed.partner)
+    )
+    return (mixed.weight * own + (1 - mixed.weight) * other).mean()
+
+
 class Learner:
     """A network, what it is trained for, its optimizer, its best epoch so far, and the sums of its terms."""
 
@@ -132,8 +144,7 @@ class Learner:
         terms = {}
         if self.label_weight:
             logits = at_least_float32(batch.student(CLEAN).logits)
-            cross_entropy = F.cross_entropy(logits, batch.labels, label_smoothing=self.smoothing)
-            terms["labels"] = self.label_weight * cross_entropy
+            terms["labels"] = self.label_weight * cross_entropy(logits, batch, self.smoothing)
         for part in self.parts:
             for name, term in part.method.terms(batch, part.modules).items():
                 terms[f"{part.method.name}.{name}"] = term

@@ -23,7 +23,7 @@ from worker.engine.learner import Learner
 from worker.engine.loading import Loaded, batches, chosen_batches
 from worker.engine.optimize import course
 from worker.engine.store import FORMAT, Store, device_name
-from worker.engine.views import Made, Moment, augment, make
+from worker.engine.views import Made, Moment, augment, make, mix
 from worker.method import Batch, NetworkSpec, Outputs
 from worker.network import Network
 from worker.recipe import Evaluation, Training
@@ -269,8 +269,10 @@ class Trainer:
                 learner.update(batch, first=False)
 
     def _make_views(self, pixels: Tensor, moment: Moment) -> dict[View, Made]:
-        clean = augment(pixels, self.training.augmentation, moment).contiguous(memory_format=torch.channels_last)
-        return {view: make(view, clean, moment) for view in self._views}
+        wanted = self.training.augmentation
+        augmented = augment(pixels, wanted, moment).contiguous(memory_format=torch.channels_last)
+        clean = mix(augmented, wanted.mix, moment)
+        return {view: clean if view == CLEAN else make(view, clean.images, moment) for view in self._views}
 
     def _learn(
         self,

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import singledispatch
+from functools import partial, singledispatch
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms import v2
 
+from worker import augmentation as recipe
 from worker import draws
+from worker.augmentation import Augmentation, Erasing, Mix, MixupOrCutMix, ResizedCrop
+from worker.engine.policies import Draw, follow
 from worker.method import Mixed
-from worker.recipe import Augmentation
 from worker.view import AutoAugment, Clean, CutMix, CutMixPick, Cutout, Mixup, RandAugment, View
 
 
@@ -40,18 +43,64 @@ class Moment:
     teacher: Callable[[Tensor], Tensor] | None = None
     """(N, K) the teacher's logits of (N, 3, H, W) images, for views that depend on them."""
 
+    def drawing(self, purpose: str) -> Draw:
+        """Gives (N, count) draws of each image's own."""
+        return partial(draws.uniform, self.data_seed, purpose, self.epoch, self.indices)
+
+
+Range = tuple[float, float]
+
+TRIES = 10
+"""Boxes that are drawn for an image, of which the first that fits is taken."""
+
+
+class Boxes(NamedTuple):
+    """A box in each image, in whole pixels: (N, 1) float32 each."""
+
+    top: Tensor
+    left: Tensor
+    height: Tensor
+    width: Tensor
+
 
 def augment(pixels: Tensor, augmentation: Augmentation, moment: Moment) -> Tensor:
-    """(N, 3, H, W) uint8 to float32 in [0, 1], cropped and flipped as the recipe says, each image for itself."""
+    """(N, 3, H, W) uint8 to float32 in [0, 1], changed as the recipe says but for its `mix`, each image for itself."""
+    images = _cropped(pixels, augmentation, moment)
+    if augmentation.policy is not None:
+        images = follow(augmentation.policy, images, moment.drawing("augmentation policy"))
+    if augmentation.erasing is not None:
+        images = _erased(images, augmentation.erasing, moment)
+    if augmentation.cutout is not None:
+        images = _cut_out(images, augmentation.cutout, moment, "augmentation cutout")
+    return images
+
+
+def mix(images: Tensor, how: Mix | None, moment: Moment) -> Made:
+    """The clean view of (N, 3, H, W) augmented images: they themselves, or mixed; the larger share is their own."""
+    if how is None:
+        return Made(images)
+    draw = draws.shared(moment.data_seed, "augmentation mix", moment.epoch, moment.step)
+    if draw.random() >= how.probability:
+        return Made(images, _mixed(_partners(draw, images), 1.0))
+    if isinstance(how, MixupOrCutMix):
+        cuts = draw.random() < how.switch_probability
+        how = recipe.CutMix(alpha=how.cutmix_alpha) if cuts else recipe.Mixup(alpha=how.mixup_alpha)
+    blend = _mixup if isinstance(how, recipe.Mixup) else _cutmix
+    return blend(how.alpha, images, draw, larger_own=True)
+
+
+def _cropped(pixels: Tensor, augmentation: Augmentation, moment: Moment) -> Tensor:
     padding = augmentation.crop_padding
-    if not padding and not augmentation.flip:
+    if not padding and not augmentation.flip and augmentation.resized_crop is None:
         return pixels.float() / 255
     count, _, height, width = pixels.shape
-    chances = draws.uniform(moment.data_seed, "crop and flip", moment.epoch, moment.indices, 3)
+    chances = moment.drawing("crop and flip")(3)
+    flipped = (chances[:, 2:] < 0.5) & augmentation.flip
+    if augmentation.resized_crop is not None:
+        return _resized(pixels, augmentation.resized_crop, flipped, moment)
     rows = torch.arange(height, device=pixels.device).expand(count, -1)
     columns = torch.arange(width, device=pixels.device).expand(count, -1)
-    if augmentation.flip:
-        columns = torch.where(chances[:, 2:] < 0.5, columns.flip(1), columns)
+    columns = torch.where(flipped, columns.flip(1), columns)
     if padding:
         pixels = F.pad(pixels, (padding,) * 4)
         offsets = (chances[:, :2] * (2 * padding + 1)).long()
@@ -59,6 +108,79 @@ def augment(pixels: Tensor, augmentation: Augmentation, moment: Moment) -> Tenso
     images = torch.arange(count, device=pixels.device)[:, None, None]
     cropped = pixels.permute(0, 2, 3, 1)[images, rows[:, :, None], columns[:, None, :]]
     return cropped.permute(0, 3, 1, 2).float() / 255
+
+
+def _resized(pixels: Tensor, crop: ResizedCrop, flipped: Tensor, moment: Moment) -> Tensor:
+    """A box of each image, scaled to its size by bilinear interpolation within the box, mirrored where (N, 1) says."""
+    height, width = pixels.shape[-2:]
+    boxes, found = draw_boxes(moment.drawing("resized crop"), (height, width), (height, width), crop.area, crop.ratio)
+    # Where none fitted, the middle: as much of it as the range of shapes allows.
+    narrowest, widest = crop.ratio
+    high, wide = round(height * min(1, 1 / narrowest)), round(width * min(1, widest))
+    middle = ((height - high) // 2, (width - wide) // 2, high, wide)
+    top, left, high_N, wide_N = (torch.where(found, box, other) for box, other in zip(boxes, middle, strict=True))
+    rows = (torch.arange(height, device=pixels.device) + 0.5) * high_N / height - 0.5
+    columns = (torch.arange(width, device=pixels.device) + 0.5) * wide_N / width - 0.5
+    columns = torch.where(flipped, columns.flip(1), columns)
+    y = top + torch.minimum(rows.clamp(min=0), high_N - 1)
+    x = left + torch.minimum(columns.clamp(min=0), wide_N - 1)
+    # A grid counts from -1 to 1.
+    x, y = 2 * x / (width - 1) - 1, 2 * y / (height - 1) - 1
+    grid = torch.stack([x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], 3)
+    return F.grid_sample(pixels.float() / 255, grid, padding_mode="border", align_corners=True)
+
+
+def draw_boxes(
+    draw: Draw, within: tuple[int, int], most: tuple[int, int], area: Range, ratio: Range
+) -> tuple[Boxes, Tensor]:
+    """A box in each image and (N, 1) bool, whether one was found that is no larger than `most`, height and width.
+
+    `area` is a range of shares of the image's, `ratio` one of width over height.
+    """
+    chances = draw(2 * TRIES + 2)
+    height, width = within
+    areas = height * width * (area[0] + chances[:, :TRIES] * (area[1] - area[0]))
+    least, largest = math.log(ratio[0]), math.log(ratio[1])
+    ratios = (least + chances[:, TRIES : 2 * TRIES] * (largest - least)).exp()
+    widths, heights = (areas * ratios).sqrt().round(), (areas / ratios).sqrt().round()
+    fits = (heights >= 1) & (widths >= 1) & (heights <= most[0]) & (widths <= most[1])
+    first = fits.byte().argmax(1, keepdim=True)
+    high, wide = heights.gather(1, first), widths.gather(1, first)
+    top = (chances[:, -2:-1] * (height - high + 1)).floor()
+    left = (chances[:, -1:] * (width - wide + 1)).floor()
+    return Boxes(top, left, high, wide), fits.any(1, keepdim=True)
+
+
+def _erased(images: Tensor, erasing: Erasing, moment: Moment) -> Tensor:
+    count, channels, height, width = images.shape
+    upright = (1 / erasing.ratio[1], 1 / erasing.ratio[0])
+    most = (height - 1, width - 1)
+    boxes, found = draw_boxes(moment.drawing("erasing"), (height, width), most, erasing.area, upright)
+    happens = found & (moment.drawing("whether to erase")(1) < erasing.probability)
+    covered = _covered(images, *boxes) & happens[:, :, None, None]
+    if erasing.fill == "mean":
+        return torch.where(covered, moment.fill, images)
+    noise = draws.octets(moment.data_seed, "erasing", moment.epoch, moment.indices, channels * height * width)
+    return torch.where(covered, noise.view(count, channels, height, width) / 255, images)
+
+
+def _cut_out(images: Tensor, share: float, moment: Moment, purpose: str) -> Tensor:
+    """A square of the mean colour at a place of its own in each image; its centre may lie at the border."""
+    height, width = images.shape[-2:]
+    side = max(1, round(share * height))
+    chances = moment.drawing(purpose)(2)
+    middle_y, middle_x = (chances[:, :1] * height).floor(), (chances[:, 1:] * width).floor()
+    covered = _covered(images, middle_y - side / 2, middle_x - side / 2, side, side)
+    return torch.where(covered, moment.fill, images)
+
+
+def _covered(images: Tensor, top: Tensor, left: Tensor, high: Tensor | int, wide: Tensor | int) -> Tensor:
+    """(N, 1, H, W) bool: what lies in boxes given by (N, 1) each."""
+    rows = torch.arange(images.shape[2], device=images.device)
+    columns = torch.arange(images.shape[3], device=images.device)
+    in_rows = (rows >= top) & (rows < top + high)
+    in_columns = (columns >= left) & (columns < left + wide)
+    return (in_rows[:, :, None] & in_columns[:, None, :])[:, None]
 
 
 @singledispatch
@@ -74,9 +196,7 @@ def _(view: Clean, clean: Tensor, moment: Moment) -> Made:
 
 @make.register
 def _(view: Mixup, clean: Tensor, moment: Moment) -> Made:
-    draw = draws.shared(moment.data_seed, repr(view), moment.epoch, moment.step)
-    weight, partner = float(draw.beta(view.alpha, view.alpha)), _partners(draw, clean)
-    return Made(weight * clean + (1 - weight) * clean[partner], _mixed(partner, weight))
+    return _mixup(view.alpha, clean, draws.shared(moment.data_seed, repr(view), moment.epoch, moment.step))
 
 
 @make.register
@@ -105,29 +225,29 @@ def _(view: CutMixPick, clean: Tensor, moment: Moment) -> Made:
 
 @make.register
 def _(view: RandAugment, clean: Tensor, moment: Moment) -> Made:
-    return Made(_each(v2.RandAugment(view.operations, view.magnitude), view, clean, moment))
+    policy = recipe.RandAugment(operations=view.operations, magnitude=view.magnitude)
+    return Made(follow(policy, clean, moment.drawing(repr(view))))
 
 
 @make.register
 def _(view: AutoAugment, clean: Tensor, moment: Moment) -> Made:
-    return Made(_each(v2.AutoAugment(v2.AutoAugmentPolicy(view.policy)), view, clean, moment))
+    return Made(follow(recipe.AutoAugment(learned_on=view.policy), clean, moment.drawing(repr(view))))
 
 
 @make.register
 def _(view: Cutout, clean: Tensor, moment: Moment) -> Made:
-    height, width = clean.shape[-2:]
-    half = max(1, round(view.share * height)) / 2
-    chances = draws.uniform(moment.data_seed, repr(view), moment.epoch, moment.indices, 2)
-    middle_y, middle_x = (chances[:, :1] * height).floor(), (chances[:, 1:] * width).floor()
-    rows = torch.arange(height, device=clean.device)
-    columns = torch.arange(width, device=clean.device)
-    in_rows = (rows >= middle_y - half) & (rows < middle_y + half)
-    in_columns = (columns >= middle_x - half) & (columns < middle_x + half)
-    covered = (in_rows[:, :, None] & in_columns[:, None, :])[:, None]
-    return Made(torch.where(covered, moment.fill, clean))
+    return Made(_cut_out(clean, view.share, moment, repr(view)))
 
 
-def _cutmix(alpha: float, clean: Tensor, draw: np.random.Generator) -> Made:
+def _mixup(alpha: float, clean: Tensor, draw: np.random.Generator, *, larger_own: bool = False) -> Made:
+    weight, partner = float(draw.beta(alpha, alpha)), _partners(draw, clean)
+    if larger_own:
+        # Who is whose partner is drawn evenly: with the roles exchanged it is the same mixture, in another place.
+        weight = max(weight, 1 - weight)
+    return Made(weight * clean + (1 - weight) * clean[partner], _mixed(partner, weight))
+
+
+def _cutmix(alpha: float, clean: Tensor, draw: np.random.Generator, *, larger_own: bool = False) -> Made:
     weight, partner = float(draw.beta(alpha, alpha)), _partners(draw, clean)
     height, width = clean.shape[-2:]
     side = (1 - weight) ** 0.5
@@ -135,20 +255,11 @@ def _cutmix(alpha: float, clean: Tensor, draw: np.random.Generator) -> Made:
     half_height, half_width = int(height * side) // 2, int(width * side) // 2
     top, bottom = max(middle_y - half_height, 0), min(middle_y + half_height, height)
     left, right = max(middle_x - half_width, 0), min(middle_x + half_width, width)
-    images = clean.clone()
-    images[:, :, top:bottom, left:right] = clean[partner, :, top:bottom, left:right]
     # A box cut off at the border covers less than was drawn.
-    return Made(images, _mixed(partner, 1 - (bottom - top) * (right - left) / (height * width)))
-
-
-def _each(transform: nn.Module, view: View, clean: Tensor, moment: Moment) -> Tensor:
-    """A transform of torchvision on each image by itself, with torch's generator seeded for it."""
-    with torch.random.fork_rng(devices=[]):
-        images = []
-        for image, index in zip(clean, moment.indices.tolist(), strict=True):
-            torch.manual_seed(draws.key_of(moment.data_seed, repr(view), moment.epoch, index) & (2**63 - 1))
-            images.append(transform(image))
-    return torch.stack(images)
+    share = (bottom - top) * (right - left) / (height * width)
+    around, inside = (clean[partner], clean) if larger_own and share > 0.5 else (clean.clone(), clean[partner])
+    around[:, :, top:bottom, left:right] = inside[:, :, top:bottom, left:right]
+    return Made(around, _mixed(partner, max(share, 1 - share) if larger_own else 1 - share))
 
 
 def _partners(draw: np.random.Generator, images: Tensor) -> Tensor:
@@ -160,5 +271,6 @@ def _partners(draw: np.random.Generator, images: Tensor) -> Tensor:
 
 
 def _mixed(partner: Tensor, weight: float) -> Mixed:
+    """The same share of each image in the order of the batch."""
     image = torch.arange(len(partner), device=partner.device)
     return Mixed(image, partner, torch.full((len(partner),), weight, device=partner.device))
