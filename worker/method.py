@@ -277,6 +277,8 @@ class Method(Spec):
     needs_teacher: ClassVar[bool] = True
     couples_batch: ClassVar[bool] = False
     """True when a term is no mean over images, so that a smaller batch changes its value."""
+    reads_labels: ClassVar[bool] = False
+    """True when it reads labels or positions of images, of which a mixed image has two: it sees the larger share's."""
     updates_first: ClassVar[bool] = False
     """Whether `update` runs before `terms` in a step; otherwise it runs after the optimizer."""
     wrapper_type: ClassVar[type[Wrapper] | None] = None

@@ -39,6 +39,8 @@ class Layout:
     norms: tuple[str, ...] = ()
     """Batch norms whose output, alone or added to a shortcut, is a stage's map before its last activation; as many as
     stages, or none."""
+    further_classifiers: tuple[str, ...] = ()
+    """Other modules that give logits, such as a distillation token's; the network gives the mean of all of them."""
 
     def form(self, stage: int) -> Form:
         return self.forms[stage] if self.forms else "channels_first"

@@ -1,6 +1,7 @@
 """The engine as a program: a recipe in, one record a line out.
 
     python -m worker.engine RECIPE.json OUT_DIR [--data-root DIR]... [--weights DIR]
+    torchrun --nproc-per-node N -m worker.engine RECIPE.json OUT_DIR [...]
     python -m worker.engine --warm
 
 With --warm it imports torch, touches no GPU, and waits for one line of JSON on standard input that names its job; the
@@ -25,6 +26,7 @@ from pydantic import ValidationError
 
 from worker.dataset import DatasetError
 from worker.engine.diary import Diary, own_standard_output
+from worker.engine.group import ALONE, Group, join
 from worker.engine.interrupt import (
     FINISHED,
     IMPOSSIBLE,
@@ -46,7 +48,7 @@ ORPHAN_SECONDS = 20.0
 def main() -> int:
     """Run one recipe; returns the exit code."""
     arguments = _arguments()
-    diary, interrupt = Diary(own_standard_output()), Interrupt()
+    diary, interrupt, group = Diary(own_standard_output()), Interrupt(), ALONE
     if arguments.warm:
         line = sys.stdin.readline()
         if not line:
@@ -55,17 +57,23 @@ def main() -> int:
         content, place = _from_parent(json.loads(line))
     else:
         content, place = _from_arguments(arguments)
+        try:
+            group = join()
+        except Impossible as error:
+            return _refuse(diary, str(error), IMPOSSIBLE)
+        if group.rank:
+            diary = Diary(os.open(os.devnull, os.O_WRONLY))
     signal.signal(signal.SIGTERM, interrupt.set)
     try:
-        return carry_out(content, place, diary, interrupt)
+        return carry_out(content, place, diary, interrupt, group)
     except BrokenPipeError:
         return STOPPED
 
 
-def carry_out(content: bytes, place: Place, diary: Diary, interrupt: Interrupt) -> int:
+def carry_out(content: bytes, place: Place, diary: Diary, interrupt: Interrupt, group: Group = ALONE) -> int:
     """Run a recipe given as JSON; returns the exit code, having said why if it is not 0."""
     try:
-        Run(Recipe.model_validate_json(content), place, diary, interrupt)()
+        Run(Recipe.model_validate_json(content), place, diary, interrupt, group)()
     except Stopped:
         return STOPPED
     except ValidationError as error:

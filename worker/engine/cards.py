@@ -13,9 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from worker.architecture import CARDS, Architecture, Card, Head, Stage
 from worker.architectures import ARCHITECTURES, FAMILIES
-from worker.architectures._survey import Hollow, run
+from worker.architectures._survey import Hollow, Unreadable, reads, run
 from worker.network import Network
 
+HeadKind = tuple[object, ...]
+"""Networks that share it have a head of one kind."""
 CLASSES = 10
 """Of the networks that are measured; nothing on a card depends on it."""
 POOLING = ("global_pool", "pool_type")
@@ -25,56 +27,81 @@ SIZES = (8, 16, 32, 64, 75, 96, 128, 160, 192, 224, 256)
 
 
 def card_of(architecture: str) -> Card:
-    """The card of an architecture for which none was committed."""
+    """The card of an architecture for which none was committed. Raises Unreadable."""
     family = ARCHITECTURES[architecture]
-    return _measure(architecture, family, _hollow(family, architecture), find_head(family, architecture))
+    card, _ = measure(family, architecture)
+    return card.model_copy(update={"head": find_head(family, architecture)})
 
 
 def cards_of(family: Architecture, names: tuple[str, ...]) -> dict[str, Card]:
-    """The cards of some architectures of a family.
+    """The cards of some architectures of a family; those that cannot be read are left out, which standard error tells.
 
     Kinds of heads need real numbers, which are computed for the smallest network of all whose heads are built alike.
     """
-    hollow = {name: _hollow(family, name) for name in names}
-    built = {name: _built(network, family.image_size(name)) for name, network in hollow.items()}
-    smallest: dict[tuple[object, ...], str] = {}
-    for name in sorted(names, key=lambda name: hollow[name].parameter_count()):
-        smallest.setdefault(built[name], name)
-    heads = {kind: find_head(family, name) for kind, name in smallest.items()}
-    return {name: _measure(name, family, network, heads[built[name]]) for name, network in hollow.items()}
+    measured: dict[str, tuple[Card, HeadKind]] = {}
+    for name in names:
+        try:
+            measured[name] = measure(family, name)
+        except Unreadable as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
+    return with_heads(family, measured)
 
 
-def _built(network: Network, size: int) -> tuple[object, ...]:
-    """What decides how logits come from the last map: the body's class, and all modules that run behind that map."""
+def with_heads(family: Architecture, measured: dict[str, tuple[Card, HeadKind]]) -> dict[str, Card]:
+    """The measured cards with the heads that they lack."""
+    smallest: dict[HeadKind, Card] = {}
+    for card, kind in sorted(measured.values(), key=lambda one: one[0].body_parameters):
+        smallest.setdefault(kind, card)
+    heads = {kind: find_head(family, card.architecture) for kind, card in smallest.items()}
+    return {name: card.model_copy(update={"head": heads[kind]}) for name, (card, kind) in measured.items()}
+
+
+def measure(family: Architecture, architecture: str) -> tuple[Card, HeadKind]:
+    """A card whose head is not known yet, and what decides about it. Raises Unreadable."""
+    network = _hollow(family, architecture)
+    return _measure(architecture, family, network), _built(network, family.image_size(architecture))
+
+
+def _built(network: Network, size: int) -> HeadKind:
+    """What decides how logits come from the last map: all modules that run behind that map, the body last."""
     names = [name for name, _ in run(network.body, size)]
     behind = names[len(names) - names[::-1].index(network.layout.stages[-1]) :]
-    modules = [network.body, *map(network.body.get_submodule, behind)]
+    modules = map(network.body.get_submodule, behind)
     return tuple((type(m), *(str(getattr(m, name, "")) for name in POOLING)) for m in modules)
 
 
-def _measure(architecture: str, family: Architecture, network: Network, head: Head) -> Card:
-    size = family.image_size(architecture)
+def _measure(architecture: str, family: Architecture, network: Network) -> Card:
+    size, layout = family.image_size(architecture), network.layout
     network.eval()
     # With gradients on, or else attention would be one operation that nobody counts.
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         outputs = network.read(_images(size), ("embedding", "maps"))
     assert outputs.embedding is not None
-    in_classifier = counter.get_flop_counts().get(f"Network.body.{network.layout.classifier}", {})
-    operations = counter.get_total_flops() - sum(in_classifier.values())
+    if outputs.embedding.dim() != 2:
+        raise Unreadable("what goes into its classifier is not one vector for an image")
+    own, further = _numbers(network, (layout.classifier,)), _numbers(network, layout.further_classifiers)
+    counts = counter.get_flop_counts()
+    in_classifiers = [counts.get(f"Network.body.{name}", {}) for name in (layout.classifier, *layout.further_classifiers)]
+    operations = counter.get_total_flops() - sum(sum(count.values()) for count in in_classifiers)
     return Card(
         architecture=architecture,
         family=family.name,
         stages=tuple(_stages(outputs.maps, size)),
         embedding=outputs.embedding.shape[1],
-        head=head,
-        preactivations=bool(network.layout.activations),
-        norms=bool(network.layout.norms),
-        body_parameters=network.parameter_count() - sum(p.numel() for p in network.classifier.parameters()),
+        head="other",
+        preactivations=bool(layout.activations),
+        norms=bool(layout.norms),
+        body_parameters=network.parameter_count() - own - further,
         image_size=size,
         multiply_adds=operations // 2 // len(outputs.logits),
-        smallest_image=next(size for size in SIZES if _reads(network, size)),
+        smallest_image=_smallest(network),
         classifier_bias=network.classifier.bias is not None,
+        further_classifiers=further // CLASSES,
     )
+
+
+def _numbers(network: Network, classifiers: tuple[str, ...]) -> int:
+    return sum(p.numel() for name in classifiers for p in network.body.get_submodule(name).parameters())
 
 
 def find_head(family: Architecture, architecture: str) -> Head:
@@ -112,21 +139,17 @@ def _stages(maps: tuple[Tensor, ...], size: int) -> Iterator[Stage]:
         yield Stage(channels=map_NCHW.shape[1], stride=2 ** round(log2(size / map_NCHW.shape[3])))
 
 
-def _reads(network: Network, size: int) -> bool:
-    """Whether images of that size pass through, in training and after it."""
-    try:
-        for training in (True, False):
-            network.train(training)(_images(size))
-    except (RuntimeError, ValueError, AssertionError):
-        return False
-    return True
+def _smallest(network: Network) -> int:
+    size = next((size for size in SIZES if reads(network, size)), None)
+    if size is None:
+        raise Unreadable(f"it reads images of none of the sizes {', '.join(map(str, SIZES))}")
+    return size
 
 
 def write(family: Architecture) -> None:
     """Measure a family and write its cards, a line each."""
-    names = family.installed()
-    cards = cards_of(family, names)
-    lines = (f"{json.dumps(name)}: {json.dumps(cards[name].model_dump(mode='json'))}" for name in names)
+    cards = cards_of(family, family.installed())
+    lines = (f"{json.dumps(name)}: {json.dumps(card.model_dump(mode='json'))}" for name, card in cards.items())
     (CARDS / f"{family.name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 

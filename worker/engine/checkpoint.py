@@ -43,6 +43,8 @@ class Checkpoints:
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         self._last = time.monotonic()
+        self.latest: str | None = None
+        """File of the newest state that was written or read."""
 
     def is_due(self) -> bool:
         return time.monotonic() - self._last >= self.seconds
@@ -61,15 +63,19 @@ class Checkpoints:
         for old in self._files()[:-KEPT]:
             old.unlink(missing_ok=True)
         self._last = time.monotonic()
+        self.latest = file.name
         return file.name
 
     def newest(self, device: torch.device) -> State | None:
         """The newest good state of this recipe and data, or None; says on standard error what it passes over."""
         for file in reversed(self._files()):
             try:
-                return self._read(file, device)
+                state = self._read(file, device)
             except (SafetensorError, OSError, ValueError, KeyError) as error:
                 print(f"checkpoint {file.name} is passed over: {error}", file=sys.stderr)
+                continue
+            self.latest = file.name
+            return state
         return None
 
     def _read(self, file: Path, device: torch.device) -> State:

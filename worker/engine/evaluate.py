@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from worker.dataset import Part
+from worker.engine.group import ALONE, Group
 from worker.engine.interrupt import Interrupt
 from worker.method import Outputs
 from worker.network import Network
@@ -82,13 +83,25 @@ def passes(
         network.train(was_training)
 
 
-def score(network: Network, part: Part, batch_size: int, device: torch.device, interrupt: Interrupt) -> Score:
-    """Look once at each image of a part of the data; what is found stays on the device until the last."""
+def score(
+    network: Network,
+    part: Part,
+    batch_size: int,
+    device: torch.device,
+    interrupt: Interrupt,
+    group: Group = ALONE,
+) -> Score:
+    """Look once at each image of a part of the data, each process at its share; all of them get the same score.
+
+    What is found stays on the device until the last.
+    """
+    count = len(part)
+    share = torch.arange(count)[group.share(count)]
     in_5 = torch.zeros((), dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
     first, sure = [], []
     classes = 0
-    for outputs, labels, _ in passes(network, part, batch_size, device, interrupt=interrupt):
+    for outputs, labels, _ in passes(network, part, batch_size, device, interrupt=interrupt, positions=share):
         logits = outputs.logits.float()
         classes = logits.shape[1]
         guesses = logits.topk(min(5, classes), dim=1).indices
@@ -96,14 +109,15 @@ def score(network: Network, part: Part, batch_size: int, device: torch.device, i
         loss += F.cross_entropy(logits, labels, reduction="sum").double()
         first.append(guesses[:, 0])
         sure.append(logits.softmax(1).amax(1))
-    guesses_N, confidences_N, labels_N = torch.cat(first).cpu(), torch.cat(sure).cpu(), part.labels.cpu()
+    guesses_N, confidences_N = (group.gather(torch.cat(found), count).cpu() for found in (first, sure))
+    labels_N = part.labels.cpu()
     right_N = guesses_N == labels_N
     images_K, right_K = (labels.bincount(minlength=classes).tolist() for labels in (labels_N, labels_N[right_N]))
     return Score(
         correct=int(right_N.sum()),
-        correct_in_5=int(in_5),
-        images=len(part),
-        loss=float(loss) / len(part),
+        correct_in_5=int(group.total(in_5, count)),
+        images=count,
+        loss=float(group.total(loss, count)) / count,
         calibration_error=calibration_error(confidences_N, right_N),
         class_accuracies=tuple(r / n if n else None for r, n in zip(right_K, images_K, strict=True)),
         guesses_N=guesses_N,

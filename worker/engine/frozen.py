@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from worker.engine.group import ALONE, Group, SharedShelf
 from worker.engine.inference import quick
 from worker.engine.loading import Loaded
 from worker.engine.store import KEPT_READS, Shelf, Store, network_digest, rounded
@@ -31,17 +32,19 @@ class FrozenNetworks:
         training: Training,
         image_size: int,
         device: torch.device,
+        group: Group = ALONE,
     ) -> None:
         """`taps` are those of all learners on networks that nobody trains meanwhile."""
         self._networks = networks
         self._training = training
         self._image_size = image_size
         self._device = device
+        self._group = group
         self._reads: dict[tuple[NetworkSpec, View], set[Read]] = defaultdict(set)
         for tap in taps:
             self._reads[tap.network, tap.view].add(tap.reads)
         self._quick: dict[NetworkSpec, Network] = {}
-        self._shelves: dict[tuple[NetworkSpec, View], Shelf] = {}
+        self._shelves: dict[tuple[NetworkSpec, View], Shelf | SharedShelf] = {}
 
     @property
     def views(self) -> set[View]:
@@ -60,7 +63,8 @@ class FrozenNetworks:
                 "reads": sorted(reads),
                 "all reads": sorted(self._wanted(spec)),
             }
-            self._shelves[spec, view] = store.shelf(everything, images, classes)
+            shelf = store.shelf(everything, images, classes)
+            self._shelves[spec, view] = shelf if self._group.size == 1 else SharedShelf(shelf, self._group)
 
     def begin_epoch(self, epoch: int) -> None:
         for shelf in self._shelves.values():
@@ -104,7 +108,7 @@ class FrozenNetworks:
         if spec not in self._quick:
             self._quick[spec] = quick(self._networks[spec], self._wanted(spec), self._image_size)
         with self._autocast():
-            return self._quick[spec].read(images, tuple(reads))
+            return self._group.read(self._quick[spec], images, tuple(reads))
 
     def _wanted(self, spec: NetworkSpec) -> set[Read]:
         """All that is read of a network, on whatever view."""

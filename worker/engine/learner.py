@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from worker.engine.checkpoint import State
 from worker.engine.optimize import averaged, load_optimizer, make_optimizer, take_step
+from worker.engine.tally import Tally
 from worker.method import STUDENT, Batch, Choice, Method, NetworkSpec, Phase, Read, Tap, at_least_float32
 from worker.network import Network
 from worker.recipe import Training
@@ -92,8 +93,7 @@ class Learner:
         averages = training.weight_average is not None and phase is None
         self.average = averaged(network, training) if averages else None
         self.best = Best()
-        self.sums: dict[str, Tensor] = {}
-        self.steps_summed = 0
+        self.tally = Tally()
         self.latest = torch.tensor(math.nan)
         """0-d, the loss of the latest part of a batch."""
 
@@ -109,7 +109,7 @@ class Learner:
     def step(self, factor: float) -> None:
         """Move the weights along their gradients, at that share of the learning rate."""
         take_step(self.optimizer, factor, self.clip_norm)
-        self.steps_summed += 1
+        self.tally.steps += 1
         if self.average is not None:
             self.average.update_parameters(self.network)
 
@@ -156,18 +156,10 @@ class Learner:
             if self.phase is None and part.method.updates_first == first:
                 part.method.update(batch, part.modules)
 
-    def add(self, terms: Mapping[str, Tensor], share: float) -> None:
-        """Sum up the terms of a share of a step's batch, on the device."""
-        total = torch.stack([term.detach().double() for term in terms.values()]).sum()
-        for name, term in (*terms.items(), ("loss", total)):
-            self.sums[name] = self.sums.get(name, 0.0) + share * term.detach().double()
-        self.latest = total
-
-    def means(self) -> dict[str, float]:
-        """Mean of each term since the last call, a step's mean each; fetches them from the device."""
-        means = {name: float(total) / self.steps_summed for name, total in self.sums.items()}
-        self.sums, self.steps_summed = {}, 0
-        return means
+    def add(self, terms: Mapping[str, Tensor], share: float, step: int) -> None:
+        """Take down the terms of a share of a step's batch."""
+        self.tally.add(terms, share, step)
+        self.latest = torch.stack([term.detach().double() for term in terms.values()]).sum()
 
     def keep_if_best(self, epoch: int, correct: int) -> None:
         """Keep the weights when this epoch is better than all before."""
@@ -182,8 +174,7 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
             "best": {"epoch": self.best.epoch, "correct": self.best.correct, "weights": self.best.weights},
-            "sums": self.sums,
-            "steps_summed": self.steps_summed,
+            "tally": self.tally.state(),
         }
 
     def load(self, state: State) -> None:
@@ -195,5 +186,4 @@ class Learner:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.best = Best(**state["best"])
-        self.sums = state["sums"]
-        self.steps_summed = state["steps_summed"]
+        self.tally.load(state["tally"])

@@ -18,6 +18,7 @@ from worker.engine.cards import card_of
 from worker.engine.checkpoint import Checkpoints, State
 from worker.engine.diary import Diary
 from worker.engine.evaluate import Score, neural_collapse, passes, score
+from worker.engine.group import ALONE, Group
 from worker.engine.interrupt import Impossible, Interrupt
 from worker.engine.learner import Learner, Part, snapshot
 from worker.engine.loading import on_device
@@ -104,11 +105,12 @@ def _start_group(learners: list[Learner], shop: Workshop) -> tuple[list[Learner]
 class Run:
     """Carries out a recipe. Raises Impossible, DatasetError or Stopped, or whatever else ended it."""
 
-    def __init__(self, recipe: Recipe, place: Place, diary: Diary, interrupt: Interrupt) -> None:
+    def __init__(self, recipe: Recipe, place: Place, diary: Diary, interrupt: Interrupt, group: Group = ALONE) -> None:
         self.place = place
         self.diary = diary
         self.interrupt = interrupt
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.group = group
+        self.device = group.device
         self.recipe = resolve_for(recipe, self.device)
         self.taught: State | None = None
         """What teaching left: the teacher's last and best weights."""
@@ -117,6 +119,9 @@ class Run:
         self._prepare()
         teacher = self._teach()
         students = self._distil(teacher)
+        self.group.leave()
+        if self.group.rank:
+            return  # what is left has no steps to share
         finished = [teacher, *students] if teacher else students
         self._compress(finished)
         scores = self._evaluate(finished)
@@ -149,6 +154,31 @@ class Run:
         )
         self.saved = self.checkpoints.newest(self.device)
         self.taught = self.saved["taught"] if self.saved else None
+        self._check_group()
+
+    def _check_group(self) -> None:
+        """Raise Impossible where the processes cannot train this as one."""
+        if self.group.size == 1:
+            return
+        teacher = self.recipe.teacher
+        for training in (self.recipe.training, teacher.teach if teacher else None):
+            if training is None:
+                continue
+            if training.batch_size < self.group.size:
+                raise Impossible(
+                    f"batch_size is {training.batch_size}; each of {self.group.size} processes needs an image at least"
+                )
+            if training.on_out_of_memory == "accumulate":
+                raise Impossible(
+                    "on_out_of_memory is accumulate, which one process alone can do; give the number of parts as "
+                    "accumulate"
+                )
+        stands = (self.saved["section"], self.saved["trainer"]["step"]) if self.saved else None
+        if not self.group.agrees((recipe_digest(self.recipe), self.data.digest, stands)):
+            raise Impossible(
+                "the processes do not have the same resolved recipe, data and checkpoint; give precision and threads "
+                "as values, and a directory that all of them share"
+            )
 
     def _warn(self, text: str) -> None:
         self.diary.record("warning", text=text)
@@ -266,6 +296,8 @@ class Run:
         """Train to the end, from the checkpoint if it is of this section; leaves a checkpoint of the end."""
 
         def save(state: State) -> None:
+            if self.group.rank:
+                return
             saved = self.checkpoints.write({"section": section, "trainer": state, "taught": self.taught} | rest())
             self.diary.checkpoint(saved, state["step"])
 
@@ -275,9 +307,11 @@ class Run:
             diary=self.diary,
             interrupt=self.interrupt,
             evaluation=self.recipe.evaluation,
-            checkpoint_is_due=self.checkpoints.is_due,
+            checkpoint_is_due=lambda: self.group.rank == 0 and self.checkpoints.is_due(),
+            last_checkpoint=lambda: self.checkpoints.latest,
             train=self.train,
             store=self.store,
+            group=self.group,
         )
         trainer = Trainer(learners, frozen, training, around, save, evaluates=evaluates)
         if self.saved and self.saved["section"] == section:

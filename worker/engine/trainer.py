@@ -9,7 +9,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from worker import draws
 from worker.dataset import LoadedDataset, Part
@@ -18,6 +18,7 @@ from worker.engine.checkpoint import State
 from worker.engine.diary import Diary
 from worker.engine.evaluate import score
 from worker.engine.frozen import FrozenNetworks, autocast, frozen_taps
+from worker.engine.group import ALONE, Group
 from worker.engine.interrupt import Impossible, Interrupt, MemoryExhausted, Stopped, is_out_of_memory
 from worker.engine.learner import Learner
 from worker.engine.loading import Loaded, batches, chosen_batches
@@ -42,8 +43,12 @@ class Surroundings:
     checkpoint_is_due: Callable[[], bool]
     train: Part
     """The training part where it is read from: on the device if it fits there."""
+    last_checkpoint: Callable[[], str | None] = lambda: None
+    """File of the newest checkpoint, if there is one."""
     store: Store | None = None
     """Where outputs of frozen networks are kept; None keeps none."""
+    group: Group = ALONE
+    """The processes that train together."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ class Trainer:
         self.around = surroundings
         self.save = save
         self.evaluates = evaluates
+        self._frozen_networks = list(frozen.values())
         self.step = 0
         """Optimizer steps done."""
         facts = surroundings.data.facts
@@ -102,18 +108,20 @@ class Trainer:
             training,
             facts.image_size,
             surroundings.device,
+            surroundings.group,
         )
         self._views = sorted({CLEAN} | {tap.view for learner in learners for tap in learner.taps}, key=repr)
         # The batches of who chooses its images are its own.
         self._keeps = training.keep_teacher_outputs and not chosen
-        self._fits = False
-        """Whether a batch has been seen to fit into memory."""
+        self._fits = surroundings.group.size > 1
+        """Whether a batch has been seen to fit into memory; several processes do not look for one that does."""
         self._started = time.monotonic(), 0
         self._accuracy: float | None = None
 
     def run(self) -> None:
         """Train from where the state stands to the end of the last epoch."""
         self._started = time.monotonic(), self.step
+        self.around.group.begin_as_one(self._modules())
         self._use_store()
         try:
             while self.step < self.steps:
@@ -128,6 +136,15 @@ class Trainer:
         self.step, self.parts = state["step"], state["parts"]
         for learner, saved in zip(self.learners, state["learners"], strict=True):
             learner.load(saved)
+
+    def _modules(self) -> Iterator[nn.Module]:
+        """All that is run or trained here."""
+        yield from self._frozen_networks
+        for learner in self.learners:
+            yield learner.network
+            yield from (part.modules for part in learner.parts if part.modules is not None)
+            if learner.average is not None:
+                yield learner.average
 
     def _use_store(self) -> None:
         around, training = self.around, self.training
@@ -146,6 +163,8 @@ class Trainer:
             "precision": training.precision,
             "threads": training.threads,
         }
+        if around.group.size > 1:
+            decides["processes"] = around.group.size
         self.frozen.use(around.store, around.data.facts.train, around.data.facts.classes, decides)
 
     def _run_epoch(self, epoch: int) -> None:
@@ -177,11 +196,17 @@ class Trainer:
         return chosen_batches(self.around.train, choice, rows, self.around.device)
 
     def _save_if_wanted(self) -> None:
-        if self.around.interrupt.wanted:
-            self.save(self.state())
+        if self.around.group.any(self.around.interrupt.wanted):
+            self._save()
+            self.around.group.wait()
             raise Stopped
         if self.around.checkpoint_is_due():
-            self.save(self.state())
+            self._save()
+
+    def _save(self) -> None:
+        for learner in self.learners:
+            self._refuse_nonsense(learner)
+        self.save(self.state())
 
     def _take_step(self, epoch: int, loaded: Loaded) -> None:
         if self._fits:
@@ -265,6 +290,7 @@ class Trainer:
                 share = len(piece.labels) / len(loaded.labels)
                 batch = self._learn(learner, views, outputs, piece.labels, moment, clock, share)
                 if number == len(pieces) - 1:
+                    self.around.group.average_gradients(learner.optimizer)
                     learner.step(factor)
                 learner.update(batch, first=False)
 
@@ -293,7 +319,8 @@ class Trainer:
         with draws.seeded(learner.seed, "dropout", phase, moment.epoch, moment.step):
             with autocast(self.training, labels.device):
                 own: dict[tuple[NetworkSpec, View], Outputs] = {
-                    (learner.spec, view): learner.network.read(views[view].images, reads[view]) for view in reads
+                    (learner.spec, view): self.around.group.read(learner.network, views[view].images, reads[view])
+                    for view in reads
                 }
             batch = Batch(
                 {**frozen, **own}, labels, moment.indices, clock.step, clock.epoch, clock.progress, key, mixed
@@ -302,15 +329,15 @@ class Trainer:
             terms = learner.terms(batch)
             loss = torch.stack([term.float() for term in terms.values()]).sum()
             (share * loss).backward()  # type: ignore[no-untyped-call]
-        learner.add(terms, share)
+        learner.add(terms, share, self.step)
         return batch
 
     def _finish_epoch(self, epoch: int) -> None:
         """Say what the epoch brought; `epoch` counts the finished ones."""
         due = self.evaluates and (epoch % self.around.evaluation.every_epochs == 0 or self.step == self.steps)
         for learner in self.learners:
-            means = learner.means()
-            _refuse_nonsense(learner.name, means, epoch, self.step)
+            self._refuse_nonsense(learner)
+            means = learner.tally.means()
             means["learning_rate"] = learner.optimizer.param_groups[0]["lr"]
             self.around.diary.record("metrics", student=learner.name, epoch=epoch, step=self.step, values=means)
             if due:
@@ -319,12 +346,34 @@ class Trainer:
     def _evaluate(self, learner: Learner, epoch: int) -> None:
         around = self.around
         # Not to be interrupted: between here and the next step the state has no name to be saved under.
-        found = score(learner.judged, around.data.validation, around.evaluation.batch_size, around.device, Interrupt())
-        _refuse_nonsense(learner.name, {"validation.loss": found.loss}, epoch, self.step)
+        found = score(
+            learner.judged,
+            around.data.validation,
+            around.evaluation.batch_size,
+            around.device,
+            Interrupt(),
+            around.group,
+        )
+        if not math.isfinite(found.loss):
+            raise Impossible(self._nonsense(learner.name, "validation.loss", self.step, epoch))
         learner.keep_if_best(epoch, found.correct)
         self._accuracy = found.accuracy
         around.diary.record(
             "evaluation", student=learner.name, epoch=epoch, step=self.step, values=found.values("validation")
+        )
+
+    def _refuse_nonsense(self, learner: Learner) -> None:
+        wrong = learner.tally.first_wrong()
+        if wrong is not None:
+            step, terms = wrong
+            raise Impossible(self._nonsense(learner.name, ", ".join(terms), step + 1, self.calendar.epoch(step) + 1))
+
+    def _nonsense(self, name: str, what: str, step: int, epoch: int) -> str:
+        """What is said of a number that is none; step and epoch are counted from 1."""
+        last = self.around.last_checkpoint()
+        return (
+            f"{name}: {what} was no finite number in step {step}, epoch {epoch}; a smaller learning rate or weight may "
+            f"help; the last good checkpoint is {last or 'none'}"
         )
 
     def _say_progress(self) -> None:
@@ -346,12 +395,3 @@ class Trainer:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _refuse_nonsense(name: str, means: Mapping[str, float], epoch: int, step: int) -> None:
-    wrong = [term for term, value in means.items() if term != "loss" and not math.isfinite(value)]
-    if wrong or not math.isfinite(means.get("loss", 0.0)):
-        raise Impossible(
-            f"{name}: {', '.join(wrong) or 'loss'} was no finite number in epoch {epoch}, by step {step}; "
-            "a smaller learning rate or weight may help"
-        )
