@@ -204,6 +204,7 @@ def _warnings(recipe: Recipe, facts: DataFacts | None, cards: Mapping[str, Card]
                     f"student {student.name!r} ({student.architecture}, {small:,} parameters) is larger than its "
                     f"teacher ({teacher.architecture}, {large:,})"
                 )
+    yield from _mix_warnings(recipe)
     if recipe.teacher is not None and not any(m.needs_teacher for s in recipe.students for m in s.methods):
         yield "a teacher is given, but no method reads it"
     if facts is not None and facts.train and facts.train < recipe.training.batch_size:
@@ -211,3 +212,16 @@ def _warnings(recipe: Recipe, facts: DataFacts | None, cards: Mapping[str, Card]
             f"the batch ({recipe.training.batch_size} images) is larger than the training part "
             f"({facts.train}): an epoch is one step"
         )
+
+
+def _mix_warnings(recipe: Recipe) -> Iterator[str]:
+    mix = recipe.training.augmentation.mix
+    if mix is None:
+        return
+    for student in recipe.students:
+        names = [method.name for method in student.methods if method.reads_labels]
+        if names:
+            yield (
+                f"training.augmentation.mix ({mix.name}) makes one image of two; {', '.join(names)} of student "
+                f"{student.name!r} read one label or position for each, that of the larger share"
+            )

@@ -89,3 +89,11 @@ def test_a_head_that_nckd_cannot_replace():
 
 def test_students_of_a_recipe_share():
     assert review(recipe("kd", baseline=True), FACTS).sharing == (("student", "baseline"),)
+
+
+def test_methods_that_read_labels_are_told_that_images_are_mixed():
+    mixed = {"training": {"augmentation": {"mix": {"name": "cutmix"}}}}
+    (warning,) = review(recipe("kd", "dkd", "crd", fields={"labels": {"weight": 1}}, **mixed), FACTS).warnings
+    assert "mix (cutmix) makes one image of two; dkd, crd of student 'student' read one label" in warning
+    assert not review(recipe("kd", **mixed), FACTS).warnings
+    assert not review(recipe("dkd"), FACTS).warnings

@@ -35,6 +35,7 @@ class AEKT(Method):
         "KL(q_t || q_s)], p_s = softmax((A z_s + c) / T), b = (p_y, 1 - p_y), q = p without y, normalised"
     )
     reconstruction: ClassVar[bool] = True
+    reads_labels: ClassVar[bool] = True
 
     name: Literal["aekt"] = "aekt"
     temperature: float = Field(default=4.0, gt=0, le=100)

@@ -37,6 +37,7 @@ class ComparativeKD(Method):
     couples_batch: ClassVar[bool] = True
     chooses_images: ClassVar[bool] = True
     refuses: ClassVar[str] = "a subset larger than the training part"
+    reads_labels: ClassVar[bool] = True
 
     name: Literal["comparative_kd"] = "comparative_kd"
     subset_size: int | None = Field(default=None, ge=2)

@@ -38,6 +38,7 @@ class CRD(Method):
         "student to teacher plus teacher to student"
     )
     label_weight: ClassVar[float | None] = 1.0
+    reads_labels: ClassVar[bool] = True
 
     name: Literal["crd"] = "crd"
     weight: float = Field(default=0.8, ge=0, le=1000)

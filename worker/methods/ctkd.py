@@ -37,6 +37,7 @@ class CTKD(Method):
     )
     label_weight: ClassVar[float | None] = 0.1
     refuses: ClassVar[str] = "a base with a temperature of its own"
+    reads_labels: ClassVar[bool] = True  # with the base dkd
 
     name: Literal["ctkd"] = "ctkd"
     base: Annotated[KD | DKD, Field(discriminator="name")] = KD()

@@ -31,6 +31,7 @@ class DKD(Method):
         "b = (p_y, 1 - p_y), q = softmax of z / T without the label's class y"
     )
     label_weight: ClassVar[float | None] = 1.0
+    reads_labels: ClassVar[bool] = True
 
     name: Literal["dkd"] = "dkd"
     temperature: float = Field(default=4.0, gt=0, le=100)

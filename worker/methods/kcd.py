@@ -50,6 +50,7 @@ class KCD(Method):
     label_weight: ClassVar[float | None] = 0.1
     chooses_images: ClassVar[bool] = True
     refuses: ClassVar[str] = "a training part of which fewer than two images would be kept"
+    reads_labels: ClassVar[bool] = True
 
     name: Literal["kcd"] = "kcd"
     temperature: float = Field(default=4.0, gt=0, le=100)

@@ -36,6 +36,7 @@ class LSKD(Method):
     label_weight: ClassVar[float | None] = 0.1
     couples_batch: ClassVar[bool] = True  # with the base mlld
     refuses: ClassVar[str] = "what its base refuses"
+    reads_labels: ClassVar[bool] = True  # with the bases dkd and mlld
 
     name: Literal["lskd"] = "lskd"
     base: Annotated[KD | DKD | MLLD, Field(discriminator="name")] = KD(temperature=2, weight=9)

@@ -45,6 +45,7 @@ class MLLD(Method):
     )
     label_weight: ClassVar[float | None] = 0.1
     couples_batch: ClassVar[bool] = True
+    reads_labels: ClassVar[bool] = True
 
     name: Literal["mlld"] = "mlld"
     temperature: float = Field(default=4.0, gt=0, le=100)

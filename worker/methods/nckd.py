@@ -88,6 +88,7 @@ class NCKD(Method):
     couples_batch: ClassVar[bool] = True
     wrapper_type: ClassVar[type[Wrapper] | None] = PrototypeClassifier
     refuses: ClassVar[str] = "networks without a linear classifier on an embedding; fewer training images than classes"
+    reads_labels: ClassVar[bool] = True
 
     name: Literal["nckd"] = "nckd"
     nc1: Literal["contrastive", "pull"] = "contrastive"

@@ -33,6 +33,7 @@ class WSLD(Method):
         "weight * mean_n w_n * T^2 * KL(p_t(T) || p_s(T)), w = 1 - exp(-CE_s / CE_t), CE = -log p(y;1)"
     )
     label_weight: ClassVar[float | None] = 1.0
+    reads_labels: ClassVar[bool] = True
 
     name: Literal["wsld"] = "wsld"
     temperature: float = Field(default=4.0, gt=0, le=100)

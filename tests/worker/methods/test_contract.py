@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from worker.engine.checkpoint import Checkpoints
-from worker.method import Method
+from worker.method import Batch, Method
 from worker.methods import METHODS
 
 
@@ -81,6 +81,26 @@ def test_a_batch_of_one_is_finite(method, pair):
             made.part.modules.eval()
         terms = made.terms(made.batch(size=1, learner=learner), learner)
         assert all(math.isfinite(term.item()) for term in terms.values())
+
+
+class Watched(Batch):
+    """A batch that takes down whether its labels or positions were looked at."""
+
+    def __getattribute__(self, name):
+        if name in ("labels", "indices"):
+            vars(self)["looked"] = True
+        return super().__getattribute__(name)
+
+
+def test_it_says_whether_it_reads_labels_or_positions(method, pair):
+    made, looked = pair(method), method.chooses_images
+    for learner in made.learners:
+        batch = Watched(**vars(made.batch(learner=learner)))
+        made.terms(batch, learner)
+        learner.update(batch, first=method.updates_first)
+        looked = looked or "looked" in vars(batch)
+    # With another base it may.
+    assert looked == method.reads_labels or (method.reads_labels and hasattr(method, "base"))
 
 
 def test_terms_have_no_side_effect(method, pair):
