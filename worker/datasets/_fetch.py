@@ -1,0 +1,148 @@
+"""Published files of data sets: fetched once into torch's cache, checked, and unpacked member by member."""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from http.client import HTTPException
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import IO
+from urllib.request import urlopen
+
+from worker.dataset import DatasetError
+
+LARGEST_FILE = 2 * 2**30
+"""Bytes up to which a file is fetched."""
+LARGEST_UNPACKED = 8 * 2**30
+"""Bytes up to which an archive's members are unpacked."""
+CHUNK = 2**20
+SILENCE_SECONDS = 60.0
+"""How long a server may say nothing."""
+
+
+@dataclass(frozen=True)
+class Download:
+    """A published file."""
+
+    urls: tuple[str, ...]
+    """Where it lies; the next is tried when one fails."""
+    md5: str
+    """As its publisher gives it."""
+    folder: str = ""
+    """What an archive unpacks to; empty for a file that is read as it is."""
+    members: tuple[str, ...] = ()
+    """The archive's members that are wanted, in shell patterns, all below that folder."""
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.urls[0]).name
+
+
+def fetch(dataset: str, downloads: Sequence[Download]) -> Path:
+    """The folder with a data set's published files: $TORCH_HOME/hub/datasets/<name>. Raises DatasetError.
+
+    A file that was put there by hand is taken if its checksum is right.
+    """
+    import torch
+
+    place = Path(torch.hub.get_dir()) / "datasets" / dataset
+    for download in downloads:
+        try:
+            if not download.folder:
+                _fetch_file(download, place)
+            elif not (place / download.folder).is_dir():
+                _unpack(_fetch_file(download, place), download, place)
+        except (OSError, HTTPException) as error:
+            raise DatasetError(
+                f"{download.name} cannot be had from {download.urls[-1]}: {error}; where there is no network, put it "
+                f"into {place}, or give path, a folder that holds the data set"
+            ) from error
+    return place
+
+
+def _fetch_file(download: Download, place: Path) -> Path:
+    """The file, downloaded unless it is there. Raises OSError, HTTPException or DatasetError."""
+    from torchvision.datasets.utils import check_integrity
+
+    file = place / download.name
+    if check_integrity(file, download.md5):
+        return file
+    place.mkdir(parents=True, exist_ok=True)
+    # In a folder of its own until it is whole, so that runs beside this one never see half of it.
+    with TemporaryDirectory(dir=place) as scratch:
+        came = Path(scratch, download.name)
+        for url in download.urls:
+            try:
+                with urlopen(url, timeout=SILENCE_SECONDS) as answer, came.open("wb") as out:
+                    _copy(answer, out, LARGEST_FILE)
+                if not check_integrity(came, download.md5):
+                    raise OSError(f"what came is not the published file, whose md5 is {download.md5}")
+                return came.replace(file)
+            except (OSError, HTTPException):
+                if url == download.urls[-1]:
+                    raise
+    raise AssertionError("a download without an address")
+
+
+def _unpack(archive: Path, download: Download, place: Path) -> None:
+    """Leave the wanted members in their folder, all of them or none. Raises DatasetError or OSError."""
+    target = place / download.folder
+    left = LARGEST_UNPACKED
+    with TemporaryDirectory(dir=place) as scratch:
+        try:
+            for name, content in _members(archive):
+                if not any(fnmatchcase(name, pattern) for pattern in download.members):
+                    continue
+                file = Path(scratch, name)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with content, file.open("wb") as out:
+                    left -= _copy(content, out, left)
+        except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+            raise DatasetError(f"{archive} cannot be unpacked: {error}") from error
+        unpacked = Path(scratch, download.folder)
+        if not unpacked.is_dir():
+            raise DatasetError(f"{archive} holds nothing in a folder {download.folder!r}")
+        try:
+            unpacked.rename(target)
+        except OSError:
+            if not target.is_dir():  # else a run beside this one was quicker
+                raise
+
+
+def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """The regular files in an archive by name. Raises DatasetError for a name that leads elsewhere."""
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as opened:
+            for info in opened.infolist():
+                if not info.is_dir():
+                    yield _safe(info.filename, archive), opened.open(info)
+        return
+    with tarfile.open(archive, "r|*") as stream:
+        for member in stream:
+            content = stream.extractfile(member) if member.isreg() else None
+            if content is not None:
+                yield _safe(member.name, archive), content
+
+
+def _safe(name: str, archive: Path) -> str:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+        raise DatasetError(f"{archive} holds a member {name!r}, which leads out of the folder that it is unpacked to")
+    return str(path)
+
+
+def _copy(source: IO[bytes], target: IO[bytes], at_most: int) -> int:
+    """Copy to the end, counting. Raises DatasetError when there is more than that."""
+    copied = 0
+    while chunk := source.read(CHUNK):
+        copied += len(chunk)
+        if copied > at_most:
+            raise DatasetError(f"more than {at_most:,} bytes came where a data set's file was wanted")
+        target.write(chunk)
+    target.flush()
+    return copied
