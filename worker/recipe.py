@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
@@ -13,6 +14,7 @@ from worker.augmentation import Augmentation
 from worker.datasets import AnyDataset
 from worker.exports import EXPORTS, AnyExport
 from worker.methods import AnyMethod
+from worker.protocols import PROTOCOLS, expand
 from worker.registry import nearest
 from worker.spec import Spec
 
@@ -271,7 +273,8 @@ def _all_exports() -> tuple[AnyExport, ...]:
 class Recipe(Spec):
     """All that a distillation job needs, and nothing about where it runs.
 
-    `students` is the only stored form. One `student`, with `methods` beside it, is shorthand for a list of one.
+    `students` is the only stored form. One `student`, with `methods` beside it, is shorthand for a list of one; a
+    `protocol` is shorthand for the fields that it sets.
     """
 
     recipe_version: Literal[1] = 1
@@ -284,6 +287,10 @@ class Recipe(Spec):
     """Words to find the job by."""
     priority: int = Field(default=0, ge=-10, le=10)
     """Jobs of higher priority start first within a project."""
+    protocol: Literal["cifar100", "imagenet", "tiny_imagenet"] | None = Field(default=None, exclude=True)
+    """Shorthand for the published settings under which papers compare methods on that data: `training` (epochs,
+    batch, optimizer, schedule, augmentation), the teacher's `teach` where it is given, and shipping the last epoch,
+    with no validation part split off the data set that it is named for. What else the recipe gives stands over it."""
     dataset: AnyDataset
     """Labelled images."""
     teacher: Teacher | None = None
@@ -304,6 +311,13 @@ class Recipe(Spec):
     """What is done to the finished students."""
     exports: tuple[AnyExport, ...] = Field(default_factory=_all_exports, min_length=1)
     """The files to hand back of each student."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_protocol(cls, sent: Any) -> Any:
+        """Fill in what the protocol sets, once, so that nobody else knows of it."""
+        known = isinstance(sent, Mapping) and isinstance(sent.get("protocol"), str) and sent["protocol"] in PROTOCOLS
+        return expand(sent) if known else sent
 
     @model_validator(mode="after")
     def _expand_shorthand(self) -> Recipe:

@@ -18,6 +18,7 @@ from service.app import create_app
 from service.jobs.models import TERMINAL, State
 from tests.service.conftest import Server, bearing, on_sqlite
 from worker.methods import METHODS
+from worker.protocols import PROTOCOLS
 
 Start = Callable[..., Server]
 MIB = 1 << 20
@@ -65,6 +66,11 @@ def test_the_recipe_is_the_body_with_units_and_every_method(openapi: dict[str, A
     schemas = openapi["components"]["schemas"]
     assert set(schemas["Student"]["properties"]["methods"]["items"]["discriminator"]["mapping"]) == set(METHODS)
     assert "pure number" in schemas["KD"]["properties"]["temperature"]["description"]
+    protocol = schemas["Recipe"]["properties"]["protocol"]
+    assert set(protocol["anyOf"][0]["enum"]) == set(PROTOCOLS)
+    assert "published settings" in protocol["description"]
+    policy = schemas["Augmentation"]["properties"]["policy"]["anyOf"][0]
+    assert set(policy["discriminator"]["mapping"]) == {"randaugment", "autoaugment", "trivialaugment"}
 
 
 def test_final_states_are_marked(openapi: dict[str, Any]) -> None:

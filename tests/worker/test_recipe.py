@@ -81,6 +81,32 @@ def test_bad_recipes_are_refused_where_they_are_bad(change, where, says):
     assert loc == where
 
 
+@pytest.mark.parametrize(
+    ("augmentation", "where", "says"),
+    [
+        (
+            {"crop_padding": 4, "resized_crop": {}},
+            (),
+            "crop_padding is 4 and resized_crop is given too; one crop at most",
+        ),
+        ({"resized_crop": {"area": [0.5, 0.2]}}, ("resized_crop", "area"), "the range is [0.5, 0.2]; its first number"),
+        ({"resized_crop": {"area": [0.0, 0.2]}}, ("resized_crop", "area", 0), "greater than 0"),
+        ({"resized_crop": {"ratio": [0.0, 0.2]}}, ("resized_crop", "ratio", 0), "greater than or equal to 0.01"),
+        ({"erasing": {"ratio": [3, 2]}}, ("erasing", "ratio"), "must not exceed its second"),
+        ({"erasing": {"probability": 1.5}}, ("erasing", "probability"), "less than or equal to 1"),
+        ({"cutout": 0}, ("cutout",), "greater than 0"),
+        ({"policy": {"name": "augmix"}}, ("policy",), "'randaugment', 'autoaugment', 'trivialaugment'"),
+        ({"policy": {"name": "randaugment", "magnitude": 31}}, ("policy", "randaugment", "magnitude"), "equal to 30"),
+        ({"mix": {"name": "mixup", "alpha": 0}}, ("mix", "mixup", "alpha"), "greater than 0"),
+    ],
+    ids=str,
+)
+def test_bad_augmentations_are_refused_where_they_are_bad(augmentation, where, says):
+    loc, message = refused({**PLAIN, "training": {"augmentation": augmentation}})
+    assert says in message
+    assert loc == ("training", "augmentation", *where)
+
+
 def test_methods_without_their_student():
     recipe = {"dataset": {"name": "digits"}, "methods": [{"name": "kd"}], "students": [STUDENT]}
     assert "methods at the top belong to student" in refused(recipe)[1]

@@ -252,6 +252,23 @@ def test_validate_says_all_that_is_wrong(client: TestClient, recipe: dict[str, A
     }
 
 
+def test_a_protocol_is_stored_as_what_it_sets(client: TestClient, recipe: dict[str, Any]) -> None:
+    teacher = {"architecture": "resnet20", "teach": {}}
+    body = {**recipe, "protocol": "cifar100", "teacher": teacher, "training": {"epochs": 250}}
+    resolved = client.post("/v1/jobs/validate", json=body).json()["resolved"]
+    assert "protocol" not in resolved
+    assert (resolved["training"]["epochs"], resolved["evaluation"]["ship"]) == (250, "last")
+    assert resolved["teacher"]["teach"]["epochs"] == 240
+    assert resolved["training"]["schedule"] == {"name": "steps", "milestones": [150, 180, 210], "factor": 0.1}
+    assert client.post("/v1/jobs", json=body).json()["recipe"] == resolved
+    named = {"small": "torchvision.mobilenet_v2", "other": "resnet8"}
+    two = [{"name": name, "architecture": architecture} for name, architecture in named.items()]
+    mixed = {"dataset": recipe["dataset"], "protocol": "cifar100", "students": two}
+    (problem,) = client.post("/v1/jobs/validate", json=mixed).json()["problems"]
+    assert problem["pointer"] == "/training/optimizer/learning_rate"
+    assert "torchvision.mobilenet_v2 at 0.01, resnet8 at 0.05; give" in problem["detail"]
+
+
 def test_validate_tells_problems_of_meaning_together(client: TestClient, recipe: dict[str, Any]) -> None:
     body = {
         **recipe,
