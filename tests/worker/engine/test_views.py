@@ -298,3 +298,16 @@ def test_each_image_is_changed_by_draws_of_its_own(view):
     assert torch.equal(torch.get_rng_state(), state)
     some = torch.tensor([3, 9])
     assert torch.equal(make(view, images[some], moment(some, step=99)).images, made[some])
+
+
+@pytest.mark.parametrize("settings", [*EACH, ALL], ids=lambda settings: " ".join(settings))
+def test_off_the_cpu_the_host_is_asked_nothing_and_shapes_are_fixed(pixels, settings):
+    """On the meta device there are shapes and no numbers: whoever looks at one, or selects by one, fails."""
+    meta = torch.device("meta")
+    there = Moment(0, 2, 40, torch.arange(N, device=meta), torch.empty(1, 3, 1, 1, device=meta))
+    for how in (None, *MIXES):
+        made = mix(augment(pixels.to(meta), Augmentation(**settings), there), how, there)
+        assert made.images.shape == pixels.shape
+        assert made.images.dtype == torch.float32
+    for view in (RandAugment(), AutoAugment(), Cutout(), CutMix(), Mixup()):
+        assert make(view, made.images, there).images.shape == pixels.shape
