@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tarfile
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -23,6 +25,10 @@ LARGEST_UNPACKED = 8 * 2**30
 CHUNK = 2**20
 SILENCE_SECONDS = 60.0
 """How long a server may say nothing."""
+PARTIAL = ".partial-"
+"""What the folders begin with in which files lie until they are whole."""
+LEFT_SECONDS = 86_400.0
+"""Age at which such a folder is what a run left that was killed."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,7 @@ def fetch(dataset: str, downloads: Sequence[Download]) -> Path:
     import torch
 
     place = Path(torch.hub.get_dir()) / "datasets" / dataset
+    _sweep(place)
     for download in downloads:
         try:
             if not download.folder:
@@ -65,6 +72,12 @@ def fetch(dataset: str, downloads: Sequence[Download]) -> Path:
     return place
 
 
+def _sweep(place: Path) -> None:
+    for folder in place.glob(f"{PARTIAL}*"):
+        if time.time() - folder.stat().st_mtime > LEFT_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _fetch_file(download: Download, place: Path) -> Path:
     """The file, downloaded unless it is there. Raises OSError, HTTPException or DatasetError."""
     from torchvision.datasets.utils import check_integrity
@@ -74,7 +87,7 @@ def _fetch_file(download: Download, place: Path) -> Path:
         return file
     place.mkdir(parents=True, exist_ok=True)
     # In a folder of its own until it is whole, so that runs beside this one never see half of it.
-    with TemporaryDirectory(dir=place) as scratch:
+    with TemporaryDirectory(dir=place, prefix=PARTIAL) as scratch:
         came = Path(scratch, download.name)
         for url in download.urls:
             try:
@@ -93,7 +106,7 @@ def _unpack(archive: Path, download: Download, place: Path) -> None:
     """Leave the wanted members in their folder, all of them or none. Raises DatasetError or OSError."""
     target = place / download.folder
     left = LARGEST_UNPACKED
-    with TemporaryDirectory(dir=place) as scratch:
+    with TemporaryDirectory(dir=place, prefix=PARTIAL) as scratch:
         try:
             for name, content in _members(archive):
                 if not any(fnmatchcase(name, pattern) for pattern in download.members):

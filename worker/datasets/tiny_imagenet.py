@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from worker.dataset import DatasetError
+from worker.dataset import DataFacts, DatasetError
 from worker.datasets._fetch import Download
 from worker.datasets._listing import Labelled, images_in
 from worker.datasets._photographs import Listing, Photographs, held, told_apart
@@ -15,6 +15,7 @@ from worker.datasets._roots import Files
 
 FOLDER = "tiny-imagenet-200"
 ANNOTATIONS = "val/val_annotations.txt"
+CLASSES = 200
 
 
 class TinyImagenet(Photographs):
@@ -46,8 +47,16 @@ class TinyImagenet(Photographs):
     image_size: int = Field(default=64, ge=8, le=1024)
     """Side of the square that images are brought to, in pixels; they have 64."""
 
+    def _look(self, files: Files) -> DataFacts | None:
+        wnids = _wnids(files)
+        if len(wnids) < CLASSES or not set(wnids) <= set(files.folders("train")):
+            return super()._look(files)
+        # As with ImageNet, its files are counted by load().
+        files.file(ANNOTATIONS)
+        return self._facts(_names(files, wnids), self.image_size, self.official.train, self.official.test)
+
     def _listing(self, files: Files) -> Listing:
-        wnids = sorted(set(files.lines("wnids.txt")))
+        wnids = _wnids(files)
         labels = {wnid: label for label, wnid in enumerate(wnids)}
         stray: list[str] = []
         train = [
@@ -66,6 +75,10 @@ class TinyImagenet(Photographs):
                 raise DatasetError(f"{ANNOTATIONS} gives {image!r} the class {wnid!r}, which wnids.txt does not name")
             found.append((f"val/images/{image}", labels[wnid]))
         return found
+
+
+def _wnids(files: Files) -> list[str]:
+    return sorted(set(files.lines("wnids.txt")))
 
 
 def _names(files: Files, wnids: list[str]) -> tuple[str, ...]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import os
 import socket
 import tarfile
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from functools import partial
@@ -233,6 +235,16 @@ def test_without_a_network_it_says_what_to_do_and_a_file_put_there_is_taken(cach
     assert "\n" not in str(no.value)
     (cache / "any" / "file").write_bytes(b"good")
     assert fetch("any", [download]) == cache / "any"
+
+
+def test_what_a_killed_run_left_is_removed_after_a_day(server: Server, cache: Path) -> None:
+    for name, age in (("old", 100_000), ("new", 1000)):
+        folder = cache / "any" / f".partial-{name}"
+        folder.mkdir(parents=True)
+        (folder / "file").write_bytes(b"half")
+        os.utime(folder, (time.time() - age,) * 2)
+    fetch("any", [serve(server, "file", b"good")])
+    assert {entry.name for entry in (cache / "any").iterdir()} == {".partial-new", "file"}
 
 
 def test_a_cache_that_cannot_be_written_is_told(server: Server, cache: Path) -> None:

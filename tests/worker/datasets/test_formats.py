@@ -123,6 +123,18 @@ def test_tiny_imagenets_classes_are_sorted_and_told_apart(tmp_path: Path) -> Non
     assert facts.class_names == ("goldfish", "European fire salamander", "crane (n02012849)", "crane (n03126707)")
 
 
+def test_a_whole_tiny_imagenet_is_known_without_counting_its_files(tmp_path: Path) -> None:
+    folder = published.tiny_imagenet(tmp_path)
+    for number in range(200 - len(published.WNIDS)):
+        (folder / "train" / f"n2{number:07}").mkdir()
+    (folder / "wnids.txt").write_text("\n".join(child.name for child in (folder / "train").iterdir()))
+    facts = dataset("tiny_imagenet", folder).facts([tmp_path])
+    assert facts is not None
+    assert (facts.classes, facts.train, facts.validation, facts.test) == (200, 90_000, 10_000, 10_000)
+    with pytest.raises(DatasetError, match="has no training image"):
+        dataset("tiny_imagenet", folder).load([tmp_path])
+
+
 def test_tiny_imagenets_annotations_name_known_classes(tmp_path: Path) -> None:
     folder = published.tiny_imagenet(tmp_path)
     (folder / "val" / "val_annotations.txt").write_text("val_0_20.JPEG\tn99999999\t0\n")
