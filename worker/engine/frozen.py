@@ -41,7 +41,8 @@ class FrozenNetworks:
         self._device = device
         self._group = group
         self._reads: dict[tuple[NetworkSpec, View], set[Read]] = defaultdict(set)
-        for tap in taps:
+        # In one order in all processes; a set's is each process's own.
+        for tap in sorted(taps, key=repr):
             self._reads[tap.network, tap.view].add(tap.reads)
         self._quick: dict[NetworkSpec, Network] = {}
         self._shelves: dict[tuple[NetworkSpec, View], Shelf | SharedShelf] = {}

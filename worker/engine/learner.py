@@ -118,7 +118,8 @@ class Learner:
         reads: dict[View, set[Read]] = defaultdict(set)
         if self.label_weight and self.phase is None:
             reads[CLEAN].add("logits")
-        for tap in self.taps:
+        # In one order in every run and process: batch norm follows the views one after the other.
+        for tap in sorted(self.taps, key=repr):
             if tap.network == self.spec:
                 reads[tap.view].add(tap.reads)
         return reads
