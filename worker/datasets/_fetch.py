@@ -8,6 +8,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from http.client import HTTPException
@@ -74,8 +75,9 @@ def fetch(dataset: str, downloads: Sequence[Download]) -> Path:
 
 def _sweep(place: Path) -> None:
     for folder in place.glob(f"{PARTIAL}*"):
-        if time.time() - folder.stat().st_mtime > LEFT_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError):  # a run beside this one has finished with it
+            if time.time() - folder.stat().st_mtime > LEFT_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fetch_file(download: Download, place: Path) -> Path:
