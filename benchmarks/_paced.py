@@ -123,11 +123,14 @@ def write_teacher(folder: Path) -> None:
     (made / "teacher.json").write_text(json.dumps(description))
 
 
-def run(wanted: Recipe, folder: Path, name: str, diary: Diary) -> Run:
-    """The engine's own run of a recipe, in a folder that holds a teacher."""
+def run(wanted: Recipe, folder: Path, name: str, diary: Diary, store: Path | None = None) -> Run:
+    """The engine's own run of a recipe, in a folder that holds a teacher; outputs of teachers are kept in `store`."""
     directory = folder / name
     directory.mkdir()
-    place = Place(directory, directory / "checkpoints", folder / "weights", (), "1", checkpoint_seconds=1e9)
+    place = Place(
+        directory, directory / "checkpoints", folder / "weights", (), "1", checkpoint_seconds=1e9,
+        store=store, store_bytes=2**33,
+    )  # fmt: skip
     return Run(wanted, place, diary, Interrupt())
 
 

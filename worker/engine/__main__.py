@@ -4,7 +4,7 @@
     torchrun --nproc-per-node N -m worker.engine RECIPE.json OUT_DIR [...]
     python -m worker.engine --warm
 
-With --warm it imports torch, touches no GPU, and waits for one line of JSON on standard input that names its job; the
+With --warm it imports all that a job needs, touches no GPU, and waits for one line of JSON on standard input that names its job; the
 end of standard input means that its parent is gone.
 
 Exit codes: 0 finished; 2 the recipe is impossible (the last record says why); 71 the device's memory ran out;
@@ -19,9 +19,11 @@ import os
 import signal
 import sys
 import threading
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 
 from worker.dataset import DatasetError
@@ -36,8 +38,8 @@ from worker.engine.interrupt import (
     Interrupt,
     MemoryExhausted,
     Stopped,
-    is_out_of_memory,
 )
+from worker.engine.memory import is_out_of_memory
 from worker.engine.run import Place, Run
 from worker.recipe import Recipe
 
@@ -50,6 +52,7 @@ def main() -> int:
     arguments = _arguments()
     diary, interrupt, group = Diary(own_standard_output()), Interrupt(), ALONE
     if arguments.warm:
+        _warm_up()
         line = sys.stdin.readline()
         if not line:
             return STOPPED
@@ -68,6 +71,13 @@ def main() -> int:
         return carry_out(content, place, diary, interrupt, group)
     except BrokenPipeError:
         return STOPPED
+
+
+def _warm_up() -> None:
+    """Have imported, while nobody waits, what a job's first steps would import: torch's compiler and scikit-learn."""
+    torch.use_deterministic_algorithms(False)
+    torch.optim.SGD([torch.zeros(1)])
+    import_module("sklearn.datasets")
 
 
 def carry_out(content: bytes, place: Place, diary: Diary, interrupt: Interrupt, group: Group = ALONE) -> int:

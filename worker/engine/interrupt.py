@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 # The exit codes of the engine; any other is a crash.
 FINISHED = 0
 IMPOSSIBLE = 2
@@ -17,11 +15,6 @@ class Impossible(Exception):
 
 class MemoryExhausted(Exception):
     """A batch does not fit into the device's memory; the sentence says which would."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: a GPU's, or the machine's, which torch tells by words alone."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 class Stopped(Exception):

@@ -19,9 +19,10 @@ from worker.engine.diary import Diary
 from worker.engine.evaluate import score
 from worker.engine.frozen import FrozenNetworks, autocast, frozen_taps
 from worker.engine.group import ALONE, Group
-from worker.engine.interrupt import Impossible, Interrupt, MemoryExhausted, Stopped, is_out_of_memory
+from worker.engine.interrupt import Impossible, Interrupt, MemoryExhausted, Stopped
 from worker.engine.learner import Learner
 from worker.engine.loading import Loaded, batches, chosen_batches
+from worker.engine.memory import is_out_of_memory
 from worker.engine.optimize import course
 from worker.engine.store import FORMAT, Store, device_name
 from worker.engine.views import Made, Moment, augment, make, mix
