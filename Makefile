@@ -51,6 +51,6 @@ $(BIN)/uv:
 # The build backend is in the lock, so that nothing unpinned is fetched to install the project itself.
 $(READY): $(BIN)/uv requirements.lock pyproject.toml
 	@echo "Setting up .venv; the first time this fetches about 3 GB of packages."
-	@$(BIN)/uv pip sync --python $(BIN)/python requirements.lock
+	@$(BIN)/uv pip sync --compile-bytecode --python $(BIN)/python requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -4,8 +4,8 @@
     torchrun --nproc-per-node N -m worker.engine RECIPE.json OUT_DIR [...]
     python -m worker.engine --warm
 
-With --warm it imports all that a job needs, touches no GPU, and waits for one line of JSON on standard input that names its job; the
-end of standard input means that its parent is gone.
+With --warm it imports all that a job needs, touches no GPU, and waits for one line of JSON on standard input that
+names its job; the end of standard input means that its parent is gone.
 
 Exit codes: 0 finished; 2 the recipe is impossible (the last record says why); 71 the device's memory ran out;
 75 stopped by SIGTERM or by the parent's end, resumable; anything else is a crash.
