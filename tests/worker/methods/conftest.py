@@ -43,14 +43,14 @@ def serves(method, student, teacher):
 class Pair:
     """A student with one method, its teacher, and batches that both have read."""
 
-    def __init__(self, method, *, student="resnet8", teacher=None, seed=0):
+    def __init__(self, method, *, student="resnet8", teacher=None, seed=0, side=SIDE):
         teacher = teacher or next(name for name in TEACHERS if serves(method, student, name))
         generator = torch.Generator().manual_seed(seed)
-        self.images = torch.rand(IMAGES, 3, SIDE, SIDE, generator=generator)
+        self.images = torch.rand(IMAGES, 3, side, side, generator=generator)
         self.labels = torch.arange(IMAGES) % CLASSES
-        self.teacher = freeze(self.build(teacher))
+        self.teacher = freeze(self.build(teacher, side))
         self.shop = Workshop(
-            facts=FACTS,
+            facts=FACTS.model_copy(update={"image_size": side}),
             training=Training(epochs=2, batch_size=8, optimizer=SGD(learning_rate=0.02)),
             device=torch.device("cpu"),
             teacher=self.teacher,
@@ -61,7 +61,7 @@ class Pair:
         )
         self.method = method
         told = Student(architecture=student, methods=(method,), labels={"weight": 0})
-        self.pupil = make_pupil(told, self.build(student), CARDS[student], self.shop)
+        self.pupil = make_pupil(told, self.build(student, side), CARDS[student], self.shop)
         self.learner = self.pupil.learner
         (self.part,) = self.learner.parts
         phases = [phase_learner(self.pupil, part, phase, self.shop)[0] for part, phase in self.pupil.phases()]
@@ -69,10 +69,10 @@ class Pair:
         """All that trains, in order: the method's phases, then the student; who reads nothing is left out."""
 
     @staticmethod
-    def build(name):
+    def build(name, side=SIDE):
         torch.manual_seed(len(name))
         network = ARCHITECTURES[name].build(name, CLASSES)
-        network.set_input(Input(size=SIDE, mean=FACTS.mean, std=FACTS.std))
+        network.set_input(Input(size=side, mean=FACTS.mean, std=FACTS.std))
         return network
 
     def teacher_pass(self, *reads, positions=None):
