@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from worker.spec import Spec
 
@@ -60,7 +60,7 @@ class Card(Spec):
     norms: bool = False
     """Whether the batch norm before each of those activations is known."""
     body_parameters: int
-    """Numbers to store besides the classifier's weight and bias (batch norm's running statistics not counted)."""
+    """Numbers to store besides the classifiers' weights and biases (batch norm's running statistics not counted)."""
     image_size: int
     """Side of the square image at which multiply-adds were counted, in pixels; what published weights expect."""
     multiply_adds: int
@@ -70,10 +70,12 @@ class Card(Spec):
     """Side of the smallest square image that the network reads, in pixels, of those that were tried."""
     classifier_bias: bool = True
     """Whether the classifier adds a number to each class."""
+    further_classifiers: int = 0
+    """Numbers to store for each class in further classifiers, whose logits are averaged with that one's."""
 
     def parameters(self, classes: int) -> int:
         """Numbers to store with a linear classifier of that many classes."""
-        return self.body_parameters + (self.embedding + self.classifier_bias) * classes
+        return self.body_parameters + (self.embedding + self.classifier_bias + self.further_classifiers) * classes
 
 
 class Architecture(ABC):
@@ -93,7 +95,10 @@ class Architecture(ABC):
 
     @abstractmethod
     def build(self, architecture: str, classes: int) -> Network:
-        """A freshly initialised network (torch's global generator) for RGB images and that many classes."""
+        """A freshly initialised network (torch's global generator) for RGB images and that many classes.
+
+        Raises LookupError, in one sentence, when the installed library lacks it.
+        """
 
     def image_size(self, architecture: str) -> int:
         """Side of the square images for which an architecture was made, in pixels; its card is measured there."""
@@ -108,7 +113,10 @@ class Architecture(ABC):
 
     def cards(self) -> dict[str, Card]:
         """The cards that were generated and committed, by name; none for a file that was just dropped in."""
-        file = CARDS / f"{self.name}.json"
-        if not file.exists():
-            return {}
-        return {name: Card.model_validate(card) for name, card in json.loads(file.read_text()).items()}
+        return _committed(self.name)
+
+
+@cache
+def _committed(family: str) -> dict[str, Card]:
+    file = CARDS / f"{family}.json"
+    return TypeAdapter(dict[str, Card]).validate_json(file.read_bytes()) if file.exists() else {}

@@ -135,10 +135,13 @@ def _build(description: Description) -> Network:
         raise StudentError(
             f"the description has {description.classes} classes and {len(description.class_names)} class names"
         )
-    with torch.random.fork_rng(devices=[]):
-        network = ARCHITECTURES[description.architecture].build(description.architecture, description.classes)
-        if description.wrapper is not None:
-            _wrapper(description.wrapper).build(network, _build_network)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            network = _build_network(description.architecture, description.classes)
+            if description.wrapper is not None:
+                _wrapper(description.wrapper).build(network, _build_network)
+    except LookupError as error:
+        raise StudentError(str(error)) from error
     image = description.input
     network.set_input(Input(size=image.size, mean=image.mean, std=image.std))
     return network

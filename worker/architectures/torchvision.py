@@ -93,10 +93,10 @@ def _layout(architecture: str) -> Layout:
     """Where to read the network; other numbers of classes change nothing."""
     import torch
 
-    from worker.architectures._survey import Hollow, survey
+    from worker.architectures._survey import CLASSES, Hollow, survey
 
     with Hollow(), torch.random.fork_rng(devices=[]):
-        twin = _body(architecture, 2).to("meta")
+        twin = _body(architecture, CLASSES).to("meta")
     return survey(twin, _weights(architecture).transforms().crop_size[0])
 
 

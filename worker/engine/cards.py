@@ -81,7 +81,9 @@ def _measure(architecture: str, family: Architecture, network: Network) -> Card:
         raise Unreadable("what goes into its classifier is not one vector for an image")
     own, further = _numbers(network, (layout.classifier,)), _numbers(network, layout.further_classifiers)
     counts = counter.get_flop_counts()
-    in_classifiers = [counts.get(f"Network.body.{name}", {}) for name in (layout.classifier, *layout.further_classifiers)]
+    in_classifiers = [
+        counts.get(f"Network.body.{name}", {}) for name in (layout.classifier, *layout.further_classifiers)
+    ]
     operations = counter.get_total_flops() - sum(sum(count.values()) for count in in_classifiers)
     return Card(
         architecture=architecture,

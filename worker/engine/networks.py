@@ -25,7 +25,10 @@ def initialised(architecture: str, seed: int, facts: DataFacts) -> Network:
 
 def build(architecture: str, facts: DataFacts) -> Network:
     """A freshly initialised network (torch's global generator) whose input is normalised with the data's statistics."""
-    network = ARCHITECTURES[architecture].build(architecture, facts.classes)
+    try:
+        network = ARCHITECTURES[architecture].build(architecture, facts.classes)
+    except LookupError as error:
+        raise Impossible(str(error)) from error
     size = network.image.size or facts.image_size
     network.set_input(Input.model_validate({"size": size, "mean": facts.mean, "std": facts.std}))
     return network
@@ -85,10 +88,10 @@ def _weighted(architecture: str, source: Weights, weights: Path) -> tuple[Networ
 def _with_new_classifier(network: Network, architecture: str, seed: int, facts: DataFacts) -> Network:
     """The same weights under a fresh classifier for the data's classes; the network keeps its own input."""
     fresh = initialised(architecture, seed, facts)
-    prefix = f"{network.layout.classifier}."
-    body = {name: tensor for name, tensor in network.body.state_dict().items() if not name.startswith(prefix)}
+    heads = tuple(f"{name}." for name in (network.layout.classifier, *network.layout.further_classifiers))
+    body = {name: tensor for name, tensor in network.body.state_dict().items() if not name.startswith(heads)}
     missing, unexpected = fresh.body.load_state_dict(body, strict=False)
-    wrong = [name for name in missing if not name.startswith(prefix)] + list(unexpected)
+    wrong = [name for name in missing if not name.startswith(heads)] + list(unexpected)
     if wrong:
         raise Impossible(f"the weights of {architecture} do not fit it: {', '.join(wrong[:5])}")
     fresh.set_input(network.image)

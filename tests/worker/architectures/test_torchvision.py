@@ -1,6 +1,5 @@
 """torchvision's networks: all of them are here, as torchvision counts them, and with its weights."""
 
-import hashlib
 import socket
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 from torchvision import models
 
+from tests.worker.architectures.published import torchvision_checkpoint
 from worker.architectures import CARDS, FAMILIES
 
 FAMILY = FAMILIES["torchvision"]
@@ -53,20 +53,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def checkpoint(cache: Path, architecture: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
-    """Put weights of our own making where the download would lie, under a name that bears their digest."""
-    name = architecture.removeprefix("torchvision.")
-    weights: dict[str, torch.Tensor] = models.get_model(name, weights=None).state_dict()
-    file = cache / "unnamed"
-    torch.save(weights, file)
-    named = file.rename(cache / f"{name}-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.pth")
-    published = models.get_model_weights(name).DEFAULT.value
-    monkeypatch.setattr(published, "url", f"https://weights.invalid/{named.name}")
-    return weights
-
-
 def test_published_weights_come_with_their_input_and_classes(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights = checkpoint(cache, SMALL, monkeypatch)
+    weights = torchvision_checkpoint(cache.parents[1], SMALL, monkeypatch)
     network, names = FAMILY.published(SMALL)
     assert (len(names), names[0]) == (1000, "tench")
     assert network.image.size == 224
@@ -76,7 +64,7 @@ def test_published_weights_come_with_their_input_and_classes(cache: Path, monkey
 
 
 def test_a_checkpoint_with_another_digest_is_refused(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint(cache, SMALL, monkeypatch)
+    torchvision_checkpoint(cache.parents[1], SMALL, monkeypatch)
     (file,) = cache.iterdir()
     file.write_bytes(file.read_bytes() + b"\0")
     with pytest.raises(LookupError, match=rf"the published weights of {SMALL} cannot be had .*sha256"):
