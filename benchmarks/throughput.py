@@ -76,7 +76,7 @@ def serve_limit(precision: str) -> None:
     """The two networks on one batch."""
     training = recipe(IMAGES, ["student"], precision=precision).training
     torch.use_deterministic_algorithms(device().type == "cpu")  # as the engine does
-    teacher = quick(freeze(placed(initialised(TEACHER, 0, facts(IMAGES)), device())), {"logits"}, SIDE)
+    teacher = quick(freeze(placed(initialised(TEACHER, 0, facts(IMAGES)), device())), SIDE)
     student = placed(initialised(STUDENT, 0, facts(IMAGES)), device()).train()
     optimizer = make_optimizer(training, student.parameters(), ())
     part = noise(BATCH, 0)

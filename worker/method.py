@@ -37,6 +37,26 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype.itemsize < 4 else tensor
 
 
+LARGEST_FLOAT16 = 65504.0
+
+
+def top_logits(logits: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What is left of (N, K) logits when only each row's largest matter.
+
+    Returns (N, top) float16 values, (N, top) int64 classes, and (N, 1) float16, the mean of the others.
+    """
+    logits = logits.float()
+    values, classes = logits.topk(top, dim=1)
+    rest = logits.scatter(1, classes, 0.0).sum(1, keepdim=True) / (logits.shape[1] - top)
+    values, rest = (part.clamp(-LARGEST_FLOAT16, LARGEST_FLOAT16).half() for part in (values, rest))
+    return values, classes, rest
+
+
+def from_top(values: Tensor, classes: Tensor, rest: Tensor, count: int) -> Tensor:
+    """(N, K) float32 logits of K classes out of the parts that `top_logits` gives; they give the same parts again."""
+    return rest.float().expand(-1, count).scatter(1, classes, values.float())
+
+
 @dataclass(frozen=True)
 class NetworkSpec:
     """A network that a method reads: the student, the teacher, or one that the method asks for besides."""
@@ -91,6 +111,9 @@ class Tap:
     network: NetworkSpec
     reads: Read = "logits"
     view: View = CLEAN
+    top: int | None = None
+    """How many of each image's largest logits matter, the others by their mean alone; None is all of them. The method
+    itself sees to it (`top_logits`); a store then keeps no more than that."""
 
     def described(self) -> str:
         """In words: `teacher: stage maps`."""

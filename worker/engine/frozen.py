@@ -41,9 +41,12 @@ class FrozenNetworks:
         self._device = device
         self._group = group
         self._reads: dict[tuple[NetworkSpec, View], set[Read]] = defaultdict(set)
+        self._tops: dict[tuple[NetworkSpec, View], set[int | None]] = defaultdict(set)
         # In one order in all processes; a set's is each process's own.
         for tap in sorted(taps, key=repr):
             self._reads[tap.network, tap.view].add(tap.reads)
+            if tap.reads == "logits":
+                self._tops[tap.network, tap.view].add(tap.top)
         self._quick: dict[NetworkSpec, Network] = {}
         self._shelves: dict[tuple[NetworkSpec, View], Shelf | SharedShelf] = {}
 
@@ -54,17 +57,16 @@ class FrozenNetworks:
     def use(self, store: Store, images: int, classes: int, decides: Mapping[str, object]) -> None:
         """Keep what can be kept in a store; `decides` is all that a batch of a view depends on but the view."""
         for (spec, view), reads in self._reads.items():
-            if not self._is_kept(spec, view):
+            if not (self._is_rounded(spec, view) and reads <= KEPT_READS):
                 continue
-            network = self._networks[spec]
             everything = {
                 **decides,
-                "network": network_digest(network),
+                "network": network_digest(self._networks[spec]),
                 "view": repr(view),
                 "reads": sorted(reads),
-                "all reads": sorted(self._wanted(spec)),
             }
-            shelf = store.shelf(everything, images, classes)
+            tops = self._tops[spec, view]
+            shelf = store.shelf(everything, images, classes, next(iter(tops)) if len(tops) == 1 else None)
             self._shelves[spec, view] = shelf if self._group.size == 1 else SharedShelf(shelf, self._group)
 
     def begin_epoch(self, epoch: int) -> None:
@@ -96,9 +98,8 @@ class FrozenNetworks:
         if kept is not None and shelf is not None and not shelf.wants_check():
             return kept
         outputs = self._compute(spec, images, self._reads[spec, view])
-        if not self._is_kept(spec, view):
-            return outputs
-        outputs = rounded(outputs)
+        if self._is_rounded(spec, view):
+            outputs = rounded(outputs)
         if shelf is not None:
             if kept is not None:
                 shelf.check(kept, outputs)
@@ -107,18 +108,13 @@ class FrozenNetworks:
 
     def _compute(self, spec: NetworkSpec, images: Tensor, reads: Iterable[Read]) -> Outputs:
         if spec not in self._quick:
-            self._quick[spec] = quick(self._networks[spec], self._wanted(spec), self._image_size)
+            self._quick[spec] = quick(self._networks[spec], self._image_size)
         with self._autocast():
             return self._group.read(self._quick[spec], images, tuple(reads))
 
-    def _wanted(self, spec: NetworkSpec) -> set[Read]:
-        """All that is read of a network, on whatever view."""
-        return {read for (other, _), reads in self._reads.items() if other == spec for read in reads}
-
-    def _is_kept(self, spec: NetworkSpec, view: View) -> bool:
-        """Whether what is said is rounded, and kept where there is a store: nothing else may depend on it."""
-        small = self._reads[spec, view] <= KEPT_READS
-        return self._training.keep_teacher_outputs and small and not view.asks_teacher and not spec.batch_statistics
+    def _is_rounded(self, spec: NetworkSpec, view: View) -> bool:
+        """Whether logits and embedding are rounded as if they were kept: whatever else is read, and by whom."""
+        return self._training.keep_teacher_outputs and not view.asks_teacher and not spec.batch_statistics
 
     def _autocast(self) -> AbstractContextManager[None]:
         return autocast(self._training, self._device)

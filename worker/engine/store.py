@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
-from worker.method import Outputs
+from worker.method import LARGEST_FLOAT16, Outputs, from_top, top_logits
 from worker.network import Network
 
 FORMAT = 1
@@ -32,7 +32,6 @@ FORMAT = 1
 KEPT_READS = frozenset({"logits", "embedding"})
 """What is small enough to be kept; whoever reads maps computes them."""
 SUFFIX = ".npy"
-LARGEST = torch.finfo(torch.float16).max
 DRAFT_SECONDS = 7 * 86400.0
 FREE_SHARE = 0.1
 """Share of the disk that is left free."""
@@ -55,13 +54,13 @@ def device_name(device: torch.device) -> str:
 
 
 def rounded(outputs: Outputs) -> Outputs:
-    """Logits and embedding as they are kept: rounded to float16, its largest number at most, then float32."""
+    """The same with logits and embedding as they are kept: rounded to float16, its largest number at most."""
     embedding = outputs.embedding
-    return Outputs(_round(outputs.logits), None if embedding is None else _round(embedding))
+    return replace(outputs, logits=_round(outputs.logits), embedding=None if embedding is None else _round(embedding))
 
 
 def _round(values: Tensor) -> Tensor:
-    return values.float().clamp(-LARGEST, LARGEST).half().float()
+    return values.float().clamp(-LARGEST_FLOAT16, LARGEST_FLOAT16).half().float()
 
 
 @dataclass(frozen=True)
@@ -75,10 +74,13 @@ class Store:
     warn: Callable[[str], None]
     """Takes a sentence about kept outputs that cannot be used."""
 
-    def shelf(self, decides: dict[str, Any], images: int, classes: int) -> Shelf:
-        """The epochs of one network on one view; `decides` is all that its outputs depend on."""
-        key = sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
-        return Shelf(self, self.directory / key, images, classes)
+    def shelf(self, decides: dict[str, Any], images: int, classes: int, top: int | None) -> Shelf:
+        """The epochs of one network on one view; `decides` is all that its outputs depend on.
+
+        With `top` no more is kept of the logits than `top_logits` leaves of them.
+        """
+        key = sha256(json.dumps(decides | {"top": top}, sort_keys=True).encode()).hexdigest()[:32]
+        return Shelf(self, self.directory / key, images, classes, top)
 
     def has_room(self, needed_bytes: int) -> bool:
         """Whether so much may be added, once what was used longest ago is removed."""
@@ -101,17 +103,18 @@ class Store:
 
 
 Rows = np.memmap[Any, np.dtype[np.float16]]
-"""(M, K + D + 1): logits, the embedding if it is kept too, and 1 where the row is known."""
+"""(M, L + D + 1): logits as `_columns` puts them, the embedding if it is kept too, and 1 where the row is known."""
 
 
 class Shelf:
     """What one network says of one view, epoch after epoch."""
 
-    def __init__(self, store: Store, directory: Path, images: int, classes: int) -> None:
+    def __init__(self, store: Store, directory: Path, images: int, classes: int, top: int | None) -> None:
         self.store = store
         self.directory = directory
         self.images = images
         self.classes = classes
+        self.top = top
         self.trusted = True
         """False once a row differed from what the network says: from then on nothing kept is used."""
         self._epoch = 0
@@ -136,9 +139,10 @@ class Shelf:
         rows = self._known[positions.numpy()]
         if not rows[:, -1].all():
             return None
-        values = torch.from_numpy(rows[:, :-1]).to(device).float()
-        embedding = values[:, self.classes :]
-        return Outputs(values[:, : self.classes], embedding if embedding.shape[1] else None)
+        values = torch.from_numpy(rows[:, :-1]).to(device)
+        width = self.classes if self.top is None else 2 * self.top + 1
+        embedding = values[:, width:].float()
+        return Outputs(self._logits(values[:, :width]), embedding if embedding.shape[1] else None)
 
     def wants_check(self) -> bool:
         """Whether what is taken should be computed as well and compared: the first of each epoch."""
@@ -147,7 +151,7 @@ class Shelf:
     def check(self, taken: Outputs, computed: Outputs) -> None:
         """Compare what is kept with what the network says now; when they differ nothing kept is used any more."""
         self._checked = True
-        both = [(taken.logits, computed.logits)]
+        both = [(taken.logits, self._logits(self._columns(computed.logits)))]
         if taken.embedding is not None and computed.embedding is not None:
             both.append((taken.embedding, computed.embedding))
         if not all(torch.equal(a, b) for a, b in both):
@@ -160,13 +164,27 @@ class Shelf:
         """Take down what was said of the images at (N,) positions; values must have been rounded."""
         if not self._takes_down:
             return
-        values = [outputs.logits] if outputs.embedding is None else [outputs.logits, outputs.embedding]
-        known = torch.ones(len(positions), 1, device=outputs.logits.device)
-        rows = torch.cat([*values, known], dim=1).half().cpu().numpy()
+        embedding = [] if outputs.embedding is None else [outputs.embedding.half()]
+        known = outputs.logits.new_ones(len(positions), 1).half()
+        rows = torch.cat([self._columns(outputs.logits), *embedding, known], dim=1).cpu().numpy()
         if self._draft is None:
             self._start_draft(rows.shape[1])
         if self._draft is not None:
             self._draft[positions.numpy()] = rows
+
+    def _columns(self, logits_NK: Tensor) -> Tensor:
+        """(N, L) float16: the logits; or the largest, the bits of their classes, and the mean of the others."""
+        if self.top is None:
+            return logits_NK.half()
+        values, classes, rest = top_logits(logits_NK, self.top)
+        return torch.cat([values, classes.short().view(torch.float16), rest], dim=1)
+
+    def _logits(self, columns: Tensor) -> Tensor:
+        """(N, K) float32 of such columns."""
+        if self.top is None:
+            return columns.float()
+        values, classes, rest = torch.split(columns, [self.top, self.top, 1], dim=1)
+        return from_top(values, classes.contiguous().view(torch.int16).long(), rest, self.classes)
 
     def end(self) -> None:
         """Keep what was taken down in the epoch, whole or not at all."""

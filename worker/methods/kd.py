@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from worker.method import STUDENT, TEACHER, Batch, Method, MethodError, Setup, Tap, at_least_float32
+from worker.method import (
+    STUDENT,
+    TEACHER,
+    Batch,
+    Method,
+    MethodError,
+    Setup,
+    Tap,
+    at_least_float32,
+    from_top,
+    top_logits,
+)
 from worker.view import CLEAN
 
 if TYPE_CHECKING:
@@ -28,9 +39,18 @@ class KD(Method):
     """T, a pure number that divides both networks' logits; 1 leaves them as they are."""
     weight: float = Field(default=0.9, ge=0, le=1000)
     """Weight of the divergence, a pure number."""
+    teacher_top: int | None = Field(default=None, ge=1, le=32_767)
+    """How many of the teacher's largest logits are used, the others replaced by their mean; null uses all. For many
+    classes: outputs that a worker keeps for later jobs then take less room."""
+
+    def check(self, setup: Setup) -> None:
+        if self.teacher_top is not None and self.teacher_top >= setup.facts.classes:
+            raise MethodError(
+                f"teacher_top is {self.teacher_top}; it must be less than the {setup.facts.classes} classes of the data"
+            )
 
     def taps(self, setup: Setup) -> frozenset[Tap]:
-        return frozenset({Tap(STUDENT), Tap(TEACHER)})
+        return frozenset({Tap(STUDENT), Tap(TEACHER, top=self.teacher_top)})
 
     def terms(self, batch: Batch, modules: nn.Module | None) -> dict[str, Tensor]:
         """`soft`, in nats per image times T^2."""
@@ -38,7 +58,10 @@ class KD(Method):
 
     def terms_at(self, temperature: float | Tensor, batch: Batch) -> dict[str, Tensor]:
         """The terms at another temperature, which may be one that is trained."""
-        divergence = softened_divergence(batch.student(CLEAN).logits, batch.teacher(CLEAN).logits, temperature)
+        teacher_NK = batch.teacher(CLEAN).logits
+        if self.teacher_top is not None:
+            teacher_NK = from_top(*top_logits(teacher_NK, self.teacher_top), teacher_NK.shape[1])
+        divergence = softened_divergence(batch.student(CLEAN).logits, teacher_NK, temperature)
         return {"soft": self.weight * divergence}
 
 

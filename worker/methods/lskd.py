@@ -46,7 +46,8 @@ class LSKD(Method):
         self.base.check(setup)
 
     def taps(self, setup: Setup) -> frozenset[Tap]:
-        return self.base.taps(setup)
+        # What the base makes do with, the mean and spread of the logits do not.
+        return frozenset(replace(tap, top=None) for tap in self.base.taps(setup))
 
     def terms(self, batch: Batch, modules: nn.Module | None) -> dict[str, Tensor]:
         """The base's terms."""

@@ -6,10 +6,12 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
+import torch
 
 from tests.worker.engine.runs import recipe_of, run, usage
 from worker.engine import store as store_module
 from worker.engine.frozen import FrozenNetworks
+from worker.method import from_top, top_logits
 
 KD = {"name": "kd"}
 R2KD = {"name": "r2kd"}
@@ -200,3 +202,29 @@ def test_outputs_are_not_rounded_where_the_recipe_keeps_none(tmp_path):
     exact = run(recipe_of(KD, keep_teacher_outputs=False), tmp_path / "exact", tmp_path / "store")
     assert kept.digest() != exact.digest()
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("beside", [None, {"name": "dkd"}, {"name": "at"}])
+def test_of_kd_s_largest_logits_no_more_is_kept_and_nothing_else_decides_the_bits(beside, tmp_path, computed):
+    recipe = recipe_of(KD | {"teacher_top": 3})
+    full = run(recipe_of(KD), tmp_path / "full")
+    alone = run(recipe, tmp_path / "alone")
+    if beside is not None:
+        recipe["students"].append({"name": "beside", "architecture": "resnet8", "methods": [beside]})
+    filling = run(recipe, tmp_path / "filling", tmp_path / "store")
+    passes(computed)
+    taking = run(recipe, tmp_path / "taking", tmp_path / "store")
+    assert full.digest() != alone.digest() == filling.digest() == taking.digest()
+    if beside is None:
+        # Three values, three classes, the mean of the others, and whether it is known.
+        assert {np.load(file).shape[1] for file in tmp_path.glob("store/*/*.npy")} == {8}
+        assert passes(computed) == 2
+
+
+def test_the_largest_logits_taken_twice_are_the_same():
+    logits = torch.randn(50, 20) * torch.tensor([1e-6, 1.0, 50.0, 1e3, 1e5]).repeat(10)[:, None]
+    logits[0] = 7.0  # all equal
+    once = from_top(*top_logits(logits, 4), 20)
+    assert torch.equal(from_top(*top_logits(once, 4), 20), once)
+    ordinary = logits.abs().amax(1) < 6e4
+    assert torch.equal(once.argmax(1)[ordinary][1:], logits.half().float().argmax(1)[ordinary][1:])

@@ -1,9 +1,15 @@
 import pytest
 import torch
 
+from tests.worker.methods.conftest import FACTS
 from tests.worker.methods.goldens import batch_of, cross_entropy
-from worker.method import MethodError
+from worker.architectures import CARDS
+from worker.method import TEACHER, MethodError, Setup, from_top, top_logits
+from worker.methods.ctkd import CTKD
 from worker.methods.kd import KD, softened_divergence
+from worker.methods.lskd import LSKD
+
+SETUP = Setup(FACTS, CARDS["resnet8"], CARDS["resnet20"], 6, 2, CARDS)
 
 
 def golden(case, given):
@@ -44,3 +50,30 @@ def test_it_is_a_mean_over_images():
 def test_networks_that_score_other_classes():
     with pytest.raises(MethodError, match="the student gives 5 classes, the teacher 10"):
         softened_divergence(logits(0, 5), logits(1), 4)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [KD(teacher_top=3), CTKD(base=KD(teacher_top=3)), LSKD(base=KD(teacher_top=3))],
+    ids=["kd", "ctkd", "lskd"],
+)
+def test_what_a_tap_leaves_out_is_not_read(method):
+    given = {"student.logits": logits(0).float(), "teacher.logits": logits(1).float()}
+    modules = {"theta": torch.tensor(1.0)} if isinstance(method, CTKD) else None
+    (top,) = {tap.top for tap in method.taps(SETUP) if tap.network == TEACHER}
+    cut = given["teacher.logits"] if top is None else from_top(*top_logits(given["teacher.logits"], top), 10)
+    whole = method.terms(batch_of(given), modules)["soft"]
+    assert torch.equal(whole, method.terms(batch_of(given | {"teacher.logits": cut}), modules)["soft"])
+    assert (top is None) == isinstance(method, LSKD)
+
+
+def test_the_largest_logits_are_most_of_the_divergence():
+    given = {"student.logits": logits(0).float(), "teacher.logits": 3 * logits(1).float()}
+    whole, half, one = (KD(teacher_top=top).terms(batch_of(given), None)["soft"].item() for top in (None, 5, 1))
+    assert abs(half - whole) < abs(one - whole)
+    assert half == pytest.approx(whole, rel=0.05)
+
+
+def test_more_logits_than_classes_are_refused():
+    with pytest.raises(MethodError, match="teacher_top is 10; it must be less than the 10 classes of the data"):
+        KD(teacher_top=10).check(SETUP)
