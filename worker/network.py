@@ -182,7 +182,11 @@ class Network(nn.Module):
         module = self.body.get_submodule
         # Partials of bound methods, unlike closures, are bound to the copy when a network is copied.
         take_input, take_output = self._take_input, self._take_output
-        self._hooks = [module(self.layout.classifier).register_forward_pre_hook(partial(take_input, "embedding"))]
+        classifier = module(self.layout.classifier)
+        self._hooks = [
+            classifier.register_forward_pre_hook(partial(take_input, "embedding")),
+            classifier.register_forward_hook(self._in_float32),
+        ]
         for i, name in enumerate(self.layout.stages):
             self._hooks.append(module(name).register_forward_hook(partial(take_output, f"maps.{i}")))
         for i, name in enumerate(self.layout.activations):
@@ -191,6 +195,13 @@ class Network(nn.Module):
     def _take_input(self, name: str, _: nn.Module, inputs: tuple[Any, ...]) -> None:
         if name.partition(".")[0] in self._wanted:
             self._seen[name] = inputs[0]
+
+    def _in_float32(self, classifier: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        """Compute logits again that came in half precision: losses tell them apart more finely than that."""
+        if not isinstance(output, Tensor) or output.dtype.itemsize >= 4:
+            return output
+        with torch.autocast(output.device.type, enabled=False):
+            return classifier.forward(*(part.float() for part in inputs))
 
     def _take_output(self, name: str, _: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if name.partition(".")[0] in self._wanted:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from worker.architecture import Input
+from worker.architectures import ARCHITECTURES
 from worker.network import Layout, Network
 
 PLAIN = Input(size=0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -162,3 +163,17 @@ def test_a_classifier_that_is_a_convolution_reads_the_mean_over_space() -> None:
 def test_a_module_of_the_layout_must_exist() -> None:
     with pytest.raises(AttributeError, match="missing"):
         Network(Toy(), replace(LAYOUT, stages=("missing",)))
+
+
+@pytest.mark.parametrize("architecture", ["resnet8", "torchvision.squeezenet1_1"])
+def test_logits_are_float32_where_the_rest_is_not(architecture: str) -> None:
+    network = ARCHITECTURES[architecture].build(architecture, 10).eval()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        outputs = network.copy().read(images, ("embedding",))
+    assert outputs.embedding.dtype == torch.bfloat16
+    assert outputs.logits.dtype == torch.float32
+    # Of these not all are numbers of bfloat16, as they would be had the classifier computed in it.
+    assert not torch.equal(outputs.logits, outputs.logits.bfloat16().float())
+    if architecture == "resnet8":
+        assert torch.equal(outputs.logits, network.classifier(outputs.embedding.float()))
