@@ -24,6 +24,10 @@ Form = Literal["channels_first", "channels_last", "tokens"]
 stand for no place; there are fewer of them than would make the square larger."""
 
 
+CHANGED_BY_A_PASS = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+"""What would count or draw twice if it were run twice."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where to read a body, as names of its modules."""
@@ -199,6 +203,8 @@ class Network(nn.Module):
     def _in_float32(self, classifier: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
         """Compute logits again that came in half precision: losses tell them apart more finely than that."""
         if not isinstance(output, Tensor) or output.dtype.itemsize >= 4:
+            return output
+        if any(isinstance(module, CHANGED_BY_A_PASS) for module in classifier.modules()):
             return output
         with torch.autocast(output.device.type, enabled=False):
             return classifier.forward(*(part.float() for part in inputs))

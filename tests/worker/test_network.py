@@ -177,3 +177,12 @@ def test_logits_are_float32_where_the_rest_is_not(architecture: str) -> None:
     assert not torch.equal(outputs.logits, outputs.logits.bfloat16().float())
     if architecture == "resnet8":
         assert torch.equal(outputs.logits, network.classifier(outputs.embedding.float()))
+
+
+def test_a_classifier_that_a_pass_changes_is_run_once() -> None:
+    network = ARCHITECTURES["resnet8"].build("resnet8", 10).train()
+    norm = nn.BatchNorm1d(64)
+    network.replace_classifier(nn.Sequential(norm, nn.Linear(64, 10)))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert network(torch.rand(4, 3, 32, 32)).dtype == torch.bfloat16
+    assert norm.num_batches_tracked == 1
