@@ -74,13 +74,13 @@ def test_the_nearest_name_is_offered(written: str, meant: str | None) -> None:
 def test_the_registries_can_be_read_where_torch_is_not_installed() -> None:
     looks = """
 import sys
-for library in ("torch", "torchvision", "sklearn", "PIL", "numpy", "onnx", "safetensors"):
+for library in ("torch", "torchvision", "timm", "huggingface_hub", "sklearn", "PIL", "numpy", "onnx", "safetensors"):
     sys.modules[library] = None
 from worker.architectures import ARCHITECTURES, CARDS
 from worker.datasets import DATASETS
 from worker.exports import EXPORTS
 from worker.student import Description
-assert "torchvision.resnet18" in ARCHITECTURES and set(ARCHITECTURES) == set(CARDS)
+assert {"torchvision.resnet18", "timm.resnet18"} <= set(ARCHITECTURES) and set(ARCHITECTURES) == set(CARDS)
 assert DATASETS["digits"](name="digits").facts([]).train == 1257
 assert {"onnx", "safetensors"} <= set(EXPORTS)
 Description.model_json_schema()

@@ -111,6 +111,10 @@ def find_head(family: Architecture, architecture: str) -> Head:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         network = family.build(architecture, CLASSES).eval()
+        for tensor in network.body.state_dict().values():
+            # A fresh batch norm changes nothing, a trained one does.
+            if tensor.dim() == 1 and tensor.is_floating_point():
+                tensor.add_(torch.rand_like(tensor) / 5)
         size = family.image_size(architecture)
         outputs = network.read(torch.rand(2, 3, size, size), ("embedding", "maps"))
     classifier, embedding_ND = network.classifier, outputs.embedding
