@@ -38,7 +38,7 @@ def test_a_job_is_stored_as_it_was_resolved(client: TestClient, recipe: dict[str
     assert job["kind"] == "distill"
     assert (job["started_at"], job["ended_at"], job["error"], job["progress"], job["phase"]) == (None,) * 5
     (student,) = job["recipe"]["students"]
-    assert student["methods"] == [{"name": "kd", "temperature": 4.0, "weight": 0.9}]
+    assert student["methods"] == [{"name": "kd", "temperature": 4.0, "weight": 0.9, "teacher_top": None}]
     assert student["labels"]["weight"] == 0.1
     assert job["recipe"]["training"]["optimizer"]["learning_rate"] == 0.05
     assert "student" not in job["recipe"]
