@@ -178,11 +178,11 @@ answer = {
         copy,
     )
     assert answer["mapping"]["likeness"] == "#/components/schemas/Likeness"
-    assert answer["fields"] == ["name", "temperature", "weight"]
+    assert answer["fields"] == ["name", "temperature", "weight", "teacher_top"]
     assert "likeness" in answer["listed"]
     assert answer["alone"].startswith("weight * T^2")
     (method,) = answer["validated"]["resolved"]["students"][0]["methods"]
-    assert method == {"name": "likeness", "temperature": 3.0, "weight": 0.9}
+    assert method == {"name": "likeness", "temperature": 3.0, "weight": 0.9, "teacher_top": None}
 
 
 def test_one_new_file_is_a_new_family_of_architectures(copy: Path) -> None:

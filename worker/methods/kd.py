@@ -33,6 +33,7 @@ class KD(Method):
     )
     formula: ClassVar[str] = "weight * T^2 * mean_n sum_k p_t(k;T) [log p_t(k;T) - log p_s(k;T)]"
     label_weight: ClassVar[float | None] = 0.1
+    refuses: ClassVar[str] = "as many of the teacher's largest logits as there are classes, or more"
 
     name: Literal["kd"] = "kd"
     temperature: float = Field(default=4.0, gt=0, le=100)
