@@ -50,10 +50,6 @@ class FrozenNetworks:
         self._quick: dict[NetworkSpec, Network] = {}
         self._shelves: dict[tuple[NetworkSpec, View], Shelf | SharedShelf] = {}
 
-    @property
-    def views(self) -> set[View]:
-        return {view for _, view in self._reads}
-
     def use(self, store: Store, images: int, classes: int, decides: Mapping[str, object]) -> None:
         """Keep what can be kept in a store; `decides` is all that a batch of a view depends on but the view."""
         for (spec, view), reads in self._reads.items():
@@ -109,15 +105,12 @@ class FrozenNetworks:
     def _compute(self, spec: NetworkSpec, images: Tensor, reads: Iterable[Read]) -> Outputs:
         if spec not in self._quick:
             self._quick[spec] = quick(self._networks[spec], self._image_size)
-        with self._autocast():
+        with autocast(self._training, self._device):
             return self._group.read(self._quick[spec], images, tuple(reads))
 
     def _is_rounded(self, spec: NetworkSpec, view: View) -> bool:
         """Whether logits and embedding are rounded as if they were kept: whatever else is read, and by whom."""
         return self._training.keep_teacher_outputs and not view.asks_teacher and not spec.batch_statistics
-
-    def _autocast(self) -> AbstractContextManager[None]:
-        return autocast(self._training, self._device)
 
 
 def autocast(training: Training, device: torch.device) -> AbstractContextManager[None]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -94,8 +92,6 @@ class Learner:
         self.average = averaged(network, training) if averages else None
         self.best = Best()
         self.tally = Tally()
-        self.latest = torch.tensor(math.nan)
-        """0-d, the loss of the latest part of a batch."""
 
     @property
     def judged(self) -> Network:
@@ -156,11 +152,6 @@ class Learner:
         for part in self.parts:
             if self.phase is None and part.method.updates_first == first:
                 part.method.update(batch, part.modules)
-
-    def add(self, terms: Mapping[str, Tensor], share: float, step: int) -> None:
-        """Take down the terms of a share of a step's batch."""
-        self.tally.add(terms, share, step)
-        self.latest = torch.stack([term.detach().double() for term in terms.values()]).sum()
 
     def keep_if_best(self, epoch: int, correct: int) -> None:
         """Keep the weights when this epoch is better than all before."""

@@ -16,6 +16,8 @@ class Tally:
     """Sums of the terms of a loss since they were last fetched."""
 
     def __init__(self) -> None:
+        self.latest = torch.tensor(torch.nan)
+        """0-d, the loss of the latest part of a batch."""
         self._clear()
 
     def _clear(self) -> None:
@@ -30,6 +32,7 @@ class Tally:
         """Take the terms of a share of a step's batch; nothing is fetched."""
         terms_T = torch.stack([term.detach().double() for term in terms.values()])
         values_T = torch.cat([terms_T, terms_T.sum(0, keepdim=True)])
+        self.latest = values_T[-1]
         wrong_T = torch.where(values_T.isfinite(), NEVER, step)
         if self._sums_T is None or self._wrong_T is None:
             self.names, self._sums_T, self._wrong_T = tuple(terms), share * values_T, wrong_T

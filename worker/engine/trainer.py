@@ -223,12 +223,8 @@ class Trainer:
         """The first step of this trainer, which shows whether a batch fits into memory."""
         before = deepcopy(self.state())
         while True:
-            try:
-                self._compute_step(epoch, loaded)
+            if self._computes(epoch, loaded):
                 return
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
             self._forget(before)
             if self.training.on_out_of_memory == "fail" or self.parts > len(loaded.labels) // 2:
                 raise MemoryExhausted(self._what_fits(epoch, loaded, before))
@@ -241,6 +237,16 @@ class Trainer:
             )
             self._use_store()
             self.frozen.begin_epoch(epoch)
+
+    def _computes(self, epoch: int, loaded: Loaded) -> bool:
+        """Compute a step; False, halfway through it, when memory runs out."""
+        try:
+            self._compute_step(epoch, loaded)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        return True
 
     def _forget(self, before: State) -> None:
         """Take back a step that ended halfway."""
@@ -256,12 +262,9 @@ class Trainer:
         too_many, fitting = -(-len(loaded.labels) // parts), 0
         tried = too_many // 2
         while tried >= SMALLEST_BATCH and too_many - fitting > too_many / 8:
-            try:
-                self._compute_step(epoch, loaded.first(tried))
+            if self._computes(epoch, loaded.first(tried)):
                 fitting = tried
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
+            else:
                 too_many = tried
             self._forget(before)
             tried = (too_many + fitting) // 2
@@ -330,7 +333,7 @@ class Trainer:
             terms = learner.terms(batch)
             loss = torch.stack([term.float() for term in terms.values()]).sum()
             (share * loss).backward()  # type: ignore[no-untyped-call]
-        learner.add(terms, share, self.step)
+        learner.tally.add(terms, share, self.step)
         return batch
 
     def _finish_epoch(self, epoch: int) -> None:
@@ -389,7 +392,7 @@ class Trainer:
             steps=self.steps,
             images_per_second=round(steps * images / seconds, 1),
             seconds_left=round((self.steps - self.step) * seconds / steps, 1),
-            loss=_finite(float(self.learners[0].latest)),
+            loss=_finite(float(self.learners[0].tally.latest)),
             accuracy=self._accuracy,
         )
 

@@ -8,13 +8,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from scipy.io import savemat
 
 from tests.worker.datasets.pictures import Colour, paint
+from worker.dataset import Dataset, DatasetError
 
 TRAIN_EACH, TEST_EACH = 20, 3
 """Images of each class in the two official parts."""
+
+
+def refusal(made: Dataset, roots: list[Path]) -> str:
+    """The one sentence with which facts and load refuse alike."""
+    sentences = []
+    for look in (made.facts, made.load):
+        with pytest.raises(DatasetError) as raised:
+            look(roots)
+        sentences.append(str(raised.value))
+    assert sentences[0] == sentences[1]
+    assert "\n" not in sentences[0]
+    return sentences[0]
 
 
 def colour(label: int, number: int = 0) -> Colour:

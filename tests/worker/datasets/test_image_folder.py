@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from tests.worker.datasets.pictures import Colour, paint
+from tests.worker.datasets.published import refusal
 from worker.dataset import DatasetError
 from worker.datasets._pictures import decode
 from worker.datasets.image_folder import ImageFolder
@@ -38,18 +39,6 @@ def trees(folder: Path, images: int = 10, ending: str = "png") -> Path:
 
 def folder(path: Path, **fields: object) -> ImageFolder:
     return ImageFolder.model_validate({"name": "image_folder", "path": str(path), "image_size": 8} | fields)
-
-
-def refusal(dataset: ImageFolder, roots: list[Path]) -> str:
-    """The one sentence with which facts and load refuse alike."""
-    sentences = []
-    for look in (dataset.facts, dataset.load):
-        with pytest.raises(DatasetError) as raised:
-            look(roots)
-        sentences.append(str(raised.value))
-    assert sentences[0] == sentences[1]
-    assert "\n" not in sentences[0]
-    return sentences[0]
 
 
 def test_colours_are_found_under_their_labels(root: Path) -> None:

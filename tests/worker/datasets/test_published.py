@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.worker.datasets.published import WRITERS
+from tests.worker.datasets.published import WRITERS, refusal
 from worker.dataset import DatasetError, LoadedDataset, Part
 from worker.datasets import DATASETS, _pictures
 from worker.datasets._memory import MemoryPart
@@ -24,18 +24,6 @@ def dataset(name: str, path: Path | None, **fields: object) -> Published:
     made = DATASETS[name].model_validate(given)
     assert isinstance(made, Published)
     return made
-
-
-def refusal(made: Published, roots: list[Path]) -> str:
-    """The one sentence with which facts and load refuse alike."""
-    sentences = []
-    for look in (made.facts, made.load):
-        with pytest.raises(DatasetError) as raised:
-            look(roots)
-        sentences.append(str(raised.value))
-    assert sentences[0] == sentences[1]
-    assert "\n" not in sentences[0]
-    return sentences[0]
 
 
 def everything(part: Part) -> torch.Tensor:
