@@ -7,19 +7,13 @@ one is not installed its tests skip; in CI that is a failure.
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import signal
-import socket
-import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-import psycopg
 import pytest
 import redis
 from sqlalchemy import create_engine
@@ -29,8 +23,9 @@ from service.bell import get_bell
 from service.db import get_engine, make_engine
 from service.migrations import upgrade
 from service.settings import get_settings
+from tests.servers import PostgreSQL, Redis, free_port, wait_until
 
-START_SECONDS = 30
+__all__ = ["free_port", "wait_until"]
 
 # Tests run side by side, and so do the engines that they start: threads that spin for each other on a core that
 # somebody else has make small networks ten times slower. Read by torch when it is first imported.
@@ -40,91 +35,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def absent(server: str) -> str:
-    """Skip, since a server is not installed here; in CI fail."""
-    reason = f"{server} is not installed on this machine"
-    if os.environ.get("CI"):
-        pytest.fail(f"{reason}, and in CI it must be")
-    pytest.skip(reason)
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until(answers: Callable[[], object], what: str, seconds: float = START_SECONDS) -> None:
-    """Ask until there is an answer that is true; fail with the last error when there is none in time."""
-    deadline = time.monotonic() + seconds
-    error: Exception | None = None
-    while time.monotonic() < deadline:
-        try:
-            if answers():
-                return
-        except Exception as raised:
-            error = raised
-        time.sleep(0.02)
-    pytest.fail(f"{what}: not within {seconds:g} s ({error!r})")
-
-
-def binary(name: str) -> str | None:
-    """Where a program of PostgreSQL lies: on the path, or where Debian puts it."""
-    installed = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-    return shutil.which(name) or (str(installed[-1]) if installed else None)
-
-
-def unprivileged() -> dict[str, object]:
-    """Arguments of subprocess that run a program as somebody else where we are root, which PostgreSQL refuses."""
-    if os.geteuid() != 0:
-        return {}
-    names = {entry.pw_name for entry in pwd.getpwall()}
-    name = "postgres" if "postgres" in names else "nobody"
-    return {"user": name, "group": pwd.getpwnam(name).pw_gid, "extra_groups": []}
-
-
-def can_connect(address: str) -> bool:
-    with psycopg.connect(address) as connection:
-        return not connection.broken
-
-
-@contextmanager
-def postgresql(folder: Path, initdb: str, postgres: str) -> Iterator[str]:
-    """A running server with an empty cluster; its URL without a database's name."""
-    data, port, person = folder / "data", free_port(), unprivileged()
-    if person:
-        shutil.chown(folder, str(person["user"]))
-    make = [initdb, "-D", str(data), "-U", "retort", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
-    subprocess.run(make, cwd=folder, check=True, capture_output=True, **person)  # type: ignore[call-overload]
-    fast = [word for option in ("fsync", "synchronous_commit", "full_page_writes") for word in ("-c", f"{option}=off")]
-    run = [postgres, "-D", str(data), "-p", str(port), "-k", str(folder), "-c", "listen_addresses=127.0.0.1", *fast]
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(run, cwd=folder, stdout=log, stderr=log, **person)  # type: ignore[call-overload]
-    url = f"postgresql+psycopg://retort@127.0.0.1:{port}"
-    try:
-        address = f"postgresql://retort@127.0.0.1:{port}/postgres"
-        wait_until(lambda: can_connect(address), "PostgreSQL starts")
-        yield url
-    finally:
-        server.send_signal(signal.SIGINT)  # SIGTERM would wait for clients to leave
-        server.wait(START_SECONDS)
-
-
 @pytest.fixture(scope="session")
 def postgresql_url() -> Iterator[str]:
     """URL of the session's PostgreSQL, whose database `migrated` was built by the migrations."""
-    initdb, postgres = binary("initdb"), binary("postgres")
-    if not (initdb and postgres):
-        absent("PostgreSQL")
-    with (
-        tempfile.TemporaryDirectory(prefix="retort-postgresql-") as folder,
-        postgresql(Path(folder), str(initdb), str(postgres)) as url,
-    ):
-        execute(url, "CREATE DATABASE migrated")
-        engine = make_engine(f"{url}/migrated")
-        upgrade(engine)
-        engine.dispose()
-        yield url
+    with tempfile.TemporaryDirectory(prefix="retort-postgresql-") as folder:
+        server = PostgreSQL(Path(folder))
+        server.start()
+        try:
+            execute(server.url, "CREATE DATABASE migrated")
+            engine = make_engine(f"{server.url}/migrated")
+            upgrade(engine)
+            engine.dispose()
+            yield server.url
+        finally:
+            server.stop()
 
 
 def execute(url: str, statement: str) -> None:
@@ -171,20 +95,13 @@ def database_url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[int]:
     """Port of the session's Redis."""
-    program = shutil.which("redis-server")
-    if not program:
-        absent("Redis")
-    port = free_port()
     with tempfile.TemporaryDirectory(prefix="retort-redis-") as folder:
-        run = [str(program), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
-        server = subprocess.Popen(run, stdout=subprocess.DEVNULL)
+        server = Redis(Path(folder))
+        server.start()
         try:
-            with redis.Redis(port=port) as client:
-                wait_until(client.ping, "Redis starts")
-            yield port
+            yield server.port
         finally:
-            server.terminate()
-            server.wait(START_SECONDS)
+            server.stop()
 
 
 @pytest.fixture
