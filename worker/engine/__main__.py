@@ -5,10 +5,16 @@
     python -m worker.engine --warm
 
 With --warm it imports all that a job needs, touches no GPU, and waits for one line of JSON on standard input that
-names its job; the end of standard input means that its parent is gone.
+names its job. A line `finish` may follow; the end of standard input means that its parent is gone.
 
-Exit codes: 0 finished; 2 the recipe is impossible (the last record says why); 71 the device's memory ran out;
-75 stopped by SIGTERM or by the parent's end, resumable; anything else is a crash.
+SIGTERM asks it to leave a checkpoint and go. SIGUSR1 asks it to finish, as does the parent's line and `"finish": true`
+in its order: training ends with the step that is being computed, students that had not begun are left out, and the
+best of the others so far are tested and exported. A second signal changes nothing.
+
+Exit codes, all but the first with a last record that says why: 0 finished; 2 the recipe is impossible; 69 a download
+failed through the network; 71 the first batch does not fit into the device's memory; 72 memory ran out later;
+73 asked to finish before any student was trained; 74 the disk is full; 75 stopped by SIGTERM or by the parent's end,
+resumable, without such a record; anything else is a crash.
 """
 
 from __future__ import annotations
@@ -19,8 +25,10 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -32,11 +40,14 @@ from worker.engine.group import ALONE, Group, join
 from worker.engine.interrupt import (
     FINISHED,
     IMPOSSIBLE,
+    MEMORY_RAN_OUT,
+    NOTHING_TO_KEEP,
     OUT_OF_MEMORY,
     STOPPED,
     Impossible,
     Interrupt,
     MemoryExhausted,
+    NothingToKeep,
     Stopped,
 )
 from worker.engine.memory import is_out_of_memory
@@ -45,31 +56,28 @@ from worker.recipe import Recipe
 
 ORPHAN_SECONDS = 20.0
 """How long a run may go on towards its checkpoint once its parent is gone."""
+LEAVING_SECONDS = 5.0
+"""How long a library's single call may hold up a stop where there is nothing to keep."""
 
 
 def main() -> int:
     """Run one recipe; returns the exit code."""
     arguments = _arguments()
     diary, interrupt, group = Diary(own_standard_output()), Interrupt(), ALONE
-    if arguments.warm:
-        _warm_up()
-        line = sys.stdin.readline()
-        if not line:
-            return STOPPED
-        _watch_parent(interrupt)
-        content, place = _from_parent(json.loads(line))
-    else:
-        content, place = _from_arguments(arguments)
-        try:
-            group = join()
-        except Impossible as error:
-            return _refuse(diary, str(error), IMPOSSIBLE)
-        if group.rank:
-            diary = Diary(os.open(os.devnull, os.O_WRONLY))
-    signal.signal(signal.SIGTERM, interrupt.set)
+    _hear_signals(interrupt)
     try:
+        if arguments.warm:
+            _warm_up()
+            content, place = _from_parent(_await_order(interrupt), interrupt)
+        else:
+            content, place = _from_arguments(arguments)
+            group = join()
+            if group.rank:
+                diary = Diary(os.open(os.devnull, os.O_WRONLY))
         return carry_out(content, place, diary, interrupt, group)
-    except BrokenPipeError:
+    except Impossible as error:
+        return _refuse(diary, str(error), IMPOSSIBLE)
+    except (Stopped, BrokenPipeError):
         return STOPPED
 
 
@@ -92,13 +100,15 @@ def carry_out(content: bytes, place: Place, diary: Diary, interrupt: Interrupt, 
         return _refuse(diary, f"the recipe is wrong at {where}: {found['msg']}", IMPOSSIBLE)
     except (Impossible, DatasetError) as error:
         return _refuse(diary, str(error), IMPOSSIBLE)
+    except NothingToKeep as error:
+        return _refuse(diary, str(error), NOTHING_TO_KEEP)
     except MemoryExhausted as error:
         return _refuse(diary, str(error), OUT_OF_MEMORY)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        sentence = f"the device's memory ran out: {str(error).partition('.')[0]}; a smaller batch_size may fit"
-        return _refuse(diary, sentence, OUT_OF_MEMORY)
+        sentence = f"memory ran out: {str(error).partition('.')[0]}; a smaller batch_size takes less"
+        return _refuse(diary, sentence, MEMORY_RAN_OUT)
     return FINISHED
 
 
@@ -138,7 +148,10 @@ def _from_arguments(arguments: argparse.Namespace) -> tuple[bytes, Place]:
     return arguments.recipe.read_bytes(), place
 
 
-def _from_parent(job: dict[str, Any]) -> tuple[bytes, Place]:
+def _from_parent(order: bytes, interrupt: Interrupt) -> tuple[bytes, Place]:
+    job: dict[str, Any] = json.loads(order)
+    if job.get("finish", False):
+        interrupt.set_finish()
     place = Place(
         directory=Path(job["directory"]),
         checkpoints=Path(job["checkpoints"]),
@@ -152,19 +165,64 @@ def _from_parent(job: dict[str, Any]) -> tuple[bytes, Place]:
     return json.dumps(job["recipe"]).encode(), place
 
 
-def _watch_parent(interrupt: Interrupt) -> None:
-    """Stop when standard input ends: nobody is left to hear this run."""
+def _hear_signals(interrupt: Interrupt) -> None:
+    """Obey SIGTERM and SIGUSR1, and end in time where the main thread is in a library's single call when it is told."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing)
+    signal.signal(signal.SIGTERM, interrupt.set)
+    signal.signal(signal.SIGUSR1, interrupt.set_finish)
 
     def watch() -> None:
-        while os.read(0, 4096):
-            pass
-        interrupt.set()
-        # What takes longer than this between two steps must not outlive the parent for long.
-        timer = threading.Timer(ORPHAN_SECONDS, os._exit, [STOPPED])
-        timer.daemon = True
-        timer.start()
+        while heard := os.read(reading, 1):
+            if heard[0] == signal.SIGTERM:
+                _in_time(LEAVING_SECONDS, lambda: interrupt.overdue)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch, name="signals", daemon=True).start()
+
+
+def _await_order(interrupt: Interrupt) -> bytes:
+    """The first line that the parent says; what it says later becomes a signal. Raises Stopped when it says nothing."""
+    orders: SimpleQueue[bytes] = SimpleQueue()
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def listen() -> None:
+        lines = _lines(0)
+        orders.put(next(lines, b""))
+        for line in lines:
+            if line == b"finish":
+                signal.pthread_kill(main, signal.SIGUSR1)
+        # Nobody is left to hear this run: what takes long between two steps must not outlive its parent for long.
+        _in_time(ORPHAN_SECONDS, lambda: True)
+        signal.pthread_kill(main, signal.SIGTERM)
+
+    threading.Thread(target=listen, name="parent", daemon=True).start()
+    with interrupt.at_once():
+        order = orders.get()
+    if not order:
+        raise Stopped
+    return order
+
+
+def _lines(descriptor: int) -> Iterator[bytes]:
+    """The whole lines that come, without their ends."""
+    rest = b""
+    while block := os.read(descriptor, 65536):
+        *whole, rest = (rest + block).split(b"\n")
+        yield from whole
+
+
+def _in_time(seconds: float, ends: Callable[[], bool]) -> None:
+    """End this process after a time if that is so then; what the main thread does cannot hold it up."""
+
+    def end() -> None:
+        if ends():
+            os._exit(STOPPED)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
 
 
 if __name__ == "__main__":

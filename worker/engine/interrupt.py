@@ -1,11 +1,18 @@
-"""How a run is told to stop, and how it says why it ended."""
+"""How a run is told to stop or to finish, and how it says why it ended."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # The exit codes of the engine; any other is a crash.
 FINISHED = 0
 IMPOSSIBLE = 2
+UNREACHABLE = 69
 OUT_OF_MEMORY = 71
+MEMORY_RAN_OUT = 72
+NOTHING_TO_KEEP = 73
+DISK_FULL = 74
 STOPPED = 75
 
 
@@ -14,23 +21,76 @@ class Impossible(Exception):
 
 
 class MemoryExhausted(Exception):
-    """A batch does not fit into the device's memory; the sentence says which would."""
+    """The first batch does not fit into the device's memory; the sentence says which would."""
 
 
-class Stopped(Exception):
-    """The run was asked to stop, and left a checkpoint where there was something to keep."""
+class DiskFull(Exception):
+    """What had to be written does not fit; the sentence says how much was free."""
+
+
+class Stopped(BaseException):
+    """The run was asked to stop, and left a checkpoint where there was something to keep.
+
+    No Exception, so that no library takes it for an error of its own where a signal raises it.
+    """
+
+
+class NothingToKeep(BaseException):
+    """The run was asked to finish before a student had been trained; the sentence says so. No Exception, as Stopped."""
 
 
 class Interrupt:
-    """Set from a signal or from a watching thread; looked at between steps."""
+    """What a run is asked for; looked at between steps. Its wishes are set in the main thread, by signals."""
 
     def __init__(self) -> None:
         self.wanted = False
+        """Stop: leave a checkpoint and go. It weighs more than `finish`."""
+        self.finish = False
+        """End the training here, and ship the best so far."""
+        self._leaves = self._leaves_to_finish = False
 
     def set(self, *_: object) -> None:
-        self.wanted = True
+        """Wish for a stop; a second time changes nothing."""
+        again, self.wanted = self.wanted, True
+        if not again:
+            self._leave()
+
+    def set_finish(self, *_: object) -> None:
+        """Wish for the end of the training; a second time changes nothing."""
+        again, self.finish = self.finish, True
+        if not again:
+            self._leave()
 
     def check(self) -> None:
         """Raise Stopped if a stop is wanted."""
         if self.wanted:
             raise Stopped
+
+    @property
+    def overdue(self) -> bool:
+        """Whether a stop is wanted and nothing has to be kept before it."""
+        return self.wanted and self._leaves
+
+    @contextmanager
+    def at_once(self, *, nothing_to_keep: bool = False) -> Iterator[None]:
+        """Let wishes end what the main thread does wherever it stands: a stretch that can be done again.
+
+        A wish to finish does so only where there is `nothing_to_keep`. Raises Stopped or NothingToKeep, also where a
+        library has made something else of it meanwhile.
+        """
+        self._leaves, self._leaves_to_finish = True, nothing_to_keep
+        try:
+            self._leave()
+            yield
+        finally:
+            self._leave()
+            self._leaves = self._leaves_to_finish = False
+
+    def _leave(self) -> None:
+        if self._leaves:
+            self.check()
+        if self._leaves_to_finish and self.finish:
+            raise NothingToKeep(NOT_TRAINED)
+
+
+NOT_TRAINED = "asked to finish before any student was trained: there is nothing to keep"
