@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from select import POLLIN, poll
 from typing import Any
 
-from sqlalchemy import Connection, Double, Engine, Enum, MetaData, create_engine, event
+from sqlalchemy import Connection, Double, Engine, Enum, MetaData, create_engine, event, literal
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.sql.expression import FunctionElement
 
 from service.settings import get_settings
@@ -22,6 +24,8 @@ SQLITE_BUSY_SECONDS = 30
 OLDEST_SQLITE = (3, 35)
 """The first with RETURNING."""
 CONNECT_SECONDS = 5
+POOL_SIZE = 16
+"""Connections of a process to PostgreSQL at most; who needs one more waits for its turn."""
 SILENCE_MILLISECONDS = 15_000
 """How long PostgreSQL may leave sent bytes unacknowledged before the connection counts as dead."""
 
@@ -48,26 +52,49 @@ class database_now(FunctionElement[float]):  # noqa: N801 - it is called like an
     """Epoch seconds by the database's clock, as an SQL expression; it moves on within a transaction."""
 
     type = Double()
-    inherit_cache = False  # the offset is part of the text
+    inherit_cache = True
+
+    def __init__(self) -> None:
+        # A parameter, so that the text stays the same and SQLAlchemy compiles a statement once.
+        super().__init__(literal(clock_offset_seconds, Double()))
 
 
 @compiles(database_now, "postgresql")
 def _postgresql_now(element: Any, compiler: Any, **options: Any) -> str:
-    return f"(extract(epoch from clock_timestamp())::double precision + {clock_offset_seconds!r})"
+    offset = compiler.process(element.clauses, **options)
+    return f"(extract(epoch from clock_timestamp())::double precision + {offset})"
 
 
 @compiles(database_now, "sqlite")
 def _sqlite_now(element: Any, compiler: Any, **options: Any) -> str:
     # Not unixepoch('subsec'): SQLite before 3.42 answers NULL to that.
-    return f"((julianday('now') - 2440587.5) * 86400.0 + {clock_offset_seconds!r})"
+    return f"((julianday('now') - 2440587.5) * 86400.0 + {compiler.process(element.clauses, **options)})"
 
 
 def make_engine(url: str) -> Engine:
     """An engine for PostgreSQL (psycopg 3) or SQLite, set up as the job's ownership needs it."""
     if make_url(url).get_backend_name() == "sqlite":
         return _sqlite_engine(url)
+    return _postgresql_engine(url)
+
+
+def _postgresql_engine(url: str) -> Engine:
     connect = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": SILENCE_MILLISECONDS}
-    return create_engine(url, pool_pre_ping=True, pool_timeout=CONNECT_SECONDS, connect_args=connect)
+    # No overflow: what goes beyond a pool's size is connected and closed at every use, which takes longer than the use.
+    engine = create_engine(
+        url, pool_size=POOL_SIZE, max_overflow=0, pool_timeout=CONNECT_SECONDS, pool_use_lifo=True, connect_args=connect
+    )
+
+    @event.listens_for(engine, "checkout")
+    def look(connection: Any, record: Any, proxy: Any) -> None:
+        # To a connection that nobody uses the server says something only to end it. So no round trip is needed to
+        # tell: when it was restarted, all connections are made anew.
+        socket = poll()
+        socket.register(connection.fileno(), POLLIN)
+        if socket.poll(0):
+            raise InvalidatePoolError("the database ended the connection")
+
+    return engine
 
 
 def _sqlite_engine(url: str) -> Engine:
@@ -117,15 +144,15 @@ def release_pages() -> None:
 @contextmanager
 def transaction() -> Iterator[Session]:
     """A session that may write: it commits when the block ends and rolls back when it raises."""
-    with sessionmaker(get_engine(), expire_on_commit=False).begin() as session:
+    with Session(get_engine(), expire_on_commit=False) as session, session.begin():
         yield session
 
 
 @contextmanager
 def reading() -> Iterator[Session]:
-    """A session that only reads; on SQLite it never waits for a writer. Keep it short."""
-    with sessionmaker(get_engine(), expire_on_commit=False)() as session:
-        session.connection(execution_options={"retort_reads": True})
+    """A session that only reads; keep it short. On SQLite it never waits for a writer, and all it reads is of one
+    moment. On PostgreSQL each statement sees what was committed before it, and no transaction is begun or ended."""
+    with Session(_for_reading(get_engine()), expire_on_commit=False) as session:
         yield session
 
 
@@ -140,3 +167,10 @@ def request_reading() -> Iterator[Session]:
     """FastAPI dependency: a session for a request that only reads."""
     with reading() as session:
         yield session
+
+
+@lru_cache(maxsize=1)
+def _for_reading(engine: Engine) -> Engine:
+    if engine.dialect.name == "sqlite":
+        return engine.execution_options(retort_reads=True)
+    return engine.execution_options(isolation_level="AUTOCOMMIT")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, or_, select, true, tuple_, update
 from sqlalchemy.orm import Session
@@ -19,9 +20,22 @@ def add(session: Session, key: Key) -> None:
     session.flush()
 
 
-def live_with_prefix(session: Session, prefix: str) -> Sequence[Key]:
-    """The keys that begin so and were not revoked: one, unless chance wants it otherwise."""
-    return session.scalars(select(Key).where(Key.prefix == prefix, Key.revoked_at.is_(None))).all()
+@dataclass(frozen=True)
+class Known:
+    """A key that was not revoked."""
+
+    id: str
+    project_id: str
+    admin: bool
+    unnoted: bool
+    """Whether its last use was noted longer ago than the pause."""
+
+
+def find_live(session: Session, sha256: str, pause_seconds: float) -> Known | None:
+    """The key of that hash, unless it was revoked."""
+    found = select(Key.id, Key.project_id, Key.admin, _unnoted(pause_seconds))
+    row = session.execute(found.where(Key.sha256 == sha256, Key.revoked_at.is_(None))).one_or_none()
+    return None if row is None else Known(*row)
 
 
 def is_live(session: Session, key_id: str) -> bool:
@@ -45,8 +59,7 @@ def page(session: Session, project_id: str | None, after: Position | None, limit
 
 def note_use(session: Session, key_id: str, pause_seconds: float) -> None:
     """Write that a key is used now, unless that was written within the pause."""
-    stale = or_(Key.used_at.is_(None), Key.used_at <= database_now() - pause_seconds)
-    session.execute(update(Key).where(Key.id == key_id, stale).values(used_at=database_now()))
+    session.execute(update(Key).where(Key.id == key_id, _unnoted(pause_seconds)).values(used_at=database_now()))
 
 
 def revoke(session: Session, key_id: str) -> None:
@@ -57,3 +70,7 @@ def revoke(session: Session, key_id: str) -> None:
 
 def _of(project_id: str | None) -> ColumnElement[bool]:
     return true() if project_id is None else Key.project_id == project_id
+
+
+def _unnoted(pause_seconds: float) -> ColumnElement[bool]:
+    return or_(Key.used_at.is_(None), Key.used_at <= database_now() - pause_seconds)

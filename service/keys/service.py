@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import os
 import re
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from service.errors import Forbidden, NotFound, Unauthorized, quote
 from service.ids import new_id, random_text
 from service.keys import repository
 from service.keys.models import Key
+from service.keys.repository import Known
 from service.keys.schemas import KeyCreate
 from service.paging import Position
 from service.projects import service as projects
@@ -48,10 +48,9 @@ def authenticate(text: str) -> Caller:
     """Who shows this key. Raises Unauthorized. Notes the use in a transaction of its own, once a minute at most."""
     with reading() as session:
         key = _find(session, text)
-        now = session.scalar(select(database_now()))
     if key is None:
         raise Unauthorized("the key is unknown or revoked; wanted one that `retort keys` lists as live")
-    if key.used_at is None or now is None or now - key.used_at >= USE_NOTED_EVERY_SECONDS:
+    if key.unnoted:
         with transaction() as session:
             repository.note_use(session, key.id, USE_NOTED_EVERY_SECONDS)
     return Caller(key.id, key.project_id, key.admin)
@@ -115,13 +114,10 @@ def page(session: Session, caller: Caller, after: Position | None, limit: int) -
     return repository.page(session, caller.sees, after, limit)
 
 
-def _find(session: Session, text: str) -> Key | None:
-    match = KEY.fullmatch(text)
-    if match is None:
+def _find(session: Session, text: str) -> Known | None:
+    if KEY.fullmatch(text) is None:
         return None
-    digest = _hash(text)
-    keys = repository.live_with_prefix(session, match[1])
-    return next((key for key in keys if hmac.compare_digest(key.sha256, digest)), None)
+    return repository.find_live(session, _hash(text), USE_NOTED_EVERY_SECONDS)
 
 
 def _hash(text: str) -> str:

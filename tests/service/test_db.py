@@ -40,6 +40,18 @@ def test_the_clock_moves_on_within_a_transaction() -> None:
 
 
 @pytest.mark.usefixtures("database")
+def test_a_statement_with_the_clock_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = get_engine()._compiled_cache
+    assert cache is not None
+    now()
+    kept = len(cache)
+    for offset in range(5):
+        monkeypatch.setattr("service.db.clock_offset_seconds", float(offset))
+        now()
+    assert len(cache) == kept
+
+
+@pytest.mark.usefixtures("database")
 def test_a_transaction_is_kept_whole_or_not_at_all() -> None:
     project_id = add_project()
 
@@ -98,6 +110,44 @@ def test_a_reader_never_waits_for_a_writer() -> None:
         reader.start()
         reader.join(5)
         assert read == ["default"]
+
+
+@pytest.mark.server
+def test_connections_that_the_server_ended_are_made_anew(
+    postgresql_database: str, environment: Callable[..., None]
+) -> None:
+    environment(database_url=postgresql_database)
+    with transaction() as session:
+        session.execute(text("SELECT 1"))
+        now()  # by a second connection
+    other = make_engine(postgresql_database)
+    with other.connect() as connection:
+        ended = text(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        assert connection.scalars(ended).all() == [True, True]
+    other.dispose()
+    for _ in range(3):
+        assert now() > 0
+
+
+@pytest.mark.server
+def test_reading_opens_no_transaction(postgresql_database: str, environment: Callable[..., None]) -> None:
+    environment(database_url=postgresql_database)
+    add_project()
+    mine = text("SELECT pg_backend_pid()")
+    with reading() as session:
+        reader = session.scalar(mine)
+        with transaction() as other:
+            state = text("SELECT state FROM pg_stat_activity WHERE pid = :pid")
+            assert other.scalar(state, {"pid": reader}) == "idle"
+    with transaction() as session:
+        assert session.scalar(mine) == reader  # the connection that was given back last has transactions again
+        session.execute(update(Project).values(name="lost"))
+        session.rollback()
+    with reading() as session:
+        assert session.scalar(select(Project.name)) == "default"
 
 
 def test_sqlite_is_set_up_before_the_first_table(sqlite_database: str) -> None:
