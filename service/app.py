@@ -40,6 +40,7 @@ from service.errors import (
     quote,
 )
 from service.fields import parameter_errors
+from service.logs import set_up
 from service.settings import get_settings
 
 DEFAULT_PORT = 8765
@@ -132,7 +133,7 @@ def _refuse_parameters(request: Request, error: Exception) -> Response:
 
 
 def _refuse_without_database(request: Request, error: Exception) -> Response:
-    log.error("request %s: the database does not answer: %s", request.state.request_id, error)
+    log.error("the database does not answer: %s", error)
     said = f"the database does not answer; ask again in {RETRY_SECONDS} seconds"
     return problem_response(request, Unavailable(said))
 
@@ -144,9 +145,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=DEFAULT_PORT)
     parser.add_argument("--fd", type=int, help="a socket that listens already and was inherited, instead of both")
     chosen = parser.parse_args()
+    set_up(get_settings())
+    # Edge writes each request's line, which knows its id and its project; uvicorn's other lines go our way too.
     uvicorn.run(
         create_app(), host=chosen.host, port=chosen.port, fd=chosen.fd, loop="uvloop", server_header=False,
-        timeout_graceful_shutdown=GOODBYE_SECONDS,
+        timeout_graceful_shutdown=GOODBYE_SECONDS, log_config=None, access_log=False,
     )  # fmt: skip
 
 

@@ -1,16 +1,20 @@
-"""What every request goes through first: an id, a limit on its body, and a last net for what nobody caught."""
+"""What every request goes through first: an id, a limit on its body, a last net for what nobody caught, and its line
+in the log."""
 
 from __future__ import annotations
 
 import logging
+import time
 from secrets import token_hex
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import metrics
 from service.errors import BadRequest, InternalError, ServiceError, TooLarge, problem_response
+from service.logs import bound
 
 DRAINED_BODIES = 4
 """How many times the limit is read and thrown away, so that who sends too much still hears why."""
@@ -30,13 +34,21 @@ class Edge:
             await self.app(scope, receive, send)
             return
         exchange = Exchange(scope, receive, send, self.max_body_bytes)
+        with bound(request_id=exchange.id):
+            metrics.request_begins()
+            try:
+                await self._answer(exchange, scope)
+            finally:
+                exchange.end()
+
+    async def _answer(self, exchange: Exchange, scope: Scope) -> None:
         try:
             exchange.check()
             await self.app(scope, exchange.receive, exchange.send)
         except ServiceError as refusal:
             await exchange.refuse(refusal)
         except Exception:
-            log.exception("request %s failed: %s %s", exchange.id, scope["method"], scope["path"])
+            log.exception("request %s failed", exchange.id)
             if exchange.answering:
                 raise  # half an answer is out: only a broken connection tells the other side
             await exchange.refuse(InternalError(f"the service failed; its log has the reason under {exchange.id}"))
@@ -47,11 +59,18 @@ class Exchange:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int) -> None:
         self.id = f"req_{token_hex(12)}"
-        self.answering = False
         self._scope, self._receive, self._send = scope, receive, send
         self._limit = max_body_bytes
-        self._read_bytes = 0
-        scope.setdefault("state", {})["request_id"] = self.id
+        self._began = time.monotonic()
+        self._read_bytes = self._sent_bytes = 0
+        self._status: int | None = None
+        self._state = scope.setdefault("state", {})
+        self._state["request_id"] = self.id
+
+    @property
+    def answering(self) -> bool:
+        """Whether the answer's beginning is out."""
+        return self._status is not None
 
     def check(self) -> None:
         """Raise what can be said by looking at the request's head alone."""
@@ -71,11 +90,29 @@ class Exchange:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.answering = True
+            self._status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = self.id
             headers["X-Content-Type-Options"] = "nosniff"
+            route = getattr(self._scope.get("route"), "path", None)
+            metrics.answered(route, self._scope["method"], message["status"], time.monotonic() - self._began)
         await self._send(message)
+        self._sent_bytes += len(message.get("body", b""))
+
+    def end(self) -> None:
+        """Write the request's line into the log; a status of null is a caller who left before there was an answer."""
+        metrics.request_ends(received_bytes=self._read_bytes, sent_bytes=self._sent_bytes)
+        line = {
+            "method": self._scope["method"],
+            # Without the query; quoted, so that nothing a caller writes breaks the line.
+            "path": quote(self._scope["path"]),
+            "status": self._status,
+            "milliseconds": round(1000 * (time.monotonic() - self._began), 1),
+            "received_bytes": self._read_bytes,
+            "sent_bytes": self._sent_bytes,
+            **self._state.get("caller", {}),
+        }
+        log.info("request", extra=line)
 
     async def refuse(self, refusal: ServiceError) -> None:
         if isinstance(refusal, TooLarge):

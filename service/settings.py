@@ -6,7 +6,7 @@ import json
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
@@ -42,8 +42,18 @@ class Settings(BaseSettings):
     """How often an engine writes a checkpoint."""
     teacher_outputs_bytes: int = Field(default=20 * 2**30, ge=0)
     """How much a project's kept outputs of teachers may take on a worker's storage, in bytes; 0 keeps none."""
+    disk_reserve_bytes: int = Field(default=2**30, ge=0)
+    """Room on the disk of a worker's storage that is left alone: no job is begun that would need it."""
     sweep_grace_seconds: float = Field(default=3600.0, ge=0)
     """How old a blob that nothing refers to must be before it is collected."""
+    log_format: Literal["auto", "json", "text"] = "auto"
+    """How the log is written: JSON, text, or text on a terminal and JSON elsewhere."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """What is logged: events of that weight and above."""
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    """Port at which a worker tells its metrics; without one it tells none. The API has `/metrics`."""
+    metrics_host: str = "127.0.0.1"
+    """Address at which a worker tells its metrics; the default is this machine alone."""
 
     @field_validator("data_roots", mode="before")
     @classmethod

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
+from fastapi.responses import PlainTextResponse
+from prometheus_client import generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from service.errors import problems
-from service.health import service
+from service.health import fleet, service
 from service.health.schemas import Alive, Ready
 
 router = APIRouter(tags=["health"])
@@ -15,6 +18,12 @@ router = APIRouter(tags=["health"])
 async def read_health() -> Alive:
     """The process lives."""
     return Alive()
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+def read_metrics() -> PlainTextResponse:
+    """Counts for Prometheus, in its text format, without a name or an id in them; docs/operations.md lists them."""
+    return PlainTextResponse(generate_latest(fleet.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 @router.get("/readyz", responses=problems(503))

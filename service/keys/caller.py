@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Depends
+from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from service.errors import Unauthorized
@@ -13,11 +13,16 @@ from service.keys.service import Caller, authenticate
 bearer = HTTPBearer(scheme_name="bearer", description="A key of Retort: `rt_...`.", auto_error=False)
 
 
-def caller(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> Caller:
-    """Who asks. Holds no database connection once it has answered. Raises Unauthorized."""
+def caller(request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> Caller:
+    """Who asks, noted for the request's line in the log. Holds no database connection once it has answered.
+
+    Raises Unauthorized.
+    """
     if credentials is None:
         raise Unauthorized("the request bears no key; wanted the header 'Authorization: Bearer rt_...'")
-    return authenticate(credentials.credentials)
+    known = authenticate(credentials.credentials)
+    request.state.caller = {"project": known.project_id, "key": known.key_id}
+    return known
 
 
 CallerDep = Annotated[Caller, Depends(caller)]

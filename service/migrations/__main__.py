@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 from service.db import get_engine
+from service.logs import set_up
 from service.migrations import head, upgrade
+from service.settings import get_settings
 
 if __name__ == "__main__":
+    set_up(get_settings())
     upgrade(get_engine())
-    print(f"the database is at revision {head()}")
+    logging.getLogger("service.migrations").info("the database is at revision %s", head())

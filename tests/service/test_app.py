@@ -35,7 +35,7 @@ def operations(openapi: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, An
             yield method, path, operation
 
 
-OPEN = {"/healthz", "/readyz"}
+OPEN = {"/healthz", "/readyz", "/metrics"}
 
 
 def test_every_endpoint_is_documented_with_its_problems(openapi: dict[str, Any]) -> None:
@@ -79,7 +79,7 @@ def test_final_states_are_marked(openapi: dict[str, Any]) -> None:
     assert set(state["x-terminal-states"]) == {state.value for state in TERMINAL}
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/openapi.json", "/docs"])
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"])
 @on_sqlite
 def test_what_needs_no_key(client: TestClient, path: str) -> None:
     with TestClient(create_app()) as client:

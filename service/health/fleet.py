@@ -1,0 +1,130 @@
+"""Jobs, workers, database and broker as numbers, for Prometheus; read when somebody asks, once a second at most."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from sqlalchemy import case, func, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from service import bell, metrics
+from service.db import database_now, reading
+from service.jobs.models import Job, State
+from service.settings import Settings, get_settings
+from service.workers.models import Worker
+
+FRESH_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the database knows."""
+
+    jobs: dict[State, int]
+    left_behind: int
+    """Running jobs whose lease is over."""
+    oldest_seconds: float
+    """Since when the job that waits longest could have been claimed; 0 when none waits."""
+    workers: dict[bool, int]
+    """Live workers, by whether they have a job."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The service as it stood a moment ago."""
+
+    of: Settings
+    taken_at: float
+    counts: Counts | None
+    """None: the database did not answer, or was not migrated."""
+    broker: bool
+
+
+class Fleet(Collector):
+    """Takes a snapshot when it is asked and the last one is old. Who asks meanwhile waits for it and gets the same."""
+
+    def __init__(self) -> None:
+        self._taken: Snapshot | None = None
+        self._taking = threading.Lock()
+
+    def describe(self) -> list[Metric]:
+        """Nothing: registering must ask neither database nor broker."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        snapshot = self._snapshot(get_settings())
+        yield gauge(
+            "retort_database_up", "1 when the database answers and has its tables.", snapshot.counts is not None
+        )
+        yield gauge("retort_broker_up", "1 when the broker answers within a second.", snapshot.broker)
+        if snapshot.counts is not None:
+            yield from of_counts(snapshot.counts)
+
+    def _snapshot(self, settings: Settings) -> Snapshot:
+        with self._taking:
+            known = self._taken
+            if known and known.of is settings and time.monotonic() - known.taken_at < FRESH_SECONDS:
+                return known
+            counts, broker = read_counts(settings.lease_seconds), bell.reachable() is None
+            self._taken = Snapshot(settings, time.monotonic(), counts, broker)
+            return self._taken
+
+
+def gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    """One number without labels."""
+    return GaugeMetricFamily(name, text, value=float(value))
+
+
+def of_counts(counts: Counts) -> Iterator[Metric]:
+    """Counts as metrics; a state that no job is in is told as 0."""
+    jobs = GaugeMetricFamily("retort_jobs", "Jobs by state.", labels=("state",))
+    for state in State:
+        jobs.add_metric((state.value,), counts.jobs.get(state, 0))
+    yield jobs
+    yield gauge("retort_jobs_left_behind", "Running jobs whose worker's lease is over.", counts.left_behind)
+    text = "Seconds since the job that waits longest could have been claimed; 0 when none waits."
+    yield gauge("retort_oldest_queued_job_seconds", text, counts.oldest_seconds)
+    workers = GaugeMetricFamily("retort_workers", "Live workers, by whether they have a job.", labels=("state",))
+    for busy, word in ((False, "idle"), (True, "busy")):
+        workers.add_metric((word,), counts.workers.get(busy, 0))
+    yield workers
+
+
+def read_counts(lease_seconds: float) -> Counts | None:
+    """What the database knows; None, and a line in the log, when it does not answer."""
+    try:
+        with reading() as session:
+            return _count(session, lease_seconds)
+    except SQLAlchemyError as error:
+        log.warning("metrics without the database: %s", str(getattr(error, "orig", None) or error).partition("\n")[0])
+        return None
+
+
+def _count(session: Session, lease_seconds: float) -> Counts:
+    jobs = session.execute(select(Job.state, func.count()).group_by(Job.state)).all()
+    over = select(func.count()).where(Job.state == State.running, Job.lease_ends <= database_now())
+    since = func.min(case((Job.not_before > Job.created_at, Job.not_before), else_=Job.created_at))
+    waited = session.scalar(select(database_now() - since).where(Job.state == State.queued))
+    busy = Worker.job_id.is_not(None)
+    alive = select(busy, func.count()).where(Worker.seen_at >= database_now() - lease_seconds).group_by(busy)
+    return Counts(
+        jobs=dict(jobs),
+        left_behind=session.scalars(over).one(),
+        oldest_seconds=max(0.0, waited or 0.0),
+        workers={bool(has): count for has, count in session.execute(alive)},
+    )
+
+
+registry = metrics.registry
+"""All that the front end tells."""
+registry.register(Fleet())
