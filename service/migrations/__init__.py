@@ -5,6 +5,8 @@ Run by `python -m service.migrations`, by `retort up` and by the tests; there is
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,26 +22,90 @@ UPGRADE_LOCK = 7_376_511_204
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
     """Bring the database to a revision, in one transaction."""
-    with engine.begin() as connection:
-        command.upgrade(_config(connection), revision)
+    with altering(engine) as connection:
+        upgrade_in(connection, revision)
 
 
 def downgrade(engine: Engine, revision: str = "base") -> None:
     """Take the database back to a revision, in one transaction; what only newer tables hold is lost."""
+    with altering(engine) as connection:
+        downgrade_in(connection, revision)
+
+
+@contextmanager
+def altering(engine: Engine) -> Iterator[Connection]:
+    """A transaction that may change tables: one at a time, and whole or not at all."""
+    with engine.connect() as connection:
+        change = _altering_sqlite if engine.dialect.name == "sqlite" else _altering_postgresql
+        with change(connection):
+            yield connection
+
+
+@contextmanager
+def unaltered(engine: Engine) -> Iterator[None]:
+    """Nobody changes tables meanwhile; it is waited for who does. On SQLite what one transaction reads never moves."""
+    if engine.dialect.name == "sqlite":
+        yield
+        return
     with engine.begin() as connection:
-        command.downgrade(_config(connection), revision)
+        connection.execute(text("SELECT pg_advisory_xact_lock_shared(:lock)"), {"lock": UPGRADE_LOCK})
+        yield
+
+
+@contextmanager
+def _altering_postgresql(connection: Connection) -> Iterator[None]:
+    with connection.begin():
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": UPGRADE_LOCK})
+        yield
+
+
+@contextmanager
+def _altering_sqlite(connection: Connection) -> Iterator[None]:
+    """SQLite changes a table by making it anew, and dropping the old one would take all rows that refer to it along:
+    so references are checked at the end."""
+    driver = connection.connection.cursor()  # the pragma works outside of transactions alone
+    driver.execute("PRAGMA foreign_keys=OFF")
+    try:
+        with connection.begin():
+            yield
+            if astray := connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall():
+                raise RuntimeError(f"{len(astray)} rows would refer to nothing, the first in the table {astray[0][0]}")
+    finally:
+        driver.execute("PRAGMA foreign_keys=ON")
+        driver.close()
+
+
+def upgrade_in(connection: Connection, revision: str = "head") -> None:
+    """Go up to a revision in the caller's transaction, which `altering` gave."""
+    command.upgrade(_config(connection), revision)
+
+
+def downgrade_in(connection: Connection, revision: str = "base") -> None:
+    """Go down to a revision in the caller's transaction, which `altering` gave."""
+    command.downgrade(_config(connection), revision)
 
 
 def current(engine: Engine) -> str | None:
     """The revision that the database stands at; None before the first."""
     with engine.connect().execution_options(retort_reads=True) as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        return current_in(connection)
+
+
+def current_in(connection: Connection) -> str | None:
+    """The revision that the connection's database stands at; None before the first."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def is_known(revision: str | None) -> bool:
+    """Whether this code knows that revision; a newer version's it does not. All know None, the state before the
+    first."""
+    return revision is None or revision in {script.revision for script in _scripts().walk_revisions()}
 
 
 @lru_cache
 def head() -> str:
     """The revision that this code was written for."""
-    found = ScriptDirectory.from_config(_config(None)).get_current_head()
+    found = _scripts().get_current_head()
     if found is None:
         raise RuntimeError("service/migrations/versions holds no migration; an installation must bring it along")
     return found
@@ -49,6 +115,8 @@ def _config(connection: Connection | None) -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     config.attributes["connection"] = connection
-    if connection is not None and connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": UPGRADE_LOCK})
     return config
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config(None))
