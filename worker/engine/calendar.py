@@ -4,10 +4,28 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import accumulate
 
 SMALLEST_BATCH = 2
 """Batch norm cannot take the statistics of one image: a remainder of one is left out of its epoch."""
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How far a training came."""
+
+    epochs: int
+    """Whole epochs done."""
+    of_epochs: int
+    steps: int
+    """Optimizer steps done."""
+    of_steps: int
+
+    @property
+    def end(self) -> bool:
+        """Whether that is all of it."""
+        return self.steps == self.of_steps
 
 
 class Calendar:
@@ -28,6 +46,10 @@ class Calendar:
     def epoch(self, step: int) -> int:
         """The epoch of a step; the number of epochs once all steps are done."""
         return bisect_right(self._starts, step) - 1
+
+    def reached(self, step: int) -> Reached:
+        """Where the training stands before a step."""
+        return Reached(self.epoch(step), len(self.batches), step, self.steps)
 
     def within(self, step: int) -> int:
         """How many steps of its epoch come before a step."""

@@ -23,9 +23,15 @@ from torch import Tensor
 
 KEPT = 2
 SUFFIX = ".safetensors"
+PATTERN = f"[0-9]*{SUFFIX}"
 
 State = dict[str, Any]
 """Nested dicts and lists of tensors, numbers, strings and None; keys are strings or integers."""
+
+
+def are_there(directory: Path) -> bool:
+    """Whether a directory holds checkpoints, whatever they are of."""
+    return any(directory.glob(PATTERN))
 
 
 @dataclass
@@ -90,7 +96,7 @@ class Checkpoints:
             return state
 
     def _files(self) -> list[Path]:
-        return sorted(self.directory.glob(f"[0-9]*{SUFFIX}"), key=lambda file: (_number(file), file.name))
+        return sorted(self.directory.glob(PATTERN), key=lambda file: (_number(file), file.name))
 
 
 def _number(file: Path) -> int:

@@ -17,6 +17,8 @@ class Diary:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self._unsaid = b""
+        """What is still to be written of a line: a signal may end the writing of it."""
         self._next_progress = 0.0
         self.phase = "preparing"
         self._entered = ""
@@ -66,9 +68,9 @@ class Diary:
         self._say(Checkpoint(file=file, phase=self.phase, step=step))
 
     def _say(self, line: Event | Progress | Checkpoint) -> None:
-        content = line.model_dump_json(exclude_defaults=False).encode() + b"\n"
-        while content:
-            content = content[os.write(self._descriptor, content) :]
+        self._unsaid += line.model_dump_json(exclude_defaults=False).encode() + b"\n"
+        while self._unsaid:
+            self._unsaid = self._unsaid[os.write(self._descriptor, self._unsaid) :]
 
 
 def own_standard_output() -> int:

@@ -117,13 +117,13 @@ class Group:
                 dist.broadcast(values, 0)
                 tensor.detach().copy_(values)
 
-    def any(self, wish: bool) -> bool:
-        """Whether any process has the wish; all of them ask at the same place."""
+    def strongest(self, wish: int) -> int:
+        """The largest number that any process has; all of them ask at the same place."""
         if self.size == 1:
             return wish
-        wished = torch.tensor(int(wish))
+        wished = torch.tensor(wish)
         dist.all_reduce(wished, dist.ReduceOp.MAX)
-        return bool(wished)
+        return int(wished)
 
     def agrees(self, value: object) -> bool:
         """Whether all processes hold the same value, which pickle can carry."""
@@ -135,7 +135,7 @@ class Group:
 
     def wait(self) -> None:
         """Until all processes are here."""
-        self.any(False)
+        self.strongest(0)
 
     def leave(self) -> None:
         """Exchange nothing any more."""

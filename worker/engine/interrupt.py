@@ -93,4 +93,6 @@ class Interrupt:
             raise NothingToKeep(NOT_TRAINED)
 
 
-NOT_TRAINED = "asked to finish before any student was trained: there is nothing to keep"
+NOT_TRAINED = (
+    "asked to finish before any student was trained: there is nothing to keep, and a teacher alone is not enough"
+)

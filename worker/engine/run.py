@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -14,23 +15,29 @@ from torch import Tensor
 
 from worker.architectures import CARDS
 from worker.engine import networks
+from worker.engine.calendar import Reached
 from worker.engine.cards import card_of
-from worker.engine.checkpoint import Checkpoints, State
+from worker.engine.checkpoint import Checkpoints, State, are_there
 from worker.engine.diary import Diary
 from worker.engine.evaluate import Score, neural_collapse, passes, score
 from worker.engine.group import ALONE, Group
-from worker.engine.interrupt import Impossible, Interrupt
+from worker.engine.interrupt import NOT_TRAINED, Impossible, Interrupt, NothingToKeep
 from worker.engine.learner import Learner, Part, snapshot
 from worker.engine.loading import on_device
 from worker.engine.ship import Finished, Packer, describe_finished
 from worker.engine.store import Store
 from worker.engine.students import Pupil, Workshop, make_pupil, phase_learner
-from worker.engine.trainer import Surroundings, Trainer
+from worker.engine.trainer import Surroundings, Trainer, calendar_of
 from worker.exports.safetensors import Safetensors
 from worker.method import STUDENT, NetworkSpec, Outputs, Phase, Read
 from worker.network import Network
 from worker.recipe import TEACHER_NAME, Recipe, Training
 from worker.review import resolve, review, sharing_groups
+
+STUDENTS = "students"
+"""What the names of sections begin with in which students learn by all their terms."""
+DISTILLING = "distilling"
+"""The phase of those sections."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ def resolve_for(recipe: Recipe, device: torch.device) -> Recipe:
 
 def recipe_digest(recipe: Recipe) -> str:
     """sha256, hex, of all that decides a run's result."""
-    decides = recipe.model_dump_json(exclude={"name", "tags", "priority"})
+    decides = recipe.model_dump_json(exclude={"name", "tags", "priority", "needs", "deadline"})
     return sha256(decides.encode()).hexdigest()
 
 
@@ -116,16 +123,23 @@ class Run:
         """What teaching left: the teacher's last and best weights."""
 
     def __call__(self) -> None:
-        self._prepare()
+        with self._redoing(begun=are_there(self.place.checkpoints)):
+            self._prepare()
         teacher = self._teach()
         students = self._distil(teacher)
         self.group.leave()
         if self.group.rank:
             return  # what is left has no steps to share
         finished = [teacher, *students] if teacher else students
-        self._compress(finished)
-        scores = self._evaluate(finished)
-        self._export(finished, scores)
+        with self._redoing(begun=True):
+            self._compress(finished)
+            scores = self._evaluate(finished)
+            self._export(finished, scores)
+
+    def _redoing(self, *, begun: bool) -> AbstractContextManager[None]:
+        """A stretch outside the training; `begun` says whether a student has been trained before."""
+        # Several processes agree on a wish to finish, which they do between steps.
+        return self.interrupt.at_once(nothing_to_keep=not begun and self.group.size == 1)
 
     def _prepare(self) -> None:
         self.diary.enter("preparing")
@@ -154,6 +168,7 @@ class Run:
         )
         self.saved = self.checkpoints.newest(self.device)
         self.taught = self.saved["taught"] if self.saved else None
+        self.begun = self.saved is not None and self.saved["section"].startswith(STUDENTS)
         self._check_group()
 
     def _check_group(self) -> None:
@@ -191,7 +206,9 @@ class Run:
         teacher = self.recipe.teacher
         if teacher is None:
             return None
-        network = networks.placed(networks.teacher_network(teacher, self.data.facts, self.place.weights), self.device)
+        with self._redoing(begun=self.begun):
+            network = networks.teacher_network(teacher, self.data.facts, self.place.weights)
+            network = networks.placed(network, self.device)
         finished = Finished(
             TEACHER_NAME,
             "teacher",
@@ -213,6 +230,8 @@ class Run:
                 }
             finished.last, finished.best = self.taught["last"], self.taught["best"]
             finished.best_epoch = self.taught["epoch"]
+            calendar = calendar_of([learner], teacher.teach, self.data.facts)
+            finished.reached = calendar.reached(calendar.steps)
             finished.load(self.recipe.evaluation.ship, "float32")
         networks.freeze(network)
         return finished
@@ -231,16 +250,19 @@ class Run:
         if any(student.methods for student in self.recipe.students):
             self.diary.enter("preparing the methods")
         pupils = []
-        for student in self.recipe.students:
-            network = networks.placed(
-                networks.student_network(student, self.data.facts, self.place.weights), self.device
-            )
-            pupils.append(make_pupil(student, network, self.cards[student.architecture], shop))
-        self._train_students(pupils, shop)
-        return [self._finished(pupil) for pupil in pupils]
+        with self._redoing(begun=self.begun):
+            for student in self.recipe.students:
+                network = networks.student_network(student, self.data.facts, self.place.weights)
+                network = networks.placed(network, self.device)
+                pupils.append(make_pupil(student, network, self.cards[student.architecture], shop))
+        reached = self._train_students(pupils, shop)
+        return [self._finished(pupil, reached[pupil.learner.name]) for pupil in pupils if pupil.learner.name in reached]
 
-    def _train_students(self, pupils: list[Pupil], shop: Workshop) -> None:
-        """Section by section, from where the checkpoint stands."""
+    def _train_students(self, pupils: list[Pupil], shop: Workshop) -> dict[str, Reached]:
+        """Section by section, from where the checkpoint stands. Returns how far those came that were begun.
+
+        Raises NothingToKeep when asked to finish before that.
+        """
         sections = list(self._sections(pupils, shop))
         learners = {pupil.learner.name: pupil.learner for pupil in pupils}
         first = 0
@@ -252,6 +274,12 @@ class Run:
                 learners[name].load(state)
             for spec in trained:
                 shop.frozen[spec].load_state_dict(self.saved["networks"][repr(spec)])
+        reached: dict[str, Reached] = {}
+        for section in sections[:first]:
+            if section.phase == DISTILLING:
+                here, training = section.start()
+                calendar = calendar_of(here, training, self.data.facts)
+                reached |= {learner.name: calendar.reached(calendar.steps) for learner in here}
         for section in sections[first:]:
             self.diary.enter(section.phase)
             here, training = section.start()
@@ -263,10 +291,18 @@ class Run:
                     "networks": {repr(spec): shop.frozen[spec].state_dict() for spec in trained},
                 }
 
-            self._train(section.name, here, training, shop.frozen, rest, evaluates=section.phase == "distilling")
+            in_loop = section.phase == DISTILLING
+            came = self._train(section.name, here, training, shop.frozen, rest, evaluates=in_loop, in_loop=in_loop)
+            if in_loop and came.steps:
+                reached |= {learner.name: came for learner in here}
+            if not came.end:
+                break
             if section.trains is not None:
                 networks.freeze(shop.frozen[section.trains])
                 trained.append(section.trains)
+        if not reached:
+            raise NothingToKeep(NOT_TRAINED)
+        return reached
 
     def _sections(self, pupils: list[Pupil], shop: Workshop) -> Iterator[Section]:
         """First what each method trains before the shared loop, then the loop of each sharing group."""
@@ -281,7 +317,7 @@ class Run:
                     trained.add(further)
         for group in sharing_groups(self.recipe):
             learners = [pupils[i].learner for i in group]
-            yield Section(f"students {group}", "distilling", partial(_start_group, learners, shop))
+            yield Section(f"{STUDENTS} {group}", DISTILLING, partial(_start_group, learners, shop))
 
     def _train(
         self,
@@ -292,8 +328,12 @@ class Run:
         rest: Callable[[], State] = dict,
         *,
         evaluates: bool = True,
-    ) -> None:
-        """Train to the end, from the checkpoint if it is of this section; leaves a checkpoint of the end."""
+        in_loop: bool = False,
+    ) -> Reached:
+        """Train to the end, from the checkpoint if it is of this section; leaves a checkpoint of the end.
+
+        When asked to finish, students `in_loop` end where they stand; for all else NothingToKeep is raised.
+        """
 
         def save(state: State) -> None:
             if self.group.rank:
@@ -317,8 +357,15 @@ class Run:
         if self.saved and self.saved["section"] == section:
             trainer.load(self.saved["trainer"])
         self.saved = None
-        trainer.run()
-        save(trainer.state())
+        ends = trainer.run()
+        if not ends and not in_loop:
+            raise NothingToKeep(NOT_TRAINED)
+        if trainer.step:
+            save(trainer.state())
+            # After the checkpoint, which is as if nobody had asked.
+            if not ends:
+                trainer.judge()
+        return trainer.calendar.reached(trainer.step)
 
     def _teacher_pass(
         self, teacher: Network | None, *reads: Read, positions: Tensor | None = None
@@ -328,7 +375,7 @@ class Run:
         part = self.data.train
         return passes(teacher, part, size, self.device, *reads, interrupt=self.interrupt, positions=positions)
 
-    def _finished(self, pupil: Pupil) -> Finished:
+    def _finished(self, pupil: Pupil, reached: Reached) -> Finished:
         student, learner = pupil.student, pupil.learner
         return Finished(
             student.name,
@@ -339,6 +386,7 @@ class Run:
             snapshot(learner.judged),
             learner.best.weights,
             learner.best.epoch,
+            reached,
             pupil.wrapper,
         )
 
@@ -371,7 +419,15 @@ class Run:
             row = self._row(one, tested, shipped.get(TEACHER_NAME) if one.role != "teacher" else None)
             self.diary.record("evaluation", student=one.name, values=row["test"][ship] | row["collapse"])
             rows.append(row)
-        self.report = {"ship": ship, "classes": list(self.data.facts.class_names), "networks": rows}
+        names = {one.name for one in finished}
+        left_out = [student.name for student in self.recipe.students if student.name not in names]
+        self.report = {
+            "stopped_early": bool(left_out) or any(one.reached is not None and not one.reached.end for one in finished),
+            "left_out": left_out,
+            "ship": ship,
+            "classes": list(self.data.facts.class_names),
+            "networks": rows,
+        }
         self.diary.record("report", data=self.report)
         return shipped
 
@@ -398,6 +454,7 @@ class Run:
             "multiply_adds": one.card.multiply_adds,
             "multiply_adds_image_size": one.card.image_size,
             "best_epoch": one.best_epoch,
+            "trained": asdict(one.reached) if one.reached else None,
             "test": {
                 which: found.values("test") | ({"test.agreement": found.agreement(teacher)} if teacher else {})
                 for which, found in tested.items()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from worker.architecture import Card
 from worker.dataset import DataFacts
+from worker.engine.calendar import Reached
 from worker.engine.evaluate import Score
 from worker.export import Export
 from worker.method import Wrapper
@@ -31,11 +32,13 @@ class Finished:
     card: Card
     network: Network
     last: dict[str, Tensor]
-    """Weights after the last epoch."""
+    """Weights after the last step."""
     best: dict[str, Tensor]
     """Weights after the best epoch on the validation part."""
     best_epoch: int | None = None
-    """None for a teacher that came trained."""
+    """None for a teacher that came trained; 0 where the first epoch was not finished."""
+    reached: Reached | None = None
+    """How far its training came; None for a teacher that came trained."""
     wrapper: tuple[str, Wrapper] | None = None
 
     def load(self, which: str, weights_dtype: str) -> None:

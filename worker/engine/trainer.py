@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from worker import draws
-from worker.dataset import LoadedDataset, Part
+from worker.dataset import DataFacts, LoadedDataset, Part
 from worker.engine.calendar import SMALLEST_BATCH, Calendar
 from worker.engine.checkpoint import State
 from worker.engine.diary import Diary
@@ -30,6 +30,9 @@ from worker.method import Batch, NetworkSpec, Outputs
 from worker.network import Network
 from worker.recipe import Evaluation, Training
 from worker.view import CLEAN, View
+
+GO_ON, FINISH, STOP = range(3)
+"""What may be wanted between two steps; the larger counts."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,11 @@ class Trainer:
         self._frozen_networks = list(frozen.values())
         self.step = 0
         """Optimizer steps done."""
+        self._ends_early = False
         facts = surroundings.data.facts
         mean = facts.mean or (0.5, 0.5, 0.5)
         self._fill = torch.tensor(mean, device=surroundings.device).view(1, 3, 1, 1)
-        chosen = [learner.images for learner in learners if learner.images is not None]
-        assert not chosen or len(learners) == 1, "who chooses its images has a pass over the data of its own"
-        self.calendar = Calendar(chosen[0] if chosen else [facts.train] * training.epochs, training.batch_size)
+        self.calendar = calendar_of(learners, training, facts)
         self.steps = self.calendar.steps
         self.parts = training.accumulate
         """Parts in which a batch is computed."""
@@ -113,22 +115,29 @@ class Trainer:
         )
         self._views = sorted({CLEAN} | {tap.view for learner in learners for tap in learner.taps}, key=repr)
         # The batches of who chooses its images are its own.
-        self._keeps = training.keep_teacher_outputs and not chosen
+        self._keeps = training.keep_teacher_outputs and learners[0].images is None
         self._fits = surroundings.group.size > 1
         """Whether a batch has been seen to fit into memory; several processes do not look for one that does."""
         self._started = time.monotonic(), 0
         self._accuracy: float | None = None
 
-    def run(self) -> None:
-        """Train from where the state stands to the end of the last epoch."""
+    def run(self) -> bool:
+        """Train from where the state stands to the end of the last epoch; False if asked to finish before it."""
         self._started = time.monotonic(), self.step
         self.around.group.begin_as_one(self._modules())
         self._use_store()
         try:
-            while self.step < self.steps:
+            while self.step < self.steps and not self._ends_early:
                 self._run_epoch(self.calendar.epoch(self.step))
         finally:
             self.frozen.discard()
+        return not self._ends_early
+
+    def judge(self) -> None:
+        """Look at the validation part with learners that no epoch's end did: as they are now they are their best."""
+        for learner in self.learners:
+            if not learner.best.weights:
+                self._evaluate(learner, self.calendar.epoch(self.step))
 
     def state(self) -> State:
         return {"step": self.step, "parts": self.parts, "learners": [learner.state() for learner in self.learners]}
@@ -175,7 +184,9 @@ class Trainer:
         first, last = self.calendar.within(self.step), self.calendar.batches[epoch]
         loading: Iterator[Loaded] | None = None
         for number in range(first, last):
-            self._save_if_wanted()
+            self._obey()
+            if self._ends_early:
+                return
             if number == 0:
                 # After the checkpoint, so that a resumed run does not do it twice.
                 for learner in self.learners:
@@ -196,12 +207,19 @@ class Trainer:
             return batches(self.around.train, rows, self.around.device)
         return chosen_batches(self.around.train, choice, rows, self.around.device)
 
-    def _save_if_wanted(self) -> None:
-        if self.around.group.any(self.around.interrupt.wanted):
+    def _obey(self) -> None:
+        """Do between steps what is wanted of the run; several processes agree on it."""
+        interrupt = self.around.interrupt
+        wish = self.around.group.strongest(STOP if interrupt.wanted else FINISH if interrupt.finish else GO_ON)
+        if wish == STOP:
             self._save()
             self.around.group.wait()
             raise Stopped
-        if self.around.checkpoint_is_due():
+        if wish == FINISH:
+            for learner in self.learners:
+                self._refuse_nonsense(learner)
+            self._ends_early = True
+        elif self.around.checkpoint_is_due():
             self._save()
 
     def _save(self) -> None:
@@ -223,6 +241,7 @@ class Trainer:
         """The first step of this trainer, which shows whether a batch fits into memory."""
         before = deepcopy(self.state())
         while True:
+            self.around.interrupt.check()
             if self._computes(epoch, loaded):
                 return
             self._forget(before)
@@ -262,6 +281,7 @@ class Trainer:
         too_many, fitting = -(-len(loaded.labels) // parts), 0
         tried = too_many // 2
         while tried >= SMALLEST_BATCH and too_many - fitting > too_many / 8:
+            self.around.interrupt.check()
             if self._computes(epoch, loaded.first(tried)):
                 fitting = tried
             else:
@@ -395,6 +415,13 @@ class Trainer:
             loss=_finite(float(self.learners[0].tally.latest)),
             accuracy=self._accuracy,
         )
+
+
+def calendar_of(learners: list[Learner], training: Training, facts: DataFacts) -> Calendar:
+    """The steps of a training of learners side by side."""
+    chosen = [learner.images for learner in learners if learner.images is not None]
+    assert not chosen or len(learners) == 1, "who chooses its images has a pass over the data of its own"
+    return Calendar(chosen[0] if chosen else [facts.train] * training.epochs, training.batch_size)
 
 
 def _finite(value: float) -> float | None:
