@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from cli.screen import print_table, size
 
 if TYPE_CHECKING:
@@ -24,6 +26,17 @@ def print_report(report: dict[str, Any]) -> None:
         *("parameters", "best epoch"),
     )
     print_table(columns, (_report_row(row, report["ship"]) for row in report["networks"]), right=columns[2:])
+    # Reports of older jobs do not know that training may end before its time.
+    if report.get("stopped_early"):
+        typer.echo("Training ended early, as was asked.")
+        for row in report["networks"]:
+            if (trained := row["trained"]) and trained["steps"] < trained["of_steps"]:
+                typer.echo(
+                    f"{row['name']} was trained for {trained['epochs']} of {trained['of_epochs']} epochs "
+                    f"({trained['steps']:,} of {trained['of_steps']:,} steps)."
+                )
+        for name in report["left_out"]:
+            typer.echo(f"{name} was left out: its training had not begun.")
 
 
 def _report_row(row: dict[str, Any], ship: str) -> tuple[str, ...]:
