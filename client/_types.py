@@ -72,6 +72,8 @@ class Waiting(Answer):
     """1 is next."""
     workers: int
     """How many are alive."""
+    busy: int = 0
+    """How many of them run a job."""
     reason: str
 
 
@@ -84,7 +86,7 @@ class Job(Answer):
     tags: list[str]
     state: State
     wanted: str
-    """What its owner wants of it: `run` or `cancel`."""
+    """What its owner wants of it: `run`, `pause`, `stop` or `cancel`."""
     terminal: bool
     """Whether its state is final."""
     phase: str | None
@@ -97,6 +99,8 @@ class Job(Answer):
     error: Failure | None
     created_at: datetime
     started_at: datetime | None
+    deadline_at: datetime | None = None
+    """When its wall-clock time is over; null before the first start and without a limit."""
     ended_at: datetime | None
     recipe: dict[str, Any] | None = None
     """The stored recipe; lists of jobs leave it out."""

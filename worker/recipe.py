@@ -270,6 +270,24 @@ def _all_exports() -> tuple[AnyExport, ...]:
     return tuple(export(name=name) for name, export in EXPORTS.items())
 
 
+class Needs(Spec):
+    """What a worker must have to take the job."""
+
+    gpu: bool = False
+    """Whether only a worker with a GPU may run it."""
+    memory_gib: float = Field(default=0, ge=0, le=1_000_000)
+    """Least memory in GiB: of the GPU where the worker has one, else of the machine."""
+
+
+class Deadline(Spec):
+    """A limit of wall-clock time."""
+
+    seconds: float = Field(gt=0, le=31_536_000)
+    """Seconds from the job's first start; what it waits and is paused in between counts too."""
+    then: Literal["fail", "stop"] = "fail"
+    """What happens once they are over: the job fails, or it is stopped and keeps the best students so far."""
+
+
 class Recipe(Spec):
     """All that a distillation job needs, and nothing about where it runs.
 
@@ -287,6 +305,10 @@ class Recipe(Spec):
     """Words to find the job by."""
     priority: int = Field(default=0, ge=-10, le=10)
     """Jobs of higher priority start first within a project."""
+    needs: Needs = Needs()
+    """What a worker must have to take the job."""
+    deadline: Deadline | None = None
+    """How long it may take; null lets it take its time."""
     protocol: Literal["cifar100", "imagenet", "tiny_imagenet"] | None = Field(default=None, exclude=True)
     """Shorthand for the published settings under which papers compare methods on that data: `training` (epochs,
     batch, optimizer, schedule, augmentation), the teacher's `teach` where it is given, and shipping the last epoch,

@@ -20,6 +20,15 @@ REFERENCE_BATCH = 64
 """The batch for which the papers' CIFAR protocol gives its learning rate."""
 
 
+CHECKPOINT_COPIES = 5
+"""Copies of a trained network's parameters in a checkpoint: the newest, the best, the average, two of the optimizer."""
+CHECKPOINT_FILES = 3
+"""Checkpoints on a worker's disk while one is written."""
+EXPORT_COPIES = 2
+"""Copies of a trained network's parameters that are exported."""
+FLOAT_BYTES = 4
+
+
 @dataclass(frozen=True)
 class Problem:
     """Something that keeps a recipe from running."""
@@ -68,6 +77,16 @@ def resolve(recipe: Recipe) -> Recipe:
     return recipe.model_copy(
         update={"students": students, "teacher": teacher, "training": _resolve_training(recipe.training)}
     )
+
+
+def disk_bytes(recipe: Recipe, cards: Mapping[str, Card] = CARDS) -> int:
+    """What checkpoints and exports take on a worker's disk, as far as cards tell: a lower bound, without the data set,
+    the memories of methods and classifiers."""
+    trained = [student.architecture for student in recipe.students]
+    if recipe.teacher is not None and recipe.teacher.teach is not None:
+        trained.append(recipe.teacher.architecture)
+    parameters = sum(cards[name].body_parameters for name in trained if name in cards)
+    return parameters * FLOAT_BYTES * (CHECKPOINT_COPIES * CHECKPOINT_FILES + EXPORT_COPIES)
 
 
 def label_weight(student: Student) -> float:

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import BinaryIO
 from uuid import uuid4
 
-from sqlalchemy import delete, exists, insert, select, update
+from sqlalchemy import ColumnElement, Select, delete, exists, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service.artifacts.models import CHUNK_BYTES, Artifact, Blob, Chunk
+from service.checkpoints.models import Checkpoint
 from service.db import database_now, reading, release_pages, transaction
 from service.jobs.models import Job
 
@@ -94,6 +95,11 @@ def sweep(grace_seconds: float) -> int:
     return count
 
 
+def drop_unreferenced(session: Session, blob_ids: Sequence[str]) -> None:
+    """Delete those of the blobs that nothing refers to any more; one that somebody else holds is left to the sweep."""
+    _delete_unreferenced(session, select(Blob.id).where(Blob.id.in_(blob_ids)))
+
+
 def add_artifact(
     session: Session, job_id: str, *, name: str, network: str | None, media_type: str, blob_id: str
 ) -> None:
@@ -130,10 +136,17 @@ def _refer(session: Session, written: Written) -> str | None:
 
 
 def _sweep_some(grace_seconds: float) -> int:
-    unreferenced = ~exists().where(Artifact.blob_id == Blob.id)
     old = Blob.touched_at <= database_now() - grace_seconds
-    candidates = select(Blob.id).where(old, unreferenced).limit(BLOBS_A_SWEEP).with_for_update(skip_locked=True)
     with transaction() as session:
-        locked = session.scalars(candidates).all()
-        # Asked again, now that nobody else can refer to them: a reference may have been committed in between.
-        return len(session.scalars(delete(Blob).where(Blob.id.in_(locked), unreferenced).returning(Blob.id)).all())
+        return _delete_unreferenced(session, select(Blob.id).where(old, ~_referenced()).limit(BLOBS_A_SWEEP))
+
+
+def _delete_unreferenced(session: Session, candidates: Select[str]) -> int:
+    locked = session.scalars(candidates.with_for_update(of=Blob, skip_locked=True)).all()
+    # Asked again, now that nobody else can refer to them: a reference may have been committed in between.
+    deleted = delete(Blob).where(Blob.id.in_(locked), ~_referenced()).returning(Blob.id)
+    return len(session.scalars(deleted.execution_options(synchronize_session=False)).all())
+
+
+def _referenced() -> ColumnElement[bool]:
+    return or_(exists().where(Artifact.blob_id == Blob.id), exists().where(Checkpoint.blob_id == Blob.id))

@@ -26,8 +26,8 @@ class Entry:
 
 
 def change(kind: str, text: str | None = None, **data: Any) -> Entry:
-    """An entry about the job's own life: `created`, `claimed`, `requeued`, `cancel_wanted`, `cancelled`,
-    `succeeded`, `failed`."""
+    """An entry about the job's own life: `created`, `claimed`, `requeued`, `pause_wanted`, `paused`, `resumed`,
+    `stop_wanted`, `cancel_wanted`, `cancelled`, `succeeded`, `failed`."""
     return Entry(kind, {"text": text, "data": data})
 
 

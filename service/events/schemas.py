@@ -27,7 +27,7 @@ class EventRead(Shown):
     at: datetime
     kind: str
     """Of the engine: phase, resolved, metrics, evaluation, report, warning, failed. Of the job's life: created,
-    claimed, requeued, cancel_wanted, cancelled, succeeded, failed."""
+    claimed, requeued, pause_wanted, paused, resumed, stop_wanted, cancel_wanted, cancelled, succeeded, failed."""
     attempt: int
     """The start of the job that it belongs to; 0 before the first."""
     phase: str | None

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Header, Query, Response
 from service.body import described, sent_json
 from service.errors import problems
 from service.jobs import service
+from service.jobs.models import Wanted
 from service.jobs.schemas import JobDetail, JobQuery, JobRead, Validation, shown
 from service.keys.caller import CallerDep
 from service.paging import Page, cut, decode_position
@@ -67,8 +68,29 @@ def read_job(caller: CallerDep, job_id: str, session: ReadingDep) -> JobDetail:
 
 @router.post("/{job_id}/cancel", responses=problems(401, 404, 409, 503))
 def cancel_job(caller: CallerDep, job_id: str, session: TransactionDep) -> JobDetail:
-    """End a queued job at once; ask the worker of a running one to end it. Asking twice does no harm."""
-    return service.describe(session, service.cancel(session, caller, job_id))
+    """End a waiting job at once; ask the worker of a running one to end it. Asking twice does no harm."""
+    return service.describe(session, service.wish(session, caller, job_id, Wanted.cancel))
+
+
+@router.post("/{job_id}/pause", responses=problems(401, 404, 409, 503))
+def pause_job(caller: CallerDep, job_id: str, session: TransactionDep) -> JobDetail:
+    """Hold a waiting job back; ask the worker of a running one to leave a checkpoint and take another job. Asking
+    twice does no harm."""
+    return service.describe(session, service.wish(session, caller, job_id, Wanted.pause))
+
+
+@router.post("/{job_id}/resume", responses=problems(401, 404, 409, 503))
+def resume_job(caller: CallerDep, job_id: str, session: TransactionDep) -> JobDetail:
+    """Queue a paused job again; it goes on from its checkpoint. Of a job that is not paused, nothing changes."""
+    return service.describe(session, service.wish(session, caller, job_id, Wanted.run))
+
+
+@router.post("/{job_id}/stop", responses=problems(401, 404, 409, 503))
+def stop_job(caller: CallerDep, job_id: str, session: TransactionDep) -> JobDetail:
+    """End a job early and keep the best students so far: it succeeds with them. Before there is one, it is cancelled.
+
+    Asking twice does no harm."""
+    return service.describe(session, service.wish(session, caller, job_id, Wanted.stop))
 
 
 @router.delete("/{job_id}", status_code=204, responses=problems(401, 404, 409, 503))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.db import Base
@@ -26,6 +26,9 @@ class Wanted(StrEnum):
     """What its owner wants of a job that has not ended."""
 
     run = "run"
+    pause = "pause"
+    stop = "stop"
+    """End early, and keep the best students so far."""
     cancel = "cancel"
 
 
@@ -68,6 +71,14 @@ class Job(Base):
     lease_ends: Mapped[float | None]
     not_before: Mapped[float] = mapped_column(default=0.0)
     """Not claimed before then: the pause after an attempt that failed through the machine."""
+    deadline_at: Mapped[float | None]
+    """When its wall-clock time is over; null until the first start, and for jobs without a limit."""
+    needs_gpu: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Whether only a worker with a GPU may claim it."""
+    needs_memory_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    """Least memory of a worker that may claim it."""
+    needs_disk_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    """Least free room on the disk of a worker that may claim it."""
     next_event: Mapped[int] = mapped_column(default=1)
     """The number that the next event gets, taken inside the transaction that writes it."""
     idempotency_key: Mapped[str | None]

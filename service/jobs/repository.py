@@ -86,3 +86,11 @@ def queue(session: Session) -> Sequence[Queued]:
     found = select(Job.id, Job.project_id, wait, Project.served_at).join(Project, Project.id == Job.project_id)
     rows = session.execute(found.where(Job.state == State.queued).order_by(Job.priority.desc(), Job.created_at, Job.id))
     return [Queued(job_id, project, max(0.0, seconds), served_at) for job_id, project, seconds, served_at in rows]
+
+
+def full_projects(session: Session) -> dict[str, int]:
+    """The projects that run as many jobs as they may, with that number."""
+    count = select(func.count()).where(Job.project_id == Project.id, Job.state == State.running)
+    running = count.correlate(Project).scalar_subquery()
+    full = session.execute(select(Project.id, Project.max_running).where(running >= Project.max_running))
+    return {project_id: most for project_id, most in full if most is not None}

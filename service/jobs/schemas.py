@@ -72,6 +72,8 @@ class Waiting(Shown):
     """Its place among the queued jobs; 1 is next."""
     workers: int
     """How many are alive."""
+    busy: int
+    """How many of them run a job."""
     reason: str
     """One sentence."""
 
@@ -105,6 +107,8 @@ class JobRead(Shown):
     """Why the last attempt did not finish."""
     created_at: datetime
     started_at: datetime | None
+    deadline_at: datetime | None
+    """When its wall-clock time is over; null before the first start and without a limit."""
     ended_at: datetime | None
     links: Links
 
@@ -148,7 +152,7 @@ def detail(job: Job, waiting: Waiting | None) -> JobDetail:
 def _fields(job: Job) -> dict[str, Any]:
     here = f"/v1/jobs/{job.id}"
     copied = ("id", "kind", "name", "state", "wanted", "phase", "latest", "priority", "attempt", "max_attempts",
-              "error", "created_at", "started_at", "ended_at")  # fmt: skip
+              "error", "created_at", "started_at", "deadline_at", "ended_at")  # fmt: skip
     progress = job.progress and {name: value for name, value in job.progress.items() if name != "line"}
     parts = {part: f"{here}/{part}" for part in ("events", "metrics", "artifacts")}
     return {

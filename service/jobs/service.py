@@ -10,17 +10,27 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from service.bell import ring_after_commit
+from service.checkpoints import repository as checkpoints
 from service.db import reading
 from service.errors import FieldError, Invalid, NotFound, quote
 from service.events.repository import append, change
 from service.ids import new_id
 from service.jobs import repository, rules, waiting
 from service.jobs.examination import Examination, examine
-from service.jobs.models import Job, State, Wanted
+from service.jobs.models import TERMINAL, Job, State, Wanted
 from service.jobs.schemas import JobDetail, JobQuery, Validation, detail
 from service.keys.service import Caller
 from service.paging import Position
 from service.settings import get_settings
+from worker.review import disk_bytes
+
+LIFE = {
+    Wanted.run: "resumed",
+    Wanted.pause: "pause_wanted",
+    Wanted.stop: "stop_wanted",
+    Wanted.cancel: "cancel_wanted",
+}
+"""The event that each wish is, while its job goes on."""
 
 
 def validate(caller: Caller, body: Any) -> Validation:
@@ -50,7 +60,7 @@ def create(session: Session, caller: Caller, body: Any, idempotency_key: str | N
     if made is None:
         job = _new_job(session, caller, examination, idempotency_key, digest)
         if repository.add(session, job, job.recipe["tags"]):
-            append(session, job.id, 0, [change("created")])
+            append(session, job.id, 0, [change("created", asker="owner", key=caller.key_id, fence=0)])
             ring_after_commit(session)
             return job, False
         made = _made_before(session, caller, idempotency_key, digest)
@@ -66,7 +76,7 @@ def read(session: Session, caller: Caller, job_id: str) -> Job:
 
 def describe(session: Session, job: Job) -> JobDetail:
     """The job as it is shown alone; says why it waits."""
-    return detail(job, waiting.explain(session, job.id) if job.state is State.queued else None)
+    return detail(job, waiting.explain(session, job) if job.state is State.queued else None)
 
 
 def check_exists(caller: Caller, job_id: str) -> None:
@@ -80,23 +90,44 @@ def page(session: Session, caller: Caller, query: JobQuery, after: Position | No
     return repository.page(session, caller.project_id, query, after, limit)
 
 
-def cancel(session: Session, caller: Caller, job_id: str) -> Job:
-    """End a job that no worker holds at once; of a running one, ask that. Raises NotFound and Conflict."""
+def wish(session: Session, caller: Caller, job_id: str, wanted: Wanted) -> Job:
+    """Change at once what no worker holds; of a running job, ask its worker. Raises NotFound and Conflict.
+
+    Wishing the same again changes nothing.
+    """
     job = _existing(repository.lock(session, caller.project_id, job_id), job_id)
-    if job.state is State.cancelled:
+    if rules.is_fulfilled(job.state, job.wanted, wanted):
         return job
-    rules.check_follow(job.id, job.state, State.cancelled, rules.Asker.owner)
+    rules.check_wish(job.id, job.state, job.wanted, wanted)
     now = repository.now(session)
-    if job.state is State.running and job.lease_ends is not None and job.lease_ends > now:
-        if job.wanted is not Wanted.cancel:
-            job.wanted = Wanted.cancel
-            append(session, job.id, job.attempt, [change("cancel_wanted")])
+    held = job.state is State.running and job.lease_ends is not None and job.lease_ends > now
+    new = rules.state_after(job.state, wanted, held=held, started=job.started_at is not None)
+    if new is job.state and wanted is job.wanted:
         return job
-    job.state, job.wanted, job.ended_at = State.cancelled, Wanted.cancel, now
-    job.lease_owner = job.lease_ends = None
-    job.fence += 1  # a worker that lost its lease and still writes is refused
-    append(session, job.id, job.attempt, [change("cancelled")])
+    before, job.wanted = job.state, wanted
+    kind, text = LIFE[wanted], None
+    if new is not before:
+        _move(session, job, new, now)
+        if new is not State.queued:
+            kind = new.value
+        if new is State.cancelled and wanted is Wanted.stop:
+            text = "it was not started yet, so there is nothing to keep"
+    append(session, job.id, job.attempt, [change(kind, text, asker="owner", key=caller.key_id, fence=job.fence)])
     return job
+
+
+def _move(session: Session, job: Job, new: State, now: float) -> None:
+    """Give a job that no worker holds another state."""
+    rules.check_follow(job.id, job.state, new, rules.Asker.owner)
+    if job.state is State.running:
+        job.lease_owner = job.lease_ends = None
+        job.fence += 1  # a worker that lost its lease and still writes is refused
+    job.state = new
+    if new is State.queued:
+        ring_after_commit(session)
+    if new in TERMINAL:
+        job.ended_at = now
+        checkpoints.drop_all(session, job.id)
 
 
 def delete(session: Session, caller: Caller, job_id: str) -> None:
@@ -135,6 +166,9 @@ def _new_job(
         latest={},
         attempt=0,
         max_attempts=get_settings().max_attempts,
+        needs_gpu=recipe.needs.gpu,
+        needs_memory_bytes=int(recipe.needs.memory_gib * 2**30),
+        needs_disk_bytes=disk_bytes(recipe),
         idempotency_key=idempotency_key,
         body_digest=digest,
         created_at=now,

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 
 from service.jobs import repository
+from service.jobs.models import Job
 from service.jobs.repository import Queued
 from service.jobs.schemas import Waiting
 from service.settings import get_settings
-from service.workers.repository import count_alive
+from service.workers.models import Worker
+from service.workers.repository import alive
 
 FRESH_SECONDS = 1.0
 
@@ -27,19 +29,23 @@ class Snapshot:
     database: str
     positions: dict[str, int]
     wait_seconds: dict[str, float]
-    workers: int
+    full: dict[str, int]
+    """Projects that run as many jobs as they may, with that number."""
+    workers: Sequence[Worker]
 
 
 _taken: Snapshot | None = None
 _taking = threading.Lock()
 
 
-def explain(session: Session, job_id: str) -> Waiting:
+def explain(session: Session, job: Job) -> Waiting:
     """The job's turn, and one sentence why it has not come."""
     snapshot = _snapshot(session)
     # A job that was queued after the snapshot stands behind all that it holds.
-    position = snapshot.positions.get(job_id, len(snapshot.positions) + 1)
-    return Waiting(position=position, workers=snapshot.workers, reason=_reason(snapshot, job_id, position))
+    position = snapshot.positions.get(job.id, len(snapshot.positions) + 1)
+    busy = sum(worker.job_id is not None for worker in snapshot.workers)
+    reason = _reason(snapshot, job, position, busy)
+    return Waiting(position=position, workers=len(snapshot.workers), busy=busy, reason=reason)
 
 
 def turns(jobs: Sequence[Queued]) -> dict[str, int]:
@@ -67,19 +73,47 @@ def _snapshot(session: Session) -> Snapshot:
             return known
         taken_at = time.monotonic()
         jobs = repository.queue(session)
-        workers = count_alive(session, settings.lease_seconds)
+        workers = alive(session, settings.lease_seconds)
         waits = {job.id: job.wait_seconds for job in jobs if job.wait_seconds > 0}
-        _taken = Snapshot(taken_at, settings.database, turns(jobs), waits, workers)
+        full = repository.full_projects(session)
+        _taken = Snapshot(taken_at, settings.database, turns(jobs), waits, full, workers)
         return _taken
 
 
-def _reason(snapshot: Snapshot, job_id: str, position: int) -> str:
-    if snapshot.workers == 0:
+def _reason(snapshot: Snapshot, job: Job, position: int, busy: int) -> str:
+    workers = len(snapshot.workers)
+    if workers == 0:
         return "no worker is alive; the job starts once there is one"
-    if job_id in snapshot.wait_seconds:
-        return (
-            f"the last attempt failed through the machine; the next one starts in {snapshot.wait_seconds[job_id]:.0f} s"
-        )
+    if missing := _missing(job, snapshot.workers):
+        return missing
+    if job.id in snapshot.wait_seconds:
+        seconds = snapshot.wait_seconds[job.id]
+        return f"the last attempt failed through the machine; the next one starts in {seconds:.0f} s"
+    if job.project_id in snapshot.full:
+        most = snapshot.full[job.project_id]
+        return f"its project runs {most} {'job' if most == 1 else 'jobs'}, which is as many as it may"
     if position > 1:
-        return f"{position - 1} {'job is' if position == 2 else 'jobs are'} before it"
-    return "it is next; a worker takes it once one is free"
+        before = f"{position - 1} {'job is' if position == 2 else 'jobs are'} before it"
+        return f"{before}; {busy} of {workers} {'worker is' if workers == 1 else 'workers are'} busy"
+    if busy < workers:
+        return "it is next; a worker takes it in a moment"
+    return f"it is next; {'the one worker is' if workers == 1 else f'all {workers} workers are'} busy"
+
+
+def _missing(job: Job, workers: Sequence[Worker]) -> str | None:
+    """What the job needs and no live worker has; None when there is one that has it all."""
+    able = [worker for worker in workers if worker.gpu is not None or not job.needs_gpu]
+    if not able:
+        return "it needs a GPU, and no live worker has one"
+    roomy = [worker for worker in able if worker.memory_bytes >= job.needs_memory_bytes]
+    if not roomy:
+        most = max(worker.memory_bytes for worker in able)
+        return f"it needs {_gib(job.needs_memory_bytes)} of memory; the live workers have {_gib(most)} at most"
+    if all(worker.disk_bytes < job.needs_disk_bytes for worker in roomy):
+        most = max(worker.disk_bytes for worker in roomy)
+        return f"it needs {_gib(job.needs_disk_bytes)} of free disk; the live workers have {_gib(most)} at most"
+    return None
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"

@@ -16,4 +16,6 @@ class Project(Base):
     name: Mapped[str] = mapped_column(unique=True)
     served_at: Mapped[float] = mapped_column(default=0.0)
     """When a job of this project was last claimed: the project served longest ago comes first."""
+    max_running: Mapped[int | None]
+    """How many of its jobs run at once at most; null sets no limit."""
     created_at: Mapped[float]

@@ -17,14 +17,23 @@ class ProjectCreate(Asked):
     """Unique name: small letters, digits, dots, dashes, underscores."""
 
 
+class ProjectChange(Asked):
+    """What of a project is to change."""
+
+    max_running: int | None = Field(ge=1, le=1_000_000)
+    """How many of its jobs run at once at most; null sets no limit."""
+
+
 class ProjectRead(Shown):
     """A tenant that owns jobs and keys."""
 
     id: str
     name: str
+    max_running: int | None
+    """How many of its jobs run at once at most; null sets no limit."""
     created_at: datetime
 
 
 def shown(project: Project) -> ProjectRead:
     """A project as the API shows it."""
-    return ProjectRead(id=project.id, name=project.name, created_at=project.created_at)
+    return ProjectRead(id=project.id, name=project.name, max_running=project.max_running, created_at=project.created_at)

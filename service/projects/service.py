@@ -40,6 +40,13 @@ def read(session: Session, project_id: str) -> Project:
     return project
 
 
+def limit(session: Session, project_id: str, max_running: int | None) -> Project:
+    """Set how many of the project's jobs run at once at most. Jobs that run already go on. Raises NotFound."""
+    project = read(session, project_id)
+    project.max_running = max_running
+    return project
+
+
 def by_name(session: Session, name: str) -> Project:
     """The project of that name. Raises NotFound."""
     project = repository.by_name(session, name)

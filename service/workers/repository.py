@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, false, func, insert, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from service.db import database_now
@@ -20,6 +20,22 @@ class LostLease(RuntimeError):
     """The job belongs to somebody else by now, or it has ended: this worker may not write to it any more."""
 
 
+class Overtaken(RuntimeError):
+    """Another worker had the project's turn in the same moment: this claim must be taken back and tried again."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a worker has to offer."""
+
+    gpu: str | None = None
+    """Its GPU's name; null when it has none."""
+    memory_bytes: int = 2**62
+    """The GPU's memory, or the machine's without one."""
+    disk_bytes: int = 2**62
+    """Room on its disk that jobs may fill."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """A worker's right to a job: every write of that worker names its fence."""
@@ -31,19 +47,31 @@ class Claim:
     max_attempts: int
     fence: int
     worker_id: str
+    wanted: Wanted
+    """`run`, or `stop`: then there is only something to keep."""
 
 
-def claim_best(session: Session, worker_id: str, lease_seconds: float) -> Claim | None:
-    """Take the best job that can be run, in one statement; None when there is none.
+@dataclass(frozen=True)
+class Standing:
+    """How a job stands at the moment of a write."""
+
+    wanted: Wanted
+    overdue: bool
+    """Whether its wall-clock time is over."""
+
+
+def claim_best(session: Session, worker_id: str, lease_seconds: float, machine: Machine) -> Claim | None:
+    """Take the best job that the machine can run, and its project's turn; None when there is none.
 
     Fair between projects (the one served longest ago first), then by priority, then by age. Two workers at once get
-    two jobs: on PostgreSQL the second skips the row that the first has locked, on SQLite it waits its turn.
+    two jobs: on PostgreSQL the second skips the row that the first has locked, on SQLite it waits its turn. Raises
+    Overtaken when both got jobs of one project: then its turn is over for the second, and so may be its limit.
     """
     candidate = aliased(Job)
     best = (
         select(candidate.id)
         .join(Project, Project.id == candidate.project_id)
-        .where(_claimable(candidate))
+        .where(_claimable(candidate), _fits(candidate, machine), or_(_expired(candidate), _has_room()))
         .order_by(Project.served_at, candidate.priority.desc(), candidate.created_at, candidate.id)
         .limit(1)
         .with_for_update(of=candidate, skip_locked=True)
@@ -56,38 +84,49 @@ def claim_best(session: Session, worker_id: str, lease_seconds: float) -> Claim 
         "fence": Job.fence + 1,
         "started_at": func.coalesce(Job.started_at, database_now()),
     }
+    served_at = select(Project.served_at).where(Project.id == Job.project_id).scalar_subquery()
     claimed = (
         update(Job)
         .where(Job.id == best.scalar_subquery(), _claimable(Job))
         .values(taken)
-        .returning(Job.id, Job.project_id, Job.recipe, Job.attempt, Job.max_attempts, Job.fence)
+        .returning(Job.id, Job.project_id, Job.recipe, Job.attempt, Job.max_attempts, Job.fence, Job.wanted, served_at)
         .execution_options(synchronize_session=False)
     )
     row = session.execute(claimed).one_or_none()
     if row is None:
         return None
-    job_id, project_id, recipe, attempt, max_attempts, fence = row
-    return Claim(job_id, project_id, recipe, attempt, max_attempts, fence, worker_id)
+    job_id, project_id, recipe, attempt, max_attempts, fence, wanted, seen = row
+    turn = update(Project).where(Project.id == project_id, Project.served_at == seen)
+    if session.scalar(turn.values(served_at=database_now()).returning(Project.id)) is None:
+        raise Overtaken
+    return Claim(job_id, project_id, recipe, attempt, max_attempts, fence, worker_id, wanted)
 
 
-def hopeless(session: Session, limit: int = 100) -> Sequence[Job]:
-    """Jobs that no worker holds and none shall take, locked: cancelled ones, and those without an attempt left."""
-    unheld = or_(Job.state == State.queued, _expired(Job))
-    unwanted = and_(unheld, Job.wanted == Wanted.cancel)
+def unheld(session: Session, limit: int = 100) -> Sequence[tuple[Job, Standing]]:
+    """Jobs that no worker holds and none shall take as they are, locked: their owner wants something else of them,
+    their time is over, or no attempt is left."""
+    overdue = func.coalesce(Job.deadline_at <= database_now(), false())
+    unwanted = and_(or_(Job.state == State.queued, _expired(Job)), Job.wanted.in_((Wanted.pause, Wanted.cancel)))
+    late = and_(or_(Job.state == State.queued, _expired(Job)), overdue, Job.wanted == Wanted.run)
     spent = and_(_expired(Job), Job.attempt >= Job.max_attempts)
-    return session.scalars(select(Job).where(or_(unwanted, spent)).limit(limit).with_for_update(skip_locked=True)).all()
+    found = select(Job, overdue).where(or_(unwanted, late, spent)).limit(limit)
+    rows = session.execute(found.with_for_update(of=Job, skip_locked=True))
+    return [(job, Standing(job.wanted, late)) for job, late in rows]
 
 
-def write(session: Session, claim: Claim, **values: Any) -> Wanted:
-    """Change a job that the worker holds; gives what its owner wants of it.
+def write(session: Session, claim: Claim, **values: Any) -> Standing:
+    """Change a job that the worker holds, or only make sure that it does and goes on to until the transaction ends;
+    gives how it stands.
 
     Raises LostLease when the job has a newer fence or does not run any more.
     """
     held = update(Job).where(Job.id == claim.job_id, Job.fence == claim.fence, Job.state == State.running)
-    wanted = session.scalar(held.values(values).returning(Job.wanted).execution_options(synchronize_session=False))
-    if wanted is None:
+    overdue = func.coalesce(Job.deadline_at <= database_now(), false())
+    changed = held.values(values or {"fence": claim.fence}).returning(Job.wanted, overdue)
+    row = session.execute(changed.execution_options(synchronize_session=False)).one_or_none()
+    if row is None:
         raise LostLease(f"job {claim.job_id} is not held by {claim.worker_id} under fence {claim.fence} any more")
-    return wanted
+    return Standing(*row)
 
 
 def last_change(session: Session, job_id: str, kinds: Sequence[str]) -> Event | None:
@@ -102,14 +141,9 @@ def read_latest(session: Session, job_id: str) -> dict[str, Any]:
     return latest
 
 
-def serve_project(session: Session, project_id: str) -> None:
-    """Note that a project's turn was now."""
-    session.execute(update(Project).where(Project.id == project_id).values(served_at=database_now()))
-
-
-def see(session: Session, worker_id: str, *, host: str, job_id: str | None) -> None:
-    """Note that a worker is alive and what it does."""
-    values = {"job_id": job_id, "seen_at": database_now()}
+def see(session: Session, worker_id: str, *, host: str, job_id: str | None, machine: Machine) -> None:
+    """Note that a worker is alive, what it does and what it has."""
+    values = {"job_id": job_id, "seen_at": database_now(), **asdict(machine)}
     known = update(Worker).where(Worker.id == worker_id).values(values).returning(Worker.id)
     if session.scalar(known) is None:
         session.execute(insert(Worker).values(id=worker_id, host=host, started_at=database_now(), **values))
@@ -125,16 +159,34 @@ def forget_silent(session: Session, seconds: float) -> None:
     session.execute(delete(Worker).where(Worker.seen_at < database_now() - seconds))
 
 
-def count_alive(session: Session, within_seconds: float) -> int:
-    """How many workers were heard from within that time."""
-    alive = select(func.count()).select_from(Worker).where(Worker.seen_at >= database_now() - within_seconds)
-    return session.scalars(alive).one()
+def alive(session: Session, within_seconds: float) -> Sequence[Worker]:
+    """The workers that were heard from within that time."""
+    return session.scalars(select(Worker).where(Worker.seen_at >= database_now() - within_seconds)).all()
 
 
 def _claimable(job: type[Job]) -> ColumnElement[bool]:
     queued = and_(job.state == State.queued, job.not_before <= database_now())
     left_behind = and_(_expired(job), job.attempt < job.max_attempts)
-    return and_(or_(queued, left_behind), job.wanted == Wanted.run)
+    return and_(or_(queued, left_behind), job.wanted.in_((Wanted.run, Wanted.stop)))
+
+
+def _fits(job: type[Job], machine: Machine) -> ColumnElement[bool]:
+    """Whether the machine has what the job needs."""
+    enough = and_(job.needs_memory_bytes <= machine.memory_bytes, job.needs_disk_bytes <= machine.disk_bytes)
+    return enough if machine.gpu is not None else and_(enough, job.needs_gpu.is_(False))
+
+
+def _has_room() -> ColumnElement[bool]:
+    """Whether the project may have one more job running."""
+    running = aliased(Job)
+    count = (
+        select(func.count())
+        .select_from(running)
+        .where(running.project_id == Project.id, running.state == State.running)
+        .correlate(Project)
+        .scalar_subquery()
+    )
+    return or_(Project.max_running.is_(None), count < Project.max_running)
 
 
 def _expired(job: type[Job]) -> ColumnElement[bool]:

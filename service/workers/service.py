@@ -4,21 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any, Literal
 
+from sqlalchemy import func
 from sqlalchemy.orm import Session
 
 from service.artifacts.repository import Written, add_artifact, commit_blob
+from service.checkpoints import repository as checkpoints
 from service.db import database_now
 from service.events.repository import Entry, append, change
-from service.jobs.models import Job, State, Wanted
+from service.jobs.models import TERMINAL, Job, State, Wanted
 from service.jobs.rules import Asker, check_follow
 from service.workers import repository
-from service.workers.repository import Claim
-from worker.event import Event, Progress
+from service.workers.repository import Claim, Machine, Overtaken, Standing
+from worker.event import Checkpoint, Event, Progress
+
+ANYTHING = Machine(gpu="any")
+"""A machine that can run every job."""
 
 LONGEST_PAUSE_SECONDS = 60
 """The longest wait before another attempt; it doubles from two seconds on."""
+
+
+class Order(StrEnum):
+    """What a worker is to do with the job that it holds."""
+
+    run = "run"
+    pause = "pause"
+    stop = "stop"
+    cancel = "cancel"
+    expire = "expire"
+    """Its time is over: end it without a result."""
 
 
 @dataclass(frozen=True)
@@ -43,32 +60,62 @@ class Made:
     written: Written
 
 
-def claim(session: Session, worker_id: str, lease_seconds: float) -> Claim | None:
-    """Take the best job that can be run; None when there is none.
+def claim(session: Session, worker_id: str, lease_seconds: float, machine: Machine = ANYTHING) -> Claim | None:
+    """Take the best job that the machine can run; None when there is none.
 
-    Jobs that were cancelled or lost for good while nobody held them are ended on the way.
+    Jobs that nobody holds and whose owner wants something else of them, or that were lost for good, are settled on
+    the way.
     """
-    for job in repository.hopeless(session):
-        _end_unheld(session, job, worker_id)
-    taken = repository.claim_best(session, worker_id, lease_seconds)
+    for job, standing in repository.unheld(session):
+        _settle_unheld(session, job, standing, worker_id)
+    taken = _take_turn(session, worker_id, lease_seconds, machine)
     if taken is None:
         return None
-    repository.serve_project(session, taken.project_id)
     lost = _lost_before(session, taken)
-    if lost:
-        repository.write(session, taken, error=asdict(lost), progress=None)
+    values: dict[str, Any] = {"error": asdict(lost), "progress": None} if lost else {}
+    if deadline := taken.recipe.get("deadline"):
+        values["deadline_at"] = func.coalesce(Job.deadline_at, Job.started_at + deadline["seconds"])
+    if values:
+        repository.write(session, taken, **values)
     entries = [_change(taken, "requeued", lost.detail, **asdict(lost))] if lost else []
     append(session, taken.job_id, taken.attempt, [*entries, _change(taken, "claimed")])
     return taken
 
 
-def renew(session: Session, claim: Claim, lease_seconds: float) -> Wanted:
-    """Own the job for that long from now; gives what its owner wants. Raises LostLease."""
-    return repository.write(session, claim, lease_ends=database_now() + lease_seconds)
+def _take_turn(session: Session, worker_id: str, lease_seconds: float, machine: Machine) -> Claim | None:
+    while True:
+        try:
+            with session.begin_nested():
+                return repository.claim_best(session, worker_id, lease_seconds, machine)
+        except Overtaken:
+            continue  # each time somebody else has got on
 
 
-def record(session: Session, claim: Claim, events: Sequence[Event], progress: Progress | None, phase: str) -> Wanted:
-    """Write down what the engine said; gives what the owner wants. Raises LostLease.
+def renew(session: Session, claim: Claim, lease_seconds: float) -> Order:
+    """Own the job for that long from now; gives what is to be done with it. Raises LostLease."""
+    standing = repository.write(session, claim, lease_ends=database_now() + lease_seconds)
+    return _order(session, claim, standing)
+
+
+def store_checkpoint(session: Session, claim: Claim, said: Checkpoint, written: Written) -> None:
+    """Keep a checkpoint with the job. Raises LostLease, and BlobGone when it waited too long."""
+    repository.write(session, claim)
+    held = {"attempt": claim.attempt, "fence": claim.fence}
+    checkpoints.add(session, claim.job_id, written, file=said.file, phase=said.phase, step=said.step, **held)
+
+
+def _order(session: Session, claim: Claim, standing: Standing) -> Order:
+    if standing.wanted is not Wanted.run or not standing.overdue:
+        return Order(standing.wanted)
+    if claim.recipe["deadline"]["then"] == "fail":
+        return Order.expire
+    repository.write(session, claim, wanted=Wanted.stop)
+    append(session, claim.job_id, claim.attempt, [_change(claim, "stop_wanted", "its time is over")])
+    return Order.stop
+
+
+def record(session: Session, claim: Claim, events: Sequence[Event], progress: Progress | None, phase: str) -> Order:
+    """Write down what the engine said; gives what is to be done with the job. Raises LostLease.
 
     Events that the diary already has are dropped: a resumed run says them again.
     """
@@ -78,7 +125,7 @@ def record(session: Session, claim: Claim, events: Sequence[Event], progress: Pr
     for event in events:
         if event.kind == "resolved":
             values["recipe"] = event.data
-    wanted = repository.write(session, claim, **values)
+    standing = repository.write(session, claim, **values)
     new = append(session, claim.job_id, claim.attempt, [_entry(event) for event in events])
     metrics = [entry.body for entry in new if entry.body["student"] and entry.body["values"]]
     if metrics:
@@ -86,12 +133,12 @@ def record(session: Session, claim: Claim, events: Sequence[Event], progress: Pr
         for body in metrics:
             latest = {**latest, body["student"]: {**latest.get(body["student"], {}), **body["values"]}}
         repository.write(session, claim, latest=latest)
-    return wanted
+    return _order(session, claim, standing)
 
 
 def succeed(session: Session, claim: Claim, files: Sequence[Made]) -> State:
     """End the job with its files. Raises LostLease, and BlobGone when a file waited too long."""
-    _leave(session, claim, State.succeeded, ended_at=database_now(), error=None)
+    _end(session, claim, State.succeeded, error=None)
     for made in sorted(files, key=lambda made: (made.written.sha256, made.name)):
         blob_id = commit_blob(session, made.written)
         add_artifact(
@@ -104,45 +151,67 @@ def succeed(session: Session, claim: Claim, files: Sequence[Made]) -> State:
 
 def fail(session: Session, claim: Claim, trouble: Trouble) -> State:
     """End the job for good. Raises LostLease."""
-    _leave(session, claim, State.failed, ended_at=database_now(), error=asdict(trouble))
+    _end(session, claim, State.failed, error=asdict(trouble))
     append(session, claim.job_id, claim.attempt, [_change(claim, "failed", trouble.detail, **asdict(trouble))])
     return State.failed
 
 
-def cancel(session: Session, claim: Claim) -> State:
-    """End the job as its owner wants. Raises LostLease."""
-    _leave(session, claim, State.cancelled, ended_at=database_now())
-    append(session, claim.job_id, claim.attempt, [_change(claim, "cancelled", "cancelled while it ran")])
+def expire(session: Session, claim: Claim) -> State:
+    """End the job because its time is over. Raises LostLease."""
+    return fail(session, claim, _overdue(claim.recipe))
+
+
+def cancel(session: Session, claim: Claim, why: str = "cancelled while it ran") -> State:
+    """End the job without a result, as its owner wants or for want of anything to keep. Raises LostLease."""
+    _end(session, claim, State.cancelled)
+    append(session, claim.job_id, claim.attempt, [_change(claim, "cancelled", why)])
     return State.cancelled
 
 
 def retry(session: Session, claim: Claim, trouble: Trouble) -> State:
     """Put the job back after an attempt that failed, with a pause; gives its state from now on. Raises LostLease.
 
-    It fails when this was its last attempt, and is cancelled when its owner wants that.
+    It fails when this was its last attempt; it is cancelled or paused when its owner wants that.
     """
-    if repository.write(session, claim, progress=None) is Wanted.cancel:
+    wanted = repository.write(session, claim, progress=None).wanted
+    if wanted is Wanted.cancel:
         return cancel(session, claim)
     if claim.attempt >= claim.max_attempts:
         detail = f"attempt {claim.attempt} of {claim.max_attempts}: {trouble.detail}"
         return fail(session, claim, Trouble(trouble.fault, trouble.cause, detail))
     pause = min(LONGEST_PAUSE_SECONDS, 2**claim.attempt)
-    _leave(session, claim, State.queued, not_before=database_now() + pause, error=asdict(trouble))
     again = _change(claim, "requeued", trouble.detail, **asdict(trouble), pause_seconds=pause)
-    append(session, claim.job_id, claim.attempt, [again])
-    return State.queued
+    return _put_back(session, claim, wanted, again, not_before=database_now() + pause, error=asdict(trouble))
 
 
 def hand_back(session: Session, claim: Claim) -> State:
-    """Put the job back because the worker has to stop; gives its state from now on. Raises LostLease.
+    """Put the job back because its owner or its worker's wants that; gives its state from now on. Raises LostLease.
 
     The attempt does not count.
     """
-    if repository.write(session, claim, progress=None) is Wanted.cancel:
+    wanted = repository.write(session, claim, progress=None).wanted
+    if wanted is Wanted.cancel:
         return cancel(session, claim)
-    _leave(session, claim, State.queued, attempt=Job.attempt - 1, not_before=0.0)
-    append(session, claim.job_id, claim.attempt, [_change(claim, "requeued", "its worker was stopped")])
-    return State.queued
+    stopped = _change(claim, "requeued", "its worker was asked to stop")
+    return _put_back(session, claim, wanted, stopped, attempt=Job.attempt - 1, not_before=0.0)
+
+
+def _put_back(session: Session, claim: Claim, wanted: Wanted, why: Entry, **values: Any) -> State:
+    """Leave a job that has not ended: to the queue, or to its owner who paused it."""
+    if wanted is Wanted.pause:
+        _leave(session, claim, State.paused, **values)
+        failed = why.body["data"].get("cause") is not None
+        entries = [why, _change(claim, "paused")] if failed else [_change(claim, "paused")]
+    else:
+        _leave(session, claim, State.queued, **values)
+        entries = [why]
+    append(session, claim.job_id, claim.attempt, entries)
+    return State.paused if wanted is Wanted.pause else State.queued
+
+
+def _end(session: Session, claim: Claim, state: State, **values: Any) -> None:
+    _leave(session, claim, state, ended_at=database_now(), **values)
+    checkpoints.drop_all(session, claim.job_id)
 
 
 def _leave(session: Session, claim: Claim, state: State, **values: Any) -> None:
@@ -150,27 +219,35 @@ def _leave(session: Session, claim: Claim, state: State, **values: Any) -> None:
     repository.write(session, claim, state=state, lease_owner=None, lease_ends=None, **values)
 
 
-def _end_unheld(session: Session, job: Job, worker_id: str) -> None:
-    """End a job that nobody holds and whose row is locked: as its owner wants, or for want of attempts."""
+def _settle_unheld(session: Session, job: Job, standing: Standing, worker_id: str) -> None:
+    """Give a job that nobody holds and whose row is locked the state that it should have."""
+    held = {"asker": "worker", "worker": worker_id, "fence": job.fence}
+    if standing.overdue and standing.wanted is Wanted.run and job.recipe["deadline"]["then"] == "stop":
+        job.wanted = Wanted.stop
+        session.flush()
+        append(session, job.id, job.attempt, [change("stop_wanted", "its time is over", **held)])
+        return
     lost = _heartbeat_lost(job.lease_owner, job.attempt)
-    cancelled = job.wanted is Wanted.cancel
-    state = State.cancelled if cancelled else State.failed
-    check_follow(job.id, job.state, state, Asker.worker)
-    data = {"attempt": job.attempt, "worker": worker_id, "fence": job.fence}
-    if cancelled:
-        entry = change("cancelled", "cancelled while no worker held it", **data)
+    if standing.wanted is Wanted.cancel:
+        state, entry = State.cancelled, change("cancelled", "cancelled while no worker held it", **held)
+    elif standing.wanted is Wanted.pause:
+        state, entry = State.paused, change("paused", "paused while no worker held it", **held)
     else:
-        job.error = asdict(lost)
-        entry = change("failed", lost.detail, **data, **asdict(lost))
+        trouble = _overdue(job.recipe) if standing.overdue and standing.wanted is Wanted.run else lost
+        job.error = asdict(trouble)
+        state, entry = State.failed, change("failed", trouble.detail, **held, **asdict(trouble))
+    check_follow(job.id, job.state, state, Asker.worker)
     job.state, job.lease_owner, job.lease_ends = state, None, None
-    job.ended_at = session.scalar(database_now().select())
+    if state in TERMINAL:
+        job.ended_at = session.scalar(database_now().select())
+        checkpoints.drop_all(session, job.id)
     session.flush()
     append(session, job.id, job.attempt, [entry])
 
 
 def _lost_before(session: Session, taken: Claim) -> Trouble | None:
     """What became of the attempt before, when its worker never said: its claim is the job's newest change."""
-    newest = repository.last_change(session, taken.job_id, ("created", "claimed", "requeued"))
+    newest = repository.last_change(session, taken.job_id, ("created", "claimed", "requeued", "paused"))
     if newest is None or newest.kind != "claimed":
         return None
     return _heartbeat_lost(newest.body["data"]["worker"], newest.attempt)
@@ -180,8 +257,13 @@ def _heartbeat_lost(worker_id: str | None, attempt: int) -> Trouble:
     return Trouble("machine", "heartbeat_lost", f"worker {worker_id} was not heard from any more in attempt {attempt}")
 
 
+def _overdue(recipe: dict[str, Any]) -> Trouble:
+    detail = f"its {recipe['deadline']['seconds']:g} seconds of wall-clock time are over"
+    return Trouble("recipe", "deadline", detail)
+
+
 def _change(claim: Claim, kind: str, text: str | None = None, **data: Any) -> Entry:
-    held = {"attempt": claim.attempt, "worker": claim.worker_id, "fence": claim.fence}
+    held = {"asker": "worker", "attempt": claim.attempt, "worker": claim.worker_id, "fence": claim.fence}
     return change(kind, text, **held, **data)
 
 

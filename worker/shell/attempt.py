@@ -17,14 +17,34 @@ from service.jobs.models import TERMINAL, State, Wanted
 from service.settings import Settings
 from service.workers import service
 from service.workers.repository import LostLease
-from service.workers.service import Made, Trouble
-from worker.engine.interrupt import FINISHED, IMPOSSIBLE, OUT_OF_MEMORY, STOPPED
+from service.workers.service import Made, Order, Trouble
+from worker.engine.interrupt import (
+    DISK_FULL,
+    FINISHED,
+    IMPOSSIBLE,
+    MEMORY_RAN_OUT,
+    NOTHING_TO_KEEP,
+    OUT_OF_MEMORY,
+    STOPPED,
+    UNREACHABLE,
+)
 from worker.shell.child import Child, End
 from worker.shell.desk import Desk, WeightsMissing
+from worker.shell.keeper import Keeper
 from worker.shell.lease import DATABASE_AWAY, RETRY_SECONDS, Lease, why
 from worker.shell.transcript import Transcript
 
 LISTEN_SECONDS = 0.1
+LEAVE_SECONDS = 28.0
+"""How long after its engine was asked to stop a stopping worker has put the job back, with its last checkpoint if that
+can be copied in time."""
+COPY_SECONDS = 600.0
+"""How long the last checkpoint may take to be copied where the worker goes on: the job is held meanwhile."""
+
+LEAVE = frozenset({Order.pause, Order.cancel, Order.expire})
+"""Orders by which the engine leaves a checkpoint and goes."""
+MACHINES_FAULT = {UNREACHABLE: "unreachable", MEMORY_RAN_OUT: "memory_ran_out", DISK_FULL: "disk_full"}
+"""Ends of an engine that another attempt may not meet again, and what each is called."""
 
 Given = TypeVar("Given")
 
@@ -40,10 +60,12 @@ class Attempt:
         self._stopping = stopping
         self._desk = Desk.of(settings.storage, self._claim)
         self._transcript = Transcript()
-        self._kill_at: float | None = None
-        """When the engine's time to stop is over; None while nobody asked it to."""
+        self._asked_at: float | None = None
+        """When the engine was asked to stop; None while nobody asked it to."""
+        self._told_to_finish = self._claim.wanted is Wanted.stop
         named = {"job": self._claim.job_id, "attempt": self._claim.attempt}
         self._log = _OfAttempt(logging.getLogger(__name__), named)
+        self._keeper = Keeper(self._claim, self._desk.checkpoints, self._log)
 
     def run(self) -> None:
         """Run it to its end. Never raises: what goes wrong becomes the job's error."""
@@ -58,6 +80,7 @@ class Attempt:
             self._child.kill()
             state = self._blame_ourselves(error)
         finally:
+            self._keeper.close()
             self._child.end()
             self._desk.clear(ended=state in TERMINAL)
         if state is not None:
@@ -68,6 +91,9 @@ class Attempt:
             self._insist(lambda: self._desk.set_up(self._claim))
         except (WeightsMissing, BlobGone) as missing:
             return self._conclude(service.fail, Trouble("recipe", "weights_missing", str(missing)))
+        except OSError as error:
+            detail = f"the job's folder could not be set up: {error.strerror}"
+            return self._conclude(service.retry, Trouble("machine", "disk", detail))
         self._child.tell(self._order())
         self._follow()
         end = self._child.end()
@@ -86,14 +112,15 @@ class Attempt:
             "store": str(self._settings.storage / "teacher_outputs" / self._claim.project_id),
             "store_bytes": self._settings.teacher_outputs_bytes,
             "run": str(self._claim.fence),
+            "finish": self._told_to_finish,
         }
         return json.dumps(order)
 
     def _follow(self) -> None:
         """Listen until the engine has ended, writing down what it says and steering it."""
         while not self._child.finished():
-            if line := self._child.read(LISTEN_SECONDS):
-                self._transcript.hear(line)
+            if (line := self._child.read(LISTEN_SECONDS)) and (saved := self._transcript.hear(line)):
+                self._keeper.hear(saved)
             self._lease.check()
             if self._transcript.due():
                 try:
@@ -105,22 +132,28 @@ class Attempt:
 
     def _write_transcript(self) -> None:
         with transaction() as session:
-            wanted = self._transcript.write(session, self._claim)
+            order = self._transcript.write(session, self._claim)
         self._transcript.written()
-        self._lease.wanted = wanted
+        self._lease.order = order
 
     def _steer(self) -> None:
-        """Ask the engine to stop when its job's owner or this worker's wants that; kill it when it takes too long."""
-        if self._kill_at is None and (self._stopping.is_set() or self._lease.wanted is Wanted.cancel):
+        """Tell the engine what the job's owner, its deadline or a stopping worker wants; kill it when it takes too
+        long to leave."""
+        order = self._lease.order
+        if self._asked_at is None and (self._stopping.is_set() or order in LEAVE):
             self._log.info("the engine is asked to stop")
-            self._kill_at = time.monotonic() + self._settings.grace_seconds
+            self._asked_at = time.monotonic()
             self._child.ask_to_stop()
-        if self._kill_at is not None and time.monotonic() >= self._kill_at:
+        if self._asked_at is not None and time.monotonic() >= self._asked_at + self._settings.grace_seconds:
             self._child.kill()
+        if order is Order.stop and not self._told_to_finish:
+            self._log.info("the engine is told to finish with what it has")
+            self._told_to_finish = True
+            self._child.tell("finish")
 
     def _settle(self, end: End) -> State:
-        asked = self._kill_at is not None
-        if asked and self._lease.wanted is Wanted.cancel:
+        asked = self._asked_at is not None
+        if asked and self._lease.order is Order.cancel:
             return self._conclude(service.cancel)
         if end.code == FINISHED:
             return self._deliver()
@@ -128,9 +161,27 @@ class Attempt:
             return self._conclude(service.fail, Trouble("recipe", "impossible", self._refusal(end)))
         if end.code == OUT_OF_MEMORY:
             return self._conclude(service.fail, Trouble("recipe", "out_of_memory", self._refusal(end)))
+        if end.code == NOTHING_TO_KEEP:
+            return self._conclude(service.cancel, self._refusal(end))
+        if asked and self._lease.order is Order.expire:
+            return self._conclude(service.expire)
+        self._keeper.finish(self._may_wait_since(time.monotonic()))
         if asked:
             return self._conclude(service.hand_back)
+        if end.code in MACHINES_FAULT:
+            return self._conclude(service.retry, Trouble("machine", MACHINES_FAULT[end.code], self._refusal(end)))
         return self._conclude(service.retry, trouble_of(end))
+
+    def _may_wait_since(self, begun: float) -> Callable[[], bool]:
+        """Whether the last checkpoint may still be copied."""
+
+        def may_wait() -> bool:
+            self._lease.check()
+            if self._stopping.is_set():
+                return time.monotonic() < (begun if self._asked_at is None else self._asked_at) + LEAVE_SECONDS
+            return time.monotonic() < begun + COPY_SECONDS
+
+        return may_wait
 
     def _deliver(self) -> State:
         """Store the files that the engine left, then end the job with all of them at once."""

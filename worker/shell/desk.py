@@ -1,4 +1,4 @@
-"""Where an attempt works: its directory, the checkpoints that all attempts share, and weights of earlier jobs."""
+"""Where an attempt works: its directory, the checkpoints of this and earlier attempts, and weights of earlier jobs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any, BinaryIO
 from pydantic import BaseModel, TypeAdapter
 from sqlalchemy import select
 
-from service.artifacts.models import CHUNK_BYTES
+from service.artifacts.models import CHUNK_BYTES, Blob
 from service.artifacts.repository import find_artifact, read_chunk
+from service.checkpoints.repository import of_job
 from service.db import reading
 from service.jobs.models import TERMINAL, Job
 from service.workers.repository import Claim
@@ -58,7 +59,10 @@ class Desk:
         return self.directory / "weights"
 
     def set_up(self, claim: Claim) -> None:
-        """Make the folders and fetch the weights that the recipe names. Raises WeightsMissing."""
+        """Make the folders; fetch the weights that the recipe names, and checkpoints that another worker left.
+
+        Raises WeightsMissing, and BlobGone when something was dropped meanwhile.
+        """
         for folder in (self.checkpoints, self.weights):
             folder.mkdir(parents=True, exist_ok=True)
         for job_id, network in named_weights(claim.recipe):
@@ -67,6 +71,19 @@ class Desk:
                 target.parent.mkdir(exist_ok=True)
                 with target.open("wb") as file:
                     _fetch(claim.project_id, job_id, target.name, file)
+        self._fetch_checkpoints(claim.job_id)
+
+    def _fetch_checkpoints(self, job_id: str) -> None:
+        with reading() as session:
+            stored = of_job(session, job_id)
+        for checkpoint, blob in stored:
+            target = self.checkpoints / checkpoint.file
+            if not target.exists():
+                # An engine reads files by their whole name, so that one half fetched is none.
+                draft = self.directory / "checkpoint.part"
+                with draft.open("wb") as file:
+                    _copy(blob, file)
+                draft.rename(target)
 
     def shipped(self) -> Iterator[tuple[Shipped, Path]]:
         """The files that the engine left. Raises OSError or ValueError when they are not as it says."""
@@ -114,6 +131,9 @@ def _fetch(project_id: str, job_id: str, name: str, file: BinaryIO) -> None:
         found = find_artifact(session, project_id, job_id, name)
     if found is None:
         raise WeightsMissing(f"job {job_id} has no file {name}; it may have been deleted")
-    _, blob = found
+    _copy(found[1], file)
+
+
+def _copy(blob: Blob, file: BinaryIO) -> None:
     for number in range(-(-(blob.size or 0) // CHUNK_BYTES)):
         file.write(read_chunk(blob.id, number))

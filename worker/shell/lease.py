@@ -14,9 +14,9 @@ from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.orm import Session
 
 from service.db import transaction
-from service.jobs.models import Wanted
 from service.workers import service
 from service.workers.repository import Claim, LostLease
+from service.workers.service import Order
 
 DATABASE_AWAY = (OperationalError, InterfaceError, NoConnectionFree)
 """What is raised while the database cannot be reached or is too busy; trying again later may help."""
@@ -58,7 +58,8 @@ class Lease:
         also: Callable[[Session], None],
     ) -> None:
         self.claim = claim
-        self.wanted = Wanted.run
+        self.order = Order(claim.wanted)
+        """What is to be done with the job."""
         self._seconds = seconds
         self._every_seconds = every_seconds
         self._ends_at = claimed_at + seconds
@@ -112,7 +113,7 @@ class Lease:
         before = boottime()
         try:
             with transaction() as session:
-                self.wanted = service.renew(session, self.claim, self._seconds)
+                self.order = service.renew(session, self.claim, self._seconds)
                 self._also(session)
         except LostLease as lost:
             self._lose(str(lost))

@@ -17,7 +17,8 @@ from service.artifacts.repository import sweep
 from service.db import transaction
 from service.settings import Settings, get_settings
 from service.workers import repository, service
-from service.workers.repository import Claim
+from service.workers.repository import Claim, Machine
+from worker.shell import machine
 from worker.shell.attempt import Attempt
 from worker.shell.child import ENGINE, Child
 from worker.shell.desk import sweep_folders
@@ -44,6 +45,7 @@ class Shell:
         self._warm: Child | None = None
         self._warming = threading.Lock()
         self._job_id: str | None = None
+        self._machine = Machine()
         self._sweep_at = 0.0
         self._thread = threading.Thread(target=self._run, name="loop", daemon=True)
 
@@ -95,10 +97,11 @@ class Shell:
 
     def _run_one(self, settings: Settings) -> bool:
         """Claim a job and run it; whether there was one."""
+        self._machine = machine.look(settings)
         before = boottime()
         with transaction() as session:
             self._see(session)
-            claim = service.claim(session, self.worker_id, settings.lease_seconds)
+            claim = service.claim(session, self.worker_id, settings.lease_seconds, self._machine)
         if claim is None:
             return False
         self._job_id = claim.job_id
@@ -142,7 +145,7 @@ class Shell:
         return child or Child(self.engine)
 
     def _see(self, session: Session) -> None:
-        repository.see(session, self.worker_id, host=socket.gethostname(), job_id=self._job_id)
+        repository.see(session, self.worker_id, host=socket.gethostname(), job_id=self._job_id, machine=self._machine)
 
     def _leave(self) -> None:
         try:

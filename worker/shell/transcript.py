@@ -8,9 +8,9 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter
 from sqlalchemy.orm import Session
 
-from service.jobs.models import Wanted
 from service.workers import service
 from service.workers.repository import Claim
+from service.workers.service import Order
 from worker.event import Checkpoint, Event, Progress
 
 EVENT_SECONDS = 0.2
@@ -35,10 +35,13 @@ class Transcript:
         self._next_events_at = 0.0
         self._next_progress_at = 0.0
 
-    def hear(self, line: bytes) -> None:
-        """Take in a line. Raises pydantic's ValidationError when the engine does not keep to the protocol."""
+    def hear(self, line: bytes) -> Checkpoint | None:
+        """Take in a line; gives the checkpoint that it tells of, if it does.
+
+        Raises pydantic's ValidationError when the engine does not keep to the protocol.
+        """
         if not line.endswith(b"\n"):
-            return  # it was killed in the middle of it
+            return None  # it was killed in the middle of it
         said = LINE.validate_json(line)
         self._phase = said.phase
         if isinstance(said, Progress):
@@ -47,6 +50,7 @@ class Transcript:
             self.refusal = said.text
         elif isinstance(said, Event):
             self._events.append(said)
+        return said if isinstance(said, Checkpoint) else None
 
     def due(self) -> bool:
         """Whether something should be written now."""
@@ -54,7 +58,7 @@ class Transcript:
         events_due = bool(self._events) and now >= self._next_events_at
         return events_due or (self._progress is not None and now >= self._next_progress_at)
 
-    def write(self, session: Session, claim: Claim) -> Wanted:
+    def write(self, session: Session, claim: Claim) -> Order:
         """Write all that was heard; call `written` once that is committed. Raises LostLease."""
         return service.record(session, claim, self._events, self._progress, self._phase)
 

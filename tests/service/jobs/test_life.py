@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from service.jobs import rules
 from service.jobs.models import TERMINAL, Job, JobTag, State, Wanted
 from service.jobs.repository import Queued
 from service.jobs.waiting import turns
-from service.workers.repository import LostLease, claim_best, see, write
+from service.workers.repository import LostLease, Machine, claim_best, see, write
 from tests.service.conftest import bearing, on_sqlite
 
 
@@ -155,7 +156,7 @@ def test_a_running_job_shows_what_its_worker_wrote(client: TestClient, recipe: d
     progress = {"line": "progress", "phase": "distilling", "student": "student", "epoch": 1, "epochs": 2}
     error = {"fault": "machine", "cause": "signal 9", "detail": "the engine was killed"}
     with transaction() as session:
-        claim = claim_best(session, "worker-1", 60)
+        claim = claim_best(session, "worker-1", 60, Machine())
         assert claim is not None
         write(
             session, claim, phase="distilling", progress=progress, error=error,
@@ -185,10 +186,10 @@ def test_a_queued_job_says_why_it_waits(client: TestClient, recipe: dict[str, An
 
     assert waiting(first) == (2, 0, "no worker is alive; the job starts once there is one")
     with transaction() as session:
-        see(session, "worker-1", host="here", job_id=None)
-    assert waiting(urgent) == (1, 1, "it is next; a worker takes it once one is free")
-    assert waiting(first) == (2, 1, "1 job is before it")
-    assert waiting(third) == (4, 1, "3 jobs are before it")
+        see(session, "worker-1", host="here", job_id=None, machine=Machine(memory_bytes=2**30, disk_bytes=2**40))
+    assert waiting(urgent) == (1, 1, "it is next; a worker takes it in a moment")
+    assert waiting(first) == (2, 1, "1 job is before it; 0 of 1 worker is busy")
+    assert waiting(third) == (4, 1, "3 jobs are before it; 0 of 1 worker is busy")
     put(second, not_before=database_now() + 90)
     position, _, reason = waiting(second)
     assert position == 3
@@ -225,14 +226,11 @@ def test_turns_are_those_that_workers_take(
         job_id: (stranger if job_id == made[2] else client).get(f"/v1/jobs/{job_id}").json()["waiting"]["position"]
         for job_id in made
     }
-    from service.workers.repository import serve_project
-
     taken = []
     for _ in made:
         with transaction() as session:
-            claim = claim_best(session, "worker-1", 60)
+            claim = claim_best(session, "worker-1", 60, Machine())
             assert claim is not None
-            serve_project(session, claim.project_id)
             taken.append(claim.job_id)
     assert {job_id: place for place, job_id in enumerate(taken, start=1)} == told
 
@@ -249,26 +247,26 @@ def test_a_queued_job_is_cancelled_at_once_and_again_without_harm(client: TestCl
     assert (again.status_code, again.json()) == (200, first.json())
     assert kinds(client, job_id) == ["created", "cancelled"]
     with transaction() as session:
-        assert claim_best(session, "worker-1", 60) is None
+        assert claim_best(session, "worker-1", 60, Machine()) is None
 
 
 def test_cancelling_a_running_job_is_a_wish(client: TestClient, recipe: dict[str, Any]) -> None:
     job_id = make(client, recipe)
     with transaction() as session:
-        claim = claim_best(session, "worker-1", 60)
+        claim = claim_best(session, "worker-1", 60, Machine())
     assert claim is not None
     for _ in range(2):
         job = client.post(f"/v1/jobs/{job_id}/cancel").json()
         assert (job["state"], job["wanted"], job["terminal"]) == ("running", "cancel", False)
     assert kinds(client, job_id) == ["created", "cancel_wanted"]
     with transaction() as session:
-        assert write(session, claim, phase="preparing") is Wanted.cancel
+        assert write(session, claim, phase="preparing").wanted is Wanted.cancel
 
 
 def test_a_running_job_that_no_worker_holds_is_cancelled_at_once(client: TestClient, recipe: dict[str, Any]) -> None:
     job_id = make(client, recipe)
     with transaction() as session:
-        claim = claim_best(session, "worker-1", -1)
+        claim = claim_best(session, "worker-1", -1, Machine())
     assert claim is not None
     assert client.post(f"/v1/jobs/{job_id}/cancel").json()["state"] == "cancelled"
     with pytest.raises(LostLease), transaction() as session:
@@ -282,7 +280,7 @@ def test_what_has_ended_cannot_be_cancelled(client: TestClient, recipe: dict[str
     answer = client.post(f"/v1/jobs/{job_id}/cancel")
     assert (answer.status_code, answer.json()["detail"]) == (
         409,
-        f"job {job_id} is {state}; it cannot become cancelled",
+        f"job {job_id} is {state}; it cannot be cancelled any more",
     )
 
 
@@ -320,13 +318,23 @@ def test_nothing_follows_a_final_state_and_every_other_leads_to_one() -> None:
     assert reached == set(State)
 
 
-def test_owners_only_cancel_and_workers_alone_run() -> None:
+def test_owners_hold_back_and_end_and_workers_alone_run() -> None:
     for old, new in itertools.product(State, State):
-        if new is State.cancelled:
-            assert rules.may_follow(old, new, rules.Asker.owner) is (old not in TERMINAL)
-        elif old is not State.paused:
-            assert not rules.may_follow(old, new, rules.Asker.owner)
+        owners = rules.may_follow(old, new, rules.Asker.owner)
+        if old in TERMINAL:
+            assert not owners
+        elif new is State.cancelled:
+            assert owners
+        elif new is State.paused:
+            assert owners is (old is not State.paused)
+        else:
+            assert owners is (old is State.paused and new is State.queued)
     assert rules.may_follow(State.queued, State.running, rules.Asker.worker)
+
+
+def test_the_page_on_reliability_draws_the_rules() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "reliability.md").read_text()
+    assert f"```mermaid\n{rules.diagram()}\n```" in page
 
 
 def test_keys_of_one_project_see_the_same_jobs(client: TestClient, recipe: dict[str, Any]) -> None:

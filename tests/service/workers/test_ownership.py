@@ -18,8 +18,8 @@ from service.events.models import Event as Line
 from service.events.repository import Entry, append, change
 from service.jobs.models import Job, State, Wanted
 from service.workers import repository
-from service.workers.repository import Claim, LostLease
-from service.workers.service import Made, Trouble, cancel, claim, fail, hand_back, record, renew, retry, succeed
+from service.workers.repository import Claim, LostLease, Machine
+from service.workers.service import Made, Order, Trouble, cancel, claim, fail, hand_back, record, renew, retry, succeed
 from tests.service.rows import add_job, add_project
 from worker.event import Event, Progress
 
@@ -88,7 +88,7 @@ def test_a_claim_takes_a_job_and_says_so() -> None:
     assert job.lease_ends == pytest.approx(job.started_at + LEASE_SECONDS, abs=1)
     [line] = diary(job_id)
     assert (line.kind, line.number) == ("claimed", 1)
-    assert line.body["data"] == {"attempt": 1, "worker": "worker_a", "fence": 1}
+    assert line.body["data"] == {"asker": "worker", "attempt": 1, "worker": "worker_a", "fence": 1}
     assert take("worker_b") is None
 
 
@@ -182,7 +182,7 @@ def test_a_renewed_lease_is_not_claimed_by_others(later: Later) -> None:
     for _ in range(3):
         later(LEASE_SECONDS - 1)
         with transaction() as session:
-            assert renew(session, taken, LEASE_SECONDS) is Wanted.run
+            assert renew(session, taken, LEASE_SECONDS) is Order.run
         assert take("worker_b") is None
 
 
@@ -231,8 +231,8 @@ def test_the_owners_wish_comes_back_with_every_write() -> None:
     taken = must_take()
     change_row(job_id, wanted=Wanted.cancel)
     with transaction() as session:
-        assert renew(session, taken, LEASE_SECONDS) is Wanted.cancel
-        assert record(session, taken, [], Progress(phase="distilling"), "distilling") is Wanted.cancel
+        assert renew(session, taken, LEASE_SECONDS) is Order.cancel
+        assert record(session, taken, [], Progress(phase="distilling"), "distilling") is Order.cancel
         cancel(session, taken)
     job = row(job_id)
     assert (job.state, job.lease_owner) == (State.cancelled, None)
@@ -365,15 +365,15 @@ def test_success_names_the_files_and_ends_the_job_in_one_transaction() -> None:
 def test_workers_are_seen_counted_and_forgotten(later: Later) -> None:
     def alive() -> int:
         with reading() as session:
-            return repository.count_alive(session, within_seconds=30)
+            return len(repository.alive(session, within_seconds=30))
 
     for worker_id in ("worker_a", "worker_b", "worker_b"):
         with transaction() as session:
-            repository.see(session, worker_id, host="here", job_id=None)
+            repository.see(session, worker_id, host="here", job_id=None, machine=Machine())
     assert alive() == 2
     later(20)
     with transaction() as session:
-        repository.see(session, "worker_a", host="here", job_id="job_1")
+        repository.see(session, "worker_a", host="here", job_id="job_1", machine=Machine())
     later(20)
     assert alive() == 1
     with transaction() as session:

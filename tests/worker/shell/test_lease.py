@@ -17,6 +17,7 @@ from service.db import transaction
 from service.jobs.models import Job, State, Wanted
 from service.workers import service
 from service.workers.repository import Claim, LostLease
+from service.workers.service import Order
 from tests.conftest import wait_until
 from tests.service.rows import add_project
 from tests.worker.shell.plays import add_play, alive, kinds, row, running_shell, wait_for_kind, wait_for_state
@@ -108,7 +109,7 @@ def test_a_lease_is_renewed_and_hears_what_the_owner_wants() -> None:
     with lease:
         with transaction() as session:
             session.get_one(Job, job_id).wanted = Wanted.cancel
-        wait_until(lambda: lease.wanted is Wanted.cancel, "the wish is heard", 2)
+        wait_until(lambda: lease.order is Order.cancel, "the wish is heard", 2)
         time.sleep(2)
         lease.check()
     assert (lost, len(seen) > 5) == ([], True)

@@ -1,0 +1,1 @@
+"""Checkpoints: what another machine needs to go on with a job."""
