@@ -1,0 +1,73 @@
+"""Starts the API or a worker as users start them, with hooks that let a test move the clock and lose bells.
+
+python -m tests.faults.launcher api --port PORT
+python -m tests.faults.launcher worker
+
+FAULTS_CONTROL names a folder: `offset` holds what is added to the database's clock, in seconds; while `lose` is there
+no bell is rung; whoever takes `die` away, as the bell is about to be rung, ends there and then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import service.db
+from service.bell import Bell
+
+CONTROL = Path(os.environ["FAULTS_CONTROL"])
+LOOK_SECONDS = 0.02
+
+
+def follow_clock() -> None:
+    """Keep to the clock's offset that the test wrote."""
+    while True:
+        service.db.clock_offset_seconds = read_offset()
+        time.sleep(LOOK_SECONDS)
+
+
+def read_offset() -> float:
+    try:
+        return float((CONTROL / "offset").read_text())
+    except FileNotFoundError:
+        return 0.0
+
+
+ring = Bell.ring
+
+
+def ring_or_not(bell: Bell) -> None:
+    """What comes after a commit: the bell, or nothing, or the end of this process."""
+    if (CONTROL / "lose").exists():
+        return
+    try:
+        (CONTROL / "die").unlink()
+    except FileNotFoundError:
+        ring(bell)
+    else:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main() -> None:
+    """Start what the first argument names."""
+    service.db.clock_offset_seconds = read_offset()
+    threading.Thread(target=follow_clock, daemon=True).start()
+    Bell.ring = ring_or_not  # type: ignore[method-assign]
+    what = sys.argv.pop(1)
+    if what == "api":
+        from service.app import main as serve
+
+        serve()
+    else:
+        from worker.tasks import main as work
+
+        work(json.loads(os.environ["FAULTS_ENGINE"]))
+
+
+if __name__ == "__main__":
+    main()
