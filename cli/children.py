@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ LONGEST_PAUSE_SECONDS = 30.0
 HEALTHY_SECONDS = 60.0
 """A child that ran so long died of something new: the pause before its next start is short again."""
 PR_SET_PDEATHSIG = 1
-QUOTED_BYTES = 4096
+QUOTED_BYTES = 16 << 10
 LARGEST_LOG_BYTES = 16 << 20
 """A log that is larger is put aside at the next start; one older log is kept."""
 
@@ -80,11 +81,15 @@ class Child:
             self.process.wait()
 
     def last_words(self) -> str:
-        """The last line that it printed."""
+        """The last line that it printed; of a line of its log, the message."""
         with self.log.open("rb") as log:
             log.seek(max(0, self.log.stat().st_size - QUOTED_BYTES))
             lines = log.read().decode(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        try:
+            return str(json.loads(last)["message"])
+        except (ValueError, TypeError, KeyError):
+            return last
 
 
 class StopAsked:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import os
 import socket
 import sys
@@ -54,6 +55,7 @@ def up(
 def serve(settings: Settings, listener: socket.socket, ready_file: Path | None) -> None:
     """Run API and worker until a stop is asked for."""
     from cli.children import StopAsked, keep_alive
+    from service.logs import set_up
 
     stop = StopAsked()
     url = f"http://{HOST}:{listener.getsockname()[1]}"
@@ -64,7 +66,8 @@ def serve(settings: Settings, listener: socket.socket, ready_file: Path | None) 
         if not wait_until_ready(url, api, stop):
             return
         _announce(url, settings, ready_file)
-        keep_alive((worker, api), stop, lambda sentence: typer.echo(f"retort: {sentence}", err=True))
+        set_up(settings)
+        keep_alive((worker, api), stop, logging.getLogger(__name__).warning)
     finally:
         # The worker first: what it has to say before it ends goes through the database, which needs no API.
         worker.stop()

@@ -101,7 +101,7 @@ def _broker(settings: Settings) -> dict[str, Any]:
     TRANSPORT_ALIASES["retort-files"] = f"{__name__}:{FileTransport.__name__}"
     folder = str(settings.data_dir / "broker")
     options = {"data_folder_in": folder, "data_folder_out": folder, "polling_interval": POLL_SECONDS}
-    return {"broker_url": "retort-files://", "broker_transport_options": options}
+    return {"broker_url": "retort-files://localhost", "broker_transport_options": options}
 
 
 class Bell:

@@ -13,7 +13,9 @@ from typing import Any
 from celery import Celery, signals
 
 from service.bell import LOOK, celery_options
+from service.logs import set_up, wants_json
 from service.settings import get_settings
+from worker.shell import meters
 from worker.shell.child import ENGINE
 from worker.shell.loop import Shell
 
@@ -28,6 +30,11 @@ shell = Shell()
 def look() -> None:
     """Somebody rang."""
     shell.look()
+
+
+def log(**_: Any) -> None:
+    """Instead of Celery's own formats: who listens to this signal keeps it from setting up any."""
+    set_up(get_settings(), worker=shell.worker_id)
 
 
 def start(**_: Any) -> None:
@@ -47,6 +54,7 @@ def leave(**_: Any) -> None:
 
 
 app.task(name=LOOK)(look)
+signals.setup_logging.connect(log)
 signals.worker_init.connect(start)
 signals.worker_shutting_down.connect(stop)
 signals.worker_shutdown.connect(leave)
@@ -55,8 +63,13 @@ signals.worker_shutdown.connect(leave)
 def main(engine: Sequence[str] = ENGINE) -> None:
     """Run the worker as its own Celery program; further arguments on the command line are Celery's."""
     shell.engine = engine
-    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-    app.worker_main(["worker", "--pool=threads", "--concurrency=1", "--loglevel=INFO", *quiet, *sys.argv[1:]])
+    log()
+    meters.serve(get_settings())
+    if wants_json(get_settings(), sys.stderr):
+        sys.__stdout__ = None  # type: ignore[misc]  # there Celery says what its signals do, for who reads along
+    alone = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    # The first word keeps Celery from printing its banner, which is no line of a log.
+    app.worker_main(["--quiet", "worker", "--pool=threads", "--concurrency=1", *alone, *sys.argv[1:]])
 
 
 if __name__ == "__main__":

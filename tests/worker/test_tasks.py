@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import httpx2
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from service.artifacts.repository import artifacts_of
 from service.bell import ring
@@ -140,6 +142,28 @@ assert app.conf.task_acks_late is False
 assert not {"torch", "numpy"} & set(sys.modules), "the engine's libraries are imported"
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_all_that_it_writes_is_json_and_its_metrics_can_be_read(
+    sqlite_database: str, environment: Environment, start: Start
+) -> None:
+    port = free_port()
+    environment(database_url=sqlite_database, metrics_port=port, look_seconds=0.2)
+    worker = start()
+    worker.wait_ready()
+    job_id = add_play(add_project(), METRICS, ("ship", {}))
+    ring()
+    wait_for_state(job_id, State.succeeded)
+    told = httpx2.get(f"http://127.0.0.1:{port}/metrics").text
+    assert {"retort_worker_claims", "process_resident_memory_bytes"} <= {
+        family.name for family in text_string_to_metric_families(told)
+    }
+    assert worker.stop() == 0
+    said = [json.loads(line) for line in worker.log.read_text().splitlines()]
+    assert len({line["worker"] for line in said}) == 1
+    assert {"worker.shell.loop", "celery.apps.worker"} <= {line["logger"] for line in said}
+    assert "celery.app.trace" not in {line["logger"] for line in said}
+    assert {line["level"] for line in said if line["logger"] != "py.warnings"} == {"info"}
 
 
 def digits(epochs: int) -> dict[str, object]:
