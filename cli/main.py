@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli import catalogue, demo, download, jobs, keys, up, watch
+from cli import backup, catalogue, demo, download, jobs, keys, up, watch
 
 app = typer.Typer(
     name="retort",
@@ -40,6 +40,9 @@ app.command()(jobs.cancel)
 app.command()(download.download)
 app.command()(catalogue.methods)
 app.command()(catalogue.architectures)
+app.command()(backup.backup)
+app.command()(backup.restore)
+app.command()(backup.disown)
 app.add_typer(keys.app, name="keys")
 
 if __name__ == "__main__":

@@ -42,9 +42,7 @@ def up(
     ] = None,
 ) -> None:
     """Start the service and one worker on this machine, and keep them running until Ctrl-C."""
-    if data_dir is not None:
-        os.environ["RETORT_DATA_DIR"] = str(data_dir.absolute())
-    settings = _settings()
+    settings = settings_of(data_dir)
     os.umask(0o077)  # all that the service writes is its owner's alone
     _make_folder(settings.data_dir)
     with only_one(settings.data_dir), listening(port) as listener:
@@ -142,12 +140,15 @@ def wait_until_ready(url: str, api: Child, stop: StopAsked) -> bool:
     return False
 
 
-def _settings() -> Settings:
+def settings_of(data_dir: Path | None) -> Settings:
+    """The settings, with that data directory where one is given. Raises CommandError when the environment is wrong."""
     from pydantic import ValidationError
     from pydantic_settings import SettingsError
 
     from service.settings import get_settings
 
+    if data_dir is not None:
+        os.environ["RETORT_DATA_DIR"] = str(data_dir.absolute())
     try:
         return get_settings()
     except ValidationError as error:
