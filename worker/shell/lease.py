@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -14,9 +13,11 @@ from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.orm import Session
 
 from service.db import transaction
+from service.logs import logger_for
 from service.workers import service
 from service.workers.repository import Claim, LostLease
 from service.workers.service import Order
+from worker.shell import meters
 
 DATABASE_AWAY = (OperationalError, InterfaceError, NoConnectionFree)
 """What is raised while the database cannot be reached or is too busy; trying again later may help."""
@@ -26,8 +27,6 @@ LEAVE_SECONDS = 5.0
 """How long to wait at the end for a renewal that the database keeps waiting."""
 
 Given = TypeVar("Given")
-
-log = logging.getLogger(__name__)
 
 
 def why(error: BaseException) -> str:
@@ -58,6 +57,7 @@ class Lease:
         also: Callable[[Session], None],
     ) -> None:
         self.claim = claim
+        self._log = logger_for(__name__, job=claim.job_id, attempt=claim.attempt, fence=claim.fence)
         self.order = Order(claim.wanted)
         """What is to be done with the job."""
         self._seconds = seconds
@@ -115,14 +115,17 @@ class Lease:
             with transaction() as session:
                 self.order = service.renew(session, self.claim, self._seconds)
                 self._also(session)
+                self.check()  # it may have waited so long that the job was given up: then it is not taken again
         except LostLease as lost:
             self._lose(str(lost))
             self._released.set()
         except DATABASE_AWAY as error:
-            log.warning("job %s: the lease was not renewed: %s", self.claim.job_id, why(error))
+            self._log.warning("the lease was not renewed: %s", why(error))
+            meters.renewed("failed")
             return False
         else:
             self._ends_at = before + self._seconds
+            meters.renewed("ok")
         return True
 
     def _watch(self) -> None:
@@ -134,5 +137,6 @@ class Lease:
     def _lose(self, reason: str) -> None:
         if not self._lost.is_set():
             self._lost.set()
-            log.error("%s; the engine is killed and nothing more is written", reason)
+            meters.renewed("lost")
+            self._log.error("%s; the engine is killed and nothing more is written", reason)
             self._on_loss()

@@ -40,11 +40,10 @@ def take() -> Claim:
 
 
 @contextmanager
-def locked(job_id: str) -> Iterator[None]:
-    """Nobody else can write to the job: whoever tries waits."""
+def locked(job_id: str) -> Iterator[float | None]:
+    """Nobody else can write to the job: whoever tries waits. Gives the end of its lease."""
     with transaction() as session:
-        session.execute(select(Job.id).where(Job.id == job_id).with_for_update())
-        yield
+        yield session.scalar(select(Job.lease_ends).where(Job.id == job_id).with_for_update())
 
 
 @contextmanager
@@ -113,6 +112,20 @@ def test_a_lease_is_renewed_and_hears_what_the_owner_wants() -> None:
         time.sleep(2)
         lease.check()
     assert (lost, len(seen) > 5) == ([], True)
+
+
+def test_a_renewal_that_waited_past_the_leases_end_is_none() -> None:
+    """Else the job would wait one more lease, for a worker that has given it up."""
+    job_id = add_play(add_project())
+    lost = threading.Event()
+    lease = Lease(
+        take(), seconds=2, every_seconds=0.1, claimed_at=boottime(), on_loss=lost.set, also=lambda session: None
+    )
+    with lease:
+        with locked(job_id) as ends:
+            assert lost.wait(5)
+        time.sleep(0.5)
+        assert row(job_id).lease_ends == ends
 
 
 def test_no_renewal_comes_after_the_last_write() -> None:
