@@ -22,8 +22,10 @@ LIFE = {
     "created", "claimed", "requeued", "pause_wanted", "paused", "resumed", "stop_wanted", "cancel_wanted", *ENDINGS,
 }  # fmt: skip
 """Kinds of events that tell of the job's own life; all others are the engine's."""
-UNHELD = {"requeued": State.queued, "resumed": State.queued, "created": State.queued, "paused": State.paused}
-"""What a job is after such an event, when no worker has claimed it since."""
+LEAVES = {"requeued", "paused", *ENDINGS}
+"""Kinds after which nobody holds the job."""
+UNHELD_CAUSES = {"heartbeat_lost", "deadline"}
+"""Of changes that a worker may make to a job which nobody holds."""
 
 COLUMNS = (
     Job.id, Job.state, Job.attempt, Job.max_attempts, Job.fence, Job.lease_owner, Job.lease_ends, Job.next_event,
@@ -164,33 +166,33 @@ def check_diary(state: State, fence: int, diary: Sequence[Line]) -> list[str]:
 
 
 def _check_claims(last_fence: int, diary: Sequence[Line]) -> list[str]:
-    """Whether each claim has its own, rising fence, and all that follows it bears its number and worker."""
+    """Whether each claim has its own, rising fence, and all that follows it until it is left is the holder's."""
     wrong: list[str] = []
-    held: Line | None = None
-    fence = 0
+    claim: Line | None = None
+    held = False
     for line in diary:
         if line.kind == "claimed":
-            if line.data["fence"] <= fence:
-                wrong.append(f"event {line.number} claims under fence {line.data['fence']}, after {fence}")
-            held, fence = line, line.data["fence"]
+            if claim is not None and line.data["fence"] <= claim.data["fence"]:
+                wrong.append(f"event {line.number} claims under a fence that is not above {claim.data['fence']}")
+            claim, held = line, True
         elif line.kind not in LIFE:
-            if held is None or line.attempt != held.attempt:
-                wrong.append(
-                    f"event {line.number}, {line.kind}, is of attempt {line.attempt}, which nobody had claimed"
-                )
-        elif "fence" in line.data:
-            wrong += _check_change(line, held)
-            held = None
-        elif line.kind in UNHELD or line.kind in ENDINGS:
-            held = None
-    if fence > last_fence:
-        wrong.append(f"a claim bears the fence {fence}, the job {last_fence}")
+            if claim is None or not held or line.attempt != claim.attempt:
+                wrong.append(f"event {line.number}, {line.kind}, is of attempt {line.attempt}, which nobody held")
+        elif line.data["asker"] == "owner":
+            held = held and line.kind not in LEAVES
+        else:
+            wrong += _check_change(line, claim, held)
+            held = held and line.kind not in LEAVES
+    if claim is not None and claim.data["fence"] > last_fence:
+        wrong.append(f"a claim bears the fence {claim.data['fence']}, the job {last_fence}")
     return wrong
 
 
-def _check_change(line: Line, held: Line | None) -> list[str]:
-    """A worker's change of the job follows its own claim; or it found the job left behind, and says so."""
-    own = held is not None and (line.data["fence"], line.data["worker"]) == (held.data["fence"], held.data["worker"])
-    if own or line.data.get("cause") == "heartbeat_lost" or "no worker held it" in (line.body.get("text") or ""):
+def _check_change(line: Line, claim: Line | None, held: bool) -> list[str]:
+    """A worker changes what it holds; or it found the job left behind, and says so."""
+    if line.data.get("cause") in UNHELD_CAUSES or "no worker held it" in (line.body.get("text") or ""):
         return []
-    return [f"event {line.number}, {line.kind}, bears {line.data} and the claim before it {held and held.data}"]
+    own = claim is not None and all(line.data[name] == claim.data[name] for name in ("fence", "worker"))
+    if own and (held or line.kind == "paused"):  # which may follow the word why the attempt ended
+        return []
+    return [f"event {line.number}, {line.kind}, bears {line.data} and the claim before it {claim and claim.data}"]
