@@ -13,7 +13,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Double, Engine, Enum, MetaData, create_engine, event, literal
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.exc import InterfaceError, InvalidatePoolError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.sql.expression import FunctionElement
@@ -28,6 +29,8 @@ POOL_SIZE = 16
 """Connections of a process to PostgreSQL at most; who needs one more waits for its turn."""
 SILENCE_MILLISECONDS = 15_000
 """How long PostgreSQL may leave sent bytes unacknowledged before the connection counts as dead."""
+LOST = (OperationalError, InterfaceError, PoolTimeoutError)
+"""What is raised when the database does not answer."""
 
 clock_offset_seconds = 0.0
 """Added to the database's clock; only tests set it."""
@@ -153,19 +156,6 @@ def reading() -> Iterator[Session]:
     """A session that only reads; keep it short. On SQLite it never waits for a writer, and all it reads is of one
     moment. On PostgreSQL each statement sees what was committed before it, and no transaction is begun or ended."""
     with Session(_for_reading(get_engine()), expire_on_commit=False) as session:
-        yield session
-
-
-def request_transaction() -> Iterator[Session]:
-    """FastAPI dependency: the request's one transaction. Use with scope="function", so that the commit comes
-    before the answer."""
-    with transaction() as session:
-        yield session
-
-
-def request_reading() -> Iterator[Session]:
-    """FastAPI dependency: a session for a request that only reads."""
-    with reading() as session:
         yield session
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from service.db import database_now
 from service.events.models import Event
-from service.jobs.models import Job
+from service.jobs.models import TERMINAL, Job
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,16 @@ class Entry:
     """Those of `phase, student, epoch, step, values, text, data` that it has."""
     key: str | None = None
     """An entry whose key the diary already has is dropped; without a key it is always written."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """How far a diary has come."""
+
+    last: int
+    """Number of its newest event; 0 when there is none."""
+    ended: bool
+    """Whether its job has ended, so that no other follows."""
 
 
 def change(kind: str, text: str | None = None, **data: Any) -> Entry:
@@ -55,6 +65,19 @@ def page(session: Session, job_id: str, after: int, limit: int) -> Sequence[Even
     """Events with higher numbers, in order."""
     found = select(Event).where(Event.job_id == job_id, Event.number > after).order_by(Event.number).limit(limit)
     return session.scalars(found).all()
+
+
+def heads(session: Session, job_ids: Collection[str]) -> dict[str, Head]:
+    """How far the diaries of those jobs have come; without those that do not exist."""
+    rows = session.execute(select(Job.id, Job.next_event, Job.state).where(Job.id.in_(job_ids)))
+    return {job_id: Head(following - 1, state in TERMINAL) for job_id, following, state in rows}
+
+
+def newest(session: Session, job_ids: Collection[str], count: int) -> Sequence[Event]:
+    """The newest events of each of those jobs, that many at most, in order."""
+    found = select(Event).join(Job, Job.id == Event.job_id)
+    wanted = found.where(Job.id.in_(job_ids), Event.number >= Job.next_event - count)
+    return session.scalars(wanted.order_by(Event.job_id, Event.number)).all()
 
 
 def bodies(session: Session, job_id: str, kinds: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncIterator
 
-from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+from fastapi.sse import KEEPALIVE_COMMENT
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from service.db import reading
 from service.events import repository
-from service.events.schemas import EventRead, Metrics, Point, shown
-from service.jobs.models import TERMINAL
-from service.jobs.repository import find
-from service.keys.repository import is_live
+from service.events.followers import News, text_of, watch
+from service.events.schemas import Metrics, Point, shown
+from service.keys.repository import live_among
 from service.keys.service import Caller
 
-LOOK_SECONDS = 0.5
-"""How often a follower looks for news."""
 KEEPALIVE_SECONDS = 15.0
 BATCH = 200
 CURVES = ("metrics", "evaluation")
@@ -41,30 +36,30 @@ def metrics(session: Session, job_id: str) -> Metrics:
 async def follow(caller: Caller, job_id: str, after: int) -> AsyncIterator[bytes]:
     """The diary as server-sent events, from after that number to the job's end.
 
-    While it waits no database connection is held. Ends early when the job is deleted or the key revoked.
+    While it waits no database connection is held, and others look for it. Ends early when the job is deleted or the
+    key revoked.
     """
-    spoke_at = time.monotonic()
-    over = False
-    while not over:
-        events, over = await run_in_threadpool(_news, caller, job_id, after)
-        for event in events:
-            yield format_sse_event(id=str(event.number), event=event.kind, data_str=event.model_dump_json())
-            after = event.number
-        if events:
-            spoke_at = time.monotonic()
-        elif not over and time.monotonic() - spoke_at >= KEEPALIVE_SECONDS:
+    told: News | None = News(b"", after, more=True)
+    while told is None or not told.over:
+        if told is not None and told.more:
+            told = await run_in_threadpool(_replay, caller, job_id, after)
+        else:
+            told = await watch().wait(job_id, caller.key_id, after, KEEPALIVE_SECONDS)
+        if told is None:
             yield KEEPALIVE_COMMENT
-            spoke_at = time.monotonic()
-        if not over and len(events) < BATCH:
-            await asyncio.sleep(LOOK_SECONDS)
+        elif told.text:
+            yield told.text
+            after = told.position
 
 
-def _news(caller: Caller, job_id: str, after: int) -> tuple[list[EventRead], bool]:
-    """What was written since, and whether nothing will follow."""
+def _replay(caller: Caller, job_id: str, after: int) -> News:
+    """The next page of what was written since."""
     with reading() as session:
         # The state first: once it is final, the event that says so was committed with it.
-        job = find(session, caller.project_id, job_id)
-        if job is None or not is_live(session, caller.key_id):
-            return [], True
-        events = [shown(event) for event in repository.page(session, job_id, after, BATCH)]
-    return events, job.state in TERMINAL and len(events) < BATCH
+        head = repository.heads(session, [job_id]).get(job_id)
+        if head is None or not live_among(session, [caller.key_id]):
+            return News(b"", after, over=True)
+        events = repository.page(session, job_id, after, BATCH)
+    text = b"".join(text_of(shown(event)) for event in events)
+    full = len(events) == BATCH
+    return News(text, events[-1].number if events else after, more=full, over=head.ended and not full)

@@ -7,13 +7,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Response
 
 from service.body import described, sent_json
+from service.db import reading, transaction
 from service.errors import problems
 from service.jobs import service
 from service.jobs.models import Wanted
 from service.jobs.schemas import JobDetail, JobQuery, JobRead, Validation, shown
 from service.keys.caller import CallerDep
+from service.keys.service import Caller
 from service.paging import Page, cut, decode_position
-from service.sessions import ReadingDep, TransactionDep
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -35,15 +36,16 @@ def create_job(
     caller: CallerDep,
     body: SentRecipe,
     response: Response,
-    session: TransactionDep,
     idempotency_key: IdempotencyKey = None,
 ) -> JobDetail:
     """Check a recipe and queue it."""
-    job, replayed = service.create(session, caller, body, idempotency_key)
+    with transaction() as session:
+        job, replayed = service.create(session, caller, body, idempotency_key)
+        made = service.describe(session, job)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     if replayed:
         response.headers["Idempotent-Replayed"] = "true"
-    return service.describe(session, job)
+    return made
 
 
 @router.post("/validate", responses=problems(400, 401, 413, 415, 422, 503), openapi_extra=RECIPE)
@@ -53,47 +55,56 @@ def validate_job(caller: CallerDep, body: SentRecipe) -> Validation:
 
 
 @router.get("", responses=problems(401, 422, 503))
-def list_jobs(caller: CallerDep, query: Annotated[JobQuery, Query()], session: ReadingDep) -> Page[JobRead]:
+def list_jobs(caller: CallerDep, query: Annotated[JobQuery, Query()]) -> Page[JobRead]:
     """The project's jobs, newest first."""
-    rows = service.page(session, caller, query, decode_position(query.cursor), query.limit + 1)
+    after = decode_position(query.cursor)
+    with reading() as session:
+        rows = service.page(session, caller, query, after, query.limit + 1)
     jobs, cursor = cut(rows, query.limit, lambda job: (job.created_at, job.id))
     return Page(items=[shown(job) for job in jobs], next_cursor=cursor)
 
 
 @router.get("/{job_id}", responses=problems(401, 404, 503))
-def read_job(caller: CallerDep, job_id: str, session: ReadingDep) -> JobDetail:
+def read_job(caller: CallerDep, job_id: str) -> JobDetail:
     """One job; also says why it waits."""
-    return service.describe(session, service.read(session, caller, job_id))
+    with reading() as session:
+        return service.describe(session, service.read(session, caller, job_id))
 
 
 @router.post("/{job_id}/cancel", responses=problems(401, 404, 409, 503))
-def cancel_job(caller: CallerDep, job_id: str, session: TransactionDep) -> JobDetail:
+def cancel_job(caller: CallerDep, job_id: str) -> JobDetail:
     """End a waiting job at once; ask the worker of a running one to end it. Asking twice does no harm."""
-    return service.describe(session, service.wish(session, caller, job_id, Wanted.cancel))
+    return _wish(caller, job_id, Wanted.cancel)
 
 
 @router.post("/{job_id}/pause", responses=problems(401, 404, 409, 503))
-def pause_job(caller: CallerDep, job_id: str, session: TransactionDep) -> JobDetail:
+def pause_job(caller: CallerDep, job_id: str) -> JobDetail:
     """Hold a waiting job back; ask the worker of a running one to leave a checkpoint and take another job. Asking
     twice does no harm."""
-    return service.describe(session, service.wish(session, caller, job_id, Wanted.pause))
+    return _wish(caller, job_id, Wanted.pause)
 
 
 @router.post("/{job_id}/resume", responses=problems(401, 404, 409, 503))
-def resume_job(caller: CallerDep, job_id: str, session: TransactionDep) -> JobDetail:
+def resume_job(caller: CallerDep, job_id: str) -> JobDetail:
     """Queue a paused job again; it goes on from its checkpoint. Of a job that is not paused, nothing changes."""
-    return service.describe(session, service.wish(session, caller, job_id, Wanted.run))
+    return _wish(caller, job_id, Wanted.run)
 
 
 @router.post("/{job_id}/stop", responses=problems(401, 404, 409, 503))
-def stop_job(caller: CallerDep, job_id: str, session: TransactionDep) -> JobDetail:
+def stop_job(caller: CallerDep, job_id: str) -> JobDetail:
     """End a job early and keep the best students so far: it succeeds with them. Before there is one, it is cancelled.
 
     Asking twice does no harm."""
-    return service.describe(session, service.wish(session, caller, job_id, Wanted.stop))
+    return _wish(caller, job_id, Wanted.stop)
 
 
 @router.delete("/{job_id}", status_code=204, responses=problems(401, 404, 409, 503))
-def delete_job(caller: CallerDep, job_id: str, session: TransactionDep) -> None:
+def delete_job(caller: CallerDep, job_id: str) -> None:
     """Remove a job that has ended, with its events and artifacts."""
-    service.delete(session, caller, job_id)
+    with transaction() as session:
+        service.delete(session, caller, job_id)
+
+
+def _wish(caller: Caller, job_id: str, wanted: Wanted) -> JobDetail:
+    with transaction() as session:
+        return service.describe(session, service.wish(session, caller, job_id, wanted))

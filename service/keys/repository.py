@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, or_, select, true, tuple_, update
@@ -38,9 +38,9 @@ def find_live(session: Session, sha256: str, pause_seconds: float) -> Known | No
     return None if row is None else Known(*row)
 
 
-def is_live(session: Session, key_id: str) -> bool:
-    """Whether the key exists and was not revoked."""
-    return session.scalar(select(Key.id).where(Key.id == key_id, Key.revoked_at.is_(None))) is not None
+def live_among(session: Session, key_ids: Collection[str]) -> Collection[str]:
+    """Those of the keys that exist and were not revoked."""
+    return frozenset(session.scalars(select(Key.id).where(Key.id.in_(key_ids), Key.revoked_at.is_(None))))
 
 
 def find(session: Session, key_id: str, project_id: str | None) -> Key | None:

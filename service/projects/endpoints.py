@@ -7,21 +7,23 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 
 from service.body import described, sent
+from service.db import reading, transaction
 from service.errors import Forbidden, problems
 from service.keys.caller import CallerDep
 from service.keys.service import Caller
 from service.paging import Page, PageQuery, cut, decode_position
 from service.projects import service
 from service.projects.schemas import ProjectChange, ProjectCreate, ProjectRead, shown
-from service.sessions import ReadingDep, TransactionDep
 
 router = APIRouter(prefix="/v1/projects", tags=["projects"])
 
 
 @router.get("", responses=problems(401, 422, 503))
-def list_projects(caller: CallerDep, query: Annotated[PageQuery, Query()], session: ReadingDep) -> Page[ProjectRead]:
+def list_projects(caller: CallerDep, query: Annotated[PageQuery, Query()]) -> Page[ProjectRead]:
     """The key's own project; all projects for an admin, newest first."""
-    rows = service.page(session, caller.sees, decode_position(query.cursor), query.limit + 1)
+    after = decode_position(query.cursor)
+    with reading() as session:
+        rows = service.page(session, caller.sees, after, query.limit + 1)
     projects, cursor = cut(rows, query.limit, lambda project: (project.created_at, project.id))
     return Page(items=[shown(project) for project in projects], next_cursor=cursor)
 
@@ -32,12 +34,11 @@ def list_projects(caller: CallerDep, query: Annotated[PageQuery, Query()], sessi
     responses=problems(400, 401, 403, 409, 413, 415, 422, 503),
     openapi_extra=described(ProjectCreate.model_json_schema()),
 )
-def create_project(
-    caller: CallerDep, asked: Annotated[ProjectCreate, Depends(sent(ProjectCreate))], session: TransactionDep
-) -> ProjectRead:
+def create_project(caller: CallerDep, asked: Annotated[ProjectCreate, Depends(sent(ProjectCreate))]) -> ProjectRead:
     """Make a project. Needs an admin key."""
     _insist_on_admin(caller, "make a project")
-    return shown(service.create(session, asked.name))
+    with transaction() as session:
+        return shown(service.create(session, asked.name))
 
 
 @router.patch(
@@ -49,11 +50,11 @@ def change_project(
     caller: CallerDep,
     project_id: str,
     asked: Annotated[ProjectChange, Depends(sent(ProjectChange))],
-    session: TransactionDep,
 ) -> ProjectRead:
     """Change a project's limits. Needs an admin key."""
     _insist_on_admin(caller, "change a project")
-    return shown(service.limit(session, project_id, asked.max_running))
+    with transaction() as session:
+        return shown(service.limit(session, project_id, asked.max_running))
 
 
 def _insist_on_admin(caller: Caller, what: str) -> None:

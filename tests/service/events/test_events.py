@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import update
 from starlette.testclient import TestClient
 
+import service.events.followers
 import service.events.service
 from service.db import database_now, get_engine, transaction
 from service.events.repository import Entry, append, change
@@ -134,7 +135,7 @@ def test_a_wrong_last_event_id_is_told(client: TestClient, job_id: str) -> None:
 @on_sqlite
 def test_silence_is_filled_with_comments(client: TestClient, job_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service.events.service, "KEEPALIVE_SECONDS", 0.05)
-    monkeypatch.setattr(service.events.service, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(service.events.followers, "LOOK_SECONDS", 0.02)
     later = threading.Timer(0.5, end, [job_id])
     later.start()
     stream = client.get(f"/v1/jobs/{job_id}/events", headers=STREAM).text
@@ -147,10 +148,12 @@ def test_silence_is_filled_with_comments(client: TestClient, job_id: str, monkey
 def test_a_stream_ends_when_job_or_key_go(
     client: TestClient, recipe: dict[str, Any], job_id: str, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service.events.service, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(service.events.followers, "LOOK_SECONDS", 0.02)
     made = client.post("/v1/keys", json={"name": "follower"}).json()
+    follower = bearing(made["key"])
+    assert follower.get(f"/v1/jobs/{job_id}/events").is_success  # FastAPI builds the endpoint at its first request
     with ThreadPoolExecutor(1) as pool:
-        stream = pool.submit(bearing(made["key"]).get, f"/v1/jobs/{job_id}/events", headers=STREAM)
+        stream = pool.submit(follower.get, f"/v1/jobs/{job_id}/events", headers=STREAM)
         time.sleep(0.3)
         assert not stream.done()
         if ending == "revoked":
