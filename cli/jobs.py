@@ -1,7 +1,8 @@
-"""Jobs from the command line: validate, submit, jobs, show, cancel."""
+"""Jobs from the command line: validate, submit, list, show, and what their owner wishes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,9 @@ from cli.screen import Json, ago, console, duration, print_json, print_table
 
 if TYPE_CHECKING:
     from client import Job, Retort, Validation
+
+WORDS = {"pause": "pause", "stop": "stop with what it has", "cancel": "end without a result"}
+"""What each wish asks of a job."""
 
 RecipeFile = Annotated[str, typer.Argument(metavar="FILE", help="A recipe in YAML or JSON; - reads standard input.")]
 Changes = Annotated[
@@ -141,14 +145,38 @@ def show(job: JobId, as_json: Json = False) -> None:
 @speaks
 def cancel(job: JobId, as_json: Json = False) -> None:
     """Cancel a job: at once while it waits, a little later when it runs."""
+    _tell_wish(lambda client: client.jobs.cancel(job), as_json)
+
+
+@speaks
+def pause(job: JobId, as_json: Json = False) -> None:
+    """Hold a job back; one that runs leaves a checkpoint first."""
+    _tell_wish(lambda client: client.jobs.pause(job), as_json)
+
+
+@speaks
+def resume(job: JobId, as_json: Json = False) -> None:
+    """Let a paused job go on from its checkpoint."""
+    _tell_wish(lambda client: client.jobs.resume(job), as_json)
+
+
+@speaks
+def stop(job: JobId, as_json: Json = False) -> None:
+    """End a job early and keep the best students so far; before there is one, it is cancelled."""
+    _tell_wish(lambda client: client.jobs.stop(job), as_json)
+
+
+def _tell_wish(wish: Callable[[Retort], Job], as_json: bool) -> None:
     from client import Retort
 
     with Retort() as client:
-        found = client.jobs.cancel(job)
+        found = wish(client)
     if as_json:
         print_json(found)
+    elif found.state == "running" and found.wanted != "run":
+        typer.echo(f"{found.id} is asked to {WORDS[found.wanted]}.")
     else:
-        typer.echo(f"{found.id} is cancelled." if found.terminal else f"{found.id} is asked to stop.")
+        typer.echo(f"{found.id} is {found.state}.")
 
 
 def _row(job: Job) -> tuple[str, ...]:
@@ -159,7 +187,7 @@ def _doing(job: Job) -> str:
     """What a job that has not ended does, in a few words."""
     if job.terminal:
         return ""
-    wish = "to be cancelled" if job.wanted == "cancel" else ""
+    wish = f"to {WORDS[job.wanted]}" if job.wanted in WORDS and job.state != "paused" else ""
     if job.state != "running" or job.progress is None:
         return wish or job.phase or ""
     at = job.progress

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli import backup, catalogue, demo, download, jobs, keys, up, watch
+from cli import backup, catalogue, demo, download, jobs, keys, projects, up, watch
 
 app = typer.Typer(
     name="retort",
@@ -36,6 +36,9 @@ app.command()(jobs.submit)
 app.command()(jobs.jobs)
 app.command()(jobs.show)
 app.command()(watch.watch)
+app.command()(jobs.pause)
+app.command()(jobs.resume)
+app.command()(jobs.stop)
 app.command()(jobs.cancel)
 app.command()(download.download)
 app.command()(catalogue.methods)
@@ -44,6 +47,7 @@ app.command()(backup.backup)
 app.command()(backup.restore)
 app.command()(backup.disown)
 app.add_typer(keys.app, name="keys")
+app.add_typer(projects.app, name="projects")
 
 if __name__ == "__main__":
     app()

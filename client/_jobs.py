@@ -55,6 +55,18 @@ class Jobs:
         """Ask a job to end; a running one ends a little later. Asking twice does no harm."""
         return self._transport.read(self._transport.request("POST", path("jobs", job_id, "cancel")), Job)
 
+    def pause(self, job_id: str) -> Job:
+        """Hold a job back; a running one leaves a checkpoint and frees its worker a little later."""
+        return self._transport.read(self._transport.request("POST", path("jobs", job_id, "pause")), Job)
+
+    def resume(self, job_id: str) -> Job:
+        """Let a paused job go on from its checkpoint."""
+        return self._transport.read(self._transport.request("POST", path("jobs", job_id, "resume")), Job)
+
+    def stop(self, job_id: str) -> Job:
+        """Ask a job to end early and keep the best students so far; before there is one it is cancelled."""
+        return self._transport.read(self._transport.request("POST", path("jobs", job_id, "stop")), Job)
+
     def delete(self, job_id: str) -> None:
         """Remove a job that has ended, with all that it made."""
         self._transport.request("DELETE", path("jobs", job_id), again=False)

@@ -40,3 +40,8 @@ class Projects:
     def create(self, name: str) -> Project:
         response = self._transport.request("POST", "/v1/projects", json={"name": name}, again=False)
         return self._transport.read(response, Project)
+
+    def limit(self, project_id: str, max_running: int | None) -> Project:
+        """Set how many of a project's jobs run at once at most; None sets no limit. Needs an admin key."""
+        body = {"max_running": max_running}
+        return self._transport.read(self._transport.request("PATCH", path("projects", project_id), json=body), Project)

@@ -273,4 +273,6 @@ class Project(Answer):
 
     id: str
     name: str
+    max_running: int | None = None
+    """How many of its jobs run at once at most; null sets no limit."""
     created_at: datetime

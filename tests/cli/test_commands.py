@@ -171,6 +171,26 @@ def test_cancel_and_watch_of_a_cancelled_job(retort: Run, service: Service) -> N
     assert [event["kind"] for event in events] == ["created", "cancelled"]
 
 
+def test_a_job_is_paused_resumed_and_stopped(retort: Run, service: Service) -> None:
+    job_id = service.create()
+    assert retort("pause", job_id).stdout == f"{job_id} is paused.\n"
+    assert retort("resume", job_id).stdout == f"{job_id} is queued.\n"
+    assert retort("stop", job_id).stdout == f"{job_id} is cancelled.\n"
+    refused = retort("pause", job_id)
+    assert refused.exit_code == 1
+    assert refused.stderr == f"retort: job {job_id} is cancelled; it cannot be paused any more\n"
+
+
+def test_projects_are_made_limited_and_listed(retort: Run, service: Service) -> None:
+    project_id = retort("projects", "create", "vision").stdout.strip()
+    assert retort("projects", "limit", project_id, "--max-running", "2").stdout == (
+        "vision runs jobs 2 at once at most.\n"
+    )
+    listed = {project["name"]: project["max_running"] for project in json.loads(retort("projects", "--json").stdout)}
+    assert (listed["vision"], listed["default"]) == (2, None)
+    assert retort("projects", "limit", project_id).stdout == "vision runs jobs without a limit.\n"
+
+
 def test_an_interrupted_watch_leaves_the_job_alone(retort: Run, service: Service) -> None:
     job_id = service.create()
     with process("watch", job_id) as watching:

@@ -47,3 +47,15 @@ def test_a_name_has_a_form(client: TestClient) -> None:
     answer = client.post("/v1/projects", json={"name": "My Project"})
     assert answer.status_code == 422
     assert answer.json()["detail"] == ("name is 'My Project'; wanted text that matches ^[a-z0-9][a-z0-9._-]{0,63}$")
+
+
+def test_an_admin_limits_how_many_jobs_run_at_once(client: TestClient, stranger: TestClient) -> None:
+    project_id = client.post("/v1/projects", json={"name": "vision"}).json()["id"]
+    changed = client.patch(f"/v1/projects/{project_id}", json={"max_running": 2})
+    assert (changed.status_code, changed.json()["max_running"]) == (200, 2)
+    assert client.get("/v1/projects").json()["items"][0]["max_running"] == 2
+    assert client.patch(f"/v1/projects/{project_id}", json={"max_running": None}).json()["max_running"] is None
+    assert stranger.patch(f"/v1/projects/{project_id}", json={"max_running": 2}).status_code == 403
+    assert client.patch("/v1/projects/project_none", json={"max_running": 2}).status_code == 404
+    for wrong in ({}, {"max_running": 0}, {"max_running": "two"}, {"name": "other"}):
+        assert client.patch(f"/v1/projects/{project_id}", json=wrong).status_code == 422

@@ -21,27 +21,13 @@ from service.workers import repository
 from service.workers.repository import Claim, LostLease, Machine
 from service.workers.service import Made, Order, Trouble, cancel, claim, fail, hand_back, record, renew, retry, succeed
 from tests.service.rows import add_job, add_project
+from tests.service.workers.conftest import Later
 from worker.event import Event, Progress
 
 pytestmark = pytest.mark.usefixtures("database")
 
 LEASE_SECONDS = 30.0
 CRASH = Trouble("machine", "exit_1", "it crashed")
-
-Later = Callable[[float], None]
-
-
-@pytest.fixture
-def later(monkeypatch: pytest.MonkeyPatch) -> Later:
-    """Lets time pass on the database's clock."""
-    passed = 0.0
-
-    def pass_seconds(seconds: float) -> None:
-        nonlocal passed
-        passed += seconds
-        monkeypatch.setattr("service.db.clock_offset_seconds", passed)
-
-    return pass_seconds
 
 
 def take(worker: str = "worker_a") -> Claim | None:

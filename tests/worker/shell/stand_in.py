@@ -18,21 +18,49 @@ from typing import Any, NoReturn
 
 STOPPED = 75
 stopping = threading.Event()
+finishing = threading.Event()
 
 
 def say(**line: Any) -> None:
     os.write(1, json.dumps(line).encode() + b"\n")
 
 
+def checkpoint(job: dict[str, Any], text: str) -> None:
+    """Leave a checkpoint and say so."""
+    name = f"{len(list(Path(job['checkpoints']).iterdir())):04d}-{job['run']}.checkpoint"
+    Path(job["checkpoints"], name).write_text(text)
+    say(line="checkpoint", file=name, phase="distilling", step=1)
+
+
 def stop(job: dict[str, Any]) -> NoReturn:
-    Path(job["checkpoints"], f"{job['run']}.checkpoint").write_text("")
+    checkpoint(job, "stopped")
     os._exit(STOPPED)
 
 
 def watch_parent() -> None:
-    while os.read(0, 4096):
-        pass
+    while said := os.read(0, 4096):
+        if b"finish" in said:
+            finishing.set()
     stopping.set()
+
+
+def train(job: dict[str, Any], seconds: float) -> None:
+    """Go on until the time is over, or until it is to stop or to finish."""
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends and not finishing.is_set():
+        if stopping.wait(0.05):
+            stop(job)
+
+
+def train_once(job: dict[str, Any], seconds: float) -> None:
+    if not any(Path(job["checkpoints"]).iterdir()):
+        train(job, seconds)
+
+
+def ship_checkpoint(job: dict[str, Any], _: None) -> None:
+    """Ship the newest checkpoint's text and whether it was told to finish."""
+    newest = max(Path(job["checkpoints"]).iterdir())
+    ship(job, {"student.txt": newest.read_text(), "finish.txt": str(finishing.is_set())})
 
 
 def sleep(job: dict[str, Any], seconds: float) -> None:
@@ -80,6 +108,10 @@ VERBS: dict[str, Callable[[dict[str, Any], Any], object]] = {
     "progress": lambda job, fields: say(line="progress", **{"phase": "distilling", **fields}),
     "say": lambda job, text: os.write(1, text.encode()),
     "words": lambda job, text: os.write(2, text.encode()),
+    "checkpoint": checkpoint,
+    "train": train,
+    "train_once": train_once,
+    "ship_checkpoint": ship_checkpoint,
     "sleep": sleep,
     "sleep_once": sleep_once,
     "deaf": lambda job, seconds: time.sleep(seconds),
@@ -99,6 +131,8 @@ def main() -> None:
     if not line:
         sys.exit(STOPPED)
     job = json.loads(line)
+    if job["finish"]:
+        finishing.set()
     threading.Thread(target=watch_parent, daemon=True).start()
     for verb, argument in job["recipe"]["play"]:
         VERBS[verb](job, argument)
