@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 PREFIX = "timm."
 WEIGHTS_FILE = "model.safetensors"
 """Name of the weights in each of timm's repositories of the Hugging Face hub."""
+CUT_SHORT = "Consistency check failed"
+"""How the hub's client begins the error that has no class of its own."""
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
@@ -111,17 +113,36 @@ def _read(architecture: str) -> tuple[Layout, bool]:
 
 
 def _weights(architecture: str, repository: str) -> str:
-    """The file of published weights, from the hub's cache or else downloaded. Raises LookupError."""
+    """The file of published weights, from the hub's cache or else downloaded. Raises LookupError, or Unreachable."""
+    from httpx2 import HTTPError
     from huggingface_hub import hf_hub_download
+
+    from worker.download import Unreachable
 
     name, _, revision = repository.partition("@")
     try:
         return hf_hub_download(name, WEIGHTS_FILE, revision=revision or None)
-    except (OSError, ValueError) as error:
-        raise LookupError(
+    except (OSError, ValueError, RuntimeError, HTTPError) as error:
+        kind = Unreachable if _through_the_network(error) else LookupError
+        raise kind(
             f"the published weights of {architecture} cannot be had: no {WEIGHTS_FILE} of {repository} from the "
             f"Hugging Face hub: {_in_one_line(error)}"
         ) from error
+
+
+def _through_the_network(error: BaseException) -> bool:
+    """Whether the hub or the way to it failed, and not what was asked of it."""
+    from httpx2 import TransportError
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    from worker.download import is_passing
+
+    if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, HfHubHTTPError):
+        return is_passing(error.response.status_code)
+    # Xet, the hub's own way of transport, has no class for it.
+    return isinstance(error, TransportError | RuntimeError) or CUT_SHORT in str(error)
 
 
 def _in_one_line(error: Exception) -> str:

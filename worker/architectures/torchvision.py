@@ -101,14 +101,16 @@ def _layout(architecture: str) -> Layout:
 
 
 def _load(body: nn.Module, architecture: str, url: str) -> None:
-    """Load a checkpoint, from torch's cache or else downloaded. Raises LookupError."""
+    """Load a checkpoint, from torch's cache or else downloaded. Raises LookupError, or Unreachable."""
     from pickle import UnpicklingError
 
     from worker.architectures._checkpoint import fetch
+    from worker.download import Unreachable
 
     try:
         weights = fetch(url)
         # The files of googlenet and inception hold the auxiliary heads too, which the body lacks.
         body.load_state_dict({name: value for name, value in weights.items() if not name.lower().startswith("aux")})
-    except (OSError, RuntimeError, ValueError, UnpicklingError) as error:
-        raise LookupError(f"the published weights of {architecture} cannot be had from {url}: {error}") from error
+    except (OSError, RuntimeError, ValueError, UnpicklingError, Unreachable) as error:
+        kind = Unreachable if isinstance(error, Unreachable) else LookupError
+        raise kind(f"the published weights of {architecture} cannot be had from {url}: {error}") from error

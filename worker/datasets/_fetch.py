@@ -11,21 +11,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import IO
-from urllib.request import urlopen
+from urllib.error import HTTPError
 
 from worker.dataset import DatasetError
+from worker.download import BLOCK, Unreachable, download
 
 LARGEST_FILE = 2 * 2**30
 """Bytes up to which a file is fetched."""
 LARGEST_UNPACKED = 8 * 2**30
 """Bytes up to which an archive's members are unpacked."""
-CHUNK = 2**20
-SILENCE_SECONDS = 60.0
-"""How long a server may say nothing."""
+TRIES = 2
+"""How often a file is fetched from one address when it is not the published one: it may have been damaged on its way.
+"""
 PARTIAL = ".partial-"
 """What the folders begin with in which files lie until they are whole."""
 LEFT_SECONDS = 86_400.0
@@ -51,23 +51,25 @@ class Download:
 
 
 def fetch(dataset: str, downloads: Sequence[Download]) -> Path:
-    """The folder with a data set's published files: $TORCH_HOME/hub/datasets/<name>. Raises DatasetError.
+    """The folder with a data set's published files: $TORCH_HOME/hub/datasets/<name>.
 
-    A file that was put there by hand is taken if its checksum is right.
+    A file that was put there by hand is taken if its checksum is right. Raises DatasetError, or Unreachable where the
+    network failed.
     """
     import torch
 
     place = Path(torch.hub.get_dir()) / "datasets" / dataset
     _sweep(place)
-    for download in downloads:
+    for wanted in downloads:
         try:
-            if not download.folder:
-                _fetch_file(download, place)
-            elif not (place / download.folder).is_dir():
-                _unpack(_fetch_file(download, place), download, place)
-        except (OSError, HTTPException) as error:
-            raise DatasetError(
-                f"{download.name} cannot be had from {download.urls[-1]}: {error}; where there is no network, put it "
+            if not wanted.folder:
+                _fetch_file(wanted, place)
+            elif not (place / wanted.folder).is_dir():
+                _unpack(_fetch_file(wanted, place), wanted, place)
+        except (OSError, Unreachable) as error:
+            kind = Unreachable if isinstance(error, Unreachable) else DatasetError
+            raise kind(
+                f"{wanted.name} cannot be had from {wanted.urls[-1]}: {error}; where there is no network, put it "
                 f"into {place}, or give path, a folder that holds the data set"
             ) from error
     return place
@@ -80,38 +82,42 @@ def _sweep(place: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _fetch_file(download: Download, place: Path) -> Path:
-    """The file, downloaded unless it is there. Raises OSError, HTTPException or DatasetError."""
+def _fetch_file(wanted: Download, place: Path) -> Path:
+    """The file, downloaded unless it is there. Raises OSError, Unreachable or DatasetError."""
     from torchvision.datasets.utils import check_integrity
 
-    file = place / download.name
-    if check_integrity(file, download.md5):
+    file = place / wanted.name
+    if check_integrity(file, wanted.md5):
         return file
     place.mkdir(parents=True, exist_ok=True)
+    failures: list[OSError | Unreachable] = []
     # In a folder of its own until it is whole, so that runs beside this one never see half of it.
     with TemporaryDirectory(dir=place, prefix=PARTIAL) as scratch:
-        came = Path(scratch, download.name)
-        for url in download.urls:
-            try:
-                with urlopen(url, timeout=SILENCE_SECONDS) as answer, came.open("wb") as out:
-                    _copy(answer, out, LARGEST_FILE)
-                if not check_integrity(came, download.md5):
-                    raise OSError(f"what came is not the published file, whose md5 is {download.md5}")
-                return came.replace(file)
-            except (OSError, HTTPException):
-                if url == download.urls[-1]:
-                    raise
-    raise AssertionError("a download without an address")
+        came = Path(scratch, wanted.name)
+        for url in wanted.urls:
+            for _ in range(TRIES):
+                try:
+                    download(url, came, LARGEST_FILE)
+                except (HTTPError, Unreachable) as error:
+                    failures.append(error)
+                    break
+                except ValueError as error:
+                    raise DatasetError(f"{wanted.name} cannot be had: {error}") from error
+                if check_integrity(came, wanted.md5):
+                    return came.replace(file)
+                failures.append(OSError(f"what came is not the published file, whose md5 is {wanted.md5}"))
+    # One that may be had later is worth another attempt, whatever the other addresses say.
+    raise next((error for error in failures if isinstance(error, Unreachable)), failures[-1])
 
 
-def _unpack(archive: Path, download: Download, place: Path) -> None:
+def _unpack(archive: Path, wanted: Download, place: Path) -> None:
     """Leave the wanted members in their folder, all of them or none. Raises DatasetError or OSError."""
-    target = place / download.folder
+    target = place / wanted.folder
     left = LARGEST_UNPACKED
     with TemporaryDirectory(dir=place, prefix=PARTIAL) as scratch:
         try:
             for name, content in _members(archive):
-                if not any(fnmatchcase(name, pattern) for pattern in download.members):
+                if not any(fnmatchcase(name, pattern) for pattern in wanted.members):
                     continue
                 file = Path(scratch, name)
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -119,9 +125,9 @@ def _unpack(archive: Path, download: Download, place: Path) -> None:
                     left -= _copy(content, out, left)
         except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
             raise DatasetError(f"{archive} cannot be unpacked: {error}") from error
-        unpacked = Path(scratch, download.folder)
+        unpacked = Path(scratch, wanted.folder)
         if not unpacked.is_dir():
-            raise DatasetError(f"{archive} holds nothing in a folder {download.folder!r}")
+            raise DatasetError(f"{archive} holds nothing in a folder {wanted.folder!r}")
         try:
             unpacked.rename(target)
         except OSError:
@@ -154,7 +160,7 @@ def _safe(name: str, archive: Path) -> str:
 def _copy(source: IO[bytes], target: IO[bytes], at_most: int) -> int:
     """Copy to the end, counting. Raises DatasetError when there is more than that."""
     copied = 0
-    while chunk := source.read(CHUNK):
+    while chunk := source.read(BLOCK):
         copied += len(chunk)
         if copied > at_most:
             raise DatasetError(f"more than {at_most:,} bytes came where a data set's file was wanted")

@@ -32,7 +32,7 @@ SAMPLE = 5000
 """Images of the training part on which statistics are measured; all of them if it has fewer."""
 SAMPLE_BATCH = 100
 QUEUED = 1000
-"""Files that wait for a thread at once."""
+"""Files that wait for a thread at once; who is told to stop waits for no more of them."""
 
 
 class StreamedPart:
@@ -110,7 +110,8 @@ def decode(folder: Path, files: Sequence[str], side: int) -> NDArray[np.uint8]:
         except Exception as error:  # a decoder's error on a hostile file may be anything
             broken.append(_told(files[number], error))
 
-    list(_threads().map(put, range(len(files))))
+    for start in range(0, len(files), QUEUED):
+        list(_threads().map(put, range(start, min(start + QUEUED, len(files)))))
     _refuse(broken, len(files))
     return pixels
 

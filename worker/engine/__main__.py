@@ -32,25 +32,20 @@ from queue import SimpleQueue
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
-from worker.dataset import DatasetError
+from worker.engine.causes import cause_of
 from worker.engine.diary import Diary, own_standard_output
 from worker.engine.group import ALONE, Group, join
 from worker.engine.interrupt import (
     FINISHED,
     IMPOSSIBLE,
-    MEMORY_RAN_OUT,
     NOTHING_TO_KEEP,
-    OUT_OF_MEMORY,
     STOPPED,
     Impossible,
     Interrupt,
-    MemoryExhausted,
     NothingToKeep,
     Stopped,
 )
-from worker.engine.memory import is_out_of_memory
 from worker.engine.run import Place, Run
 from worker.recipe import Recipe
 
@@ -94,21 +89,16 @@ def carry_out(content: bytes, place: Place, diary: Diary, interrupt: Interrupt, 
         Run(Recipe.model_validate_json(content), place, diary, interrupt, group)()
     except Stopped:
         return STOPPED
-    except ValidationError as error:
-        found = error.errors(include_url=False)[0]
-        where = "/" + "/".join(map(str, found["loc"]))
-        return _refuse(diary, f"the recipe is wrong at {where}: {found['msg']}", IMPOSSIBLE)
-    except (Impossible, DatasetError) as error:
-        return _refuse(diary, str(error), IMPOSSIBLE)
     except NothingToKeep as error:
         return _refuse(diary, str(error), NOTHING_TO_KEEP)
-    except MemoryExhausted as error:
-        return _refuse(diary, str(error), OUT_OF_MEMORY)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        cause = cause_of(error, (place.directory, place.checkpoints, Path(torch.hub.get_dir())))
+        if cause is None:
             raise
-        sentence = f"memory ran out: {str(error).partition('.')[0]}; a smaller batch_size takes less"
-        return _refuse(diary, sentence, MEMORY_RAN_OUT)
+        code, sentence = cause
+        return _refuse(diary, sentence, code)
     return FINISHED
 
 

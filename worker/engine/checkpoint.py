@@ -61,10 +61,13 @@ class Checkpoints:
         tensors: dict[str, Tensor] = {}
         header = {"recipe": self.recipe_digest, "data": self.data_digest, "state": json.dumps(_take(state, tensors))}
         draft = self.directory / f".{number:08d}-{self.run}.draft"
-        save_file(tensors, draft, metadata=header)
-        _sync(draft)
-        file = self.directory / f"{number:08d}-{self.run}-{_digest(draft)}{SUFFIX}"
-        draft.rename(file)
+        try:
+            save_file(tensors, draft, metadata=header)
+            _sync(draft)
+            file = draft.rename(self.directory / f"{number:08d}-{self.run}-{_digest(draft)}{SUFFIX}")
+        except (OSError, SafetensorError):
+            draft.unlink(missing_ok=True)
+            raise
         _sync(self.directory)
         for old in self._files()[:-KEPT]:
             old.unlink(missing_ok=True)

@@ -24,10 +24,6 @@ class MemoryExhausted(Exception):
     """The first batch does not fit into the device's memory; the sentence says which would."""
 
 
-class DiskFull(Exception):
-    """What had to be written does not fit; the sentence says how much was free."""
-
-
 class Stopped(BaseException):
     """The run was asked to stop, and left a checkpoint where there was something to keep.
 

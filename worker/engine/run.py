@@ -465,20 +465,18 @@ class Run:
 
     def _export(self, finished: list[Finished], scores: dict[str, Score]) -> None:
         self.diary.enter("exporting")
-        packer = Packer(self.place.directory)
-        for one in finished:
-            if one.role == "teacher" and one.best_epoch is None:
-                continue  # it came from elsewhere and goes out unchanged: nothing to hand back
-            self.interrupt.check()
-            description = describe_finished(one, self.data.facts, self._weights_dtype(one), scores[one.name])
-            networks.plain(one.network)
-            packer.write_json(f"{one.name}.json", one.name, description)
-            # A teacher leaves in the one format from which a later job can start.
-            for export in self.recipe.exports if one.role != "teacher" else (Safetensors(),):
-                self.interrupt.check()
-                packer.export(one, description, export)
-        packer.write_json("report.json", None, self.report)
-        packer.close()
+        with Packer(self.place.directory) as packer:
+            for one in finished:
+                if one.role == "teacher" and one.best_epoch is None:
+                    continue  # it came from elsewhere and goes out unchanged: nothing to hand back
+                description = describe_finished(one, self.data.facts, self._weights_dtype(one), scores[one.name])
+                networks.plain(one.network)
+                packer.write_json(f"{one.name}.json", one.name, description)
+                # A teacher leaves in the one format from which a later job can start.
+                for export in self.recipe.exports if one.role != "teacher" else (Safetensors(),):
+                    self.interrupt.check()
+                    packer.export(one, description, export)
+            packer.write_json("report.json", None, self.report)
 
 
 LARGEST_COLLAPSE_WIDTH = 4096

@@ -68,15 +68,29 @@ def describe_finished(finished: Finished, facts: DataFacts, weights_dtype: str, 
 
 
 class Packer:
-    """Writes artifacts and the list of them."""
+    """Writes artifacts and, when it is left, the list of them; all or, when something fails, none."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory / "artifacts"
         self.list_file = directory / "artifacts.json"
-        # What a run that was killed here left behind, drafts of libraries among it.
-        shutil.rmtree(self.directory, ignore_errors=True)
-        self.directory.mkdir(parents=True)
         self.listed: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Packer:
+        # What a run that was killed here left behind, drafts of libraries among it.
+        self._clear()
+        self.directory.mkdir(parents=True)
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is None:
+            try:
+                # Last: where the list lies, all artifacts do.
+                self.list_file.write_text(json.dumps(self.listed))
+            except OSError:
+                self._clear()
+                raise
+        else:
+            self._clear()
 
     def export(self, finished: Finished, description: dict[str, Any], export: Export) -> None:
         """Write a network in one format."""
@@ -89,9 +103,9 @@ class Packer:
         file.write_text(json.dumps(content, indent=2) + "\n")
         self._list(file, network, "application/json")
 
-    def close(self) -> None:
-        """Write the list, last: where it lies, all artifacts do."""
-        self.list_file.write_text(json.dumps(self.listed))
+    def _clear(self) -> None:
+        self.list_file.unlink(missing_ok=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def _list(self, file: Path, network: str | None, media_type: str) -> None:
         self.listed.append(

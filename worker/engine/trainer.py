@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from worker import draws
 from worker.dataset import DataFacts, LoadedDataset, Part
 from worker.engine.calendar import SMALLEST_BATCH, Calendar
+from worker.engine.causes import is_out_of_memory
 from worker.engine.checkpoint import State
 from worker.engine.diary import Diary
 from worker.engine.evaluate import score
@@ -22,7 +23,6 @@ from worker.engine.group import ALONE, Group
 from worker.engine.interrupt import Impossible, Interrupt, MemoryExhausted, Stopped
 from worker.engine.learner import Learner
 from worker.engine.loading import Loaded, batches, chosen_batches
-from worker.engine.memory import is_out_of_memory
 from worker.engine.optimize import course
 from worker.engine.store import FORMAT, Store, device_name
 from worker.engine.views import Made, Moment, augment, make, mix
@@ -144,6 +144,8 @@ class Trainer:
 
     def load(self, state: State) -> None:
         self.step, self.parts = state["step"], state["parts"]
+        # What fitted once fits; when it does not now, something else has taken the memory, and later it may.
+        self._fits |= self.step > 0 and self.training.on_out_of_memory == "fail"
         for learner, saved in zip(self.learners, state["learners"], strict=True):
             learner.load(saved)
 

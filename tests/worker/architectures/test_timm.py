@@ -1,14 +1,18 @@
 """timm's networks: all that can be read are here, with its weights where they are safetensors."""
 
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
 
 from tests.worker.architectures.published import Weights, hub_file, offline_hub
 from worker.architectures import CARDS, FAMILIES
 from worker.architectures._survey import Unreadable
+from worker.download import Unreachable
 from worker.engine.cards import cards_of, find_head, measure
 
 FAMILY = FAMILIES["timm"]
@@ -135,6 +139,39 @@ def test_without_a_connection_published_weights_are_an_error_of_one_sentence(
         FAMILY.published(TINY)
     assert "\n" not in str(raised.value)
     assert capsys.readouterr().out == ""
+
+
+class _Answers(BaseHTTPRequestHandler):
+    """Gives the status that the first part of a path names."""
+
+    def do_HEAD(self) -> None:
+        self.send_error(int(self.path.split("/")[1]))
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(403, LookupError), (404, LookupError), (503, Unreachable), (None, Unreachable)]
+)
+def test_a_hub_that_refuses_is_told_from_one_that_does_not_answer(
+    hub: Path, monkeypatch: pytest.MonkeyPatch, status: int | None, kind: type[Exception]
+) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
+        address = f"http://127.0.0.1:{server.server_address[1]}/{status}"
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        if status is None:
+            server.shutdown()
+            server.server_close()
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/{revision}/{filename}")
+        monkeypatch.setattr("time.sleep", lambda seconds: None)  # the hub's client waits between its attempts
+        with pytest.raises(kind, match=r"the published weights of timm\.test_vit cannot be had") as raised:
+            FAMILY.published(TINY)
+        server.shutdown()
+        thread.join()
+    assert "\n" not in str(raised.value)
 
 
 def test_a_network_without_published_weights_says_so() -> None:

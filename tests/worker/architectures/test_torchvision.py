@@ -9,6 +9,7 @@ from torchvision import models
 
 from tests.worker.architectures.published import torchvision_checkpoint
 from worker.architectures import CARDS, FAMILIES
+from worker.download import Unreachable
 
 FAMILY = FAMILIES["torchvision"]
 AUXILIARY = {"torchvision.inception_v3": 3_326_696}
@@ -79,7 +80,7 @@ def test_without_a_network_published_weights_are_an_error_of_one_sentence(
         port = closed.getsockname()[1]
     published = models.get_model_weights(SMALL.removeprefix("torchvision.")).DEFAULT.value
     monkeypatch.setattr(published, "url", f"http://127.0.0.1:{port}/{SMALL}-01234567.pth")
-    with pytest.raises(LookupError, match="cannot be had from http") as raised:
+    with pytest.raises(Unreachable, match="cannot be had from http") as raised:
         FAMILY.published(SMALL)
     assert "\n" not in str(raised.value)
     assert capsys.readouterr().out == ""

@@ -18,20 +18,27 @@ from pathlib import Path
 
 import pytest
 
+import worker.download
 from tests.worker.datasets.published import WRITERS
 from tests.worker.datasets.test_published import dataset
 from worker.dataset import DatasetError
 from worker.datasets import DATASETS, _fetch
 from worker.datasets._fetch import Download, fetch
 from worker.datasets._published import Official
+from worker.download import Unreachable
+from worker.engine.causes import cause_of
+from worker.engine.interrupt import DISK_FULL
 
 
 class Server(ThreadingHTTPServer):
     """Serves a folder and counts what it was asked for."""
 
+    daemon_threads = False  # so that none outlives its test
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.asked: list[str] = []
+        self.ends = threading.Event()
         super().__init__(("127.0.0.1", 0), partial(_Handler, directory=str(folder)))
 
     def url(self, name: str) -> str:
@@ -39,6 +46,23 @@ class Server(ThreadingHTTPServer):
 
 
 class _Handler(SimpleHTTPRequestHandler):
+    """Says that it is busy, that it forbids, or less than it announces, or nothing, where the name asks for that."""
+
+    def do_GET(self) -> None:
+        assert isinstance(self.server, Server)
+        name = self.path.removeprefix("/")
+        if name.isdigit():
+            self.send_error(int(name))
+        elif name == "cut":
+            self.send_response(200)
+            self.send_header("Content-Length", "5")
+            self.end_headers()
+            self.wfile.write(b"goo")
+        elif name == "silent":
+            self.server.ends.wait()
+        else:
+            super().do_GET()
+
     def log_message(self, format: str, *args: object) -> None:
         assert isinstance(self.server, Server)
         self.server.asked.append(self.path)
@@ -48,9 +72,10 @@ class _Handler(SimpleHTTPRequestHandler):
 def server(tmp_path: Path) -> Iterator[Server]:
     (tmp_path / "served").mkdir()
     with Server(tmp_path / "served") as running:
-        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield running
+        running.ends.set()
         running.shutdown()
         thread.join()
 
@@ -223,13 +248,75 @@ def test_the_next_address_is_tried(server: Server) -> None:
     assert (fetch("any", [changed]) / "bad").read_bytes() == b"good"
 
 
+@pytest.mark.parametrize("name", ["503", "500", "429", "cut", "silent"])
+def test_what_may_be_had_later_is_told_apart(
+    name: str, server: Server, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    monkeypatch.setattr(worker.download, "SILENCE_SECONDS", 0.2)
+    wanted = {"cut": "3 of 5 bytes came", "silent": "timed out"}.get(name, name)
+    with pytest.raises(Unreachable, match=f"^{name} cannot be had from http.*{wanted}.*, or give path") as raised:
+        fetch("any", [Download((server.url(name),), md5(b"good!"))])
+    assert "\n" not in str(raised.value)
+    assert not list((cache / "any").iterdir())
+
+
+@pytest.mark.parametrize("name", ["403", "404", "410"])
+def test_what_the_server_refuses_is_the_recipes_fault(name: str, server: Server) -> None:
+    with pytest.raises(DatasetError, match=f"{name} cannot be had from http.*HTTP Error {name}"):
+        fetch("any", [Download((server.url(name),), md5(b"good!"))])
+
+
+def test_one_address_that_may_answer_later_is_worth_another_attempt(server: Server) -> None:
+    with pytest.raises(Unreachable, match="503"):
+        fetch("any", [Download((server.url("503"), server.url("404")), md5(b"good!"))])
+
+
+def test_a_name_that_no_server_bears_is_unreachable() -> None:
+    with pytest.raises(Unreachable, match="file cannot be had from"):
+        fetch("any", [Download(("http://published.invalid/file",), md5(b"good!"))])
+
+
+def test_a_file_that_is_another_is_fetched_once_more(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = serve(server, "file", b"another", md5=md5(b"good"))
+    with pytest.raises(DatasetError, match="what came is not the published file"):
+        fetch("any", [wanted])
+    assert len(server.asked) == 2
+    came = _fetch.download
+
+    def damaged_once(url: str, file: Path, most_bytes: int) -> None:
+        came(url, file, most_bytes)
+        (server.folder / "file").write_bytes(b"good")
+
+    monkeypatch.setattr(_fetch, "download", damaged_once)
+    assert (fetch("any", [wanted]) / "file").read_bytes() == b"good"
+
+
+def test_a_full_disk_is_no_fault_of_the_server_and_leaves_nothing(
+    server: Server, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    make = _fetch.TemporaryDirectory
+
+    def full(**where: object) -> object:
+        scratch = make(**where)  # type: ignore[call-overload]
+        Path(scratch.name, "file").symlink_to("/dev/full")
+        return scratch
+
+    monkeypatch.setattr(_fetch, "TemporaryDirectory", full)
+    with pytest.raises(DatasetError, match="No space left") as raised:
+        fetch("any", [serve(server, "file", b"good")])
+    found = cause_of(raised.value, (cache,))
+    assert found is not None
+    assert found[0] == DISK_FULL
+    assert not list((cache / "any").iterdir())
+
+
 def test_without_a_network_it_says_what_to_do_and_a_file_put_there_is_taken(cache: Path) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
     download = Download((f"http://127.0.0.1:{port}/file",), md5(b"good"))
     with pytest.raises(
-        DatasetError, match=r"^file cannot be had from http.*refused.*put it into .*, or give path"
+        Unreachable, match=r"^file cannot be had from http.*refused.*put it into .*, or give path"
     ) as no:
         fetch("any", [download])
     assert "\n" not in str(no.value)

@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 from tests.worker.engine.runs import recipe_of, run
 from worker.dataset import DataFacts
 from worker.datasets.digits import Digits
+from worker.engine.causes import is_out_of_memory
 from worker.engine.interrupt import MemoryExhausted
 from worker.engine.learner import Learner
-from worker.engine.memory import is_out_of_memory
 from worker.engine.networks import initialised
 from worker.engine.optimize import load_optimizer, make_optimizer
 from worker.network import Network
