@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from service.artifacts.repository import BlobGone, Written, write_blob
 from service.db import transaction
 from service.jobs.models import TERMINAL, State, Wanted
+from service.logs import logger_for
 from service.settings import Settings
 from service.workers import service
 from service.workers.repository import LostLease
@@ -28,6 +28,7 @@ from worker.engine.interrupt import (
     STOPPED,
     UNREACHABLE,
 )
+from worker.shell import meters
 from worker.shell.child import Child, End
 from worker.shell.desk import Desk, WeightsMissing
 from worker.shell.keeper import Keeper
@@ -63,8 +64,7 @@ class Attempt:
         self._asked_at: float | None = None
         """When the engine was asked to stop; None while nobody asked it to."""
         self._told_to_finish = self._claim.wanted is Wanted.stop
-        named = {"job": self._claim.job_id, "attempt": self._claim.attempt}
-        self._log = _OfAttempt(logging.getLogger(__name__), named)
+        self._log = logger_for(__name__, job=self._claim.job_id, attempt=self._claim.attempt, fence=self._claim.fence)
         self._keeper = Keeper(self._claim, self._desk.checkpoints, self._log)
 
     def run(self) -> None:
@@ -83,7 +83,9 @@ class Attempt:
             self._keeper.close()
             self._child.end()
             self._desk.clear(ended=state in TERMINAL)
-        if state is not None:
+        if state is None:
+            meters.ended("abandoned")
+        else:
             self._log.info("leaves the job %s", state.value)
 
     def _work(self) -> State:
@@ -199,7 +201,9 @@ class Attempt:
             with path.open("rb") as file:
                 return write_blob(file)
 
-        return self._insist(store)
+        written = self._insist(store)
+        meters.stored("artifact", written.size)
+        return written
 
     def _refusal(self, end: End) -> str:
         return self._transcript.refusal or end.last_words
@@ -211,7 +215,9 @@ class Attempt:
             with transaction() as session:
                 return step(session, self._claim, *arguments)
 
-        return self._lease.conclude(lambda: self._insist(write))
+        state = self._lease.conclude(lambda: self._insist(write))
+        meters.ended(state.value, *(each.cause for each in arguments if isinstance(each, Trouble)))
+        return state
 
     def _insist(self, action: Callable[[], Given]) -> Given:
         """Do something that needs the database, again and again while it is away and the lease is ours."""
@@ -231,14 +237,6 @@ class Attempt:
         except Exception:
             self._log.exception("the job is left to its lease's end")
             return None
-
-
-class _OfAttempt(logging.LoggerAdapter[logging.Logger]):
-    """Begins every line with the job and the attempt."""
-
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        named = self.extra or {}
-        return f"job {named['job']} attempt {named['attempt']}: {msg}", kwargs
 
 
 def trouble_of(end: End) -> Trouble:

@@ -13,6 +13,7 @@ from service.db import transaction
 from service.workers import service
 from service.workers.repository import Claim, LostLease
 from worker.event import Checkpoint
+from worker.shell import meters
 from worker.shell.lease import DATABASE_AWAY, RETRY_SECONDS, why
 
 REST = 9.0
@@ -100,3 +101,4 @@ class Keeper:
             written = write_blob(file)
         with transaction() as session:
             service.store_checkpoint(session, self._claim, said, written)
+        meters.stored("checkpoint", written.size)

@@ -18,7 +18,7 @@ from service.db import transaction
 from service.settings import Settings, get_settings
 from service.workers import repository, service
 from service.workers.repository import Claim, Machine
-from worker.shell import machine
+from worker.shell import machine, meters
 from worker.shell.attempt import Attempt
 from worker.shell.child import ENGINE, Child
 from worker.shell.desk import sweep_folders
@@ -104,6 +104,7 @@ class Shell:
             claim = service.claim(session, self.worker_id, settings.lease_seconds, self._machine)
         if claim is None:
             return False
+        meters.claimed()
         self._job_id = claim.job_id
         try:
             self._run_claimed(claim, before, settings)

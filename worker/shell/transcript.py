@@ -12,6 +12,7 @@ from service.workers import service
 from service.workers.repository import Claim
 from service.workers.service import Order
 from worker.event import Checkpoint, Event, Progress
+from worker.shell import meters
 
 EVENT_SECONDS = 0.2
 """How late an event may be written."""
@@ -46,6 +47,7 @@ class Transcript:
         self._phase = said.phase
         if isinstance(said, Progress):
             self._progress = said
+            meters.progressed(said)
         elif isinstance(said, Event) and said.kind == "failed":
             self.refusal = said.text
         elif isinstance(said, Event):
@@ -65,6 +67,7 @@ class Transcript:
     def written(self) -> None:
         """Forget what was written."""
         now = time.monotonic()
+        meters.wrote(len(self._events))
         self._events = []
         self._next_events_at = now + EVENT_SECONDS
         if self._progress is not None:

@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 
+from service.jobs.models import State
 from service.settings import get_settings
+from tests.conftest import wait_until
+from tests.service.conftest import on_sqlite
+from tests.service.rows import add_project
+from tests.worker.shell.plays import add_play, kinds, running_shell, wait_for_state
 from worker.event import Progress
 from worker.shell import meters
 
@@ -98,3 +103,40 @@ def test_a_port_that_is_taken_is_said_in_one_sentence(environment: Environment) 
     assert str(refused.value) == (
         f"metrics cannot be told at 127.0.0.1:{port}: Address already in use; RETORT_METRICS_PORT names another port"
     )
+
+
+@on_sqlite
+def test_a_shell_counts_what_it_does(database: str, environment: Environment, grown: Callable[..., float]) -> None:
+    environment(database_url=database, look_seconds=0.2, lease_seconds=1)
+    ends = [("succeeded", ""), ("queued", "exit"), ("cancelled", "")]
+
+    def counts() -> dict[str, float]:
+        return {
+            "claims": grown("retort_worker_claims_total"),
+            "renewals": grown("retort_worker_lease_renewals_total", result="ok"),
+            "steps": grown("retort_worker_steps_total"),
+            "events": grown("retort_worker_events_total"),
+            "artifacts": grown("retort_worker_stored_files_total", what="artifact"),
+            "bytes": grown("retort_worker_stored_bytes_total", what="artifact"),
+            "checkpoints": grown("retort_worker_stored_files_total", what="checkpoint"),
+            **{end: grown("retort_worker_attempts_total", outcome=end[0], cause=end[1]) for end in ends},
+        }
+
+    counts()
+    reports = [("progress", {"student": "student", "step": step, "images_per_second": 50.0}) for step in (3, 13)]
+    metrics = ("event", {"student": "student", "step": 1, "values": {"loss": 0.5}})
+    with running_shell():
+        first = add_play(
+            add_project(), metrics, *reports, ("sleep", 1.0), ("checkpoint", "x"), ("ship", {"a": "12345"})
+        )
+        wait_for_state(first, State.succeeded)
+        crash = add_play("project_default", ("exit", 77))
+        wait_until(lambda: "requeued" in kinds(crash), "it is put back")
+    found = counts()
+    assert found.pop("renewals") >= 2
+    assert found.pop("checkpoints") <= 1, "a job that ends sooner than the copy keeps none"
+    assert found == {
+        "claims": 2, "steps": 10, "events": 1, "artifacts": 1, "bytes": 5,
+        ("succeeded", ""): 1, ("queued", "exit"): 1, ("cancelled", ""): 0,
+    }  # fmt: skip
+    assert value("retort_worker_images_per_second") == 0
