@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli import backup, catalogue, demo, download, jobs, keys, projects, up, watch
+from cli import backup, catalogue, demo, doctor, download, jobs, keys, projects, up, watch
 
 app = typer.Typer(
     name="retort",
@@ -46,6 +46,7 @@ app.command()(catalogue.architectures)
 app.command()(backup.backup)
 app.command()(backup.restore)
 app.command()(backup.disown)
+app.command()(doctor.doctor)
 app.add_typer(keys.app, name="keys")
 app.add_typer(projects.app, name="projects")
 

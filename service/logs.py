@@ -8,7 +8,6 @@ libraries alike.
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import threading
 from types import TracebackType
@@ -20,6 +19,7 @@ from structlog.processors import EventRenamer, JSONRenderer, StackInfoRenderer, 
 from structlog.stdlib import ExtraAdder, ProcessorFormatter, add_log_level, add_logger_name
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from service.redaction import without_secrets
 from service.settings import Settings
 
 FIELDS = (
@@ -31,12 +31,6 @@ for libraries put objects there."""
 FIRST = ("time", "level", "logger", "message")
 CHATTY = ("celery.worker.strategy", "celery.app.trace", "httpx2")
 """Loggers that tell of every bell and of every request that we make ourselves; heard from `warning` on."""
-SECRETS = (
-    (re.compile(r"\b(rt_[0-9a-z]{8})_[0-9a-z]{32}\b"), r"\1_***"),
-    (re.compile(r"""(://[^/\s:@"]*):[^/\s@"]+@"""), r"\1:***@"),
-)
-"""A key's text, and the password of an address; a key's beginning names it, and opens nothing."""
-
 bound = bound_contextvars
 """`with bound(request_id=...)`: what is logged inside, in threads that the request goes through too, carries it."""
 
@@ -91,13 +85,6 @@ def formatter(
     renderer = JSONRenderer(default=repr) if as_json else _text_renderer(colours)
     last: list[Processor] = [ProcessorFormatter.remove_processors_meta, EventRenamer("message"), render]
     return ProcessorFormatter(foreign_pre_chain=known, processors=last)
-
-
-def without_secrets(text: str) -> str:
-    """The text with keys cut short and the passwords of addresses hidden."""
-    for found, shown in SECRETS:
-        text = found.sub(shown, text)
-    return text
 
 
 def _text_renderer(colours: bool | None) -> ConsoleRenderer:

@@ -16,7 +16,8 @@ import pytest
 
 from service.db import transaction
 from service.keys.service import create_local_key
-from service.logs import bound, formatter, logger_for, without_secrets
+from service.logs import bound, formatter, logger_for
+from service.redaction import without_secrets
 from tests.service.conftest import Server, on_sqlite
 
 Start = Callable[..., Server]
