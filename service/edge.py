@@ -4,7 +4,10 @@ in the log."""
 from __future__ import annotations
 
 import logging
+import re
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from secrets import token_hex
 from urllib.parse import quote, unquote_to_bytes
 
@@ -22,18 +25,33 @@ DRAINED_BODIES = 4
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class LargerBody:
+    """An address whose bodies may be larger than JSON: its endpoint reads them as a stream."""
+
+    method: str
+    path: re.Pattern[str]
+    max_bytes: int
+
+    def takes(self, scope: Scope) -> bool:
+        """Whether the request goes there."""
+        return scope["method"] == self.method and self.path.fullmatch(scope["path"]) is not None
+
+
 class Edge:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_body_bytes: int, larger: Sequence[LargerBody] = ()) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
+        self.larger = larger
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        exchange = Exchange(scope, receive, send, self.max_body_bytes)
+        limit = next((larger.max_bytes for larger in self.larger if larger.takes(scope)), self.max_body_bytes)
+        exchange = Exchange(scope, receive, send, limit)
         with bound(request_id=exchange.id):
             metrics.request_begins()
             try:

@@ -43,16 +43,46 @@ def write_blob(file: BinaryIO) -> Written:
 
     Raises BlobGone when it was swept meanwhile, for it was written too slowly.
     """
-    blob_id, digest, size = f"blob_{uuid4().hex}", hashlib.sha256(), 0
+    digest, size = hashlib.sha256(), 0
     with transaction() as session:
-        session.execute(insert(Blob).values(id=blob_id, touched_at=database_now()))
+        blob_id = begin_blob(session)
     for number, content in enumerate(iter(lambda: file.read(CHUNK_BYTES), b"")):
         digest.update(content)
         size += len(content)
-        with transaction() as session:
-            _touch(session, blob_id)
-            session.execute(insert(Chunk).values(blob_id=blob_id, number=number, content=content))
+        write_chunk(blob_id, number, content)
     return Written(blob_id, digest.hexdigest(), size)
+
+
+def begin_blob(session: Session) -> str:
+    """A blob without bytes under a private id, which it gives."""
+    blob_id = f"blob_{uuid4().hex}"
+    session.execute(insert(Blob).values(id=blob_id, touched_at=database_now()))
+    return blob_id
+
+
+def write_chunk(blob_id: str, number: int, content: bytes) -> None:
+    """Write one piece of a blob that has no name yet, in a transaction of its own. Raises BlobGone."""
+    with transaction() as session:
+        _touch(session, blob_id)
+        session.execute(insert(Chunk).values(blob_id=blob_id, number=number, content=content))
+
+
+def move_chunks(session: Session, from_id: str, to_id: str, numbers: range) -> None:
+    """Put the pieces of those numbers, all that a blob without a name has, in the place of another's; the blob that
+    gave them ends. Raises BlobGone."""
+    for blob_id in (from_id, to_id):
+        _touch(session, blob_id)
+    replaced = (Chunk.blob_id == to_id, Chunk.number.between(numbers[0], numbers[-1]))
+    session.execute(delete(Chunk).where(*replaced).execution_options(synchronize_session=False))
+    moved = update(Chunk).where(Chunk.blob_id == from_id).values(blob_id=to_id)
+    session.execute(moved.execution_options(synchronize_session=False))
+    session.execute(delete(Blob).where(Blob.id == from_id))
+
+
+def drop_private(blob_id: str) -> None:
+    """Delete a blob that has no name yet, in a transaction of its own."""
+    with transaction() as session:
+        session.execute(delete(Blob).where(Blob.id == blob_id, Blob.sha256.is_(None)))
 
 
 def commit_blob(session: Session, written: Written) -> str:
@@ -61,6 +91,14 @@ def commit_blob(session: Session, written: Written) -> str:
     A caller with several blobs commits them in the order of their digests, so that two callers cannot wait for each
     other. Raises BlobGone when it was swept meanwhile.
     """
+    known = name_blob(session, written)
+    if known != written.id:
+        session.execute(delete(Blob).where(Blob.id == written.id))
+    return known
+
+
+def name_blob(session: Session, written: Written) -> str:
+    """The same, but a blob whose bytes are known stays, for who refers to it and has to let go of it."""
     known = _refer(session, written)
     if known is None:
         try:
@@ -68,8 +106,6 @@ def commit_blob(session: Session, written: Written) -> str:
                 _touch(session, written.id, sha256=written.sha256, size=written.size)
         except IntegrityError:  # somebody else named the same bytes a moment ago
             known = _refer(session, written)
-    if known not in (None, written.id):
-        session.execute(delete(Blob).where(Blob.id == written.id))
     return known or written.id
 
 
