@@ -20,6 +20,8 @@ class Diary:
         self._unsaid = b""
         """What is still to be written of a line: a signal may end the writing of it."""
         self._next_progress = 0.0
+        self.said: dict[str, str] = {}
+        """Every record so far by its key, those of the runs that this one goes on from among them."""
         self.phase = "preparing"
         self._entered = ""
 
@@ -41,18 +43,28 @@ class Diary:
         data: dict[str, Any] | None = None,
     ) -> None:
         """Say one record; a resumed run says it again with the same key."""
-        self._say(
-            Event(
-                kind=kind,
-                phase=self.phase,
-                student=student,
-                epoch=epoch,
-                step=step,
-                values=values or {},
-                text=text,
-                data=data,
-            )
+        event = Event(
+            kind=kind,
+            phase=self.phase,
+            student=student,
+            epoch=epoch,
+            step=step,
+            values=values or {},
+            text=text,
+            data=data,
         )
+        self.said[event.key] = event.model_dump_json()
+        self._write(self.said[event.key])
+
+    def say_again(self, said: dict[str, str]) -> None:
+        """Say what was said up to the checkpoint that this run goes on from.
+
+        Whoever listened to the run before may have ended with it, before all of that was written down.
+        """
+        for key, line in said.items():
+            if key not in self.said:
+                self.said[key] = line
+                self._write(line)
 
     def progress_is_due(self) -> bool:
         """Whether it is time to say where the run stands; asking has a cost on a GPU."""
@@ -61,14 +73,14 @@ class Diary:
     def progress(self, **fields: Any) -> None:
         """Say where the run stands."""
         self._next_progress = time.monotonic() + PROGRESS_SECONDS
-        self._say(Progress(phase=self.phase, **fields))
+        self._write(Progress(phase=self.phase, **fields).model_dump_json())
 
     def checkpoint(self, file: str, step: int) -> None:
         """Say that a checkpoint lies there, whole."""
-        self._say(Checkpoint(file=file, phase=self.phase, step=step))
+        self._write(Checkpoint(file=file, phase=self.phase, step=step).model_dump_json())
 
-    def _say(self, line: Event | Progress | Checkpoint) -> None:
-        self._unsaid += line.model_dump_json(exclude_defaults=False).encode() + b"\n"
+    def _write(self, line: str) -> None:
+        self._unsaid += line.encode() + b"\n"
         while self._unsaid:
             self._unsaid = self._unsaid[os.write(self._descriptor, self._unsaid) :]
 

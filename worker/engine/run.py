@@ -168,6 +168,8 @@ class Run:
         )
         self.saved = self.checkpoints.newest(self.device)
         self.taught = self.saved["taught"] if self.saved else None
+        if self.saved:
+            self.diary.say_again(self.saved["said"])
         self.begun = self.saved is not None and self.saved["section"].startswith(STUDENTS)
         self._check_group()
 
@@ -338,7 +340,8 @@ class Run:
         def save(state: State) -> None:
             if self.group.rank:
                 return
-            saved = self.checkpoints.write({"section": section, "trainer": state, "taught": self.taught} | rest())
+            whole = {"section": section, "trainer": state, "taught": self.taught, "said": self.diary.said} | rest()
+            saved = self.checkpoints.write(whole)
             self.diary.checkpoint(saved, state["step"])
 
         around = Surroundings(
