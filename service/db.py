@@ -11,7 +11,7 @@ from pathlib import Path
 from select import POLLIN, poll
 from typing import Any
 
-from sqlalchemy import Connection, Double, Engine, Enum, MetaData, create_engine, event, literal
+from sqlalchemy import Connection, Double, Engine, Enum, MetaData, bindparam, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import InterfaceError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -58,8 +58,8 @@ class database_now(FunctionElement[float]):  # noqa: N801 - it is called like an
     inherit_cache = True
 
     def __init__(self) -> None:
-        # A parameter, so that the text stays the same and SQLAlchemy compiles a statement once.
-        super().__init__(literal(clock_offset_seconds, Double()))
+        # A parameter that is asked for when the statement runs: the text stays the same, and is compiled once.
+        super().__init__(bindparam("clock_offset", unique=True, type_=Double(), callable_=lambda: clock_offset_seconds))
 
 
 @compiles(database_now, "postgresql")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, UniqueConstraint, false
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, UniqueConstraint, false, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.db import Base
@@ -32,6 +32,7 @@ class Wanted(StrEnum):
     cancel = "cancel"
 
 
+QUEUED = text("state = 'queued'")
 TERMINAL = frozenset({State.succeeded, State.failed, State.cancelled})
 
 
@@ -41,7 +42,10 @@ class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         UniqueConstraint("project_id", "idempotency_key"),
-        Index("ix_jobs_claim", "state", "not_before", "lease_ends"),
+        Index(
+            "ix_jobs_queue", "project_id", "priority", "created_at", "id", postgresql_where=QUEUED, sqlite_where=QUEUED
+        ),
+        Index("ix_jobs_state", "state", "wanted", "deadline_at"),
         Index("ix_jobs_list", "project_id", "created_at", "id"),
     )
 

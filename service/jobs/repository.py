@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import delete, func, select, tuple_
@@ -17,15 +17,15 @@ from service.projects.models import Project
 
 
 @dataclass(frozen=True)
-class Queued:
-    """A queued job, as far as its turn depends on it."""
+class Queue:
+    """The queued jobs, as far as their turns depend on it."""
 
-    id: str
-    project_id: str
-    wait_seconds: float
-    """How long it is not claimed yet; 0 when it may be."""
-    served_at: float
-    """When a job of its project was last claimed."""
+    jobs: Sequence[tuple[str, str]]
+    """Each one's id and its project's, by priority and age, as workers claim within a project."""
+    served_at: Mapping[str, float]
+    """When a job of each project was last claimed."""
+    wait_seconds: Mapping[str, float]
+    """How long those are not claimed yet that must wait."""
 
 
 def now(session: Session) -> float:
@@ -80,12 +80,15 @@ def page(session: Session, project_id: str, query: JobQuery, after: Position | N
     return session.scalars(found.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)).all()
 
 
-def queue(session: Session) -> Sequence[Queued]:
-    """All queued jobs by priority and age, as workers claim within a project."""
-    wait = func.coalesce(Job.not_before - database_now(), 0.0)
-    found = select(Job.id, Job.project_id, wait, Project.served_at).join(Project, Project.id == Job.project_id)
-    rows = session.execute(found.where(Job.state == State.queued).order_by(Job.priority.desc(), Job.created_at, Job.id))
-    return [Queued(job_id, project, max(0.0, seconds), served_at) for job_id, project, seconds, served_at in rows]
+def queue(session: Session) -> Queue:
+    """All queued jobs."""
+    queued, wait = Job.state == State.queued, Job.not_before - database_now()
+    jobs = select(Job.id, Job.project_id).where(queued).order_by(Job.priority.desc(), Job.created_at, Job.id)
+    served = session.execute(select(Project.id, Project.served_at))
+    waits = session.execute(select(Job.id, wait).where(queued, wait > 0))
+    return Queue(
+        [(job_id, project) for job_id, project in session.execute(jobs)], dict(served.all()), dict(waits.all())
+    )
 
 
 def full_projects(session: Session) -> dict[str, int]:

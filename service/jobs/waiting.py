@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 
 from sqlalchemy.orm import Session
 
 from service.jobs import repository
 from service.jobs.models import Job
-from service.jobs.repository import Queued
+from service.jobs.repository import Queue
 from service.jobs.schemas import Waiting
 from service.settings import get_settings
 from service.workers.models import Worker
@@ -28,7 +28,7 @@ class Snapshot:
     taken_at: float
     database: str
     positions: dict[str, int]
-    wait_seconds: dict[str, float]
+    wait_seconds: Mapping[str, float]
     full: dict[str, int]
     """Projects that run as many jobs as they may, with that number."""
     workers: Sequence[Worker]
@@ -48,20 +48,17 @@ def explain(session: Session, job: Job) -> Waiting:
     return Waiting(position=position, workers=len(snapshot.workers), busy=busy, reason=reason)
 
 
-def turns(jobs: Sequence[Queued]) -> dict[str, int]:
+def turns(queue: Queue) -> dict[str, int]:
     """Each job's place, 1 first, when projects take turns as workers claim.
 
     The project that was served longest ago comes first; among projects that never were, the better job's.
     """
-    rounds: dict[int, list[Queued]] = defaultdict(list)
-    seen: Counter[str] = Counter()
-    for job in jobs:
-        seen[job.project_id] += 1
-        rounds[seen[job.project_id]].append(job)
-    first = sorted(rounds[1], key=lambda job: job.served_at)
-    rank = {job.project_id: i for i, job in enumerate(first)}
-    ordered = [job for number in sorted(rounds) for job in sorted(rounds[number], key=lambda job: rank[job.project_id])]
-    return {job.id: place for place, job in enumerate(ordered, start=1)}
+    rounds: dict[str, list[str]] = {}
+    for job_id, project_id in queue.jobs:
+        rounds.setdefault(project_id, []).append(job_id)
+    projects = sorted(rounds, key=lambda project_id: queue.served_at[project_id])
+    ordered = chain.from_iterable(zip_longest(*(rounds[project_id] for project_id in projects)))
+    return {job_id: place for place, job_id in enumerate(filter(None, ordered), start=1)}
 
 
 def _snapshot(session: Session) -> Snapshot:
@@ -72,11 +69,10 @@ def _snapshot(session: Session) -> Snapshot:
         if known and known.database == settings.database and time.monotonic() - known.taken_at < FRESH_SECONDS:
             return known
         taken_at = time.monotonic()
-        jobs = repository.queue(session)
+        queue = repository.queue(session)
         workers = alive(session, settings.lease_seconds)
-        waits = {job.id: job.wait_seconds for job in jobs if job.wait_seconds > 0}
         full = repository.full_projects(session)
-        _taken = Snapshot(taken_at, settings.database, turns(jobs), waits, full, workers)
+        _taken = Snapshot(taken_at, settings.database, turns(queue), queue.wait_seconds, full, workers)
         return _taken
 
 

@@ -4,10 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, false, func, insert, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Double,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    false,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.orm import Session, aliased
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from service.db import database_now
 from service.events.models import Event
@@ -21,7 +39,8 @@ class LostLease(RuntimeError):
 
 
 class Overtaken(RuntimeError):
-    """Another worker had the project's turn in the same moment: this claim must be taken back and tried again."""
+    """Another worker took the job or its project's turn in the same moment: this claim must be taken back and tried
+    again."""
 
 
 @dataclass(frozen=True)
@@ -63,38 +82,17 @@ class Standing:
 def claim_best(session: Session, worker_id: str, lease_seconds: float, machine: Machine) -> Claim | None:
     """Take the best job that the machine can run, and its project's turn; None when there is none.
 
-    Fair between projects (the one served longest ago first), then by priority, then by age. Two workers at once get
-    two jobs: on PostgreSQL the second skips the row that the first has locked, on SQLite it waits its turn. Raises
-    Overtaken when both got jobs of one project: then its turn is over for the second, and so may be its limit.
+    Fair between projects (the one served longest ago first), then by priority, then by age. Of two workers at once
+    the second waits for the first, by then was Overtaken, and has to look again: the job is gone, and the project's
+    turn is over, and so may be its limit.
     """
-    candidate = aliased(Job)
-    best = (
-        select(candidate.id)
-        .join(Project, Project.id == candidate.project_id)
-        .where(_claimable(candidate), _fits(candidate, machine), or_(_expired(candidate), _has_room()))
-        .order_by(Project.served_at, candidate.priority.desc(), candidate.created_at, candidate.id)
-        .limit(1)
-        .with_for_update(of=candidate, skip_locked=True)
-    )
-    taken = {
-        "state": State.running,
-        "lease_owner": worker_id,
-        "lease_ends": database_now() + lease_seconds,
-        "attempt": Job.attempt + 1,
-        "fence": Job.fence + 1,
-        "started_at": func.coalesce(Job.started_at, database_now()),
-    }
-    served_at = select(Project.served_at).where(Project.id == Job.project_id).scalar_subquery()
-    claimed = (
-        update(Job)
-        .where(Job.id == best.scalar_subquery(), _claimable(Job))
-        .values(taken)
-        .returning(Job.id, Job.project_id, Job.recipe, Job.attempt, Job.max_attempts, Job.fence, Job.wanted, served_at)
-        .execution_options(synchronize_session=False)
-    )
-    row = session.execute(claimed).one_or_none()
+    best, claimed = _claim_statements(machine.gpu is not None)
+    offer = {"memory_bytes": machine.memory_bytes, "disk_bytes": machine.disk_bytes}
+    row = session.execute(claimed, {**offer, "worker_id": worker_id, "lease_seconds": lease_seconds}).one_or_none()
     if row is None:
-        return None
+        if session.scalar(best, offer) is None:
+            return None
+        raise Overtaken
     job_id, project_id, recipe, attempt, max_attempts, fence, wanted, seen = row
     turn = update(Project).where(Project.id == project_id, Project.served_at == seen)
     if session.scalar(turn.values(served_at=database_now()).returning(Project.id)) is None:
@@ -105,13 +103,28 @@ def claim_best(session: Session, worker_id: str, lease_seconds: float, machine: 
 def unheld(session: Session, limit: int = 100) -> Sequence[tuple[Job, Standing]]:
     """Jobs that no worker holds and none shall take as they are, locked: their owner wants something else of them,
     their time is over, or no attempt is left."""
-    overdue = func.coalesce(Job.deadline_at <= database_now(), false())
-    unwanted = and_(or_(Job.state == State.queued, _expired(Job)), Job.wanted.in_((Wanted.pause, Wanted.cancel)))
-    late = and_(or_(Job.state == State.queued, _expired(Job)), overdue, Job.wanted == Wanted.run)
-    spent = and_(_expired(Job), Job.attempt >= Job.max_attempts)
-    found = select(Job, overdue).where(or_(unwanted, late, spent)).limit(limit)
-    rows = session.execute(found.with_for_update(of=Job, skip_locked=True))
+    rows = session.execute(_unheld_statement(limit))
     return [(job, Standing(job.wanted, late)) for job, late in rows]
+
+
+@lru_cache
+def _unheld_statement(limit: int) -> Select[Job, bool]:
+    overdue = func.coalesce(Job.deadline_at <= database_now(), false())
+    waiting, expired = _is(Job, State.queued), _expired(Job)
+    unwanted, late = Job.wanted.in_((Wanted.pause, Wanted.cancel)), and_(Job.wanted == Wanted.run, overdue)
+    spent = and_(expired, Job.attempt >= Job.max_attempts)
+    # Each is found by an index, however many jobs are queued.
+    candidates = union_all(
+        select(Job.id).where(waiting, unwanted),
+        select(Job.id).where(waiting, late, Job.deadline_at.is_not(None)),
+        select(Job.id).where(expired, or_(unwanted, late)),
+        select(Job.id).where(spent),
+    )
+    # Asked again of the row once it is locked: it may have changed meanwhile.
+    found = select(Job, overdue).where(
+        Job.id.in_(candidates), or_(and_(or_(waiting, expired), or_(unwanted, late)), spent)
+    )
+    return found.limit(limit).with_for_update(of=Job, skip_locked=True)
 
 
 def write(session: Session, claim: Claim, **values: Any) -> Standing:
@@ -164,30 +177,96 @@ def alive(session: Session, within_seconds: float) -> Sequence[Worker]:
     return session.scalars(select(Worker).where(Worker.seen_at >= database_now() - within_seconds)).all()
 
 
-def _claimable(job: type[Job]) -> ColumnElement[bool]:
-    queued = and_(job.state == State.queued, job.not_before <= database_now())
-    left_behind = and_(_expired(job), job.attempt < job.max_attempts)
-    return and_(or_(queued, left_behind), job.wanted.in_((Wanted.run, Wanted.stop)))
-
-
-def _fits(job: type[Job], machine: Machine) -> ColumnElement[bool]:
-    """Whether the machine has what the job needs."""
-    enough = and_(job.needs_memory_bytes <= machine.memory_bytes, job.needs_disk_bytes <= machine.disk_bytes)
-    return enough if machine.gpu is not None else and_(enough, job.needs_gpu.is_(False))
-
-
-def _has_room() -> ColumnElement[bool]:
-    """Whether the project may have one more job running."""
-    running = aliased(Job)
-    count = (
-        select(func.count())
-        .select_from(running)
-        .where(running.project_id == Project.id, running.state == State.running)
-        .correlate(Project)
-        .scalar_subquery()
+@lru_cache
+def _claim_statements(
+    has_gpu: bool,
+) -> tuple[Select[str], ReturningUpdate[str, str, dict[str, Any], int, int, int, Wanted, float]]:
+    """What gives the id of the best job for a machine of `memory_bytes` and `disk_bytes`, and what takes it for
+    `worker_id` and `lease_seconds`. Made once: to put them together takes longer than to run them."""
+    best = _best(has_gpu)
+    taken = {
+        "state": State.running,
+        "lease_owner": bindparam("worker_id"),
+        "lease_ends": database_now() + bindparam("lease_seconds", type_=Double()),
+        "attempt": Job.attempt + 1,
+        "fence": Job.fence + 1,
+        "started_at": func.coalesce(Job.started_at, database_now()),
+    }
+    served_at = select(Project.served_at).where(Project.id == Job.project_id).scalar_subquery()
+    claimed = (
+        update(Job)
+        .where(Job.id == best.scalar_subquery(), _claimable(Job))
+        .values(taken)
+        .returning(Job.id, Job.project_id, Job.recipe, Job.attempt, Job.max_attempts, Job.fence, Job.wanted, served_at)
+        .execution_options(synchronize_session=False)
     )
-    return or_(Project.max_running.is_(None), count < Project.max_running)
+    return best, claimed
+
+
+def _best(has_gpu: bool) -> Select[str]:
+    """The id of the job that the machine should run next, of the best queued one of each project and all that were
+    left behind."""
+    job, rival, running, best = (aliased(Job) for _ in range(4))
+    highest = (
+        select(rival.priority)
+        .where(rival.project_id == Project.id, _queued(rival), _wanted(rival), _fits(rival, has_gpu))
+        .order_by(rival.priority.desc())
+        .limit(1)
+        .correlate(Project)
+    )
+    oldest = (
+        select(job.id)
+        .where(job.project_id == Project.id, _queued(job), _wanted(job), _fits(job, has_gpu))
+        .where(job.priority == highest.scalar_subquery())
+        .order_by(job.created_at, job.id)
+        .limit(1)
+        .correlate(Project)
+    )
+    counted = select(running.project_id, func.count().label("jobs")).where(_is(running, State.running))
+    count = counted.group_by(running.project_id).subquery()
+    has_room = or_(Project.max_running.is_(None), func.coalesce(count.c.jobs, 0) < Project.max_running)
+    candidates = union_all(
+        select(oldest.scalar_subquery())
+        .outerjoin_from(Project, count, count.c.project_id == Project.id)
+        .where(has_room),
+        select(running.id).where(_left_behind(running), _wanted(running), _fits(running, has_gpu)),
+    )
+    ordered = (
+        select(best.id)
+        .join(Project, Project.id == best.project_id)
+        .where(best.id.in_(candidates))
+        .order_by(Project.served_at, best.priority.desc(), best.created_at, best.id)
+    )
+    return ordered.limit(1)
+
+
+def _claimable(job: type[Job]) -> ColumnElement[bool]:
+    return and_(or_(_queued(job), _left_behind(job)), _wanted(job))
+
+
+def _queued(job: type[Job]) -> ColumnElement[bool]:
+    return and_(_is(job, State.queued), job.not_before <= database_now())
+
+
+def _left_behind(job: type[Job]) -> ColumnElement[bool]:
+    return and_(_expired(job), job.attempt < job.max_attempts)
+
+
+def _wanted(job: type[Job]) -> ColumnElement[bool]:
+    return job.wanted.in_((Wanted.run, Wanted.stop))
+
+
+def _fits(job: type[Job], has_gpu: bool) -> ColumnElement[bool]:
+    """Whether a machine of `memory_bytes` and `disk_bytes` has what the job needs."""
+    memory_bytes, disk_bytes = (bindparam(name, type_=BigInteger()) for name in ("memory_bytes", "disk_bytes"))
+    enough = and_(job.needs_memory_bytes <= memory_bytes, job.needs_disk_bytes <= disk_bytes)
+    return enough if has_gpu else and_(enough, job.needs_gpu.is_(False))
 
 
 def _expired(job: type[Job]) -> ColumnElement[bool]:
-    return and_(job.state == State.running, job.lease_ends <= database_now())
+    return and_(_is(job, State.running), job.lease_ends <= database_now())
+
+
+def _is(job: type[Job], state: State) -> ColumnElement[bool]:
+    # Written into the text: the index of queued jobs alone is used by statements that say so, not by parameters.
+    return job.state == literal(state, Job.__table__.c.state.type, literal_execute=True)

@@ -123,7 +123,10 @@ def schema(engine: Engine) -> dict[str, Any]:
     """Every table with its columns and indexes."""
     seen = inspect(engine)
     return {
-        table: ([str(column) for column in seen.get_columns(table)], str(seen.get_indexes(table)))
+        table: (
+            [str(column) for column in seen.get_columns(table)],
+            sorted((str(index["name"]), *map(str, index["column_names"])) for index in seen.get_indexes(table)),
+        )
         for table in seen.get_table_names()
         if table != "alembic_version"
     }

@@ -18,7 +18,7 @@ from service.errors import Conflict
 from service.events.models import Event
 from service.jobs import rules
 from service.jobs.models import TERMINAL, Job, JobTag, State, Wanted
-from service.jobs.repository import Queued
+from service.jobs.repository import Queue
 from service.jobs.waiting import turns
 from service.workers.repository import LostLease, Machine, claim_best, see, write
 from tests.service.conftest import bearing, on_sqlite
@@ -212,9 +212,9 @@ def test_the_snapshot_is_taken_once_a_second_at_most(client: TestClient, recipe:
 
 def test_projects_take_turns() -> None:
     counts, served = {"a": 3, "b": 1, "c": 2}, {"a": 2.0, "b": 1.0, "c": 3.0}
-    jobs = [Queued(f"{name}{i}", name, 0.0, served[name]) for name, count in counts.items() for i in range(count)]
-    assert turns(jobs) == {"b0": 1, "a0": 2, "c0": 3, "a1": 4, "c1": 5, "a2": 6}
-    assert turns([]) == {}
+    jobs = [(f"{name}{i}", name) for name, count in counts.items() for i in range(count)]
+    assert turns(Queue(jobs, served, {})) == {"b0": 1, "a0": 2, "c0": 3, "a1": 4, "c1": 5, "a2": 6}
+    assert turns(Queue([], served, {})) == {}
 
 
 def test_turns_are_those_that_workers_take(
