@@ -54,7 +54,7 @@ def restore(
 
     with _database(data_dir) as engine, _folder() as folder:
         if str(file) == "-":
-            file = folder / "backup"
+            file = folder / "standard-input"
             with file.open("wb") as kept:
                 shutil.copyfileobj(sys.stdin.buffer, kept)
         contents = restore_database(engine, file, replace=replace)

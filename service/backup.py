@@ -24,7 +24,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service.db import database_now
+from service.db import database_now, let_idle
 from service.events.repository import append, change
 from service.jobs.models import Job, State
 from service.migrations import altering, current_in, downgrade_in, is_known, unaltered, upgrade_in
@@ -40,8 +40,9 @@ APART = {"alembic_version", "backup", "sqlite_master"}
 """Tables that are not copied."""
 ROWS, LARGE_ROWS = 1000, 16
 """How many rows are in memory at once; large ones hold a chunk of a blob each."""
-FENCE_STEP = 1_000_000
 FENCE_EPOCH = datetime(2025, 1, 1, tzinfo=UTC).timestamp()
+FENCE_STEP = 1_000_000
+"""How far a fence rises where the clock says less than it, which is wrong then."""
 LOCK_SECONDS = 60.0
 """How long a restore tries to get hold of all tables of a database that is in use."""
 
@@ -103,22 +104,21 @@ def disown(connection: Connection, why: str, above: int = 0) -> int:
     A database that comes back from the past needs that. A worker that goes on from after that past may hold a fence
     which the database is about to hand out again: so every fence rises above all that anybody may hold. It becomes the
     number of seconds since 2025, which is more than any job was claimed, and which a second restore of the same backup
-    finds higher than the first left it; and it rises above that number, where it is known. Attempts that are cut short
-    do not count.
+    finds higher than the first left it; where the fences that were in use are known, it is above those in any case.
+    Attempts that are cut short do not count.
     """
-    least = sa.cast(database_now() - FENCE_EPOCH, sa.Integer)
-    fence = Job.fence + FENCE_STEP
-    for other in (least, sa.literal(above + FENCE_STEP)):
-        fence = sa.case((fence > other, fence), else_=other)
+    largest = sa.func.greatest if connection.dialect.name == "postgresql" else sa.func.max
+    seconds = sa.cast(database_now() - FENCE_EPOCH, sa.Integer)
+    fence = largest(sa.case((seconds > Job.fence, seconds), else_=Job.fence + FENCE_STEP), above + 1)
     with Session(connection) as session:
-        session.execute(sa.update(Job).values(fence=fence))
-        session.execute(sa.delete(Worker))
         jobs = session.scalars(sa.select(Job).where(Job.state == State.running).order_by(Job.id)).all()
         for job in jobs:
-            held = {"attempt": job.attempt, "worker": job.lease_owner, "fence": job.fence}
+            held = {"asker": "operator", "attempt": job.attempt, "worker": job.lease_owner, "fence": job.fence}
             append(session, job.id, job.attempt, [change("requeued", why, fault="service", cause="restored", **held)])
-            job.lease_owner, job.lease_ends, job.attempt = None, 0.0, max(0, job.attempt - 1)
+            job.lease_ends, job.attempt = 0.0, max(0, job.attempt - 1)
         session.flush()
+        session.execute(sa.update(Job).values(fence=fence).execution_options(synchronize_session=False))
+        session.execute(sa.delete(Worker))
     return len(jobs)
 
 
@@ -139,7 +139,9 @@ def _snapshot(engine: Engine) -> Iterator[Connection]:
     if engine.dialect.name == "sqlite":
         options = {"retort_reads": True}
     with unaltered(engine), engine.connect() as connection:
-        yield connection.execution_options(**options)
+        source = connection.execution_options(**options)
+        let_idle(source)
+        yield source
 
 
 def _fill(source: Connection, file: Path) -> Contents:
@@ -263,9 +265,9 @@ def _digest(driver: sqlite3.Connection) -> tuple[str, dict[str, int]]:
     for name in ["sqlite_master", *(name for (name,) in found)]:
         count = 0
         for row in driver.execute(f'SELECT * FROM "{name}" ORDER BY rowid'):
-            for value in (name, *row):
-                content = value if isinstance(value, bytes) else repr(value).encode()
-                digest.update(f"{type(value).__name__}{len(content)}:".encode())
+            large = [value for value in row if isinstance(value, bytes)]
+            small = [len(value) if isinstance(value, bytes) else value for value in row]
+            for content in (f"{name} {small!r}".encode(), *large):
                 digest.update(content)
             count += 1
         if name not in APART:

@@ -9,20 +9,32 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
+import service.db
 from service.backup import FORMAT, BackupError, examine, make_backup, restore
-from service.db import make_engine
+from service.db import make_engine, reading, transaction
+from service.jobs.models import State, Wanted
 from service.migrations import current, downgrade, head, upgrade
+from service.workers.models import Worker
+from service.workers.repository import LostLease, Machine, see
+from service.workers.service import cancel, fail, hand_back, record, renew, retry, succeed
 from tests.conftest import execute
 from tests.service.filling import Snapshot, fill, snapshot
+from tests.service.rows import add_job, add_project
 from tests.service.test_migrations import REVISIONS
+from tests.service.workers.test_ownership import CRASH, LEASE_SECONDS, change_row, diary, metrics, must_take, row, take
+
+Environment = Callable[..., None]
 
 KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.server)]
 SETTLED = {"jobs": ("fence", "lease_owner", "lease_ends", "attempt", "next_event")}
@@ -241,3 +253,146 @@ backup.restore(make_engine({url!r}), Path({str(file)!r}), replace=True)
     assert snapshot(source) == before
     restore(source, file, replace=True)
     assert snapshot(source) != before
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_fence_of_after_the_backup_is_refused_though_its_number_would_come_again(
+    source: Engine, request: pytest.FixtureRequest, tmp_path: Path, environment: Environment, in_place: bool
+) -> None:
+    use(environment, source)
+    upgrade(source)
+    job_id = add_job(add_project())
+    make_backup(source, tmp_path / "backup")
+    old = must_take("old")
+    with empty_database(source.dialect.name, request) as fresh:
+        target = source if in_place else fresh
+        restore(target, tmp_path / "backup", replace=in_place)
+        use(environment, target)
+        new = must_take("new")
+        assert (new.job_id, new.attempt) == (old.job_id, old.attempt) == (job_id, 1)
+        for refused in (
+            lambda session: renew(session, old, LEASE_SECONDS),
+            lambda session: record(session, old, [], None, "distilling"),
+            lambda session: succeed(session, old, []),
+            lambda session: fail(session, old, CRASH),
+            lambda session: cancel(session, old),
+            lambda session: retry(session, old, CRASH),
+            lambda session: hand_back(session, old),
+        ):
+            with pytest.raises(LostLease), transaction() as session:
+                refused(session)
+        with transaction() as session:
+            assert succeed(session, new, []) is State.succeeded
+
+
+def test_each_restore_of_one_backup_gives_fences_of_its_own(
+    source: Engine, tmp_path: Path, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def later(seconds: float) -> None:
+        monkeypatch.setattr("service.db.clock_offset_seconds", service.db.clock_offset_seconds + seconds)
+
+    use(environment, source)
+    upgrade(source)
+    job_id = add_job(add_project())
+    make_backup(source, tmp_path / "backup")
+    fences = [must_take().fence]
+    for replace in (True, True, False, False, True):
+        if not replace:  # as a fresh database, which knows nothing of the fences before
+            later(60)
+            downgrade(source)
+        restore(source, tmp_path / "backup", replace=replace)
+        for _ in range(3):
+            fences.append(must_take().fence)
+            later(LEASE_SECONDS + 1)
+    assert fences == sorted(set(fences))
+    change_row(job_id, fence=2**30)  # the clock was wrong once
+    make_backup(source, tmp_path / "another")
+    restore(source, tmp_path / "another", replace=True)
+    assert 2**30 + 1000 < row(job_id).fence < 2**31
+
+
+def test_a_running_job_goes_on_in_its_attempt_and_wishes_hold(
+    source: Engine, tmp_path: Path, environment: Environment
+) -> None:
+    use(environment, source)
+    upgrade(source)
+    project_id = add_project()
+    goes_on, unwanted, waits = (add_job(project_id, age=age, max_attempts=1) for age in (30, 20, 10))
+    for _ in range(2):
+        must_take("old")
+    change_row(unwanted, wanted=Wanted.cancel)
+    with transaction() as session:
+        see(session, "old", host="here", job_id=goes_on, machine=Machine())
+    made = make_backup(source, tmp_path / "backup")
+    restore(source, tmp_path / "backup", replace=True)
+    with reading() as session:
+        assert list(session.scalars(select(Worker))) == []
+    taken = must_take("new")
+    assert (taken.job_id, taken.attempt) == (goes_on, 1)
+    assert [line.kind for line in diary(goes_on)] == ["claimed", "requeued", "claimed"]
+    assert diary(goes_on)[1].body == {
+        "text": f"the database was restored from the backup of {made.made_at}",
+        "data": {"asker": "operator", "attempt": 1, "worker": "old", "fence": 1, "fault": "service",
+                 "cause": "restored"},
+    }  # fmt: skip
+    assert row(unwanted).state is State.cancelled
+    assert must_take("new").job_id == waits
+    for job_id in (goes_on, unwanted, waits):
+        lines = diary(job_id)
+        assert [line.number for line in lines] == list(range(1, len(lines) + 1))
+
+
+def test_backups_and_restores_go_well_while_everybody_writes(
+    source: Engine, tmp_path: Path, environment: Environment
+) -> None:
+    use(environment, source)
+    upgrade(source)
+    project_ids = [add_project(name) for name in ("left", "right")]
+    jobs = {add_job(project_ids[number % 2], max_attempts=1000) for number in range(8)}
+    ended, lost = threading.Event(), []
+
+    def work(name: str) -> int:
+        """Claim, write, hand back, as long as it may; gives how often it did."""
+        count = 0
+        while not ended.is_set():
+            if (taken := take(name)) is None:
+                time.sleep(0.01)
+                continue
+            try:
+                for step in range(5):
+                    with transaction() as session:
+                        record(session, taken, [metrics(1000 * taken.fence + step, loss=1.0)], None, "distilling")
+                with transaction() as session:
+                    hand_back(session, taken)
+                count += 1
+            except LostLease:
+                lost.append(taken)
+        return count
+
+    with ThreadPoolExecutor(3) as pool:
+        working = [pool.submit(work, f"worker_{number}") for number in range(3)]
+        for number in range(3):
+            time.sleep(0.5)
+            file = tmp_path / f"backup-{number}"
+            make_backup(source, file)
+            with closing(sqlite3.connect(file)) as connection:
+                counted = "SELECT id, next_event - 1, (SELECT count(*) FROM events WHERE job_id = jobs.id) FROM jobs"
+                rows = connection.execute(counted).fetchall()
+            assert {job_id for job_id, *_ in rows} == jobs
+            assert all(expected == found for _, expected, found in rows), "not one moment"
+            time.sleep(0.2)
+            restore(source, file, replace=True)
+        time.sleep(0.5)
+        ended.set()
+        assert min(future.result() for future in working) > 0
+    assert lost, "no worker was refused"
+    for job_id in jobs:
+        lines = diary(job_id)
+        assert [line.number for line in lines] == list(range(1, len(lines) + 1))
+        fences = [line.body["data"]["fence"] for line in lines if line.kind == "claimed"]
+        assert fences == sorted(set(fences))
+
+
+def use(environment: Environment, engine: Engine) -> None:
+    """The process's settings name that database."""
+    environment(database_url=engine.url.render_as_string(hide_password=False))
