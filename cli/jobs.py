@@ -105,6 +105,7 @@ def say_facts(found: Validation) -> None:
 @speaks
 def jobs(
     state: Annotated[str | None, typer.Option(help="queued, running, paused, succeeded, failed or cancelled.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only jobs of that kind, such as distill.")] = None,
     name: Annotated[str | None, typer.Option(help="Only jobs of that name.")] = None,
     tag: Annotated[str | None, typer.Option(help="Only jobs with that tag.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most, newest first.")] = 20,
@@ -114,11 +115,11 @@ def jobs(
     from client import Retort
 
     with Retort() as client:
-        found = [*islice(client.jobs.list(state=state, name=name, tag=tag, page=min(limit, 200)), limit)]
+        found = [*islice(client.jobs.list(state=state, kind=kind, name=name, tag=tag, page=min(limit, 200)), limit)]
     if as_json:
         print_json(found)
         return
-    print_table(("job", "name", "state", "doing", "created"), map(_row, found))
+    print_table(("job", "kind", "name", "state", "doing", "created"), map(_row, found))
 
 
 @speaks
@@ -180,7 +181,7 @@ def _tell_wish(wish: Callable[[Retort], Job], as_json: bool) -> None:
 
 
 def _row(job: Job) -> tuple[str, ...]:
-    return job.id, job.name, job.state, _doing(job), ago(job.created_at)
+    return job.id, job.kind, job.name, job.state, _doing(job), ago(job.created_at)
 
 
 def _doing(job: Job) -> str:
@@ -196,7 +197,13 @@ def _doing(job: Job) -> str:
 
 
 def _lines(job: Job) -> list[tuple[str, str]]:
-    lines = [("job", job.id), ("name", job.name), ("tags", " ".join(job.tags)), ("state", job.state)]
+    lines = [
+        ("job", job.id),
+        ("kind", job.kind),
+        ("name", job.name),
+        ("tags", " ".join(job.tags)),
+        ("state", job.state),
+    ]
     lines += [("doing", _doing(job)), ("created", ago(job.created_at)), ("took", _took(job))]
     if job.attempt > 1:
         lines.append(("attempt", f"{job.attempt} of {job.max_attempts} at most"))

@@ -42,10 +42,16 @@ class Jobs:
         return self._transport.read(response, Validation)
 
     def list(
-        self, *, state: str | None = None, name: str | None = None, tag: str | None = None, page: int = 50
+        self,
+        *,
+        state: str | None = None,
+        kind: str | None = None,
+        name: str | None = None,
+        tag: str | None = None,
+        page: int = 50,
     ) -> Iterator[Job]:
         """Newest first; pages are fetched as they are reached."""
-        params = {"state": state, "name": name, "tag": tag, "limit": page}
+        params = {"state": state, "kind": kind, "name": name, "tag": tag, "limit": page}
         return self._transport.pages("/v1/jobs", Job, params)
 
     def get(self, job_id: str) -> Job:

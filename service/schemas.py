@@ -25,7 +25,8 @@ class Shown(BaseModel):
 class DescribedBy:
     """Marks JSON that is passed on as it was stored: documented by a model, never validated by it again."""
 
-    model: type[BaseModel]
+    model: Any
+    """A model, or a union of several."""
     leaves_out: tuple[str, ...] = ()
     """Fields of the model that are not shown."""
 
@@ -37,9 +38,8 @@ class DescribedBy:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         reference = handler(schema)
-        properties = handler.resolve_ref_schema(reference)["properties"]
         for name in self.leaves_out:
-            properties.pop(name, None)
+            handler.resolve_ref_schema(reference)["properties"].pop(name, None)
         return reference
 
 

@@ -53,12 +53,14 @@ class Job(Base):
     """`job_` and 26 characters that sort by the time of creation."""
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     kind: Mapped[str] = mapped_column(default="distill")
+    """One of worker.kinds."""
     name: Mapped[str] = mapped_column(default="")
     state: Mapped[State] = mapped_column(default=State.queued)
     wanted: Mapped[Wanted] = mapped_column(default=Wanted.run)
     priority: Mapped[int] = mapped_column(default=0)
     recipe: Mapped[dict[str, Any]] = mapped_column(JSON)
-    """The resolved recipe, kept as it was: it stays readable when a method's fields have changed since."""
+    """The resolved recipe, or the spec of another kind, kept as it was: it stays readable when a method's fields have
+    changed since."""
     phase: Mapped[str | None]
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     """The engine's newest Progress."""

@@ -71,6 +71,8 @@ def page(session: Session, project_id: str, query: JobQuery, after: Position | N
     found = select(Job).where(Job.project_id == project_id)
     if query.state:
         found = found.where(Job.state.in_(query.state))
+    if query.kind:
+        found = found.where(Job.kind.in_(query.kind))
     if query.name is not None:
         found = found.where(Job.name == query.name)
     for tag in query.tag:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union
 
 from pydantic import Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
@@ -15,6 +15,7 @@ from service.paging import PageQuery
 from service.schemas import DescribedBy, Shown
 from worker.dataset import DataFacts
 from worker.event import Progress
+from worker.kinds import KINDS, KindName
 from worker.recipe import Recipe
 
 
@@ -30,6 +31,8 @@ class MarksTerminal:
 
 StoredRecipe = Annotated[dict[str, Any], DescribedBy(Recipe)]
 """Never validated again: it stays readable when a method's fields have changed since."""
+StoredSpec = Annotated[dict[str, Any], DescribedBy(Union[tuple(kind.spec for kind in KINDS.values())])]  # noqa: UP007
+"""The same, of a job of any kind."""
 StoredProgress = Annotated[dict[str, Any], DescribedBy(Progress, leaves_out=("line",))]
 ShownState = Annotated[State, MarksTerminal()]
 
@@ -39,6 +42,8 @@ class JobQuery(PageQuery):
 
     state: list[State] = Field(default=[], max_length=len(State))
     """Only jobs in this state; given several times, in any of these."""
+    kind: list[KindName] = Field(default=[], max_length=len(KINDS))
+    """Only jobs of this kind; given several times, of any of these."""
     name: str | None = Field(default=None, max_length=200)
     """Only jobs of exactly this name."""
     tag: list[str] = Field(default=[], max_length=32)
@@ -83,7 +88,7 @@ class JobRead(Shown):
 
     id: str
     kind: str
-    """What it does; `distill`."""
+    """What it does: `distill`, or work for another feature, such as `ingest`."""
     name: str
     tags: list[str]
     state: ShownState
@@ -116,8 +121,8 @@ class JobRead(Shown):
 class JobDetail(JobRead):
     """One job, with its recipe and why it waits."""
 
-    recipe: StoredRecipe
-    """As it was resolved and stored."""
+    recipe: StoredSpec
+    """As it was resolved and stored; of another kind than `distill`, that kind's spec."""
     waiting: Waiting | None
     """Null unless it is queued."""
 

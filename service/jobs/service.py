@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -16,13 +17,15 @@ from service.errors import FieldError, Invalid, NotFound, quote
 from service.events.repository import append, change
 from service.ids import new_id
 from service.jobs import repository, rules, waiting
-from service.jobs.examination import Examination, examine
+from service.jobs.examination import examine
 from service.jobs.models import TERMINAL, Job, State, Wanted
 from service.jobs.schemas import JobDetail, JobQuery, Validation, detail
 from service.keys.service import Caller
 from service.paging import Position
 from service.settings import get_settings
+from worker.kinds import DISTILL
 from worker.review import disk_bytes
+from worker.spec import Spec
 
 LIFE = {
     Wanted.run: "resumed",
@@ -31,6 +34,21 @@ LIFE = {
     Wanted.cancel: "cancel_wanted",
 }
 """The event that each wish is, while its job goes on."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What a caller sent to have a job made."""
+
+    kind: str
+    body: Any
+    idempotency_key: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """sha256, hex, of kind and body as values: neither spaces nor the order of fields count."""
+        value = self.body if self.kind == DISTILL else [self.kind, self.body]
+        return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def validate(caller: Caller, body: Any) -> Validation:
@@ -53,20 +71,75 @@ def create(session: Session, caller: Caller, body: Any, idempotency_key: str | N
     may look through a folder of images.
     """
     examination = examine(caller.project_id, body)
-    digest = _digest(body)
-    made = _made_before(session, caller, idempotency_key, digest)
-    if made is None and examination.problems:
+    sent = Sent(DISTILL, body, idempotency_key)
+    made = made_before(session, caller, sent)
+    if made is not None:
+        return made, True
+    if examination.problems:
         raise Invalid.of(examination.problems)
-    if made is None:
-        job = _new_job(session, caller, examination, idempotency_key, digest)
-        if repository.add(session, job, job.recipe["tags"]):
-            append(session, job.id, 0, [change("created", asker="owner", key=caller.key_id, fence=0)])
-            ring_after_commit(session)
-            return job, False
-        made = _made_before(session, caller, idempotency_key, digest)
+    recipe = examination.resolved
+    if recipe is None:
+        raise RuntimeError("a recipe without problems was not resolved")
+    return enqueue(
+        session,
+        caller,
+        sent,
+        recipe,
+        name=recipe.name,
+        tags=recipe.tags,
+        priority=recipe.priority,
+        needs_gpu=recipe.needs.gpu,
+        needs_memory_bytes=int(recipe.needs.memory_gib * 2**30),
+        needs_disk_bytes=disk_bytes(recipe),
+    )
+
+
+def enqueue(
+    session: Session, caller: Caller, sent: Sent, spec: Spec, *, tags: Sequence[str] = (), **columns: Any
+) -> tuple[Job, bool]:
+    """A new queued job of any kind, or the one that the same key and body made before, and whether it is that one.
+
+    `columns` are the job's own: its name, priority and needs. Raises Invalid for a key that made another body's job.
+    """
+    now = repository.now(session)
+    job = Job(
+        id=new_id("job", now),
+        project_id=caller.project_id,
+        kind=sent.kind,
+        state=State.queued,
+        wanted=Wanted.run,
+        recipe=spec.model_dump(mode="json"),
+        latest={},
+        attempt=0,
+        max_attempts=get_settings().max_attempts,
+        idempotency_key=sent.idempotency_key,
+        body_digest=sent.digest,
+        created_at=now,
+        **columns,
+    )
+    if repository.add(session, job, tags):
+        append(session, job.id, 0, [change("created", asker="owner", key=caller.key_id, fence=0)])
+        ring_after_commit(session)
+        return job, False
+    made = made_before(session, caller, sent)
     if made is None:
         raise RuntimeError("a job could not be stored, though no other has its idempotency key")
     return made, True
+
+
+def made_before(session: Session, caller: Caller, sent: Sent) -> Job | None:
+    """The job that the same key and body made; None without one, or without a key.
+
+    Raises Invalid for a key that made another body's job.
+    """
+    if sent.idempotency_key is None:
+        return None
+    job = repository.by_idempotency_key(session, caller.project_id, sent.idempotency_key)
+    if job is not None and job.body_digest != sent.digest:
+        key = quote(sent.idempotency_key)
+        said = f"the idempotency key {key} has made job {job.id} of another body; wanted a new key"
+        raise Invalid.of([FieldError(parameter="Idempotency-Key", detail=said, found=sent.idempotency_key)])
+    return job
 
 
 def read(session: Session, caller: Caller, job_id: str) -> Job:
@@ -137,50 +210,7 @@ def delete(session: Session, caller: Caller, job_id: str) -> None:
     repository.remove(session, job)
 
 
-def _made_before(session: Session, caller: Caller, idempotency_key: str | None, digest: str) -> Job | None:
-    if idempotency_key is None:
-        return None
-    job = repository.by_idempotency_key(session, caller.project_id, idempotency_key)
-    if job is not None and job.body_digest != digest:
-        said = f"the idempotency key {quote(idempotency_key)} has made job {job.id} of another body; wanted a new key"
-        raise Invalid.of([FieldError(parameter="Idempotency-Key", detail=said, found=idempotency_key)])
-    return job
-
-
-def _new_job(
-    session: Session, caller: Caller, examination: Examination, idempotency_key: str | None, digest: str
-) -> Job:
-    recipe = examination.resolved
-    if recipe is None:
-        raise RuntimeError("a recipe without problems was not resolved")
-    now = repository.now(session)
-    return Job(
-        id=new_id("job", now),
-        project_id=caller.project_id,
-        kind="distill",
-        name=recipe.name,
-        state=State.queued,
-        wanted=Wanted.run,
-        priority=recipe.priority,
-        recipe=recipe.model_dump(mode="json"),
-        latest={},
-        attempt=0,
-        max_attempts=get_settings().max_attempts,
-        needs_gpu=recipe.needs.gpu,
-        needs_memory_bytes=int(recipe.needs.memory_gib * 2**30),
-        needs_disk_bytes=disk_bytes(recipe),
-        idempotency_key=idempotency_key,
-        body_digest=digest,
-        created_at=now,
-    )
-
-
 def _existing(job: Job | None, job_id: str) -> Job:
     if job is None:
         raise NotFound(f"there is no job {quote(job_id)}")
     return job
-
-
-def _digest(body: Any) -> str:
-    """sha256, hex, of the body as a value: neither spaces nor the order of fields count."""
-    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

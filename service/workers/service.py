@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Literal
@@ -25,6 +25,13 @@ ANYTHING = Machine(gpu="any")
 
 LONGEST_PAUSE_SECONDS = 60
 """The longest wait before another attempt; it doubles from two seconds on."""
+
+
+Effect = Callable[[Session, Claim, Mapping[str, str]], None]
+"""What the success of a job changes beside it, in the transaction that ends it; gets the ids of its files' blobs, by
+name."""
+EFFECTS: dict[str, Effect] = {}
+"""By kind of job, for kinds that have one."""
 
 
 class Order(StrEnum):
@@ -139,13 +146,15 @@ def record(session: Session, claim: Claim, events: Sequence[Event], progress: Pr
 def succeed(session: Session, claim: Claim, files: Sequence[Made]) -> State:
     """End the job with its files. Raises LostLease, and BlobGone when a file waited too long."""
     _end(session, claim, State.succeeded, error=None)
+    blobs: dict[str, str] = {}
     for made in sorted(files, key=lambda made: (made.written.sha256, made.name)):
-        blob_id = commit_blob(session, made.written)
+        blob_id = blobs[made.name] = commit_blob(session, made.written)
         add_artifact(
             session, claim.job_id, name=made.name, network=made.network, media_type=made.media_type, blob_id=blob_id
         )
-    names = sorted(made.name for made in files)
-    append(session, claim.job_id, claim.attempt, [_change(claim, "succeeded", artifacts=names)])
+    if effect := EFFECTS.get(claim.kind):
+        effect(session, claim, blobs)
+    append(session, claim.job_id, claim.attempt, [_change(claim, "succeeded", artifacts=sorted(blobs))])
     return State.succeeded
 
 

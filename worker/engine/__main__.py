@@ -1,6 +1,6 @@
-"""The engine as a program: a recipe in, one record a line out.
+"""The engine as a program: a recipe in, or the spec of another kind of job; one record a line out.
 
-    python -m worker.engine RECIPE.json OUT_DIR [--data-root DIR]... [--weights DIR]
+    python -m worker.engine RECIPE.json OUT_DIR [--kind KIND] [--data-root DIR]... [--weights DIR]
     torchrun --nproc-per-node N -m worker.engine RECIPE.json OUT_DIR [...]
     python -m worker.engine --warm
 
@@ -28,6 +28,7 @@ import threading
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from queue import SimpleQueue
 from typing import Any
 
@@ -46,8 +47,8 @@ from worker.engine.interrupt import (
     NothingToKeep,
     Stopped,
 )
-from worker.engine.run import Place, Run
-from worker.recipe import Recipe
+from worker.engine.run import Place
+from worker.kinds import DISTILL, KINDS
 
 ORPHAN_SECONDS = 20.0
 """How long a run may go on towards its checkpoint once its parent is gone."""
@@ -63,13 +64,13 @@ def main() -> int:
     try:
         if arguments.warm:
             _warm_up()
-            content, place = _from_parent(_await_order(interrupt), interrupt)
+            kind, content, place = _from_parent(_await_order(interrupt), interrupt)
         else:
-            content, place = _from_arguments(arguments)
+            kind, content, place = arguments.kind, *_from_arguments(arguments)
             group = join()
             if group.rank:
                 diary = Diary(os.open(os.devnull, os.O_WRONLY))
-        return carry_out(content, place, diary, interrupt, group)
+        return carry_out(content, place, diary, interrupt, group, kind)
     except Impossible as error:
         return _refuse(diary, str(error), IMPOSSIBLE)
     except (Stopped, BrokenPipeError):
@@ -83,10 +84,13 @@ def _warm_up() -> None:
     import_module("sklearn.datasets")
 
 
-def carry_out(content: bytes, place: Place, diary: Diary, interrupt: Interrupt, group: Group = ALONE) -> int:
-    """Run a recipe given as JSON; returns the exit code, having said why if it is not 0."""
+def carry_out(
+    content: bytes, place: Place, diary: Diary, interrupt: Interrupt, group: Group = ALONE, kind: str = DISTILL
+) -> int:
+    """Do a job of that kind, its spec given as JSON; returns the exit code, having said why if it is not 0."""
+    work = resolve_name(KINDS[kind].work)
     try:
-        Run(Recipe.model_validate_json(content), place, diary, interrupt, group)()
+        work(KINDS[kind].spec.model_validate_json(content), place, diary, interrupt, group)()
     except Stopped:
         return STOPPED
     except NothingToKeep as error:
@@ -110,8 +114,9 @@ def _refuse(diary: Diary, sentence: str, code: int) -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m worker.engine", description=__doc__.partition("\n")[0])
-    parser.add_argument("recipe", nargs="?", type=Path, help="recipe, JSON")
+    parser.add_argument("recipe", nargs="?", type=Path, help="recipe, or the spec of another kind, JSON")
     parser.add_argument("out", nargs="?", type=Path, help="directory for artifacts and checkpoints")
+    parser.add_argument("--kind", choices=KINDS, default=DISTILL, help="kind of job that the spec is of")
     parser.add_argument("--data-root", action="append", type=Path, default=[], help="folder that recipes may name")
     parser.add_argument("--weights", type=Path, default=Path(), help="weights of earlier jobs")
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="how often a checkpoint is written")
@@ -138,7 +143,7 @@ def _from_arguments(arguments: argparse.Namespace) -> tuple[bytes, Place]:
     return arguments.recipe.read_bytes(), place
 
 
-def _from_parent(order: bytes, interrupt: Interrupt) -> tuple[bytes, Place]:
+def _from_parent(order: bytes, interrupt: Interrupt) -> tuple[str, bytes, Place]:
     job: dict[str, Any] = json.loads(order)
     if job.get("finish", False):
         interrupt.set_finish()
@@ -152,7 +157,7 @@ def _from_parent(order: bytes, interrupt: Interrupt) -> tuple[bytes, Place]:
         store=Path(job["store"]),
         store_bytes=job["store_bytes"],
     )
-    return json.dumps(job["recipe"]).encode(), place
+    return job.get("kind", DISTILL), json.dumps(job["recipe"]).encode(), place
 
 
 def _hear_signals(interrupt: Interrupt) -> None:

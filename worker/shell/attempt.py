@@ -104,6 +104,7 @@ class Attempt:
 
     def _order(self) -> str:
         order = {
+            "kind": self._claim.kind,
             "recipe": self._claim.recipe,
             "directory": str(self._desk.directory),
             "checkpoints": str(self._desk.checkpoints),

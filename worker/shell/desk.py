@@ -104,8 +104,8 @@ def jobs_folder(storage: Path) -> Path:
 
 
 def named_weights(recipe: dict[str, Any]) -> list[tuple[str, str]]:
-    """The networks of earlier jobs that a stored recipe starts from: (job, network), each once."""
-    networks = [recipe.get("teacher") or {}, *recipe["students"]]
+    """The networks of earlier jobs that a stored recipe starts from: (job, network), each once; none of other specs."""
+    networks = [recipe.get("teacher") or {}, *recipe.get("students", ())]
     named = [network.get("weights") for network in networks]
     return sorted({(weights["job"], weights["network"]) for weights in named if isinstance(weights, dict)})
 

@@ -67,6 +67,8 @@ def test_filters_by_state_name_and_tag(client: TestClient, recipe: dict[str, Any
     assert ids(client, "?tag=x") == [b, a]
     assert ids(client, "?tag=x&tag=y") == [a]
     assert ids(client, "?tag=x&state=queued&name=two") == [b]
+    put(b, kind="greet")
+    assert ids(client, "?kind=distill") == [c, a]
 
 
 def test_pages_are_stable_while_jobs_are_added(client: TestClient, recipe: dict[str, Any]) -> None:
@@ -94,6 +96,9 @@ def test_a_cursor_beyond_all_numbers_does_no_harm(client: TestClient) -> None:
         assert client.get("/v1/jobs", params={"cursor": encoded(position)}).status_code == status
 
 
+KIND_WANTED = "kind is 'distil': 'distil' is no kind of job; wanted distill; did you mean 'distill'?"
+
+
 @pytest.mark.parametrize(
     ("query", "parameter", "detail"),
     [
@@ -105,6 +110,7 @@ def test_a_cursor_beyond_all_numbers_does_no_harm(client: TestClient) -> None:
             "state",
             "state is 'done'; wanted 'queued', 'running', 'paused', 'succeeded', 'failed' or 'cancelled'",
         ),
+        ("kind=distil", "kind", KIND_WANTED),
         ("stat=queued", "stat", "there is no parameter 'stat' here"),
         *(
             (

@@ -5,19 +5,22 @@ from __future__ import annotations
 import io
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
 from service.artifacts.repository import artifacts_of, read_chunk, write_blob
 from service.db import reading, transaction
 from service.events.models import Event as Line
 from service.events.repository import Entry, append, change
 from service.jobs.models import Job, State, Wanted
+from service.projects.models import Project
 from service.workers import repository
+from service.workers import service as workers
 from service.workers.repository import Claim, LostLease, Machine
 from service.workers.service import Made, Order, Trouble, cancel, claim, fail, hand_back, record, renew, retry, succeed
 from tests.service.rows import add_job, add_project
@@ -366,3 +369,41 @@ def test_workers_are_seen_counted_and_forgotten(later: Later) -> None:
         repository.forget_silent(session, 30)
         repository.forget(session, "worker_a")
     assert alive() == 0
+
+
+# What a job's success changes beside it
+
+
+def test_the_effect_of_a_kind_is_written_with_the_end_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, str]] = []
+
+    def note(session: Session, claim: Claim, blobs: Mapping[str, str]) -> None:
+        seen.append(dict(blobs))
+        session.execute(update(Project).where(Project.id == claim.project_id).values(name="changed"))
+        if len(seen) == 1:
+            raise RuntimeError("broken")
+
+    monkeypatch.setitem(workers.EFFECTS, "greet", note)
+    project_id = add_project()
+    job_id = add_job(project_id, kind="greet")
+    taken = must_take()
+    files = [Made("a.txt", None, "text/plain", write_blob(io.BytesIO(b"abc")))]
+    with pytest.raises(RuntimeError, match="broken"), transaction() as session:
+        succeed(session, taken, files)
+    assert row(job_id).state is State.running
+    with transaction() as session:
+        assert session.get_one(Project, project_id).name == "default"
+        succeed(session, taken, files)
+    assert row(job_id).state is State.succeeded
+    with reading() as session:
+        assert session.get_one(Project, project_id).name == "changed"
+        (artifact,) = artifacts_of(session, job_id)
+    assert seen == [{"a.txt": artifact[1].id}] * 2
+
+
+def test_other_kinds_change_nothing_beside_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(workers.EFFECTS, "greet", lambda *_: pytest.fail("it was called"))
+    add_job(add_project())
+    taken = must_take()
+    with transaction() as session:
+        assert succeed(session, taken, []) is State.succeeded

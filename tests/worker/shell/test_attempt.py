@@ -92,6 +92,7 @@ def test_the_engine_gets_its_orders_and_no_secrets(
         wait_for_state(job_id, State.succeeded)
     orders = json.loads((tmp_path / "orders.json").read_text())
     assert orders["recipe"] == json.loads(json.dumps(row(job_id).recipe))
+    assert orders["kind"] == "distill"
     assert orders["directory"] == str(job_folder(job_id) / "attempt-1")
     assert orders["checkpoints"] == str(job_folder(job_id) / "checkpoints")
     assert orders["weights"].startswith(orders["directory"])

@@ -1,0 +1,42 @@
+"""The kinds of jobs: for each, the spec that its jobs hold, and what in the engine carries it out. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
+
+from worker.recipe import Recipe
+from worker.registry import nearest
+from worker.spec import Spec
+
+DISTILL = "distill"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a kind of job is."""
+
+    spec: type[Spec]
+    work: str
+    """Names a class of the engine, as module:class. It is made of a spec, place, diary, interrupt and group of
+    processes; called, it does the work."""
+    inputs: Callable[[Mapping[str, Any]], Iterable[str]] = lambda spec: ()
+    """Ids of the stored things (`upload_...`, say) that a stored spec names: a worker fetches them beforehand."""
+
+
+KINDS: dict[str, Kind] = {DISTILL: Kind(Recipe, "worker.engine.run:Run")}
+
+
+def _is_known(name: str) -> str:
+    if name not in KINDS:
+        said = "{found} is no kind of job; wanted {known}{hint}"
+        context = {"found": repr(name), "known": " or ".join(KINDS), "hint": nearest(name, KINDS)}
+        raise PydanticCustomError("unknown_kind", said, context)
+    return name
+
+
+KindName = Annotated[str, AfterValidator(_is_known)]
