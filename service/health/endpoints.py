@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
-from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from service.errors import problems
@@ -23,7 +22,7 @@ async def read_health() -> Alive:
 @router.get("/metrics", response_class=PlainTextResponse)
 def read_metrics() -> PlainTextResponse:
     """Counts for Prometheus, in its text format, without a name or an id in them; docs/operations.md lists them."""
-    return PlainTextResponse(generate_latest(fleet.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+    return PlainTextResponse(fleet.scrape(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 @router.get("/readyz", responses=problems(503))

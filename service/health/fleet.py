@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from prometheus_client import Metric
+from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from sqlalchemy import case, func, select
@@ -63,12 +63,7 @@ class Fleet(Collector):
 
     def collect(self) -> Iterator[Metric]:
         snapshot = self._snapshot(get_settings())
-        yield gauge(
-            "retort_database_up", "1 when the database answers and has its tables.", snapshot.counts is not None
-        )
-        yield gauge("retort_broker_up", "1 when the broker answers within a second.", snapshot.broker)
-        if snapshot.counts is not None:
-            yield from of_counts(snapshot.counts)
+        yield from metrics_of(snapshot.counts, broker=snapshot.broker)
 
     def _snapshot(self, settings: Settings) -> Snapshot:
         with self._taking:
@@ -78,6 +73,14 @@ class Fleet(Collector):
             counts, broker = read_counts(settings.lease_seconds), bell.reachable() is None
             self._taken = Snapshot(settings, time.monotonic(), counts, broker)
             return self._taken
+
+
+def metrics_of(counts: Counts | None, *, broker: bool) -> Iterator[Metric]:
+    """A snapshot as metrics."""
+    yield gauge("retort_database_up", "1 when the database answers and has its tables.", counts is not None)
+    yield gauge("retort_broker_up", "1 when the broker answers within a second.", broker)
+    if counts is not None:
+        yield from of_counts(counts)
 
 
 def gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
@@ -125,6 +128,10 @@ def _count(session: Session, lease_seconds: float) -> Counts:
     )
 
 
-registry = metrics.registry
-"""All that the front end tells."""
+registry = CollectorRegistry()
 registry.register(Fleet())
+
+
+def scrape() -> bytes:
+    """All that the front end tells, in Prometheus's text format."""
+    return generate_latest(metrics.registry) + generate_latest(registry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import event
 from starlette.testclient import TestClient
 
+from docs.operations import PAGE
 from service import metrics
 from service.app import create_app
 from service.db import database_now, get_engine, transaction
@@ -163,6 +165,18 @@ def test_bytes_that_come_and_go_are_counted(key: str, start: Start, recipe: dict
     scrape = len(httpx2.get(f"{server.url}/metrics").content)
     assert came("retort_http_received_bytes_total") == len(asked.request.content)
     assert 0 < came("retort_http_sent_bytes_total") - len(asked.content) < scrape
+
+
+def test_the_page_names_all_that_is_told_with_its_labels(client: TestClient) -> None:
+    client.get("/v1/nowhere")
+    rows = re.findall(r"^\| `(retort_\w+)` \| \w+ \| (.*?) \|", PAGE.read_text(), re.MULTILINE)
+    page = {name: set(re.findall(r"\w+", labels)) for name, labels in rows}
+    told: dict[str, set[str]] = {}
+    for name, labels in samples(client.get("/metrics")):
+        if name.startswith("retort_"):
+            family = re.sub("_seconds_(bucket|sum|count)$", "_seconds", name)
+            told.setdefault(family, set()).update(label for label, _ in labels if label != "le")
+    assert told == {name: labels for name, labels in page.items() if not name.startswith("retort_worker_")}
 
 
 def test_the_registry_tells_of_the_process_too() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from socket import create_server
 from typing import Any
 
 import pytest
 
+from docs.operations import PAGE
 from service.jobs.models import State
 from service.settings import get_settings
 from tests.conftest import wait_until
@@ -103,6 +105,17 @@ def test_a_port_that_is_taken_is_said_in_one_sentence(environment: Environment) 
     assert str(refused.value) == (
         f"metrics cannot be told at 127.0.0.1:{port}: Address already in use; RETORT_METRICS_PORT names another port"
     )
+
+
+def test_the_page_names_all_that_is_told_with_its_labels() -> None:
+    meters.renewed("ok")
+    meters.ended("succeeded")
+    meters.stored("artifact", 1)
+    rows = re.findall(r"^\| `(retort_worker_\w+)` \| \w+ \| (.*?) \|", PAGE.read_text(), re.MULTILINE)
+    told = [sample for family in meters.registry.collect() for sample in family.samples]
+    assert {name: set(re.findall(r"\w+", labels)) for name, labels in rows} == {
+        sample.name: set(sample.labels) for sample in told if sample.name.startswith("retort_")
+    }
 
 
 @on_sqlite
