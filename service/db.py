@@ -29,6 +29,9 @@ POOL_SIZE = 16
 """Connections of a process to PostgreSQL at most; who needs one more waits for its turn."""
 SILENCE_MILLISECONDS = 15_000
 """How long PostgreSQL may leave sent bytes unacknowledged before the connection counts as dead."""
+IDLE_SECONDS = 30.0
+"""How long a transaction may do nothing before PostgreSQL ends it: its process sleeps or its machine has gone, and the
+rows that it locked would be locked for hours."""
 LOST = (OperationalError, InterfaceError, PoolTimeoutError)
 """What is raised when the database does not answer."""
 
@@ -82,7 +85,8 @@ def make_engine(url: str) -> Engine:
 
 
 def _postgresql_engine(url: str) -> Engine:
-    connect = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": SILENCE_MILLISECONDS}
+    idle = f"-c idle_in_transaction_session_timeout={IDLE_SECONDS * 1000:.0f}"
+    connect = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": SILENCE_MILLISECONDS, "options": idle}
     # No overflow: what goes beyond a pool's size is connected and closed at every use, which takes longer than the use.
     engine = create_engine(
         url, pool_size=POOL_SIZE, max_overflow=0, pool_timeout=CONNECT_SECONDS, pool_use_lifo=True, connect_args=connect
@@ -96,6 +100,12 @@ def _postgresql_engine(url: str) -> Engine:
         socket.register(connection.fileno(), POLLIN)
         if socket.poll(0):
             raise InvalidatePoolError("the database ended the connection")
+
+    @event.listens_for(engine, "handle_error")
+    def name(context: Any) -> None:
+        # That it ended an idle transaction PostgreSQL calls an error of another kind than all else that ends one.
+        if context.is_disconnect and not isinstance(context.sqlalchemy_exception, LOST):
+            raise OperationalError(context.statement, None, context.original_exception, connection_invalidated=True)
 
     return engine
 
@@ -125,6 +135,12 @@ def _sqlite_engine(url: str) -> Engine:
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def let_idle(connection: Connection) -> None:
+    """The connection's transaction may do nothing for as long as it likes; no job's row is locked by it."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
 
 
 @lru_cache

@@ -16,6 +16,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
+from service.db import let_idle
+
 UPGRADE_LOCK = 7_376_511_204
 """PostgreSQL's advisory lock that keeps two upgrades apart, a number of our own choice. SQLite has one writer."""
 
@@ -48,6 +50,7 @@ def unaltered(engine: Engine) -> Iterator[None]:
         yield
         return
     with engine.begin() as connection:
+        let_idle(connection)
         connection.execute(text("SELECT pg_advisory_xact_lock_shared(:lock)"), {"lock": UPGRADE_LOCK})
         yield
 
@@ -55,6 +58,7 @@ def unaltered(engine: Engine) -> Iterator[None]:
 @contextmanager
 def _altering_postgresql(connection: Connection) -> Iterator[None]:
     with connection.begin():
+        let_idle(connection)
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": UPGRADE_LOCK})
         yield
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select, text, update
+from sqlalchemy.exc import OperationalError
 
 from service.db import database_now, get_engine, make_engine, reading, release_pages, transaction
 from service.jobs.models import Job, State, Wanted
@@ -133,6 +134,30 @@ def test_connections_that_the_server_ended_are_made_anew(
 
 
 @pytest.mark.server
+def test_a_transaction_whose_process_sleeps_ends_and_frees_its_rows(
+    postgresql_database: str, environment: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a job whose worker was suspended at the wrong moment could be neither cancelled nor claimed."""
+    monkeypatch.setattr("service.db.IDLE_SECONDS", 1.0)
+    environment(database_url=postgresql_database)
+    job_id = add_job(add_project())
+
+    def write() -> None:
+        with transaction() as session:
+            session.execute(update(Job).where(Job.id == job_id).values(wanted=Wanted.cancel))
+
+    def fall_asleep(other: ThreadPoolExecutor) -> None:
+        with transaction() as session:
+            session.execute(update(Job).where(Job.id == job_id).values(wanted=Wanted.run))
+            other.submit(write).result(5)
+            session.execute(select(Job.id))
+
+    with ThreadPoolExecutor(1) as other, pytest.raises(OperationalError, match="idle-in-transaction"):
+        fall_asleep(other)
+    with reading() as session:
+        assert session.get_one(Job, job_id).wanted is Wanted.cancel
+
+
 def test_reading_opens_no_transaction(postgresql_database: str, environment: Callable[..., None]) -> None:
     environment(database_url=postgresql_database)
     add_project()
