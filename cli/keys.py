@@ -1,24 +1,25 @@
-"""Keys from the command line."""
+"""Keys from the command line. All but `create --local` needs an admin key."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from cli.errors import CommandError, speaks
+from cli.errors import USAGE, CommandError, speaks
 from cli.screen import Json, ago, print_json, print_table
 
 if TYPE_CHECKING:
-    from client import Key
+    from client import Key, Scope
 
-app = typer.Typer(help="List, make and revoke keys.", invoke_without_command=True, no_args_is_help=False)
+app = typer.Typer(help="List, make, rotate and revoke keys.", invoke_without_command=True, no_args_is_help=False)
 
 
 @app.callback()
 @speaks
 def list_keys(context: typer.Context, as_json: Json = False) -> None:
-    """List, make and revoke keys."""
+    """List, make, rotate and revoke keys."""
     from client import Retort
 
     if context.invoked_subcommand is not None:
@@ -28,15 +29,20 @@ def list_keys(context: typer.Context, as_json: Json = False) -> None:
     if as_json:
         print_json(found)
         return
-    print_table(("key", "name", "project", "begins with", "may", "used"), map(_row, found))
+    print_table(("key", "name", "project", "begins with", "may", "used", "ends"), map(_row, found))
 
 
 @app.command()
 @speaks
 def create(
     name: Annotated[str, typer.Argument(help="What the key is for.")],
-    project: Annotated[str | None, typer.Option(help="Another project; needs an admin key.")] = None,
-    admin: Annotated[bool, typer.Option("--admin", help="It may make projects and keys; needs an admin key.")] = False,
+    project: Annotated[str | None, typer.Option(help="Name of the project that it opens, if not your own.")] = None,
+    admin: Annotated[bool, typer.Option("--admin", help="It may do everything: `--scope admin`.")] = False,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="jobs:read, jobs:write, data:write or admin; given several times, all of these."),
+    ] = None,
+    expires_days: Annotated[float | None, typer.Option(min=0, help="It ends by itself after so many days.")] = None,
     local: Annotated[
         bool, typer.Option("--local", help="Write it into the database of this machine's settings; needs no key.")
     ] = False,
@@ -45,11 +51,35 @@ def create(
     """Make a key and print it; it is shown this once."""
     from client import Retort
 
+    scopes = _scopes([*(scope or ()), *(["admin"] if admin else [])])
     if local:
-        typer.echo(_make_locally(name, project, admin=admin))
+        if expires_days is not None:
+            raise CommandError("--local makes a key without an end; leave out --expires-days", USAGE)
+        typer.echo(_make_locally(name, project, scopes))
         return
+    ends = None if expires_days is None else datetime.now(UTC) + timedelta(days=expires_days)
     with Retort() as client:
-        made = client.keys.create(name, project=project, admin=admin)
+        made = client.keys.create(name, project=project, scopes=scopes or None, expires_at=ends)
+    if as_json:
+        print_json(made)
+    else:
+        typer.echo(made.key)
+
+
+@app.command()
+@speaks
+def rotate(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The key's id.")],
+    grace_hours: Annotated[
+        float, typer.Option(min=0, max=720, help="How long the old key goes on, for who has not got the new one yet.")
+    ] = 24,
+    as_json: Json = False,
+) -> None:
+    """Make a key's successor and print it; it is shown this once."""
+    from client import Retort
+
+    with Retort() as client:
+        made = client.keys.rotate(key, grace_seconds=round(3600 * grace_hours))
     if as_json:
         print_json(made)
     else:
@@ -67,21 +97,31 @@ def revoke(key: Annotated[str, typer.Argument(metavar="KEY", help="The key's id.
     typer.echo(f"{key} is revoked.")
 
 
-def _make_locally(name: str, project: str | None, *, admin: bool) -> str:
+def _scopes(words: list[str]) -> list[Scope]:
+    from client import Scope
+
+    known: tuple[Scope, ...] = get_args(Scope)
+    if wrong := [word for word in words if word not in known]:
+        raise CommandError(f"there is no scope {wrong[0]!r}; wanted some of {', '.join(known)}", USAGE)
+    return [scope for scope in known if scope in words]
+
+
+def _make_locally(name: str, project: str | None, scopes: list[Scope]) -> str:
     """The first key of a service that is not `retort up`'s, which makes its own."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from service.db import transaction
+    from service.keys.scopes import PROJECT_SCOPES
     from service.keys.service import create_local_key
     from service.projects.service import DEFAULT
 
     try:
         with transaction() as session:
-            return create_local_key(session, name, project or DEFAULT, admin=admin)
+            return create_local_key(session, name, project or DEFAULT, scopes=scopes or PROJECT_SCOPES)
     except SQLAlchemyError as error:
         raise CommandError(f"the database cannot be used: {' '.join(str(error.args[0]).split())}") from None
 
 
 def _row(key: Key) -> tuple[str, ...]:
-    used = "revoked" if key.revoked_at else ago(key.used_at) or "never"
-    return key.id, key.name, key.project, key.prefix, "all (admin)" if key.admin else "its project", used
+    ends = "revoked" if key.revoked_at else f"{key.expires_at:%Y-%m-%d %H:%M}" if key.expires_at else "never"
+    return key.id, key.name, key.project, key.prefix, " ".join(key.scopes), ago(key.used_at) or "never", ends

@@ -33,6 +33,7 @@ from client._types import (
     Problem,
     Progress,
     Project,
+    Scope,
     Validation,
     Waiting,
 )
@@ -81,6 +82,7 @@ __all__ = [
     "Project",
     "Retort",
     "RetortError",
+    "Scope",
     "ServiceFailed",
     "TooLarge",
     "TooManyRequests",

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+Scope = Literal["jobs:read", "jobs:write", "data:write", "admin"]
 State = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 
 
@@ -255,9 +256,14 @@ class Key(Answer):
     prefix: str
     """Its first characters, to recognise it by."""
     project: str
-    admin: bool
+    scopes: list[str]
+    """What it may do; `admin` implies all others."""
+    replaces: str | None
+    """Id of the key whose successor it is."""
     created_at: datetime
     used_at: datetime | None
+    """To the minute."""
+    expires_at: datetime | None
     revoked_at: datetime | None
 
 

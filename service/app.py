@@ -37,6 +37,7 @@ from service.errors import (
     ServiceError,
     Unavailable,
     problem_response,
+    problems,
     quote,
 )
 from service.fields import parameter_errors
@@ -67,6 +68,7 @@ class RetortAPI(FastAPI):
             components = schema["components"]["schemas"]
             components |= {**problem.pop("$defs"), "Problem": problem}
             _drop_other_errors(schema)
+            _add_shared_refusals(schema)
             self.openapi_schema = schema
         return self.openapi_schema
 
@@ -79,6 +81,15 @@ def _drop_other_errors(schema: dict[str, Any]) -> None:
                 del operation["responses"]["422"]
     for name in ("HTTPValidationError", "ValidationError"):
         schema["components"]["schemas"].pop(name, None)
+
+
+def _add_shared_refusals(schema: dict[str, Any]) -> None:
+    """What any endpoint may answer: for want of a key or a scope, or before it is asked at all."""
+    for path in schema["paths"].values():
+        for operation in path.values():
+            shared = problems(400, 503) | (problems(401, 403) if "security" in operation else {})
+            for status, response in shared.items():
+                operation["responses"].setdefault(str(status), response)
 
 
 def create_app() -> FastAPI:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from fastapi import APIRouter
 
 from service.architectures import service
 from service.architectures.schemas import ArchitectureRead
 from service.errors import problems
-from service.keys.caller import CallerDep
+from service.keys.caller import needs
+from service.keys.service import Caller
 from service.paging import Page
 
 router = APIRouter(prefix="/v1/architectures", tags=["catalogue"])
 
 
-@router.get("", responses=problems(401, 503))
-def list_architectures(caller: CallerDep) -> Page[ArchitectureRead]:
+@router.get("")
+def list_architectures(caller: Annotated[Caller, needs("jobs:read")]) -> Page[ArchitectureRead]:
     """Every architecture, with its card."""
     return Page(items=service.every())
 
 
-@router.get("/{name}", responses=problems(401, 404, 503))
-def read_architecture(caller: CallerDep, name: str) -> ArchitectureRead:
+@router.get("/{name}", responses=problems(404))
+def read_architecture(caller: Annotated[Caller, needs("jobs:read")], name: str) -> ArchitectureRead:
     """One architecture."""
     return service.read(name)

@@ -13,7 +13,8 @@ from service.artifacts.schemas import ArtifactRead
 from service.artifacts.service import Stored
 from service.errors import problems
 from service.jobs.service import check_exists
-from service.keys.caller import CallerDep
+from service.keys.caller import needs
+from service.keys.service import Caller
 from service.paging import Page
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/artifacts", tags=["artifacts"])
@@ -23,12 +24,12 @@ DOWNLOAD: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file", **BYTES},
     206: {"description": "The range that was asked for", **BYTES},
     304: {"description": "The caller has it already"},
-    **problems(401, 404, 416, 503),
+    **problems(404, 416),
 }
 
 
-@router.get("", responses=problems(401, 404, 503))
-def list_artifacts(caller: CallerDep, job_id: str) -> Page[ArtifactRead]:
+@router.get("", responses=problems(404))
+def list_artifacts(caller: Annotated[Caller, needs("jobs:read")], job_id: str) -> Page[ArtifactRead]:
     """All files that the job made, by name."""
     check_exists(caller, job_id)
     return Page(items=service.page(job_id))
@@ -37,7 +38,7 @@ def list_artifacts(caller: CallerDep, job_id: str) -> Page[ArtifactRead]:
 @router.get("/{name}", response_class=StreamingResponse, responses=DOWNLOAD)
 def download_artifact(
     request: Request,
-    caller: CallerDep,
+    caller: Annotated[Caller, needs("jobs:read")],
     job_id: str,
     name: str,
     range_: Annotated[str | None, Header(alias="Range")] = None,

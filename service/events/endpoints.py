@@ -12,7 +12,8 @@ from service.errors import problems
 from service.events import repository, service
 from service.events.schemas import EventQuery, EventRead, Metrics, shown
 from service.jobs.service import check_exists
-from service.keys.caller import CallerDep
+from service.keys.caller import needs
+from service.keys.service import Caller
 from service.paging import Page, cut, decode_number
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["events"])
@@ -22,14 +23,14 @@ STREAM: dict[int | str, dict[str, Any]] = {
         "description": "A part of the diary; with `Accept: text/event-stream` all of it, as it grows, to its end",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     },
-    **problems(401, 404, 422, 503),
+    **problems(404, 422),
 }
 
 
 @router.get("/events", response_model=Page[EventRead], responses=STREAM)
 def list_events(
     request: Request,
-    caller: CallerDep,
+    caller: Annotated[Caller, needs("jobs:read")],
     job_id: str,
     query: Annotated[EventQuery, Query()],
     last_event_id: Annotated[int | None, Header(alias="Last-Event-ID", ge=0, lt=2**31)] = None,
@@ -47,8 +48,8 @@ def list_events(
     return Page(items=[shown(event) for event in events], next_cursor=cursor)
 
 
-@router.get("/metrics", responses=problems(401, 404, 503))
-def read_metrics(caller: CallerDep, job_id: str) -> Metrics:
+@router.get("/metrics", responses=problems(404))
+def read_metrics(caller: Annotated[Caller, needs("jobs:read")], job_id: str) -> Metrics:
     """The curves of each network."""
     check_exists(caller, job_id)
     with reading() as session:

@@ -12,7 +12,7 @@ from service.errors import problems
 from service.jobs import service
 from service.jobs.models import Wanted
 from service.jobs.schemas import JobDetail, JobQuery, JobRead, Validation, shown
-from service.keys.caller import CallerDep
+from service.keys.caller import needs
 from service.keys.service import Caller
 from service.paging import Page, cut, decode_position
 
@@ -31,9 +31,9 @@ IdempotencyKey = Annotated[
 ]
 
 
-@router.post("", status_code=201, responses=problems(400, 401, 413, 415, 422, 503), openapi_extra=RECIPE)
+@router.post("", status_code=201, responses=problems(413, 415, 422), openapi_extra=RECIPE)
 def create_job(
-    caller: CallerDep,
+    caller: Annotated[Caller, needs("jobs:write")],
     body: SentRecipe,
     response: Response,
     idempotency_key: IdempotencyKey = None,
@@ -48,14 +48,14 @@ def create_job(
     return made
 
 
-@router.post("/validate", responses=problems(400, 401, 413, 415, 422, 503), openapi_extra=RECIPE)
-def validate_job(caller: CallerDep, body: SentRecipe) -> Validation:
+@router.post("/validate", responses=problems(413, 415, 422), openapi_extra=RECIPE)
+def validate_job(caller: Annotated[Caller, needs("jobs:read")], body: SentRecipe) -> Validation:
     """Say all that is wrong with a recipe and what is odd, and give it resolved; nothing is queued."""
     return service.validate(caller, body)
 
 
-@router.get("", responses=problems(401, 422, 503))
-def list_jobs(caller: CallerDep, query: Annotated[JobQuery, Query()]) -> Page[JobRead]:
+@router.get("", responses=problems(422))
+def list_jobs(caller: Annotated[Caller, needs("jobs:read")], query: Annotated[JobQuery, Query()]) -> Page[JobRead]:
     """The project's jobs, newest first."""
     after = decode_position(query.cursor)
     with reading() as session:
@@ -64,42 +64,42 @@ def list_jobs(caller: CallerDep, query: Annotated[JobQuery, Query()]) -> Page[Jo
     return Page(items=[shown(job) for job in jobs], next_cursor=cursor)
 
 
-@router.get("/{job_id}", responses=problems(401, 404, 503))
-def read_job(caller: CallerDep, job_id: str) -> JobDetail:
+@router.get("/{job_id}", responses=problems(404))
+def read_job(caller: Annotated[Caller, needs("jobs:read")], job_id: str) -> JobDetail:
     """One job; also says why it waits."""
     with reading() as session:
         return service.describe(session, service.read(session, caller, job_id))
 
 
-@router.post("/{job_id}/cancel", responses=problems(401, 404, 409, 503))
-def cancel_job(caller: CallerDep, job_id: str) -> JobDetail:
+@router.post("/{job_id}/cancel", responses=problems(404, 409))
+def cancel_job(caller: Annotated[Caller, needs("jobs:write")], job_id: str) -> JobDetail:
     """End a waiting job at once; ask the worker of a running one to end it. Asking twice does no harm."""
     return _wish(caller, job_id, Wanted.cancel)
 
 
-@router.post("/{job_id}/pause", responses=problems(401, 404, 409, 503))
-def pause_job(caller: CallerDep, job_id: str) -> JobDetail:
+@router.post("/{job_id}/pause", responses=problems(404, 409))
+def pause_job(caller: Annotated[Caller, needs("jobs:write")], job_id: str) -> JobDetail:
     """Hold a waiting job back; ask the worker of a running one to leave a checkpoint and take another job. Asking
     twice does no harm."""
     return _wish(caller, job_id, Wanted.pause)
 
 
-@router.post("/{job_id}/resume", responses=problems(401, 404, 409, 503))
-def resume_job(caller: CallerDep, job_id: str) -> JobDetail:
+@router.post("/{job_id}/resume", responses=problems(404, 409))
+def resume_job(caller: Annotated[Caller, needs("jobs:write")], job_id: str) -> JobDetail:
     """Queue a paused job again; it goes on from its checkpoint. Of a job that is not paused, nothing changes."""
     return _wish(caller, job_id, Wanted.run)
 
 
-@router.post("/{job_id}/stop", responses=problems(401, 404, 409, 503))
-def stop_job(caller: CallerDep, job_id: str) -> JobDetail:
+@router.post("/{job_id}/stop", responses=problems(404, 409))
+def stop_job(caller: Annotated[Caller, needs("jobs:write")], job_id: str) -> JobDetail:
     """End a job early and keep the best students so far: it succeeds with them. Before there is one, it is cancelled.
 
     Asking twice does no harm."""
     return _wish(caller, job_id, Wanted.stop)
 
 
-@router.delete("/{job_id}", status_code=204, responses=problems(401, 404, 409, 503))
-def delete_job(caller: CallerDep, job_id: str) -> None:
+@router.delete("/{job_id}", status_code=204, responses=problems(404, 409))
+def delete_job(caller: Annotated[Caller, needs("jobs:write")], job_id: str) -> None:
     """Remove a job that has ended, with its events and artifacts."""
     with transaction() as session:
         service.delete(session, caller, job_id)

@@ -10,19 +10,20 @@ from service.body import described, sent
 from service.db import reading, transaction
 from service.errors import problems
 from service.keys import service
-from service.keys.caller import CallerDep
-from service.keys.schemas import KeyCreate, KeyMade, KeyRead, shown
+from service.keys.caller import needs
+from service.keys.schemas import KeyCreate, KeyMade, KeyRead, RotateQuery, shown
+from service.keys.service import Caller
 from service.paging import Page, PageQuery, cut, decode_position
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"])
 
 
-@router.get("", responses=problems(401, 422, 503))
-def list_keys(caller: CallerDep, query: Annotated[PageQuery, Query()]) -> Page[KeyRead]:
-    """The project's keys, newest first; all keys for an admin."""
+@router.get("", responses=problems(422))
+def list_keys(caller: Annotated[Caller, needs("admin")], query: Annotated[PageQuery, Query()]) -> Page[KeyRead]:
+    """All keys, newest first; also those that open nothing any more."""
     after = decode_position(query.cursor)
     with reading() as session:
-        rows = service.page(session, caller, after, query.limit + 1)
+        rows = service.page(session, after, query.limit + 1)
     shown_rows, cursor = cut(rows, query.limit, lambda row: (row[0].created_at, row[0].id))
     return Page(items=[shown(key, project) for key, project in shown_rows], next_cursor=cursor)
 
@@ -30,18 +31,30 @@ def list_keys(caller: CallerDep, query: Annotated[PageQuery, Query()]) -> Page[K
 @router.post(
     "",
     status_code=201,
-    responses=problems(400, 401, 403, 404, 413, 415, 422, 503),
+    responses=problems(404, 413, 415, 422),
     openapi_extra=described(KeyCreate.model_json_schema()),
 )
-def create_key(caller: CallerDep, asked: Annotated[KeyCreate, Depends(sent(KeyCreate))]) -> KeyMade:
+def create_key(
+    caller: Annotated[Caller, needs("admin")], asked: Annotated[KeyCreate, Depends(sent(KeyCreate))]
+) -> KeyMade:
     """Make a key. Its text is in the answer, this once."""
     with transaction() as session:
         key, project, text = service.create(session, caller, asked)
     return KeyMade(**shown(key, project).model_dump(), key=text)
 
 
-@router.delete("/{key_id}", status_code=204, responses=problems(401, 404, 503))
-def revoke_key(caller: CallerDep, key_id: str) -> None:
+@router.post("/{key_id}/rotate", status_code=201, responses=problems(404, 409, 422))
+def rotate_key(
+    caller: Annotated[Caller, needs("admin")], key_id: str, query: Annotated[RotateQuery, Query()]
+) -> KeyMade:
+    """Make a key's successor, which may do the same, and let the old one end after a grace time."""
+    with transaction() as session:
+        key, project, text = service.rotate(session, key_id, query.grace_seconds)
+    return KeyMade(**shown(key, project).model_dump(), key=text)
+
+
+@router.delete("/{key_id}", status_code=204, responses=problems(404))
+def revoke_key(caller: Annotated[Caller, needs("admin")], key_id: str) -> None:
     """Revoke a key: from now on it opens nothing."""
     with transaction() as session:
-        service.revoke(session, caller, key_id)
+        service.revoke(session, key_id)

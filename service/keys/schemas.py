@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from service.keys.models import Key
+from service.keys.scopes import PROJECT_SCOPES, SCOPES, Scope
 from service.schemas import Asked, Shown
+
+LONGEST_GRACE_SECONDS = 30 * 86_400
 
 
 class KeyCreate(Asked):
@@ -16,9 +19,20 @@ class KeyCreate(Asked):
     name: str = Field(min_length=1, max_length=100)
     """What it is for, for people."""
     project: str | None = Field(default=None, min_length=1, max_length=100)
-    """Name of the project that it opens; null is the caller's own. Another one needs an admin key."""
-    admin: bool = False
-    """Whether it may make projects, and keys for other projects. Needs an admin key."""
+    """Name of the project that it opens; null is the caller's own."""
+    scopes: list[Scope] = Field(default=list(PROJECT_SCOPES), min_length=1, max_length=len(SCOPES))
+    """What it may do; `admin` implies all others. By default all that concerns its project alone."""
+    expires_at: AwareDatetime | None = None
+    """When it ends by itself; null is never."""
+
+
+class RotateQuery(BaseModel):
+    """How a key is to be rotated."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    grace_seconds: int = Field(default=86_400, ge=0, le=LONGEST_GRACE_SECONDS)
+    """How long the old key goes on, for who has not got the new one yet."""
 
 
 class KeyRead(Shown):
@@ -30,13 +44,17 @@ class KeyRead(Shown):
     """Its first characters, to recognise it by."""
     project: str
     """Name of the project that it opens."""
-    admin: bool
-    """Whether it may make projects, and keys for other projects."""
+    scopes: list[Scope]
+    """What it may do; `admin` implies all others."""
+    replaces: str | None
+    """Id of the key whose successor it is."""
     created_at: datetime
     used_at: datetime | None
     """When it was last used, to the minute."""
+    expires_at: datetime | None
+    """From then on it opens nothing; null is never."""
     revoked_at: datetime | None
-    """Since when it opens nothing."""
+    """Since when it opens nothing, because somebody ended it."""
 
 
 class KeyMade(KeyRead):
@@ -49,6 +67,8 @@ class KeyMade(KeyRead):
 def shown(key: Key, project: str) -> KeyRead:
     """A key as the API shows it, with its project's name."""
     return KeyRead(
-        id=key.id, name=key.name, prefix=key.prefix, project=project, admin=key.admin, created_at=key.created_at,
-        used_at=key.used_at, revoked_at=key.revoked_at,
+        id=key.id, name=key.name, prefix=key.prefix, project=project,
+        scopes=[scope for scope in SCOPES if scope in key.granted],
+        replaces=key.replaces, created_at=key.created_at, used_at=key.used_at, expires_at=key.expires_at,
+        revoked_at=key.revoked_at,
     )  # fmt: skip

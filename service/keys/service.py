@@ -5,29 +5,31 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.db import database_now, reading, transaction
-from service.errors import Forbidden, NotFound, Unauthorized, quote
+from service.errors import Conflict, FieldError, Invalid, NotFound, Unauthorized, quote
 from service.ids import new_id, random_text
 from service.keys import repository
 from service.keys.models import Key
 from service.keys.repository import Known
 from service.keys.schemas import KeyCreate
+from service.keys.scopes import PROJECT_SCOPES, Scope, read, spell
 from service.paging import Position
 from service.projects import service as projects
-from service.projects.models import Project
 from service.settings import get_settings
 
 MARK = "rt"
 PREFIX_CHARACTERS, SECRET_CHARACTERS = 8, 32
 KEY = re.compile(rf"({MARK}_[0-9a-z]{{{PREFIX_CHARACTERS}}})_[0-9a-z]{{{SECRET_CHARACTERS}}}")
 USE_NOTED_EVERY_SECONDS = 60.0
+ADMIN: tuple[Scope, ...] = ("admin",)
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,16 @@ class Caller:
     key_id: str
     project_id: str
     admin: bool
+    scopes: frozenset[Scope] = frozenset(PROJECT_SCOPES)
+    """Those besides `admin`."""
+
+    def may(self, scope: str) -> bool:
+        """Whether the key has that scope."""
+        return self.admin or scope in self.scopes
 
     @property
     def sees(self) -> str | None:
-        """The project whose keys and whose self it sees; None is all of them."""
+        """The project that it sees in the list of projects; None is all of them."""
         return None if self.admin else self.project_id
 
 
@@ -49,43 +57,73 @@ def authenticate(text: str) -> Caller:
     with reading() as session:
         key = _find(session, text)
     if key is None:
-        raise Unauthorized("the key is unknown or revoked; wanted one that `retort keys` lists as live")
+        raise Unauthorized("the key is unknown, revoked or expired; wanted one that `retort keys` lists as live")
     if key.unnoted:
         with transaction() as session:
             repository.note_use(session, key.id, USE_NOTED_EVERY_SECONDS)
-    return Caller(key.id, key.project_id, key.admin)
+    return Caller(key.id, key.project_id, key.admin, read(key.scopes))
 
 
 def create(session: Session, caller: Caller, asked: KeyCreate) -> tuple[Key, str, str]:
-    """A new key, its project's name and its text. Raises Forbidden and NotFound."""
-    if asked.admin and not caller.admin:
-        raise Forbidden("this key is no admin's; only an admin key can make an admin key")
-    own = projects.read(session, caller.project_id)
-    project = own
-    if asked.project is not None and asked.project != own.name:
-        if not caller.admin:
-            raise Forbidden(f"this key opens project {own.name!r}; only an admin key can make a key for another")
+    """A new key, its project's name and its text. Raises NotFound and Invalid."""
+    if asked.project is None:
+        project = projects.read(session, caller.project_id)
+    else:
         project = projects.by_name(session, asked.project)
-    key, text = make(session, project, asked.name, admin=asked.admin)
+    ends = asked.expires_at.timestamp() if asked.expires_at is not None else None
+    if ends is not None and ends <= _now(session):
+        said = f"expires_at is {asked.expires_at}, which is over; wanted a time to come"
+        raise Invalid.of([FieldError(pointer="/expires_at", detail=said)])
+    key, text = make(session, project.id, asked.name, asked.scopes, expires_at=ends)
     return key, project.name, text
 
 
-def make(session: Session, project: Project, name: str, *, admin: bool) -> tuple[Key, str]:
+def make(
+    session: Session,
+    project_id: str,
+    name: str,
+    scopes: Collection[Scope],
+    *,
+    expires_at: float | None = None,
+    replaces: str | None = None,
+) -> tuple[Key, str]:
     """A new key and its text, which is kept nowhere."""
     prefix = f"{MARK}_{random_text(PREFIX_CHARACTERS)}"
     text = f"{prefix}_{random_text(SECRET_CHARACTERS)}"
-    now = session.scalars(select(database_now())).one()
+    now, admin = _now(session), "admin" in scopes
     key = Key(
-        id=new_id("key", now), project_id=project.id, name=name, prefix=prefix, sha256=_hash(text), admin=admin,
-        created_at=now,
+        id=new_id("key", now), project_id=project_id, name=name, prefix=prefix, sha256=_hash(text), admin=admin,
+        scopes=spell(PROJECT_SCOPES if admin else scopes), expires_at=expires_at, replaces=replaces, created_at=now,
     )  # fmt: skip
     repository.add(session, key)
     return key, text
 
 
-def create_local_key(session: Session, name: str, project: str = projects.DEFAULT, *, admin: bool = True) -> str:
+def rotate(session: Session, key_id: str, grace_seconds: float) -> tuple[Key, str, str]:
+    """A key's successor, its project's name and its text; the old key ends after the grace time, or at its own end
+    where that is sooner.
+
+    The successor lives as long as the old key was made for. Raises NotFound, and Conflict for a key that has ended or
+    has a successor.
+    """
+    old, now = _existing(session, key_id), _now(session)
+    if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
+        how = "expired" if old.revoked_at is None else "revoked"
+        raise Conflict(f"key {key_id} is {how}; only a live key can be rotated, so make a new one")
+    if (newer := repository.successor(session, key_id)) is not None:
+        raise Conflict(f"key {key_id} was rotated before; its successor {newer} can be")
+    ends = None if old.expires_at is None else now + (old.expires_at - old.created_at)
+    old.expires_at = min(now + grace_seconds, old.expires_at or inf)
+    project = projects.read(session, old.project_id)
+    key, text = make(session, project.id, old.name, old.granted, expires_at=ends, replaces=old.id)
+    return key, project.name, text
+
+
+def create_local_key(
+    session: Session, name: str, project: str = projects.DEFAULT, *, scopes: Collection[Scope] = ADMIN
+) -> str:
     """The text of a new key, for who sits at the service's own machine; makes the project where it is missing."""
-    return make(session, projects.ensure(session, project), name, admin=admin)[1]
+    return make(session, projects.ensure(session, project).id, name, scopes)[1]
 
 
 def ensure_first_key(session: Session) -> str:
@@ -102,16 +140,27 @@ def ensure_first_key(session: Session) -> str:
     return text
 
 
-def revoke(session: Session, caller: Caller, key_id: str) -> None:
-    """From now on the key opens nothing. Raises NotFound."""
-    if repository.find(session, key_id, caller.sees) is None:
+def revoke(session: Session, key_id: str) -> None:
+    """From now on the key opens nothing; one that was revoked before keeps its time. Raises NotFound."""
+    key = _existing(session, key_id)
+    if key.revoked_at is None:
+        key.revoked_at = _now(session)
+
+
+def page(session: Session, after: Position | None, limit: int) -> Sequence[tuple[Key, str]]:
+    """All keys, newest first, with their projects' names."""
+    return repository.page(session, after, limit)
+
+
+def _existing(session: Session, key_id: str) -> Key:
+    key = repository.lock(session, key_id)
+    if key is None:
         raise NotFound(f"there is no key {quote(key_id)}")
-    repository.revoke(session, key_id)
+    return key
 
 
-def page(session: Session, caller: Caller, after: Position | None, limit: int) -> Sequence[tuple[Key, str]]:
-    """The project's keys, an admin's all keys, newest first, with their projects' names."""
-    return repository.page(session, caller.sees, after, limit)
+def _now(session: Session) -> float:
+    return session.scalars(select(database_now())).one()
 
 
 def _find(session: Session, text: str) -> Known | None:
@@ -121,7 +170,8 @@ def _find(session: Session, text: str) -> Known | None:
 
 
 def _hash(text: str) -> str:
-    # No salt and no slow hash: the text holds 160 bits of chance, which nobody guesses.
+    # No salt and no slow hash: the text holds 160 bits of chance, which nobody guesses. And the time to look a hash up
+    # tells nothing of the text: who changes one letter of it gets another hash altogether.
     return hashlib.sha256(text.encode()).hexdigest()
 
 

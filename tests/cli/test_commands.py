@@ -243,19 +243,27 @@ def test_keys_are_made_listed_and_revoked(retort: Run, monkeypatch: pytest.Monke
     key = retort("keys", "create", "laptop").stdout.strip()
     (made,) = (one for one in json.loads(retort("keys", "--json").stdout) if one["name"] == "laptop")
     assert key.startswith(made["prefix"])
+    assert made["scopes"] == ["jobs:read", "jobs:write", "data:write"]
+    newer = retort("keys", "rotate", made["id"], "--grace-hours", "1").stdout.strip()
+    (successor,) = (one for one in json.loads(retort("keys", "--json").stdout) if one["replaces"] == made["id"])
+    assert newer.startswith(successor["prefix"])
     assert retort("keys", "revoke", made["id"]).exit_code == 0
     assert "revoked" in retort("keys").stdout
+    narrow = retort("keys", "create", "narrow", "--scope", "jobs:read", "--expires-days", "2", "--json").stdout
+    assert json.loads(narrow)["scopes"] == ["jobs:read"]
+    assert json.loads(narrow)["expires_at"] is not None
+    assert retort("keys", "create", "wrong", "--scope", "jobs").exit_code == 2
     monkeypatch.setenv("RETORT_KEY", key)
     refused = retort("keys")
     assert refused.exit_code == 1
-    assert "unknown or revoked" in refused.stderr
+    assert "unknown, revoked or expired" in refused.stderr
 
 
 def test_the_first_key_of_a_database_is_made_beside_it(retort: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     key = retort("keys", "create", "first", "--local", "--admin").stdout.strip()
     monkeypatch.setenv("RETORT_KEY", key)
     (shown,) = (one for one in json.loads(retort("keys", "--json").stdout) if key.startswith(one["prefix"]))
-    assert (shown["name"], shown["admin"], shown["project"]) == ("first", True, "default")
+    assert (shown["name"], shown["scopes"], shown["project"]) == ("first", ["admin"], "default")
 
 
 def test_methods_and_architectures_are_shown(retort: Run) -> None:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from client import ConnectionFailed, NotFound, Retort, ServiceFailed, Unauthorized
+from client import ConnectionFailed, Forbidden, NotFound, Retort, ServiceFailed, Unauthorized
 from client._transport import embedded_key
 from tests.client.conftest import Service
 
@@ -12,14 +13,26 @@ from tests.client.conftest import Service
 def test_a_key_opens_until_it_is_revoked(client: Retort, service: Service) -> None:
     made = client.keys.create("laptop")
     with Retort(service.url, made.key) as other:
-        assert made.id in {key.id for key in other.keys.list()}
+        assert [*other.jobs.list()] == []
         client.keys.revoke(made.id)
         with pytest.raises(Unauthorized):
-            other.keys.list()
+            [*other.jobs.list()]
     (kept,) = (key for key in client.keys.list() if key.id == made.id)
     assert kept.revoked_at is not None
     with pytest.raises(NotFound):
         client.keys.revoke("key_none")
+
+
+def test_a_key_may_less_and_ends(client: Retort, service: Service) -> None:
+    ends = datetime.now() + timedelta(days=1)
+    made = client.keys.create("reader", scopes=["jobs:read"], expires_at=ends)
+    assert (made.scopes, made.expires_at) == (["jobs:read"], ends.astimezone())
+    with Retort(service.url, made.key) as reader, pytest.raises(Forbidden, match="admin is wanted here"):
+        reader.keys.list()
+    newer = client.keys.rotate(made.id, grace_seconds=0)
+    assert newer.replaces == made.id
+    with Retort(service.url, made.key) as old, pytest.raises(Unauthorized):
+        [*old.jobs.list()]
 
 
 def test_another_project_sees_nothing_of_this_one(client: Retort, service: Service) -> None:
@@ -27,7 +40,7 @@ def test_another_project_sees_nothing_of_this_one(client: Retort, service: Servi
     project = client.projects.create(f"other-than-{job_id}".replace("_", "-"))
     assert project.name in {found.name for found in client.projects.list()}
     key = client.keys.create("stranger", project=project.name)
-    assert (key.project, key.admin) == (project.name, False)
+    assert (key.project, key.scopes) == (project.name, ["jobs:read", "jobs:write", "data:write"])
     with Retort(service.url, key.key) as stranger:
         assert [*stranger.jobs.list()] == []
         with pytest.raises(NotFound):

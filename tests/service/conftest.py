@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.db import transaction
+from service.keys.scopes import PROJECT_SCOPES
 from service.keys.service import create_local_key
 from service.settings import get_settings
 from tests.conftest import free_port, wait_until
@@ -51,9 +52,9 @@ def key(database: str) -> str:
 
 @pytest.fixture
 def stranger_key(database: str) -> str:
-    """A key of another project."""
+    """A key of another project, which may do all there but what needs an admin."""
     with transaction() as session:
-        return create_local_key(session, "stranger", "elsewhere", admin=False)
+        return create_local_key(session, "stranger", "elsewhere", scopes=PROJECT_SCOPES)
 
 
 def bearing(key: str) -> TestClient:

@@ -42,8 +42,7 @@ def test_every_endpoint_is_documented_with_its_problems(openapi: dict[str, Any])
     for method, path, operation in operations(openapi):
         assert operation["description"], path
         if path not in OPEN:
-            assert operation["security"] == [{"bearer": []}], path
-            assert {"401", "503"} <= set(operation["responses"]), path
+            assert {"401", "403", "503"} <= set(operation["responses"]), path
         if "{" in path:
             assert "404" in operation["responses"], path
         if "requestBody" in operation:

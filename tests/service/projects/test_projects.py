@@ -39,7 +39,7 @@ def test_who_is_no_admin_makes_none(stranger: TestClient) -> None:
     answer = stranger.post("/v1/projects", json={"name": "mine"})
     assert (answer.status_code, answer.json()["detail"]) == (
         403,
-        "this key is no admin's; only an admin key can make a project",
+        "this key may jobs:read jobs:write data:write; admin is wanted here",
     )
 
 
