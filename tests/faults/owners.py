@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from client import ApiError, Conflict, ConnectionFailed, Retort, ServiceFailed
 
 PATIENCE_SECONDS = 180.0
+NEWEST = 8
 WISHES = ("cancel", "pause", "resume", "stop")
 
 Answer = TypeVar("Answer")
@@ -58,8 +59,8 @@ class Owner:
         self.recipe_of[job.id] = recipe
 
     def _wish(self) -> None:
-        wish = self.chance.choice([name for name in WISHES if hasattr(self.client.jobs, name)])
-        self.wish(wish, self.chance.choice(list(self.accepted.values())))
+        """Of one of its newest jobs: most others have ended."""
+        self.wish(self.chance.choice(WISHES), self.chance.choice(list(self.accepted.values())[-NEWEST:]))
 
     def wish(self, wish: str, job_id: str) -> None:
         """Ask something of a job, which may be past it."""

@@ -28,6 +28,7 @@ from tests.faults.installation import PAIRS, Installation, fresh_folder, remove
 from tests.faults.owners import Owner
 from tests.faults.troubles import Troubles
 from tests.faults.watch import Line, Watcher, check_diary
+from tests.servers import wait_until
 from worker.shell.desk import sweep_folders
 
 PROJECTS = ("left", "right")
@@ -126,6 +127,7 @@ def run(plan: Plan, folder: Path, say: Any = None) -> Outcome:
 
 def _break_things(plan: Plan, troubles: Troubles, owners: Sequence[Owner], watcher: Watcher, say: Any) -> None:
     """One trouble after another, until enough were made or the last job has ended."""
+    wait_until(lambda: watcher.in_state(State.running), "a job runs")
     deadline = time.monotonic() + 30 + plan.jobs * 3
     while time.monotonic() < deadline and (plan.troubles is None or troubles.done.total() < plan.troubles):
         time.sleep(troubles.chance.uniform(*plan.calm_seconds))

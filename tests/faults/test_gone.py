@@ -17,7 +17,7 @@ from service.db import reading
 from service.events.models import Event
 from service.jobs.models import Job as Row
 from tests.faults import stand_in
-from tests.faults.installation import Installation
+from tests.faults.installation import HOUR, Installation
 from tests.faults.scenario import recipe
 from tests.faults.watch import LINE, Line, check_diary
 from tests.servers import wait_until
@@ -155,6 +155,23 @@ def test_a_worker_that_slept_past_its_lease_writes_nothing_more(folder: Path) ->
         wait_until(lambda: "abandoned: the lease of job" in sleeper.log.read_text(), "it says so")
         wait_for_end(client, job)
         check_whole(installation, job, 3, 150)
+        lines = diary(installation, job.id)
+        taken_over = next(line.number for line in lines if line.kind == "requeued")
+        assert {line.attempt for line in lines if line.number > taken_over} == {2}
+
+
+def test_a_job_that_was_taken_from_a_living_worker_is_written_by_the_new_one_alone(folder: Path) -> None:
+    """The database's clock jumps, so that the lease has ended there while its holder counts on it."""
+    with service(folder, workers=2, lease_seconds=15, look_seconds=5) as (installation, client):
+        wait_until(lambda: installation.said(" ready.") == 2, "both workers are ready")
+        job = client.jobs.create(recipe("stand_in", 5, 150))
+        wait_for_step(installation, job.id, 10)
+        installation.move_clock(HOUR)
+        installation.deliver_again(3)
+        wait_for_step(installation, job.id, 1, fence=2)
+        wait_for_end(client, job)
+        check_whole(installation, job, 5, 150)
+        assert installation.said("abandoned: ") == 1
         lines = diary(installation, job.id)
         taken_over = next(line.number for line in lines if line.kind == "requeued")
         assert {line.attempt for line in lines if line.number > taken_over} == {2}
