@@ -34,7 +34,7 @@ class Counts:
     left_behind: int
     """Running jobs whose lease is over."""
     oldest_seconds: float
-    """Since when the job that waits longest could have been claimed; 0 when none waits."""
+    """Since the oldest queued job was made or its pause after a failed attempt ended; 0 when none waits."""
     workers: dict[bool, int]
     """Live workers, by whether they have a job."""
 
@@ -95,7 +95,10 @@ def of_counts(counts: Counts) -> Iterator[Metric]:
         jobs.add_metric((state.value,), counts.jobs.get(state, 0))
     yield jobs
     yield gauge("retort_jobs_left_behind", "Running jobs whose worker's lease is over.", counts.left_behind)
-    text = "Seconds since the job that waits longest could have been claimed; 0 when none waits."
+    text = (
+        "Seconds since the oldest queued job was made or, after an attempt that failed, since its pause ended; 0 when"
+        " none waits."
+    )
     yield gauge("retort_oldest_queued_job_seconds", text, counts.oldest_seconds)
     workers = GaugeMetricFamily("retort_workers", "Live workers, by whether they have a job.", labels=("state",))
     for busy, word in ((False, "idle"), (True, "busy")):
