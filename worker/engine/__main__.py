@@ -30,7 +30,7 @@ from importlib import import_module
 from pathlib import Path
 from pkgutil import resolve_name
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -75,6 +75,10 @@ def main() -> int:
         return _refuse(diary, str(error), IMPOSSIBLE)
     except (Stopped, BrokenPipeError):
         return STOPPED
+    finally:
+        # One that comes later must not be the exit code.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def _warm_up() -> None:
@@ -171,7 +175,7 @@ def _hear_signals(interrupt: Interrupt) -> None:
     def watch() -> None:
         while heard := os.read(reading, 1):
             if heard[0] == signal.SIGTERM:
-                _in_time(LEAVING_SECONDS, lambda: interrupt.overdue)
+                _in_time(LEAVING_SECONDS, lambda: interrupt.keeps_nothing)
 
     threading.Thread(target=watch, name="signals", daemon=True).start()
 
@@ -220,5 +224,12 @@ def _in_time(seconds: float, ends: Callable[[], bool]) -> None:
     timer.start()
 
 
+def leave(code: int) -> NoReturn:
+    """End the process as it is: to take apart what torch has built takes longer than many a stop may."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -63,9 +63,9 @@ class Interrupt:
             raise Stopped
 
     @property
-    def overdue(self) -> bool:
-        """Whether a stop is wanted and nothing has to be kept before it."""
-        return self.wanted and self._leaves
+    def keeps_nothing(self) -> bool:
+        """Whether a stop may end the process on the spot; for a thread that asks while a call holds up the main one."""
+        return self._leaves
 
     @contextmanager
     def at_once(self, *, nothing_to_keep: bool = False) -> Iterator[None]:

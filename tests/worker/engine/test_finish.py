@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from tests.worker.engine.runs import Ended, recipe_of
 from tests.worker.engine.test_group import Together, processes_of
-from worker.engine.__main__ import _from_parent, carry_out
+from worker.engine.__main__ import _from_parent, _lines, carry_out
 from worker.engine.diary import Diary
 from worker.engine.interrupt import FINISHED, NOTHING_TO_KEEP, STOPPED, Interrupt
 from worker.engine.run import Place
@@ -36,9 +36,14 @@ class Wishing(Diary):
     def progress_is_due(self):
         return True
 
-    def _say(self, line):
-        super()._say(line)
-        if self._when(line.model_dump()):
+    def say_again(self, said):
+        when, self._when = self._when, lambda line: False
+        super().say_again(said)
+        self._when = when
+
+    def _write(self, line):
+        super()._write(line)
+        if self._when(json.loads(line)):
             self._wish()
 
 
@@ -227,46 +232,37 @@ def order(directory: Path, recipe: dict, **more: object) -> bytes:
     return json.dumps(job | more).encode() + b"\n"
 
 
-@pytest.fixture
-def warm():
-    with subprocess.Popen(
-        [sys.executable, "-m", "worker.engine", "--warm"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    ) as process:
-        yield process
-        process.kill()
-
-
-def test_the_parent_asks_by_a_line_and_may_do_so_twice(tmp_path, warm):
-    warm.stdin.write(order(tmp_path, LONG))
-    warm.stdin.flush()
-    for line in warm.stdout:
-        if b'"metrics"' in line and b'"distilling"' in line:
-            break
-    warm.stdin.write(b"finish\nfinish\n")
-    warm.stdin.flush()
-    warm.stdout.read()
-    assert warm.wait(timeout=60) == FINISHED
+def test_the_parent_asks_by_a_line_and_may_do_so_twice(tmp_path):
+    command = [sys.executable, "-m", "worker.engine", "--warm"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as warm:
+        warm.stdin.write(order(tmp_path, LONG))
+        warm.stdin.flush()
+        assert any(b'"metrics"' in line and b'"distilling"' in line for line in warm.stdout)
+        warm.stdin.write(b"finish\nfinish\n")
+        warm.stdin.flush()
+        warm.stdout.read()
+        assert warm.wait(timeout=60) == FINISHED
     said = report(tmp_path / "attempt")
     assert said["stopped_early"]
     assert 0 < said["networks"][1]["trained"]["steps"] < 2000 * STEPS
 
 
-def test_a_wish_that_comes_in_one_breath_with_the_order_is_heard(tmp_path, warm):
-    warm.stdin.write(order(tmp_path, LONG) + b"finish\n")
-    warm.stdin.flush()
-    lines = [json.loads(line) for line in warm.stdout]
-    assert warm.wait(timeout=60) == NOTHING_TO_KEEP
-    assert lines[-1]["text"].startswith("asked to finish before any student was trained")
-    assert not [line for line in lines if line["phase"] == "distilling"]
+@pytest.mark.parametrize("blocks", [[b'{"recipe"', b": 1}\nfin", b"ish\n", b"fin"], [b'{"recipe": 1}\nfinish\n']])
+def test_lines_of_the_parent_come_whole_however_they_were_sent(blocks):
+    reading, writing = os.pipe()
+    lines = _lines(reading)
+    for block in blocks:
+        os.write(writing, block)
+    os.close(writing)
+    assert list(lines) == [b'{"recipe": 1}', b"finish"]
+    os.close(reading)
 
 
 @pytest.mark.parametrize(("said", "wanted"), [({"finish": True}, True), ({"finish": False}, False), ({}, False)])
 def test_an_order_may_hold_the_wish(tmp_path, said, wanted):
     interrupt = Interrupt()
-    content, place = _from_parent(order(tmp_path, LONG, **said), interrupt)
+    *_, content, place = _from_parent(order(tmp_path, LONG, **said), interrupt)
     assert (json.loads(content), place.run, interrupt.finish) == (LONG, "7", wanted)
 
 
