@@ -11,6 +11,8 @@ from pathlib import Path
 from select import POLLIN, poll
 from typing import Any
 
+from psycopg.pq import Format
+from pydantic_core import from_json
 from sqlalchemy import Connection, Double, Engine, Enum, MetaData, bindparam, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import InterfaceError, InvalidatePoolError, OperationalError
@@ -32,6 +34,9 @@ SILENCE_MILLISECONDS = 15_000
 IDLE_SECONDS = 30.0
 """How long a transaction may do nothing before PostgreSQL ends it: its process sleeps or its machine has gone, and the
 rows that it locked would be locked for hours."""
+AS_BYTES = {"retort_bytes": True}
+"""Execution options of a statement that reads bytes: PostgreSQL else spells them out in hexadecimal digits, which takes
+twice the room and three times as long."""
 LOST = (OperationalError, InterfaceError, PoolTimeoutError)
 """What is raised when the database does not answer."""
 
@@ -89,8 +94,9 @@ def _postgresql_engine(url: str) -> Engine:
     connect = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": SILENCE_MILLISECONDS, "options": idle}
     # No overflow: what goes beyond a pool's size is connected and closed at every use, which takes longer than the use.
     engine = create_engine(
-        url, pool_size=POOL_SIZE, max_overflow=0, pool_timeout=CONNECT_SECONDS, pool_use_lifo=True, connect_args=connect
-    )
+        url, pool_size=POOL_SIZE, max_overflow=0, pool_timeout=CONNECT_SECONDS, pool_use_lifo=True,
+        connect_args=connect, json_deserializer=from_json,
+    )  # fmt: skip
 
     @event.listens_for(engine, "checkout")
     def look(connection: Any, record: Any, proxy: Any) -> None:
@@ -100,6 +106,11 @@ def _postgresql_engine(url: str) -> Engine:
         socket.register(connection.fileno(), POLLIN)
         if socket.poll(0):
             raise InvalidatePoolError("the database ended the connection")
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def choose_format(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+        if context.execution_options.keys() >= AS_BYTES.keys():
+            cursor.format = Format.BINARY
 
     @event.listens_for(engine, "handle_error")
     def name(context: Any) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from service.artifacts.models import CHUNK_BYTES, Artifact, Blob, Chunk
 from service.checkpoints.models import Checkpoint
-from service.db import database_now, reading, release_pages, transaction
+from service.db import AS_BYTES, database_now, reading, release_pages, transaction
 from service.jobs.models import Job
 
 BLOBS_A_SWEEP = 16
@@ -112,7 +112,8 @@ def name_blob(session: Session, written: Written) -> str:
 def read_chunk(blob_id: str, number: int) -> bytes:
     """One piece of a blob, read in a transaction of its own. Raises BlobGone when there is none of that number."""
     with reading() as session:
-        content = session.scalar(select(Chunk.content).where(Chunk.blob_id == blob_id, Chunk.number == number))
+        found = select(Chunk.content).where(Chunk.blob_id == blob_id, Chunk.number == number)
+        content = session.scalar(found, execution_options=AS_BYTES)
     if content is None:
         raise BlobGone(f"chunk {number} of {blob_id} is not there any more")
     return content

@@ -13,6 +13,9 @@ from service.db import database_now
 from service.events.models import Event
 from service.jobs.models import TERMINAL, Job
 
+FIRST = 1
+"""Number of a diary's first event."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -39,6 +42,12 @@ def change(kind: str, text: str | None = None, **data: Any) -> Entry:
     """An entry about the job's own life: `created`, `claimed`, `requeued`, `pause_wanted`, `paused`, `resumed`,
     `stop_wanted`, `cancel_wanted`, `cancelled`, `succeeded`, `failed`."""
     return Entry(kind, {"text": text, "data": data})
+
+
+def begin(session: Session, job: Job, entry: Entry) -> None:
+    """Write the first line of a new job's diary; nobody else knows the job yet, so nothing is locked or counted."""
+    first = {"number": FIRST, "key": entry.key, "kind": entry.kind, "at": job.created_at, "attempt": 0}
+    session.execute(insert(Event).values(job_id=job.id, body=entry.body, **first))
 
 
 def append(session: Session, job_id: str, attempt: int, entries: Sequence[Entry]) -> list[Entry]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from sqlalchemy import delete, func, select, tuple_
@@ -36,10 +37,12 @@ def now(session: Session) -> float:
 def add(session: Session, job: Job, tags: Sequence[str]) -> bool:
     """Store a job; False when its project has one of that idempotency key, also by a request of the same moment."""
     try:
-        with session.begin_nested():
+        with session.begin_nested() if job.idempotency_key is not None else nullcontext():
             session.add(job)
             session.flush()
     except IntegrityError:
+        if job.idempotency_key is None:
+            raise
         return False
     session.add_all(JobTag(job_id=job.id, tag=tag) for tag in dict.fromkeys(tags))
     session.flush()

@@ -14,7 +14,7 @@ from service.bell import ring_after_commit
 from service.checkpoints import repository as checkpoints
 from service.db import reading
 from service.errors import FieldError, Invalid, NotFound, quote
-from service.events.repository import append, change
+from service.events.repository import FIRST, append, begin, change
 from service.ids import new_id
 from service.jobs import repository, rules, waiting
 from service.jobs.examination import examine
@@ -114,11 +114,12 @@ def enqueue(
         max_attempts=get_settings().max_attempts,
         idempotency_key=sent.idempotency_key,
         body_digest=sent.digest,
+        next_event=FIRST + 1,  # the first one is written with it
         created_at=now,
         **columns,
     )
     if repository.add(session, job, tags):
-        append(session, job.id, 0, [change("created", asker="owner", key=caller.key_id, fence=0)])
+        begin(session, job, change("created", asker="owner", key=caller.key_id, fence=0))
         ring_after_commit(session)
         return job, False
     made = made_before(session, caller, sent)
