@@ -52,10 +52,17 @@ class Plan:
     calm_seconds: tuple[float, float] = (0.3, 1.5)
     """Between two troubles."""
     troubles: int | None = None
-    """At most so many; without a number they come until the last job has ended."""
+    """At most so many; without a number they come until the last job has ended, or for too long."""
+    trouble_seconds: float = 900.0
     wishes: float = 0.2
     patience_seconds: float = 240.0
     """For the last jobs to end once it is calm."""
+
+
+SLOWLY: dict[str, Any] = {
+    "calm_seconds": (3, 8), "send_seconds": 2, "trouble_seconds": 3600, "patience_seconds": 600,
+}  # fmt: skip
+"""Of a plan with the real engine, which takes ten seconds to a job and more on a busy machine."""
 
 
 @dataclass
@@ -92,7 +99,8 @@ def recipes(plan: Plan, project: str) -> list[dict[str, Any]]:
 
 def run(plan: Plan, folder: Path, say: Any = None) -> Outcome:
     """Carry out the plan in an empty folder."""
-    installation = Installation(folder, pair=plan.pair, engine=plan.engine, apart=plan.apart)
+    slow = {"lease_seconds": 5} if plan.engine == "real" else {}  # four engines that start at once leave little time
+    installation = Installation(folder, pair=plan.pair, engine=plan.engine, apart=plan.apart, **slow)
     chance = random.Random(plan.seed)
     began = time.monotonic()
     with installation.running(plan.workers):
@@ -128,7 +136,7 @@ def run(plan: Plan, folder: Path, say: Any = None) -> Outcome:
 def _break_things(plan: Plan, troubles: Troubles, owners: Sequence[Owner], watcher: Watcher, say: Any) -> None:
     """One trouble after another, until enough were made or the last job has ended."""
     wait_until(lambda: watcher.in_state(State.running), "a job runs")
-    deadline = time.monotonic() + 30 + plan.jobs * 3
+    deadline = time.monotonic() + plan.trouble_seconds
     while time.monotonic() < deadline and (plan.troubles is None or troubles.done.total() < plan.troubles):
         time.sleep(troubles.chance.uniform(*plan.calm_seconds))
         sent = not any(owner.thread.is_alive() for owner in owners)
@@ -322,7 +330,7 @@ def main() -> int:
     chosen = parser.parse_args()
     plan = Plan(chosen.jobs, chosen.workers, chosen.seed, chosen.pair, chosen.engine, apart=not chosen.shared)
     if chosen.engine == "real":
-        plan = replace(plan, calm_seconds=(3, 8), send_seconds=2)
+        plan = replace(plan, **SLOWLY)
     folder = chosen.keep or fresh_folder("scenario")
     try:
         outcome = run(plan, folder, say=sys.stderr)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.scenario import Plan, explain, run
+from tests.faults.scenario import SLOWLY, Plan, explain, run
 
 SEED = int(os.environ.get("FAULTS_SEED", "1"))
 
@@ -21,6 +21,7 @@ SHORT = (
 LONG = (
     Plan(jobs=200, workers=4, seed=SEED),
     Plan(jobs=200, workers=2, seed=SEED, pair="embedded", apart=False),
+    Plan(jobs=200, workers=4, seed=SEED, engine="real", **SLOWLY),
 )
 
 

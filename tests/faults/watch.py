@@ -6,6 +6,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from sqlalchemy import Connection, Engine, select
@@ -64,6 +65,8 @@ class Watcher:
         self.violations: list[str] = []
         self.diaries: dict[str, list[Line]] = defaultdict(list)
         self.rows: dict[str, Any] = {}
+        self._doubled: dict[tuple[str, str], tuple[float, float]] = {}
+        """The ends of the leases of two jobs with one holder, when they were first seen."""
         self.looks = 0
         self.missed = 0
         """Looks that came to nothing, since the database was away."""
@@ -109,20 +112,28 @@ class Watcher:
         rows = {row.id: row for row in connection.execute(select(*COLUMNS))}
         for job_id in self.rows.keys() - rows.keys():
             self._object(job_id, "is gone")
-        owners: dict[str, str] = {}
+        self._compare_holders([row for row in rows.values() if row.lease_ends is not None and row.lease_ends > now])
         for job_id, row in rows.items():
             if job_id in self.rows:
                 self._compare_row(self.rows[job_id], row)
-            if row.state is State.running and row.lease_ends is not None and row.lease_ends > now:
-                if row.lease_owner in owners:
-                    self._object(job_id, f"and {owners[row.lease_owner]} are both held by {row.lease_owner}")
-                owners[row.lease_owner] = job_id
             if (row.lease_owner is None) is (row.state is State.running):
                 self._object(job_id, f"is {row.state.value} and its lease belongs to {row.lease_owner}")
             if not 0 <= row.attempt <= row.max_attempts:
                 self._object(job_id, f"is in attempt {row.attempt} of {row.max_attempts}")
             self._read_news(connection, row)
         self.rows = rows
+
+    def _compare_holders(self, held: Sequence[Any]) -> None:
+        """A worker that gives a job up, since it may have lost it, may claim another while the first is leased to it
+        still; but it renews one lease alone."""
+        doubled = {}
+        for one, other in combinations(sorted(held, key=lambda row: row.id), 2):
+            if one.lease_owner == other.lease_owner:
+                ends = self._doubled.get((one.id, other.id), (one.lease_ends, other.lease_ends))
+                doubled[one.id, other.id] = ends
+                if one.lease_ends > ends[0] and other.lease_ends > ends[1]:
+                    self._object(one.id, f"and {other.id} are both renewed by {one.lease_owner}")
+        self._doubled = doubled
 
     def _compare_row(self, before: Any, now: Any) -> None:
         if now.state is not before.state and now.state not in self._later[before.state]:
