@@ -29,6 +29,8 @@ from tests.faults.owners import Owner
 from tests.faults.troubles import Troubles
 from tests.faults.watch import Line, Watcher, check_diary
 from tests.servers import wait_until
+from tests.worker.engine.test_program import Engine
+from worker.engine.interrupt import FINISHED
 from worker.shell.desk import sweep_folders
 
 PROJECTS = ("left", "right")
@@ -190,7 +192,7 @@ def check(installation: Installation, owners: Sequence[Owner], diaries: dict[str
                 said = _check_stand_in(job, accepted[job_id].recipe_of[job_id], diaries[job_id], stopped)
                 wrong += [f"job {job_id}: {what}" for what in said]
     else:
-        wrong += _check_twins(jobs, accepted, diaries)
+        wrong += _check_real(installation, jobs, accepted, diaries)
     return wrong + _check_left(installation)
 
 
@@ -226,21 +228,28 @@ def _check_stand_in(job: Job, asked: dict[str, Any], diary: Sequence[Line], stop
     return wrong
 
 
-def _check_twins(jobs: dict[str, Job], accepted: dict[str, Owner], diaries: dict[str, list[Line]]) -> list[str]:
-    """Whether all jobs of a recipe ended with the same bits and said the same; `undisturbed` is in the test."""
-    wrong, first = [], dict[str, tuple[str, dict[str, str], dict[str, Any]]]()
+def _check_real(
+    installation: Installation, jobs: dict[str, Job], accepted: dict[str, Owner], diaries: dict[str, list[Line]]
+) -> list[str]:
+    """Whether every job ended with the bits of an undisturbed run of its recipe, and said the same."""
+    wrong: list[str] = []
+    undisturbed: dict[str, tuple[dict[str, str], dict[str | None, Any]]] = {}
     for job_id, job in jobs.items():
-        if job.state is not State.succeeded or accepted[job_id].wished_of.get(job_id, set()) & {"stop"}:
+        if job.state is not State.succeeded or "stop" in accepted[job_id].wished_of.get(job_id, ()):
             continue
         name = json.dumps(accepted[job_id].recipe_of[job_id])
-        students = {name: sha for name, sha in _digests(job_id).items() if name.endswith(".safetensors")}
-        said = {line.key: line.body.get("values") for line in diaries[job_id] if line.kind in ("metrics", "evaluation")}
-        twin, wanted, told = first.setdefault(name, (job_id, students, said))
-        if students != wanted:
-            wrong.append(f"jobs {twin} and {job_id} of one recipe shipped {wanted} and {students}")
+        if name not in undisturbed:
+            engine = Engine(installation.folder / f"undisturbed-{len(undisturbed)}", job.recipe)
+            if engine.run() != FINISHED:
+                wrong.append(f"its recipe does not run to its end alone: {job.recipe}")
+            undisturbed[name] = engine.digests(), {event.key: (event.kind, event.values) for event in engine.events()}
+        bits, told = undisturbed[name]
+        if _digests(job_id) != bits:
+            wrong.append(f"job {job_id} shipped other bits than an undisturbed run")
+        said = {line.key: (line.kind, line.body["values"]) for line in diaries[job_id] if line.key is not None}
         if said != told:
             differing = sorted(str(key) for key in told.keys() ^ said.keys())
-            wrong.append(f"jobs {twin} and {job_id} of one recipe told different stories: {differing or 'values'}")
+            wrong.append(f"job {job_id} told another story than an undisturbed run: {differing or 'other values'}")
     return wrong
 
 
