@@ -47,6 +47,7 @@ app.command()(backup.backup)
 app.command()(backup.restore)
 app.command()(backup.disown)
 app.command()(doctor.doctor)
+app.command()(projects.usage)
 app.add_typer(keys.app, name="keys")
 app.add_typer(projects.app, name="projects")
 

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.errors import speaks
-from cli.screen import Json, ago, print_json, print_table
+from cli.screen import Json, ago, print_json, print_table, size
 
 if TYPE_CHECKING:
     from client import Project
+
+COLUMNS = ("project", "name", "runs at once", "waits", "stores", "one upload", "asks a second", "created")
 
 app = typer.Typer(help="List, make and limit projects.", invoke_without_command=True, no_args_is_help=False)
 
@@ -28,7 +30,7 @@ def list_projects(context: typer.Context, as_json: Json = False) -> None:
     if as_json:
         print_json(found)
         return
-    print_table(("project", "name", "runs at once", "created"), map(_row, found))
+    print_table(COLUMNS, map(_row, found))
 
 
 @app.command()
@@ -49,23 +51,73 @@ def create(name: Annotated[str, typer.Argument(help="Unique name.")], as_json: J
 @speaks
 def limit(
     project: Annotated[str, typer.Argument(metavar="PROJECT", help="The project's id.")],
-    max_running: Annotated[
-        int | None, typer.Option(min=1, help="How many of its jobs run at once at most; without it, no limit.")
+    max_running: Annotated[int | None, typer.Option(min=1, help="How many of its jobs run at once.")] = None,
+    max_queued: Annotated[int | None, typer.Option(min=1, help="How many of its jobs wait at once.")] = None,
+    max_stored_gib: Annotated[float | None, typer.Option(help="How much it stores, in GiB.")] = None,
+    max_upload_gib: Annotated[float | None, typer.Option(help="How large one upload is, in GiB.")] = None,
+    requests_per_second: Annotated[float | None, typer.Option(help="How often its keys together may ask.")] = None,
+    unset: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of a limit to take away, such as max-running; may be given several times."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Set how many jobs of a project run at once; needs an admin key."""
+    """Set limits of a project; needs an admin key. Where it has none the service's own hold."""
     from client import Retort
 
+    limits: dict[str, float | None] = {name.replace("-", "_").replace("_gib", "_bytes"): None for name in unset or ()}
+    for name, value in {"max_running": max_running, "max_queued": max_queued}.items():
+        limits |= {} if value is None else {name: value}
+    for name, gib in {"max_stored_bytes": max_stored_gib, "max_upload_bytes": max_upload_gib}.items():
+        limits |= {} if gib is None else {name: round(gib * 2**30)}
+    limits |= {} if requests_per_second is None else {"requests_per_second": requests_per_second}
     with Retort() as client:
-        found = client.projects.limit(project, max_running)
+        found = client.projects.limit(project, **limits)
     if as_json:
         print_json(found)
     else:
-        runs = "without a limit" if max_running is None else f"{max_running} at once at most"
-        typer.echo(f"{found.name} runs jobs {runs}.")
+        print_table(COLUMNS, [_row(found)])
+
+
+@speaks
+def usage(as_json: Json = False) -> None:
+    """Show what the key's project may use, and what it uses now."""
+    from client import Retort
+
+    with Retort() as client:
+        found = client.projects.usage()
+    if as_json:
+        print_json(found)
+        return
+    used, limits = found.used, found.limits
+    rows = [
+        ("running jobs", str(used.running), _number(limits.max_running)),
+        ("queued jobs", str(used.queued), _number(limits.max_queued)),
+        ("stored", size(used.stored_bytes), size(limits.max_stored_bytes)),
+        ("one upload", "", size(limits.max_upload_bytes)),
+        ("requests a second", "", _number(limits.requests_per_second)),
+    ]
+    print_table((f"project {found.project}", "used", "limit"), rows)
 
 
 def _row(project: Project) -> tuple[str, ...]:
-    most = "any number" if project.max_running is None else str(project.max_running)
-    return project.id, project.name, most, ago(project.created_at)
+    stored, upload = (
+        "default" if count is None else size(count) for count in (project.max_stored_bytes, project.max_upload_bytes)
+    )
+    waiting, rate = (
+        "default" if count is None else f"{count:g}" for count in (project.max_queued, project.requests_per_second)
+    )
+    return (
+        project.id,
+        project.name,
+        _number(project.max_running),
+        waiting,
+        stored,
+        upload,
+        rate,
+        ago(project.created_at),
+    )
+
+
+def _number(count: float | None) -> str:
+    return "any number" if count is None else f"{count:g}"

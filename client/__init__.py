@@ -14,11 +14,12 @@ from typing import Self
 
 from client._catalogue import Architectures, Datasets, Exports, Methods
 from client._jobs import Jobs
-from client._keys import Keys, Projects
+from client._keys import Audit, Keys, Projects
 from client._transport import DEFAULT_URL, Transport
 from client._types import (
     Architecture,
     Artifact,
+    AuditEntry,
     Card,
     Curves,
     DataFacts,
@@ -34,6 +35,7 @@ from client._types import (
     Progress,
     Project,
     Scope,
+    Usage,
     Validation,
     Waiting,
 )
@@ -59,6 +61,7 @@ __all__ = [
     "ApiError",
     "Architecture",
     "Artifact",
+    "AuditEntry",
     "BadRequest",
     "Card",
     "Conflict",
@@ -88,6 +91,7 @@ __all__ = [
     "TooManyRequests",
     "Unauthorized",
     "UnexpectedAnswer",
+    "Usage",
     "Validation",
     "Waiting",
 ]
@@ -110,6 +114,7 @@ class Retort:
         self.exports = Exports(transport)
         self.keys = Keys(transport)
         self.projects = Projects(transport)
+        self.audit = Audit(transport)
 
     @property
     def url(self) -> str:

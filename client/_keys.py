@@ -1,12 +1,12 @@
-"""Keys and projects: who may do what. All but the list of projects needs an admin key."""
+"""Keys, projects and the audit log: who may do what. All but the list of projects and their use needs an admin key."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from client._transport import Transport, path
-from client._types import Key, NewKey, Project, Scope
+from client._types import AuditEntry, Key, NewKey, Project, Scope, Usage
 
 
 class Keys:
@@ -61,7 +61,24 @@ class Projects:
         response = self._transport.request("POST", "/v1/projects", json={"name": name}, again=False)
         return self._transport.read(response, Project)
 
-    def limit(self, project_id: str, max_running: int | None) -> Project:
-        """Set how many of a project's jobs run at once at most; None sets no limit. Needs an admin key."""
-        body = {"max_running": max_running}
-        return self._transport.read(self._transport.request("PATCH", path("projects", project_id), json=body), Project)
+    def limit(self, project_id: str, **limits: float | None) -> Project:
+        """Set some of a project's limits: max_running, max_queued, max_stored_bytes, max_upload_bytes and
+        requests_per_second; None is any number of running jobs, and the service's own limit for the others."""
+        return self._transport.read(
+            self._transport.request("PATCH", path("projects", project_id), json=limits), Project
+        )
+
+    def usage(self) -> Usage:
+        """What the own project may use, and what it uses now."""
+        return self._transport.get("/v1/usage", Usage)
+
+
+class Audit:
+    """What `client.audit` offers."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self, *, project_id: str | None = None, key_id: str | None = None) -> Iterator[AuditEntry]:
+        """Every request that changed something or would have, newest first."""
+        return self._transport.pages("/v1/audit", AuditEntry, {"project": project_id, "key": key_id})

@@ -97,7 +97,7 @@ class Transport:
                     raise ConnectionFailed(unreachable(self.url, error)) from error
                 pause = pause_seconds(attempt)
             except Busy as busy:
-                if last:
+                if last or busy.wanted_seconds > LONGEST_PAUSE_SECONDS:
                     raise error_for(busy.problem) from None
                 pause = max(pause_seconds(attempt), busy.wanted_seconds)
             time.sleep(min(pause, LONGEST_PAUSE_SECONDS))

@@ -281,4 +281,53 @@ class Project(Answer):
     name: str
     max_running: int | None = None
     """How many of its jobs run at once at most; null sets no limit."""
+    max_queued: int | None = None
+    """How many wait at once at most; here and below, null is the service's own limit."""
+    max_stored_bytes: int | None = None
+    max_upload_bytes: int | None = None
+    requests_per_second: float | None = None
     created_at: datetime
+
+
+class Limits(Answer):
+    """What a project may use."""
+
+    max_running: int | None
+    """Null is any number."""
+    max_queued: int
+    max_stored_bytes: int
+    max_upload_bytes: int
+    requests_per_second: float
+
+
+class Used(Answer):
+    """What a project uses now."""
+
+    running: int
+    queued: int
+    stored_bytes: int
+
+
+class Usage(Answer):
+    """What a project may use and what it uses."""
+
+    project: str
+    """Its name."""
+    limits: Limits
+    used: Used
+
+
+class AuditEntry(Answer):
+    """One request that changed something, or would have."""
+
+    id: str
+    at: datetime
+    project_id: str | None
+    key_id: str | None
+    """Null for who showed no live key."""
+    method: str
+    route: str
+    about: dict[str, str]
+    """Ids and names in the address, and of what was made."""
+    status: int
+    request_id: str

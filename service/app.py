@@ -13,11 +13,13 @@ from fastapi.openapi.utils import get_openapi
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.routing import Route
 
 import service.architectures.endpoints
 import service.artifacts.endpoints
+import service.audit.endpoints
 import service.datasets.endpoints
 import service.events.endpoints
 import service.exports.endpoints
@@ -26,6 +28,8 @@ import service.jobs.endpoints
 import service.keys.endpoints
 import service.methods.endpoints
 import service.projects.endpoints
+import service.usage.endpoints
+from service.audit.service import settle
 from service.edge import Edge
 from service.errors import (
     RETRY_SECONDS,
@@ -43,14 +47,18 @@ from service.errors import (
 from service.fields import parameter_errors
 from service.logs import set_up
 from service.settings import get_settings
+from service.wire import PatientProtocol
 
 DEFAULT_PORT = 8765
 GOODBYE_SECONDS = 5
 """How long followers and downloads may go on once the process is asked to stop."""
 FEATURES = (
     service.jobs, service.events, service.artifacts, service.methods, service.architectures, service.datasets,
-    service.exports, service.keys, service.projects, service.health,
+    service.exports, service.keys, service.projects, service.usage, service.audit, service.health,
 )  # fmt: skip
+CORS_SENT = ["Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "If-Range", "Last-Event-ID", "Range"]
+CORS_SHOWN = ["Content-Range", "ETag", "Idempotent-Replayed", "Location", "Retry-After", "X-Request-ID"]
+"""Headers that pages of allowed origins may send, and read."""
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +95,9 @@ def _add_shared_refusals(schema: dict[str, Any]) -> None:
     """What any endpoint may answer: for want of a key or a scope, or before it is asked at all."""
     for path in schema["paths"].values():
         for operation in path.values():
-            shared = problems(400, 503) | (problems(401, 403) if "security" in operation else {})
+            shared = problems(400, 503) | (problems(401, 403, 429) if "security" in operation else {})
+            if "requestBody" in operation:
+                shared |= problems(408, 413)
             for status, response in shared.items():
                 operation["responses"].setdefault(str(status), response)
 
@@ -104,7 +114,13 @@ def create_app() -> FastAPI:
     )
     for feature in FEATURES:
         app.include_router(feature.endpoints.router)
-    app.add_middleware(Edge, max_body_bytes=get_settings().max_body_bytes)
+    settings = get_settings()
+    app.add_middleware(Edge, settings=settings, settle=settle)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["*"], allow_headers=CORS_SENT,
+            expose_headers=CORS_SHOWN,
+        )  # fmt: skip
     app.add_exception_handler(ServiceError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_http)
     app.add_exception_handler(RequestValidationError, _refuse_parameters)
@@ -160,7 +176,7 @@ def main() -> None:
     # Edge writes each request's line, which knows its id and its project; uvicorn's other lines go our way too.
     uvicorn.run(
         create_app(), host=chosen.host, port=chosen.port, fd=chosen.fd, loop="uvloop", server_header=False,
-        timeout_graceful_shutdown=GOODBYE_SECONDS, log_config=None, access_log=False,
+        timeout_graceful_shutdown=GOODBYE_SECONDS, log_config=None, access_log=False, http=PatientProtocol, ws="none",
     )  # fmt: skip
 
 

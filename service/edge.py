@@ -1,26 +1,52 @@
-"""What every request goes through first: an id, a limit on its body, a last net for what nobody caught, and its line
-in the log."""
+"""What every request goes through first: an id, a look at the host that it is for, limits on its body and on the
+time that takes, a last net for what nobody caught, and its line in the log."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from secrets import token_hex
-from urllib.parse import quote, unquote_to_bytes
+from typing import Any
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import metrics
-from service.errors import BadRequest, InternalError, ServiceError, TooLarge, problem_response
+from service.errors import BadRequest, InternalError, ServiceError, TooLarge, TooSlow, problem_response
+from service.errors import quote as quote_value
 from service.logs import bound
+from service.settings import Settings
 
+SLOWEST_BYTES_PER_SECOND = 10_000
+"""A sender who keeps that pace is waited for."""
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+}
+"""What every answer tells browsers and caches, unless its endpoint says otherwise."""
+DOCS = "/docs"
+DOCS_POLICY = (
+    "default-src 'none'; connect-src 'self'; script-src 'unsafe-inline' https://cdn.jsdelivr.net; "
+    "style-src 'unsafe-inline' https://cdn.jsdelivr.net; img-src data: https://fastapi.tiangolo.com; "
+    "frame-ancestors 'none'"
+)
+"""The one page that we have: it loads its scripts as FastAPI writes it."""
 DRAINED_BODIES = 4
 """How many times the limit is read and thrown away, so that who sends too much still hears why."""
+
+Settle = Callable[[Mapping[str, Any], int | None], Awaitable[None]]
+"""What is done with a request's state and its answer's status, None for a caller who left, once that is out."""
 
 log = logging.getLogger(__name__)
 
@@ -41,21 +67,23 @@ class LargerBody:
 class Edge:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, larger: Sequence[LargerBody] = ()) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, settle: Settle, larger: Sequence[LargerBody] = ()) -> None:
         self.app = app
-        self.max_body_bytes = max_body_bytes
+        self.settings = settings
+        self.settle = settle
         self.larger = larger
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit = next((larger.max_bytes for larger in self.larger if larger.takes(scope)), self.max_body_bytes)
-        exchange = Exchange(scope, receive, send, limit)
+        larger = (one.max_bytes for one in self.larger if one.takes(scope))
+        exchange = Exchange(scope, receive, send, self.settings, next(larger, self.settings.max_body_bytes))
         with bound(request_id=exchange.id):
             metrics.request_begins()
             try:
                 await self._answer(exchange, scope)
+                await self.settle(scope["state"], exchange.status)
             finally:
                 exchange.end()
 
@@ -67,7 +95,7 @@ class Edge:
             await exchange.refuse(refusal)
         except Exception:
             log.exception("request %s failed", exchange.id)
-            if exchange.answering:
+            if exchange.status is not None:
                 raise  # half an answer is out: only a broken connection tells the other side
             await exchange.refuse(InternalError(f"the service failed; its log has the reason under {exchange.id}"))
 
@@ -75,43 +103,64 @@ class Edge:
 class Exchange:
     """One request and its answer."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, settings: Settings, max_body_bytes: int) -> None:
         self.id = f"req_{token_hex(12)}"
+        self.status: int | None = None
+        """Of its answer, once the beginning of that is out."""
         self._scope, self._receive, self._send = scope, receive, send
+        self._settings = settings
         self._limit = max_body_bytes
         self._began = time.monotonic()
+        self._waited_seconds = 0.0
+        self._whole = False
         self._read_bytes = self._sent_bytes = 0
-        self._status: int | None = None
         self._state = scope.setdefault("state", {})
         self._state["request_id"] = self.id
-
-    @property
-    def answering(self) -> bool:
-        """Whether the answer's beginning is out."""
-        return self._status is not None
 
     def check(self) -> None:
         """Raise what can be said by looking at the request's head alone."""
         if b"\0" in self._scope["path"].encode() or b"\0" in unquote_to_bytes(self._scope["query_string"]):
             raise BadRequest("the address holds a NUL character (%00); no name has one")
-        promised = Headers(scope=self._scope).get("content-length", "")
+        headers = Headers(scope=self._scope)
+        self._check_host(headers.get("host", ""))
+        promised = headers.get("content-length", "")
         if promised.isdigit() and int(promised) > self._limit:
             raise self._too_large(int(promised))
 
     async def receive(self) -> Message:
-        """The next piece of the body; raises TooLarge when it is more than the limit, whatever the head promised."""
-        message = await self._receive()
+        """The next piece of the body, or that the caller has left. Raises TooLarge when the body is more than the
+        limit, whatever the head promised, and TooSlow."""
+        if self._whole:
+            return await self._receive()
+        message = await self._receive_in_time()
         self._read_bytes += len(message.get("body", b""))
+        self._whole = not message.get("more_body", False)
         if self._read_bytes > self._limit:
             raise self._too_large(None)
         return message
 
+    async def _receive_in_time(self) -> Message:
+        """What the server's own work takes in between does not count."""
+        allowed = self._settings.patience_seconds + self._read_bytes / SLOWEST_BYTES_PER_SECOND
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(allowed - self._waited_seconds):
+                return await self._receive()
+        except TimeoutError:
+            said = f"{self._read_bytes:,} bytes of the body came in {allowed:.0f} s; no more is waited for"
+            raise TooSlow(said) from None
+        finally:
+            self._waited_seconds += time.monotonic() - began
+
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._status = message["status"]
+            self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = self.id
-            headers["X-Content-Type-Options"] = "nosniff"
+            if self._scope["path"] == DOCS:
+                headers.setdefault("Content-Security-Policy", DOCS_POLICY)
+            for name, value in HEADERS.items():
+                headers.setdefault(name, value)
             route = getattr(self._scope.get("route"), "path", None)
             metrics.answered(route, self._scope["method"], message["status"], time.monotonic() - self._began)
         await self._send(message)
@@ -124,7 +173,7 @@ class Exchange:
             "method": self._scope["method"],
             # Without the query; quoted, so that nothing a caller writes breaks the line.
             "path": quote(self._scope["path"]),
-            "status": self._status,
+            "status": self.status,
             "milliseconds": round(1000 * (time.monotonic() - self._began), 1),
             "received_bytes": self._read_bytes,
             "sent_bytes": self._sent_bytes,
@@ -141,10 +190,40 @@ class Exchange:
         """Read on and throw away: a connection that is closed with bytes unread may lose the answer."""
         more = True
         while more and self._read_bytes <= DRAINED_BODIES * self._limit:
-            message = await self._receive()
+            try:
+                message = await self._receive_in_time()
+            except TooSlow:
+                return
             more = message.get("more_body", False)
             self._read_bytes += len(message.get("body", b""))
+
+    def _check_host(self, header: str) -> None:
+        """Raise BadRequest unless the request is for a name of ours: a page whose name was bent to this address by its
+        owner's DNS is not."""
+        allowed = self._settings.allowed_hosts
+        if not allowed and not _is_loopback((self._scope.get("server") or ("",))[0]):
+            return
+        try:
+            found = urlsplit(f"//{header}").hostname or ""
+        except ValueError:
+            found = ""
+        if not any(_is_named(found, name.lower()) for name in allowed or LOOPBACK_NAMES):
+            said = quote_value(header) if header else "nobody"
+            raise BadRequest(
+                f"the request is for {said}, which is not among the names of this service (RETORT_ALLOWED_HOSTS)"
+            )
 
     def _too_large(self, promised: int | None) -> TooLarge:
         found = f"{promised:,} bytes" if promised is not None else "more"
         return TooLarge(f"the body has {found}; at most {self._limit:,} bytes are read")
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return False  # a name, or the path of a socket
+
+
+def _is_named(host: str, name: str) -> bool:
+    return name in ("*", host) or (name.startswith("*.") and host.endswith(name[1:]))

@@ -6,11 +6,13 @@ ServiceError
 ├── Forbidden               403  the key may not do that
 ├── NotFound                404  there is no such thing, or it is another project's
 ├── MethodNotAllowed        405  the address knows other methods
+├── TooSlow                 408  the body comes too slowly
 ├── Conflict                409  the thing's state does not allow that
-├── TooLarge                413  the body is larger than the service reads
+├── TooLarge                413  the body is larger than is read, or finds no room
 ├── UnsupportedMediaType    415  the body is no JSON by its own account
 ├── RangeNotSatisfiable     416  the range begins beyond the end
 ├── Invalid                 422  the request is well formed but wrong; `errors` says where
+├── TooManyRequests         429  more is asked than is allowed now
 ├── InternalError           500  our fault
 └── Unavailable             503  the database does not answer
 """
@@ -24,6 +26,8 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 from starlette.requests import Request
 from starlette.responses import Response
+
+from service.redaction import without_secrets
 
 PROBLEM_JSON = "application/problem+json"
 RETRY_SECONDS = 5
@@ -148,8 +152,19 @@ class Conflict(ServiceError):
     title = "Conflict"
 
 
+class TooSlow(ServiceError):
+    """The body comes too slowly."""
+
+    status = 408
+    title = "Request timeout"
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"Connection": "close"}
+
+
 class TooLarge(ServiceError):
-    """The body is larger than the service reads."""
+    """The body is larger than the service reads, or what it brings finds no room."""
 
     status = 413
     title = "Content too large"
@@ -190,6 +205,20 @@ class Invalid(ServiceError):
         return cls(errors[0].detail + more, errors)
 
 
+@dataclass(eq=False)
+class TooManyRequests(ServiceError):
+    """More is asked than is allowed now."""
+
+    status = 429
+    title = "Too many requests"
+
+    retry_seconds: int = RETRY_SECONDS
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"Retry-After": str(self.retry_seconds)}
+
+
 class InternalError(ServiceError):
     """Our fault; the log has the trace under the request's id."""
 
@@ -219,7 +248,7 @@ def problem_response(request: Request, error: ServiceError) -> Response:
         request_id=request.state.request_id,
         errors=list(error.errors)[:MOST_ERRORS] or None,
     )
-    body = problem.model_dump_json(exclude_none=True)
+    body = without_secrets(problem.model_dump_json(exclude_none=True))
     return Response(body, error.status, dict(error.headers), media_type=PROBLEM_JSON)
 
 
@@ -231,6 +260,6 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def quote(value: object) -> str:
-    """A value as a sentence repeats it: short, and in one line."""
-    text = repr(value)
+    """A value as a sentence repeats it: short, in one line, and without secrets."""
+    text = without_secrets(repr(value))
     return text if len(text) <= LONGEST_QUOTE else f"{text[: LONGEST_QUOTE - 3]}..."

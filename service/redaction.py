@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 
 SECRETS = (
-    (re.compile(r"\b(rt_[0-9a-z]{8})_[0-9a-z]{32}\b"), r"\1_***"),
+    (re.compile(r"(rt_[0-9a-z]{8})_[0-9a-z]{32}"), r"\1_***"),
+    (re.compile(r"(?<![0-9A-Za-z])(rt_[0-9a-z]{8})_[0-9a-z]+"), r"\1_***"),
     (re.compile(r"""(://[^/\s:@"]*):[^/\s@"]+@"""), r"\1:***@"),
 )
-"""A key's text, of which the beginning names it and opens nothing; the password of an address."""
+"""A key's text, also where a sentence cuts it short: its beginning names it and opens nothing. The password of an
+address."""
 
 
 def without_secrets(text: str) -> str:

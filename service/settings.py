@@ -1,4 +1,8 @@
-"""Everything that the environment decides, typed and named once: RETORT_* variables."""
+"""Everything that the environment decides, typed and named once: RETORT_* variables.
+
+What shall not stand in the environment, a password in a database's URL most of all, may stand in a file instead:
+RETORT_SECRETS_DIR names a folder of files that are called like the variables, in small letters.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,9 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+
+SECRETS_DIR = "RETORT_SECRETS_DIR"
 
 
 class Settings(BaseSettings):
@@ -30,6 +36,23 @@ class Settings(BaseSettings):
     """Folders under which a recipe may name local images: joined like those of PATH, or a JSON list."""
     max_body_bytes: int = Field(default=10_000_000, ge=1000)
     """Largest JSON body that is read, in bytes."""
+    patience_seconds: float = Field(default=20.0, gt=0)
+    """How long a request's head may take to come, and its body beyond what it takes at 10 kB a second."""
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Names by which the API may be asked, joined by commas (`*.example.org`, `*`); empty is any, but on a loopback
+    address only this machine's own."""
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins whose pages may use the API from a browser, joined by commas; empty is none."""
+    max_queued: int = Field(default=10_000, ge=1)
+    """How many jobs of a project wait at once, where the project has no limit of its own."""
+    max_stored_bytes: int = Field(default=100 * 2**30, ge=1)
+    """How much a project stores in the database, where it has no limit of its own."""
+    max_upload_bytes: int = Field(default=20 * 2**30, ge=1)
+    """How large one upload is, where its project has no limit of its own."""
+    requests_per_second: float = Field(default=1000.0, gt=0)
+    """How often a project may ask each process of the API, where it has no limit of its own."""
+    audit_days: float = Field(default=90.0, gt=0)
+    """How long the audit log remembers."""
     lease_seconds: float = Field(default=30.0, gt=0)
     """How long a worker owns a job after its last renewal."""
     look_seconds: float = Field(default=5.0, gt=0)
@@ -54,6 +77,11 @@ class Settings(BaseSettings):
     """Port at which a worker tells its metrics; without one it tells none. The API has `/metrics`."""
     metrics_host: str = "127.0.0.1"
     """Address at which a worker tells its metrics; the default is this machine alone."""
+
+    @field_validator("allowed_hosts", "cors_origins", mode="before")
+    @classmethod
+    def _are_joined_by_commas(cls, names: object) -> object:
+        return tuple(filter(None, (name.strip() for name in names.split(",")))) if isinstance(names, str) else names
 
     @field_validator("data_roots", mode="before")
     @classmethod
@@ -85,4 +113,7 @@ class Settings(BaseSettings):
 @lru_cache
 def get_settings() -> Settings:
     """The process's settings, read once; a test that changes the environment clears the cache."""
-    return Settings()
+    folder = os.environ.get(SECRETS_DIR)
+    if folder is not None and not Path(folder).is_dir():
+        raise SettingsError(f"{SECRETS_DIR} is {folder!r}, which is no folder")
+    return Settings(_secrets_dir=folder)

@@ -50,7 +50,7 @@ def download_artifact(
     stored = service.find(caller.project_id, job_id, name)
     headers = _headers(stored)
     if _has_it(if_none_match, stored.etag):
-        return Response(status_code=304, headers={"ETag": stored.etag})
+        return Response(status_code=304, headers={"ETag": stored.etag, "Cache-Control": headers["Cache-Control"]})
     size = stored.artifact.size
     if request.method == "HEAD":
         return Response(headers={**headers, "Content-Length": str(size)}, media_type=stored.artifact.media_type)

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 
+from service.audit.service import recorded
 from service.body import described, sent_json
-from service.db import reading, transaction
+from service.db import reading
 from service.errors import problems
 from service.jobs import service
 from service.jobs.models import Wanted
@@ -39,8 +40,9 @@ def create_job(
     idempotency_key: IdempotencyKey = None,
 ) -> JobDetail:
     """Check a recipe and queue it."""
-    with transaction() as session:
+    with recorded(caller) as session:
         job, replayed = service.create(session, caller, body, idempotency_key)
+        caller.note.tell(job_id=job.id)
         made = service.describe(session, job)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     if replayed:
@@ -101,10 +103,10 @@ def stop_job(caller: Annotated[Caller, needs("jobs:write")], job_id: str) -> Job
 @router.delete("/{job_id}", status_code=204, responses=problems(404, 409))
 def delete_job(caller: Annotated[Caller, needs("jobs:write")], job_id: str) -> None:
     """Remove a job that has ended, with its events and artifacts."""
-    with transaction() as session:
+    with recorded(caller) as session:
         service.delete(session, caller, job_id)
 
 
 def _wish(caller: Caller, job_id: str, wanted: Wanted) -> JobDetail:
-    with transaction() as session:
+    with recorded(caller) as session:
         return service.describe(session, service.wish(session, caller, job_id, wanted))

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from service.bell import ring_after_commit
 from service.checkpoints import repository as checkpoints
 from service.db import reading
-from service.errors import FieldError, Invalid, NotFound, quote
+from service.errors import FieldError, Invalid, NotFound, ServiceError, quote
 from service.events.repository import FIRST, append, begin, change
 from service.ids import new_id
 from service.jobs import repository, rules, waiting
@@ -23,6 +23,7 @@ from service.jobs.schemas import JobDetail, JobQuery, Validation, detail
 from service.keys.service import Caller
 from service.paging import Position
 from service.settings import get_settings
+from service.usage.service import check_queue
 from worker.kinds import DISTILL
 from worker.review import disk_bytes
 from worker.spec import Spec
@@ -99,8 +100,15 @@ def enqueue(
 ) -> tuple[Job, bool]:
     """A new queued job of any kind, or the one that the same key and body made before, and whether it is that one.
 
-    `columns` are the job's own: its name, priority and needs. Raises Invalid for a key that made another body's job.
+    `columns` are the job's own: its name, priority and needs. Raises Invalid for a key that made another body's job,
+    and TooManyRequests and TooLarge when the project has reached its limits.
     """
+    try:
+        check_queue(session, caller.project_id)
+    except ServiceError:
+        if made := made_before(session, caller, sent):  # by a request of the same moment, which took the last place
+            return made, True
+        raise
     now = repository.now(session)
     job = Job(
         id=new_id("job", now),

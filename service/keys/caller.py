@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
+from service.audit.notes import take_note
 from service.errors import Forbidden, Unauthorized
 from service.keys.scopes import SCOPES, Scope, spell
 from service.keys.service import Caller, authenticate
@@ -28,13 +29,15 @@ def caller(
     needed: SecurityScopes,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
 ) -> Caller:
-    """Who asks, noted for the request's line in the log. Holds no database connection once it has answered.
+    """Who asks, noted for the request's line in the log and the audit log. Holds no database connection once it has
+    answered.
 
-    Raises Unauthorized and Forbidden.
+    Raises Unauthorized, Forbidden and TooManyRequests.
     """
+    note = take_note(request, needed.scopes)
     if credentials is None:
         raise Unauthorized("the request bears no key; wanted the header 'Authorization: Bearer rt_...'")
-    known = authenticate(credentials.credentials)
+    known = authenticate(credentials.credentials, note)
     request.state.caller = {"project": known.project_id, "key": known.key_id}
     for scope in needed.scopes:
         if not known.may(scope):

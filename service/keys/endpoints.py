@@ -6,8 +6,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 
+from service.audit.service import recorded
 from service.body import described, sent
-from service.db import reading, transaction
+from service.db import reading
 from service.errors import problems
 from service.keys import service
 from service.keys.caller import needs
@@ -38,8 +39,9 @@ def create_key(
     caller: Annotated[Caller, needs("admin")], asked: Annotated[KeyCreate, Depends(sent(KeyCreate))]
 ) -> KeyMade:
     """Make a key. Its text is in the answer, this once."""
-    with transaction() as session:
+    with recorded(caller) as session:
         key, project, text = service.create(session, caller, asked)
+        caller.note.tell(key_id=key.id)
     return KeyMade(**shown(key, project).model_dump(), key=text)
 
 
@@ -48,13 +50,14 @@ def rotate_key(
     caller: Annotated[Caller, needs("admin")], key_id: str, query: Annotated[RotateQuery, Query()]
 ) -> KeyMade:
     """Make a key's successor, which may do the same, and let the old one end after a grace time."""
-    with transaction() as session:
+    with recorded(caller) as session:
         key, project, text = service.rotate(session, key_id, query.grace_seconds)
+        caller.note.tell(successor=key.id)
     return KeyMade(**shown(key, project).model_dump(), key=text)
 
 
 @router.delete("/{key_id}", status_code=204, responses=problems(404))
 def revoke_key(caller: Annotated[Caller, needs("admin")], key_id: str) -> None:
     """Revoke a key: from now on it opens nothing."""
-    with transaction() as session:
+    with recorded(caller) as session:
         service.revoke(session, key_id)

@@ -28,13 +28,16 @@ class Known:
     project_id: str
     admin: bool
     scopes: str
+    requests_per_second: float | None
+    """Its project's own limit."""
     unnoted: bool
     """Whether its last use was noted longer ago than the pause."""
 
 
 def find_live(session: Session, sha256: str, pause_seconds: float) -> Known | None:
     """The key of that hash, while it is live."""
-    found = select(Key.id, Key.project_id, Key.admin, Key.scopes, _unnoted(pause_seconds))
+    columns = (Key.id, Key.project_id, Key.admin, Key.scopes, Project.requests_per_second, _unnoted(pause_seconds))
+    found = select(*columns).join(Project, Project.id == Key.project_id)
     row = session.execute(found.where(Key.sha256 == sha256, _live())).one_or_none()
     return None if row is None else Known(*row)
 

@@ -6,13 +6,14 @@ import hashlib
 import os
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from service.audit.notes import Note
 from service.db import database_now, reading, transaction
 from service.errors import Conflict, FieldError, Invalid, NotFound, Unauthorized, quote
 from service.ids import new_id, random_text
@@ -24,6 +25,7 @@ from service.keys.scopes import PROJECT_SCOPES, Scope, read, spell
 from service.paging import Position
 from service.projects import service as projects
 from service.settings import get_settings
+from service.usage.service import check_rate
 
 MARK = "rt"
 PREFIX_CHARACTERS, SECRET_CHARACTERS = 8, 32
@@ -41,6 +43,8 @@ class Caller:
     admin: bool
     scopes: frozenset[Scope] = frozenset(PROJECT_SCOPES)
     """Those besides `admin`."""
+    note: Note = field(default_factory=Note, compare=False)
+    """What the audit log will tell of the request."""
 
     def may(self, scope: str) -> bool:
         """Whether the key has that scope."""
@@ -52,16 +56,22 @@ class Caller:
         return None if self.admin else self.project_id
 
 
-def authenticate(text: str) -> Caller:
-    """Who shows this key. Raises Unauthorized. Notes the use in a transaction of its own, once a minute at most."""
+def authenticate(text: str, note: Note | None = None) -> Caller:
+    """Who shows this key. Raises Unauthorized, and TooManyRequests when its project asks too often.
+
+    Notes the use in a transaction of its own, once a minute at most.
+    """
+    note = note or Note()
     with reading() as session:
         key = _find(session, text)
     if key is None:
         raise Unauthorized("the key is unknown, revoked or expired; wanted one that `retort keys` lists as live")
+    note.project_id, note.key_id = key.project_id, key.id
+    check_rate(key.project_id, key.requests_per_second)
     if key.unnoted:
         with transaction() as session:
             repository.note_use(session, key.id, USE_NOTED_EVERY_SECONDS)
-    return Caller(key.id, key.project_id, key.admin, read(key.scopes))
+    return Caller(key.id, key.project_id, key.admin, read(key.scopes), note)
 
 
 def create(session: Session, caller: Caller, asked: KeyCreate) -> tuple[Key, str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from alembic import context
 
 import service.artifacts.models
+import service.audit.models
 import service.checkpoints.models
 import service.events.models
 import service.jobs.models

@@ -6,8 +6,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 
+from service.audit.service import recorded
 from service.body import described, sent
-from service.db import reading, transaction
+from service.db import reading
 from service.errors import problems
 from service.keys.caller import needs
 from service.keys.service import Caller
@@ -40,8 +41,10 @@ def create_project(
     caller: Annotated[Caller, needs("admin")], asked: Annotated[ProjectCreate, Depends(sent(ProjectCreate))]
 ) -> ProjectRead:
     """Make a project. Needs an admin key."""
-    with transaction() as session:
-        return shown(service.create(session, asked.name))
+    with recorded(caller) as session:
+        project = service.create(session, asked.name)
+        caller.note.tell(project_id=project.id)
+        return shown(project)
 
 
 @router.patch(
@@ -55,5 +58,5 @@ def change_project(
     asked: Annotated[ProjectChange, Depends(sent(ProjectChange))],
 ) -> ProjectRead:
     """Change a project's limits. Needs an admin key."""
-    with transaction() as session:
-        return shown(service.limit(session, project_id, asked.max_running))
+    with recorded(caller) as session:
+        return shown(service.limit(session, project_id, asked.model_dump(exclude_unset=True)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sqlalchemy import BigInteger
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.db import Base
@@ -18,4 +19,9 @@ class Project(Base):
     """When a job of this project was last claimed: the project served longest ago comes first."""
     max_running: Mapped[int | None]
     """How many of its jobs run at once at most; null sets no limit."""
+    max_queued: Mapped[int | None]
+    """How many of its jobs wait at once at most; here and below, null leaves it to the settings."""
+    max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    max_upload_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    requests_per_second: Mapped[float | None]
     created_at: Mapped[float]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from service.projects.models import Project
 from service.schemas import Asked, Shown
@@ -18,10 +19,24 @@ class ProjectCreate(Asked):
 
 
 class ProjectChange(Asked):
-    """What of a project is to change."""
+    """What of a project is to change; what is not named stays."""
 
-    max_running: int | None = Field(ge=1, le=1_000_000)
+    max_running: int | None = Field(default=None, ge=1, le=1_000_000)
     """How many of its jobs run at once at most; null sets no limit."""
+    max_queued: int | None = Field(default=None, ge=1, le=1_000_000)
+    """How many of its jobs wait at once at most; null is the service's own limit."""
+    max_stored_bytes: int | None = Field(default=None, ge=1, le=2**60)
+    """Bytes of what it stores, at most; null is the service's own limit."""
+    max_upload_bytes: int | None = Field(default=None, ge=1, le=2**60)
+    """Bytes of one upload, at most; null is the service's own limit."""
+    requests_per_second: float | None = Field(default=None, gt=0, le=1_000_000)
+    """How often its keys together may ask; null is the service's own limit."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError(f"nothing is to change; wanted one of {', '.join(type(self).model_fields)}")
+        return self
 
 
 class ProjectRead(Shown):
@@ -31,9 +46,17 @@ class ProjectRead(Shown):
     name: str
     max_running: int | None
     """How many of its jobs run at once at most; null sets no limit."""
+    max_queued: int | None
+    """How many of its jobs wait at once at most; here and below, null is the service's own limit."""
+    max_stored_bytes: int | None
+    """Bytes of what it stores, at most."""
+    max_upload_bytes: int | None
+    """Bytes of one upload, at most."""
+    requests_per_second: float | None
+    """How often its keys together may ask."""
     created_at: datetime
 
 
 def shown(project: Project) -> ProjectRead:
     """A project as the API shows it."""
-    return ProjectRead(id=project.id, name=project.name, max_running=project.max_running, created_at=project.created_at)
+    return ProjectRead.model_validate(project, from_attributes=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -40,10 +41,11 @@ def read(session: Session, project_id: str) -> Project:
     return project
 
 
-def limit(session: Session, project_id: str, max_running: int | None) -> Project:
-    """Set how many of the project's jobs run at once at most. Jobs that run already go on. Raises NotFound."""
+def limit(session: Session, project_id: str, limits: Mapping[str, Any]) -> Project:
+    """Set limits of a project, by column. What it has already stays, though it be more. Raises NotFound."""
     project = read(session, project_id)
-    project.max_running = max_running
+    for name, value in limits.items():
+        setattr(project, name, value)
     return project
 
 

@@ -183,12 +183,18 @@ def test_a_job_is_paused_resumed_and_stopped(retort: Run, service: Service) -> N
 
 def test_projects_are_made_limited_and_listed(retort: Run, service: Service) -> None:
     project_id = retort("projects", "create", "vision").stdout.strip()
-    assert retort("projects", "limit", project_id, "--max-running", "2").stdout == (
-        "vision runs jobs 2 at once at most.\n"
-    )
+    limits = ("--max-running", "2", "--max-stored-gib", "1.5", "--requests-per-second", "5", "--json")
+    set_ = json.loads(retort("projects", "limit", project_id, *limits).stdout)
+    assert (set_["max_running"], set_["max_stored_bytes"], set_["requests_per_second"]) == (2, 1_610_612_736, 5)
     listed = {project["name"]: project["max_running"] for project in json.loads(retort("projects", "--json").stdout)}
     assert listed["vision"] == 2
-    assert retort("projects", "limit", project_id).stdout == "vision runs jobs without a limit.\n"
+    unset = ("--unset", "max-running", "--unset", "max-stored-gib", "--json")
+    left = json.loads(retort("projects", "limit", project_id, *unset).stdout)
+    assert (left["max_running"], left["max_stored_bytes"], left["requests_per_second"]) == (None, None, 5)
+    assert retort("projects", "limit", project_id).exit_code == 1
+    used = json.loads(retort("usage", "--json").stdout)
+    assert used["limits"]["max_queued"] == 10_000
+    assert "queued jobs" in retort("usage").stdout
 
 
 def test_an_interrupted_watch_leaves_the_job_alone(retort: Run, service: Service) -> None:

@@ -14,6 +14,7 @@ from uuid import uuid4
 from sqlalchemy.orm import Session
 
 from service.artifacts.repository import sweep
+from service.audit.repository import sweep as forget_old
 from service.db import transaction
 from service.settings import Settings, get_settings
 from service.workers import repository, service
@@ -160,6 +161,7 @@ class Shell:
             return
         self._sweep_at = time.monotonic() + SWEEP_SECONDS
         blobs = sweep(settings.sweep_grace_seconds)
+        forget_old(settings.audit_days)
         folders = sweep_folders(settings.storage, settings.sweep_grace_seconds)
         with transaction() as session:
             repository.forget_silent(session, SILENT_WORKER_SECONDS)

@@ -1,0 +1,1 @@
+"""Audit: who changed what, and when; and who was not let."""

@@ -1,0 +1,53 @@
+"""All SQL about the audit log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from sqlalchemy import delete, insert, select, tuple_
+from sqlalchemy.orm import Session
+
+from service.audit.models import AuditEntry
+from service.audit.notes import Note
+from service.audit.schemas import AuditQuery
+from service.db import database_now, transaction
+from service.ids import new_id
+from service.paging import Position
+
+ENTRIES_A_SWEEP = 1000
+DAY_SECONDS = 86_400.0
+
+
+def add(session: Session, note: Note, status: int) -> None:
+    """Write a note down."""
+    values = {
+        "id": new_id("audit", time.time()), "at": database_now(), "project_id": note.project_id, "key_id": note.key_id,
+        "method": note.method, "route": note.route, "about": note.about, "status": status,
+        "request_id": note.request_id,
+    }  # fmt: skip
+    session.execute(insert(AuditEntry).values(values))
+
+
+def page(session: Session, query: AuditQuery, after: Position | None, limit: int) -> Sequence[AuditEntry]:
+    """Entries that the query asks for, newest first."""
+    found = select(AuditEntry)
+    if query.project is not None:
+        found = found.where(AuditEntry.project_id == query.project)
+    if query.key is not None:
+        found = found.where(AuditEntry.key_id == query.key)
+    if after is not None:
+        found = found.where(tuple_(AuditEntry.at, AuditEntry.id) < after)
+    return session.scalars(found.order_by(AuditEntry.at.desc(), AuditEntry.id.desc()).limit(limit)).all()
+
+
+def sweep(days: float) -> int:
+    """Forget entries that are older than that, so many a transaction; gives how many there were."""
+    count, dropped = 0, ENTRIES_A_SWEEP
+    while dropped == ENTRIES_A_SWEEP:
+        with transaction() as session:
+            old = select(AuditEntry.id).where(AuditEntry.at <= database_now() - days * DAY_SECONDS)
+            some = delete(AuditEntry).where(AuditEntry.id.in_(old.limit(ENTRIES_A_SWEEP))).returning(AuditEntry.id)
+            dropped = len(session.scalars(some.execution_options(synchronize_session=False)).all())
+        count += dropped
+    return count

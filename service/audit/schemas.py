@@ -1,0 +1,44 @@
+"""What the API shows of the audit log."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import Field
+
+from service.audit.models import AuditEntry
+from service.paging import PageQuery
+from service.schemas import Shown
+
+
+class AuditQuery(PageQuery):
+    """Which entries to list."""
+
+    project: str | None = Field(default=None, max_length=100)
+    """Only those by keys of the project with this id."""
+    key: str | None = Field(default=None, max_length=100)
+    """Only those by the key with this id."""
+
+
+class AuditRead(Shown):
+    """One request that changed something, or would have."""
+
+    id: str
+    at: datetime
+    project_id: str | None
+    """Of the key; null for who showed none that is live."""
+    key_id: str | None
+    method: str
+    route: str
+    """The address, with its parameters by name."""
+    about: dict[str, str]
+    """Ids and names in the address, and of what was made."""
+    status: int
+    """The HTTP status that it was answered with; 400 and above changed nothing."""
+    request_id: str
+    """Names the request in the service's log."""
+
+
+def shown(entry: AuditEntry) -> AuditRead:
+    """An entry as the API shows it."""
+    return AuditRead.model_validate(entry, from_attributes=True)

@@ -1,0 +1,22 @@
+"""HTTP for limits and use."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter
+
+from service.db import reading
+from service.keys.caller import needs
+from service.keys.service import Caller
+from service.usage import service
+from service.usage.schemas import Usage
+
+router = APIRouter(prefix="/v1/usage", tags=["projects"])
+
+
+@router.get("")
+def read_usage(caller: Annotated[Caller, needs("jobs:read")]) -> Usage:
+    """What the key's project may use, and what it uses now."""
+    with reading() as session:
+        return service.usage(session, caller.project_id)

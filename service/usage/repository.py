@@ -1,0 +1,43 @@
+"""All SQL about what projects use."""
+
+from __future__ import annotations
+
+from sqlalchemy import CompoundSelect, func, select, union
+from sqlalchemy.orm import Session
+
+from service.artifacts.models import Artifact, Blob
+from service.checkpoints.models import Checkpoint
+from service.jobs.models import Job, State
+from service.projects.models import Project
+
+
+def lock(session: Session, project_id: str) -> Project:
+    """The project as it stands, which nobody else locks until the transaction ends; others may refer to it."""
+    found = select(Project).where(Project.id == project_id).with_for_update(key_share=True)
+    return session.scalars(found.execution_options(populate_existing=True)).one()
+
+
+def read(session: Session, project_id: str) -> Project:
+    """The project as it stands."""
+    return session.scalars(select(Project).where(Project.id == project_id)).one()
+
+
+def count_jobs(session: Session, project_id: str, state: State) -> int:
+    """How many of the project's jobs are in that state."""
+    counted = select(func.count()).select_from(Job).where(Job.project_id == project_id, Job.state == state)
+    return session.scalars(counted).one()
+
+
+def stored_bytes(session: Session, project_id: str) -> int:
+    """Bytes of the blobs that the project's things refer to, each blob once."""
+    total = select(func.sum(Blob.size)).where(Blob.id.in_(_blobs_of(project_id)))
+    return int(session.scalars(total).one() or 0)
+
+
+def _blobs_of(project_id: str) -> CompoundSelect[tuple[str]]:
+    """Ids of those blobs, each once: one line for every table that refers to blobs."""
+    own = Job.project_id == project_id
+    return union(
+        select(Artifact.blob_id).join(Job, Job.id == Artifact.job_id).where(own),
+        select(Checkpoint.blob_id).join(Job, Job.id == Checkpoint.job_id).where(own),
+    )

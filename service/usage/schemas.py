@@ -1,0 +1,40 @@
+"""What the API shows of limits and use."""
+
+from __future__ import annotations
+
+from service.schemas import Shown
+
+
+class Limits(Shown):
+    """What a project may use, its own limits or else the service's."""
+
+    max_running: int | None
+    """How many of its jobs run at once; null is any number."""
+    max_queued: int
+    """How many of its jobs wait at once."""
+    max_stored_bytes: int
+    """Bytes of its uploads, data sets, models, artifacts and checkpoints."""
+    max_upload_bytes: int
+    """Bytes of one upload."""
+    requests_per_second: float
+    """How often its keys together may ask, in the long run; ten seconds' worth at once."""
+
+
+class Used(Shown):
+    """What a project uses now."""
+
+    running: int
+    """Jobs."""
+    queued: int
+    """Jobs."""
+    stored_bytes: int
+    """Each blob once, however many of its things refer to it."""
+
+
+class Usage(Shown):
+    """What a project may use and what it uses."""
+
+    project: str
+    """Its name."""
+    limits: Limits
+    used: Used

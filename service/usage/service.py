@@ -1,0 +1,108 @@
+"""What one can ask of limits: what they are, and whether there is room.
+
+A project's own limit stands over the settings' one. How many of its jobs run at once is the claim's business.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from math import ceil
+
+from sqlalchemy.orm import Session
+
+from service.errors import TooLarge, TooManyRequests
+from service.jobs.models import State
+from service.projects.models import Project
+from service.settings import get_settings
+from service.usage import repository
+from service.usage.rates import Rates
+from service.usage.schemas import Limits, Usage, Used
+
+QUEUE_RETRY_SECONDS = 60
+"""When to ask again while as many jobs are queued as may be."""
+MEASURED_SECONDS = 30.0
+"""How long a project's stored bytes are taken for what they were, where jobs are made."""
+
+_rates = Rates()
+_measured: dict[tuple[str, str], tuple[float, int]] = {}
+_measuring = threading.Lock()
+
+
+def limits_of(project: Project) -> Limits:
+    """The project's limits, with the settings' in the place of those that it has not."""
+    settings = get_settings()
+    return Limits(
+        max_running=project.max_running,
+        max_queued=project.max_queued or settings.max_queued,
+        max_stored_bytes=project.max_stored_bytes or settings.max_stored_bytes,
+        max_upload_bytes=project.max_upload_bytes or settings.max_upload_bytes,
+        requests_per_second=project.requests_per_second or settings.requests_per_second,
+    )
+
+
+def usage(session: Session, project_id: str) -> Usage:
+    """What a project may use and what it uses now."""
+    project = repository.read(session, project_id)
+    used = Used(
+        running=repository.count_jobs(session, project_id, State.running),
+        queued=repository.count_jobs(session, project_id, State.queued),
+        stored_bytes=repository.stored_bytes(session, project_id),
+    )
+    return Usage(project=project.name, limits=limits_of(project), used=used)
+
+
+def check_rate(project_id: str, per_second: float | None) -> None:
+    """Count a request of that project, whose own limit is given. Raises TooManyRequests."""
+    allowed = per_second or get_settings().requests_per_second
+    if seconds := _rates.take(project_id, allowed):
+        said = f"the project asks more than {allowed:g} times a second; ask again in {ceil(seconds)} s"
+        raise TooManyRequests(said, retry_seconds=ceil(seconds))
+
+
+def check_queue(session: Session, project_id: str) -> None:
+    """Raise TooManyRequests unless one more job of the project may be queued, and TooLarge when it stores too much.
+
+    Until the transaction ends no other may be queued for the project, so that two at once do not take one place.
+    """
+    limits = limits_of(repository.lock(session, project_id))
+    queued = repository.count_jobs(session, project_id, State.queued)
+    if queued >= limits.max_queued:
+        jobs = f"{queued} queued {'job' if queued == 1 else 'jobs'}"
+        said = f"the project has {jobs}, which is as many as it may; send this one when one of them has started"
+        raise TooManyRequests(said, retry_seconds=QUEUE_RETRY_SECONDS)
+    stored = _stored_lately(session, project_id)
+    if stored >= limits.max_stored_bytes:
+        raise TooLarge(f"{_full(stored, limits)}; delete jobs, data sets or models first")
+
+
+def check_upload(session: Session, project_id: str, size: int) -> None:
+    """Raise TooLarge unless the project may upload so many bytes now.
+
+    Until the transaction ends no other upload of the project is checked.
+    """
+    limits = limits_of(repository.lock(session, project_id))
+    if size > limits.max_upload_bytes:
+        raise TooLarge(f"the upload has {size:,} bytes; at most {limits.max_upload_bytes:,} bytes are taken")
+    stored = repository.stored_bytes(session, project_id)
+    if stored + size > limits.max_stored_bytes:
+        raise TooLarge(
+            f"{_full(stored, limits)}, so {size:,} more find no room; delete jobs, data sets or models first"
+        )
+
+
+def _full(stored: int, limits: Limits) -> str:
+    return f"the project stores {stored:,} bytes of the {limits.max_stored_bytes:,} that it may"
+
+
+def _stored_lately(session: Session, project_id: str) -> int:
+    """What the project stores, at most so many seconds old: many jobs may be made one after the other."""
+    name = (get_settings().database, project_id)
+    with _measuring:
+        known = _measured.get(name)
+    if known is not None and time.monotonic() - known[0] < MEASURED_SECONDS:
+        return known[1]
+    stored = repository.stored_bytes(session, project_id)
+    with _measuring:
+        _measured[name] = (time.monotonic(), stored)
+    return stored
