@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import psycopg
@@ -32,6 +33,15 @@ def free_port() -> int:
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def lasting_port() -> int:
+    """A free port that stays free while its server is down: no system hands it out to a connection of somebody else."""
+    while True:
+        port = random.randrange(15_000, 30_000)
+        with closing(socket.socket()) as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(answers: Callable[[], object], what: str, seconds: float = START_SECONDS) -> None:
@@ -74,7 +84,7 @@ class PostgreSQL:
         initdb, postgres = binary("initdb"), binary("postgres")
         if not (initdb and postgres):
             absent("PostgreSQL")
-        self.port = free_port()
+        self.port = lasting_port()
         self.url = f"postgresql+psycopg://retort@127.0.0.1:{self.port}"
         """Without a database's name."""
         self.process: subprocess.Popen[bytes] | None = None
@@ -113,7 +123,7 @@ class Redis:
         program = shutil.which("redis-server")
         if not program:
             absent("Redis")
-        self.port = free_port()
+        self.port = lasting_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.process: subprocess.Popen[bytes] | None = None
         options: Sequence[str] = ("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder))

@@ -26,7 +26,7 @@ from service.keys.service import create_local_key
 from service.migrations import upgrade
 from service.settings import get_settings
 from tests.conftest import forget_settings
-from tests.servers import PostgreSQL, Redis, ended, free_port, wait_until
+from tests.servers import PostgreSQL, Redis, ended, lasting_port, wait_until
 from worker.shell.child import ENGINE
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +82,7 @@ class Installation:
         self.settings = {**SETTINGS, **settings}
         self.mark = uuid4().hex
         self.control, self.work, self.logs = folder / "control", folder / "work", folder / "logs"
-        self.port = free_port()
+        self.port = lasting_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.postgresql: PostgreSQL | None = None
         self.redis: Redis | None = None
