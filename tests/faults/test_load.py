@@ -28,6 +28,7 @@ def test_a_crowd_of_clients_is_served_while_workers_go_on() -> None:
     assert figures["streams"] >= SIZE["followers"]
     assert figures["told"] > 0
     assert figures["grew_mib"] < 30
-    # Whatever else the machine does. A claim is some 15 statements; one that looks through the queue took as long as 100.
+    # Whatever else the machine does. A claim is some 15 statements; one that looks through the queue took as long as
+    # a hundred.
     assert figures["claim_over_statement"] < 40
     assert figures["news_seconds"] < 3
