@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import uvicorn
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -30,6 +31,7 @@ import service.methods.endpoints
 import service.projects.endpoints
 import service.usage.endpoints
 from service.audit.service import settle
+from service.db import LOST, POOL_SIZE
 from service.edge import Edge
 from service.errors import (
     RETRY_SECONDS,
@@ -111,6 +113,7 @@ def create_app() -> FastAPI:
         separate_input_output_schemas=False,
         redirect_slashes=False,
         redoc_url=None,
+        lifespan=_lifespan,
     )
     for feature in FEATURES:
         app.include_router(feature.endpoints.router)
@@ -124,9 +127,17 @@ def create_app() -> FastAPI:
     app.add_exception_handler(ServiceError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_http)
     app.add_exception_handler(RequestValidationError, _refuse_parameters)
-    for lost in (OperationalError, InterfaceError, PoolTimeoutError):
+    for lost in LOST:
         app.add_exception_handler(lost, _refuse_without_database)
     return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    # A thread uses one connection at a time: so none waits for one, which would end after seconds with a 503, and
+    # requests wait in their order for a thread. One connection is left for who looks for followers.
+    current_default_thread_limiter().total_tokens = POOL_SIZE - 1
+    yield
 
 
 def _refuse(request: Request, error: Exception) -> Response:

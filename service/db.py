@@ -27,8 +27,12 @@ SQLITE_BUSY_SECONDS = 30
 OLDEST_SQLITE = (3, 35)
 """The first with RETURNING."""
 CONNECT_SECONDS = 5
-POOL_SIZE = 16
-"""Connections of a process to PostgreSQL at most; who needs one more waits for its turn."""
+POOL_SIZE = 20
+"""Connections of a process at most; who needs one more waits for its turn."""
+POOL: dict[str, Any] = {
+    # No overflow: what goes beyond a pool's size is connected and closed at every use, which takes longer than the use.
+    "pool_size": POOL_SIZE, "max_overflow": 0, "pool_use_lifo": True, "json_deserializer": from_json,
+}  # fmt: skip
 SILENCE_MILLISECONDS = 15_000
 """How long PostgreSQL may leave sent bytes unacknowledged before the connection counts as dead."""
 IDLE_SECONDS = 30.0
@@ -92,11 +96,7 @@ def make_engine(url: str) -> Engine:
 def _postgresql_engine(url: str) -> Engine:
     idle = f"-c idle_in_transaction_session_timeout={IDLE_SECONDS * 1000:.0f}"
     connect = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": SILENCE_MILLISECONDS, "options": idle}
-    # No overflow: what goes beyond a pool's size is connected and closed at every use, which takes longer than the use.
-    engine = create_engine(
-        url, pool_size=POOL_SIZE, max_overflow=0, pool_timeout=CONNECT_SECONDS, pool_use_lifo=True,
-        connect_args=connect, json_deserializer=from_json,
-    )  # fmt: skip
+    engine = create_engine(url, connect_args=connect, pool_timeout=CONNECT_SECONDS, **POOL)
 
     @event.listens_for(engine, "checkout")
     def look(connection: Any, record: Any, proxy: Any) -> None:
@@ -128,7 +128,8 @@ def _sqlite_engine(url: str) -> Engine:
     if file := make_url(url).database:
         Path(file).parent.mkdir(parents=True, exist_ok=True)
     # isolation_level None keeps the driver from opening transactions by itself: the begin hook below does.
-    engine = create_engine(url, connect_args={"isolation_level": None, "timeout": SQLITE_BUSY_SECONDS})
+    connect = {"isolation_level": None, "timeout": SQLITE_BUSY_SECONDS}
+    engine = create_engine(url, connect_args=connect, pool_timeout=SQLITE_BUSY_SECONDS, **POOL)
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, record: Any) -> None:
