@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
+from worker.ingest import Ingest
 from worker.recipe import Recipe
 from worker.registry import nearest
 from worker.spec import Spec
 
-DISTILL = "distill"
+DISTILL, INGEST = "distill", "ingest"
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,21 @@ class Kind:
     """Ids of the stored things (`upload_...`, say) that a stored spec names: a worker fetches them beforehand."""
 
 
-KINDS: dict[str, Kind] = {DISTILL: Kind(Recipe, "worker.engine.run:Run")}
+def _recipes_inputs(spec: Mapping[str, Any]) -> Iterator[str]:
+    dataset = spec.get("dataset", {})
+    if dataset.get("name") == "stored":
+        yield dataset["dataset"]
+
+
+def _ingests_inputs(spec: Mapping[str, Any]) -> Iterator[str]:
+    if spec["source"]["upload"] is not None:
+        yield spec["source"]["upload"]
+
+
+KINDS: dict[str, Kind] = {
+    DISTILL: Kind(Recipe, "worker.engine.run:Run", _recipes_inputs),
+    INGEST: Kind(Ingest, "worker.engine.ingest:Ingestion", _ingests_inputs),
+}
 
 
 def _is_known(name: str) -> str:

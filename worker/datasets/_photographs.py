@@ -49,7 +49,7 @@ class Photographs(Published):
         return self._facts(listing.class_names, self.image_size, len(listing.train), len(listing.test))
 
     def _load(self, files: Files) -> LoadedDataset:
-        from worker.datasets._pictures import load_pictures
+        from worker.datasets._pictures import Folder, load_pictures
 
         listing = self._listing(files)
         facts = self._facts_of(listing)
@@ -60,7 +60,7 @@ class Photographs(Published):
         stay, off = self._split(labels)
         return load_pictures(
             facts,
-            files.folder,
+            Folder(files.folder),
             train=[listing.train[position] for position in stay],
             validation=None if off is None else [listing.train[position] for position in off],
             test=listing.test,

@@ -98,3 +98,8 @@ def reading(path: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise DatasetError(f"the folder {path!r} cannot be read: {error}") from error
+
+
+def fetched(roots: Sequence[Path], stored_id: str) -> Path | None:
+    """The file of something stored that a worker fetched for the job: `<root>/<id>/<sha256 of its bytes>`."""
+    return next((file for root in roots for file in (Path(root) / stored_id).glob("[0-9a-f]" * 64)), None)

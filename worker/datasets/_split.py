@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
+
+from worker.dataset import DatasetError
+from worker.datasets._listing import Labelled
 
 
 def apportion(total: int, counts: Sequence[int]) -> tuple[int, ...]:
@@ -20,6 +23,31 @@ def apportion(total: int, counts: Sequence[int]) -> tuple[int, ...]:
 def drawn_order(count: int, seed: int, purpose: str) -> list[int]:
     """The numbers from 0 to count - 1 in an order that depends on seed and purpose alone."""
     return sorted(range(count), key=lambda i: sha256(f"{seed}/{purpose}/{i}".encode()).digest())
+
+
+def take_parts(
+    images: Sequence[Labelled], class_names: Sequence[str], shares: Mapping[str, float], seed: int
+) -> dict[str, list[Labelled]]:
+    """Training images, and the parts that are taken out of them by their shares, class by class; one image at least.
+
+    Raises DatasetError for a class that has too few.
+    """
+    members: list[list[Labelled]] = [[] for _ in class_names]
+    for image in images:
+        members[image[1]].append(image)
+    parts: dict[str, list[Labelled]] = {part: [] for part in ("train", *shares)}
+    for name, own in zip(class_names, members, strict=True):
+        if len(own) < 1 + len(shares):
+            what = f"one for training and each part that is split off ({', '.join(shares)})" if shares else "one"
+            raise DatasetError(f"class {name!r} has too few images ({len(own)}) to train on: it needs {what}")
+        drawn = [own[i] for i in drawn_order(len(own), seed, f"class {name}")]
+        for part, share in shares.items():
+            # Rounded down, so that something is left to train on.
+            count = max(1, int(share * len(own)))
+            parts[part] += sorted(drawn[:count])
+            drawn = drawn[count:]
+        parts["train"] += sorted(drawn)
+    return parts
 
 
 def split_off(labels: Sequence[int], share: float, seed: int) -> tuple[list[int], list[int]]:

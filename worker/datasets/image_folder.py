@@ -12,7 +12,7 @@ from pydantic import Field
 from worker.dataset import DataFacts, Dataset, DatasetError, LoadedDataset
 from worker.datasets._listing import Labelled, images_in, stray_warning
 from worker.datasets._roots import LONGEST_PATH, PATH_PATTERN, Files, Roots, reading
-from worker.datasets._split import drawn_order
+from worker.datasets._split import take_parts
 
 PART_FOLDERS = {
     "train": ("train", "training"),
@@ -61,14 +61,14 @@ class ImageFolder(Dataset):
         return self._facts(self._find(Files(folder, allowed)))
 
     def load(self, roots: Sequence[Path]) -> LoadedDataset:
-        from worker.datasets._pictures import load_pictures
+        from worker.datasets._pictures import Folder, load_pictures
 
         allowed = Roots(roots)
         files = Files(allowed.folder(self.path), allowed)
         found = self._find(files)
-        return load_pictures(
-            self._facts(found), files.folder, **found.parts, warnings=tuple(stray_warning(found.stray))
-        )
+        train, validation, test = (found.parts[part] for part in PART_FOLDERS)
+        warnings = tuple(stray_warning(found.stray))
+        return load_pictures(self._facts(found), Folder(files.folder), train, validation, test, warnings)
 
     def _facts(self, found: Found) -> DataFacts:
         sizes = {name: len(images) for name, images in found.parts.items()}
@@ -93,26 +93,10 @@ class ImageFolder(Dataset):
         for part, place in {**named, "train": training}.items():
             if place is not None:
                 found.parts[part] = list(_images(files, place, found))
-        self._split_off([part for part in ("validation", "test") if named[part] is None], found)
-        return found
-
-    def _split_off(self, missing: list[str], found: Found) -> None:
-        """Take the missing parts out of the training images, class by class."""
         shares = {"validation": self.validation_share, "test": self.test_share}
-        kept: list[Labelled] = []
-        for label, name in enumerate(found.class_names):
-            images = [item for item in found.parts["train"] if item[1] == label]
-            if len(images) < 1 + len(missing):
-                what = f"one for training and each part that is split off ({', '.join(missing)})" if missing else "one"
-                raise DatasetError(f"class {name!r} has too few images ({len(images)}) to train on: it needs {what}")
-            drawn = [images[i] for i in drawn_order(len(images), self.split_seed, f"class {name}")]
-            for part in missing:
-                # Rounded down, so that something is left to train on.
-                count = max(1, int(shares[part] * len(images)))
-                found.parts[part] += sorted(drawn[:count])
-                drawn = drawn[count:]
-            kept += sorted(drawn)
-        found.parts["train"] = kept
+        missing = {part: share for part, share in shares.items() if named[part] is None}
+        found.parts |= take_parts(found.parts["train"], found.class_names, missing, self.split_seed)
+        return found
 
 
 def _first_folder(files: Files, names: tuple[str, ...]) -> str | None:

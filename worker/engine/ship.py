@@ -96,18 +96,15 @@ class Packer:
         """Write a network in one format."""
         file = self.directory / f"{finished.name}{export.suffix}"
         export.write(finished.network, description, file)
-        self._list(file, finished.name, export.media_type)
+        self.add(file, finished.name, export.media_type)
 
     def write_json(self, name: str, network: str | None, content: dict[str, Any]) -> None:
         file = self.directory / name
         file.write_text(json.dumps(content, indent=2) + "\n")
-        self._list(file, network, "application/json")
+        self.add(file, network, "application/json")
 
-    def _clear(self) -> None:
-        self.list_file.unlink(missing_ok=True)
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-    def _list(self, file: Path, network: str | None, media_type: str) -> None:
+    def add(self, file: Path, network: str | None, media_type: str) -> None:
+        """List a file that lies in `directory`."""
         self.listed.append(
             {
                 "name": file.name,
@@ -116,3 +113,7 @@ class Packer:
                 "file": f"{self.directory.name}/{file.name}",
             }
         )
+
+    def _clear(self) -> None:
+        self.list_file.unlink(missing_ok=True)
+        shutil.rmtree(self.directory, ignore_errors=True)

@@ -10,21 +10,35 @@ import torch
 
 from tests.worker.datasets.pictures import paint
 from tests.worker.datasets.published import WRITERS
+from tests.worker.engine.ingest.packing import take_in
 from worker.dataset import Dataset, LoadedDataset
 from worker.datasets import DATASETS
 from worker.datasets._published import Published
 from worker.datasets.digits import Digits
 from worker.datasets.image_folder import ImageFolder
+from worker.datasets.stored import Stored
 
 
-def a_folder(root: Path) -> Dataset:
+def a_folder(root: Path) -> ImageFolder:
     for number, name in enumerate(("ash", "birch", "cedar")):
         for image in range(12):
             paint(root / "trees" / name / f"{image}.png", (40 * number, 20 * image, 255))
     return ImageFolder(path=str(root / "trees"), image_size=16)
 
 
-EXAMPLES: dict[str, Callable[[Path], Dataset]] = {"digits": lambda root: Digits(), "image_folder": a_folder}
+def a_stored_one(root: Path) -> Dataset:
+    taken = take_in(root, Path(a_folder(root).path), root=root)
+    file = root / "dataset_1" / taken.digest
+    file.parent.mkdir()
+    taken.archive.rename(file)
+    return Stored(dataset="dataset_1")
+
+
+EXAMPLES: dict[str, Callable[[Path], Dataset]] = {
+    "digits": lambda root: Digits(),
+    "image_folder": a_folder,
+    "stored": a_stored_one,
+}
 """A small one of each; one that needs no fields needs no example."""
 
 

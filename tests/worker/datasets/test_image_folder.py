@@ -14,7 +14,7 @@ from PIL import Image
 from tests.worker.datasets.pictures import Colour, paint
 from tests.worker.datasets.published import refusal
 from worker.dataset import DatasetError
-from worker.datasets._pictures import decode
+from worker.datasets._pictures import Folder, decode
 from worker.datasets.image_folder import ImageFolder
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -111,7 +111,7 @@ def test_every_mode_becomes_rgb_and_rotated_photographs_stand_upright(root: Path
     dataset = folder(root / "trees", image_size=16)
     loaded = dataset.load([root])
     assert len(loaded.train) + len(loaded.validation) + len(loaded.test) == 9 + 5
-    turned = decode(place, ["turned.jpg"], 16)[0]
+    turned = decode(Folder(place), ["turned.jpg"], 16)[0]
     assert turned[0, :6].min() > 200
     assert turned[2, 10:].min() > 200
 

@@ -16,7 +16,7 @@ from worker.dataset import DataFacts, DatasetError, LoadedDataset
 from worker.datasets import _pictures
 from worker.datasets._listing import Labelled
 from worker.datasets._memory import MemoryPart
-from worker.datasets._pictures import MEMORY_SHARE, StreamedPart, load_pictures, memory_budget
+from worker.datasets._pictures import MEMORY_SHARE, Folder, StreamedPart, load_pictures, memory_budget
 
 SIDE = 16
 
@@ -36,7 +36,7 @@ def photographs(folder: Path, count: int, size: tuple[int, int] = (24, 20)) -> l
 def load(folder: Path, listed: list[Labelled], side: int = SIDE) -> LoadedDataset:
     train, validation, test = listed[:-20], listed[-20:-10], listed[-10:]
     facts = DataFacts(classes=2, class_names=("a", "b"), image_size=side, train=len(train), validation=10, test=10)
-    return load_pictures(facts, folder, train, validation, test, ())
+    return load_pictures(facts, Folder(folder), train, validation, test, ())
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def load_without_statistics(folder: Path, listed: list[Labelled]) -> LoadedDatas
     facts = DataFacts(
         classes=2, class_names=("a", "b"), image_size=SIDE, train=40, validation=10, test=10, mean=half, std=half
     )
-    loaded = load_pictures(facts, folder, listed[:40], listed[40:50], listed[50:], ())
+    loaded = load_pictures(facts, Folder(folder), listed[:40], listed[40:50], listed[50:], ())
     assert loaded.facts == facts
     return loaded
 
@@ -156,7 +156,7 @@ def test_the_digest_changes_with(change: str, tmp_path: Path) -> None:
 def test_the_test_part_may_be_the_validation_part(tmp_path: Path) -> None:
     listed = photographs(tmp_path, 60)
     facts = DataFacts(classes=2, class_names=("a", "b"), image_size=SIDE, train=40, validation=20, test=20)
-    loaded = load_pictures(facts, tmp_path, listed[:40], None, listed[40:], ())
+    loaded = load_pictures(facts, Folder(tmp_path), listed[:40], None, listed[40:], ())
     assert loaded.validation is loaded.test
     assert len(loaded.test) == 20
 

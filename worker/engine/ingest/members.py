@@ -1,0 +1,334 @@
+"""The regular files in an archive or a folder, one after the other, under names that lead nowhere else.
+
+Nothing is written here, and no name is ever used as a path: who takes a member copies its bytes. What an archive has
+no honest reason to hold (links, devices, names that lead out of it, more bytes than anybody packed) refuses all of it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import stat
+import sys
+import tarfile
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, BinaryIO, cast
+from urllib.parse import unquote
+
+from worker.dataset import DatasetError
+from worker.datasets._roots import Files
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+BLOCK = 1 << 20
+HEADER_BYTES = 4 << 20
+"""Largest piece of a tar that is read at once: its longest names and other headers are far smaller."""
+DIRECTORY_BYTES = 128 << 20
+"""Largest list of a zip's entries: a million with long names."""
+WINDOW_LOG = 27
+"""Bits of the largest window of zstd: 128 MiB, what its own command decompresses without being asked."""
+LONGEST_NAME = 1024
+DEEPEST = 32
+"""Folders in a name at most."""
+LOCAL_HEADER = 30
+"""Bytes that stand before an entry of a zip at least."""
+DRIVE = re.compile(r"[A-Za-z]:")
+
+
+BROKEN = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, zstd.ZstdError, gzip.BadGzipFile),
+    *(EOFError, UnicodeDecodeError, NotImplementedError, OverflowError),
+)
+"""What readers of archives raise for a broken one."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How much of a source is read."""
+
+    files: int = 2_000_000
+    """Entries of any kind: the largest public set of images has 1.4 million."""
+    bytes: int = 1 << 40
+    """Of all entries, inflated."""
+    ratio: int = 200
+    """Inflated bytes to one that is stored: images hardly shrink, plain ones (BMP) some fifty times at most."""
+    ratio_from: int = 256 << 20
+    """Inflated bytes from which the ratio counts."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A regular file."""
+
+    name: str
+    """Relative, with slashes, in Unicode's composed form; bytes that are no text as `\\xe9`."""
+    size: int
+    content: IO[bytes]
+
+    def blocks(self) -> Iterator[bytes]:
+        """Its bytes, to be taken before the next member is asked for. Raises DatasetError if it is broken."""
+        size = 0
+        with told():
+            while block := self.content.read(BLOCK):
+                size += len(block)
+                yield block
+        if size != self.size:
+            raise DatasetError(f"{shown(self.name)} has {size:,} bytes where {self.size:,} were announced")
+
+
+def members_of(file: Path, bounds: Bounds) -> Iterator[Member]:
+    """The regular files of an archive: tar, tar.gz, tar.zst or zip, whatever it is called. Raises DatasetError."""
+    with file.open("rb") as opened:
+        begins = opened.read(2)
+    with told():
+        yield from _no_name_twice(_zip_members(file, bounds) if begins == b"PK" else _tar_members(file, bounds))
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Turn what readers of archives say of a broken one into a DatasetError."""
+    try:
+        yield
+    except BROKEN as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise DatasetError(f"the archive cannot be read: {said}") from error
+
+
+def files_of(files: Files, stray: list[str], bounds: Bounds) -> Iterator[Member]:
+    """The regular files of a folder that do not lead out of the allowed ones; what else it holds is stray."""
+    yield from _no_name_twice(_folder_members(files, stray, bounds))
+
+
+def safe_name(found: str) -> str:
+    """The name as one that leads to a place below where it is. Raises DatasetError for one that does not."""
+    for spelt in {found, unquote(found)}:
+        plain = unicodedata.normalize("NFKC", spelt).replace("\\", "/")
+        if plain.startswith("/") or DRIVE.match(plain):
+            raise DatasetError(f"the name {shown(found)} is absolute; wanted names relative to the archive")
+        if any(part.strip(" .") == "" and part.strip(" ").startswith("..") for part in plain.split("/")):
+            raise DatasetError(f"the name {shown(found)} leads out of the archive")
+    if "\0" in found:
+        raise DatasetError(f"the name {shown(found)} holds a NUL character")
+    parts = [part for part in found.replace("\\", "/").split("/") if part not in ("", ".")]
+    name = unicodedata.normalize("NFC", "/".join(parts))
+    if len(name) > LONGEST_NAME or len(parts) > DEEPEST:
+        raise DatasetError(
+            f"the name {shown(found)} has {len(name)} characters in {len(parts)} parts; at most {LONGEST_NAME} in "
+            f"{DEEPEST} are read"
+        )
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def shown(name: str) -> str:
+    """A name as a sentence quotes it."""
+    name = name if len(name) <= 80 else f"{name[:77]}..."
+    return repr(name.encode(errors="backslashreplace").decode())
+
+
+def _no_name_twice(members: Iterator[Member]) -> Iterator[Member]:
+    seen: set[str] = set()
+    for member in members:
+        if member.name in seen:
+            raise DatasetError(f"the name {shown(member.name)} stands twice; each file needs a name of its own")
+        seen.add(member.name)
+        yield member
+
+
+# Tar
+
+
+def _tar_members(file: Path, bounds: Bounds) -> Iterator[Member]:
+    with file.open("rb") as stored, _inflated(stored) as plain:
+        forward = Forward(plain, file.stat().st_size, bounds)
+        try:
+            tar = tarfile.TarFile(fileobj=forward, encoding="utf-8", errors="surrogateescape")  # type: ignore[arg-type]
+        except tarfile.ReadError as error:
+            raise DatasetError("the file is no tar, tar.gz, tar.zst or zip archive") from error
+        with tar:
+            count = 0
+            while (info := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # or it would keep every header in memory
+                count += 1
+                if count > bounds.files:
+                    raise DatasetError(f"the archive holds more than {bounds.files:,} entries")
+                if (member := _tar_member(tar, info)) is not None:
+                    yield member
+        forward.finish()
+
+
+def _tar_member(tar: tarfile.TarFile, info: tarfile.TarInfo) -> Member | None:
+    name = safe_name(info.name)
+    if info.isdir():
+        return None
+    if info.issym() or info.islnk():
+        raise DatasetError(f"{shown(info.name)} is a link; only regular files are taken in")
+    if info.issparse():
+        raise DatasetError(f"{shown(info.name)} is a sparse file, whose size says nothing; wanted a plain one")
+    content = tar.extractfile(info) if info.isreg() else None
+    if content is None:
+        raise DatasetError(f"{shown(info.name)} is a device, a pipe or the like; only regular files are taken in")
+    return Member(name, info.size, content)
+
+
+@contextmanager
+def _inflated(stored: BinaryIO) -> Iterator[IO[bytes]]:
+    begins = stored.read(4)
+    stored.seek(0)
+    if begins[:2] == b"\x1f\x8b":
+        with gzip.GzipFile(fileobj=stored) as plain:
+            yield cast("IO[bytes]", plain)
+    elif begins == b"\x28\xb5\x2f\xfd":
+        with zstd.ZstdFile(stored, options={zstd.DecompressionParameter.window_log_max: WINDOW_LOG}) as plain:
+            yield cast("IO[bytes]", plain)
+    else:
+        yield stored
+
+
+class Forward:
+    """A stream that tarfile may read and skip forward in, counted; it never goes back and never takes much at once."""
+
+    def __init__(self, plain: IO[bytes], stored_bytes: int, bounds: Bounds) -> None:
+        self._plain = plain
+        self._stored_bytes = stored_bytes
+        self._bounds = bounds
+        self._place = 0
+        self._last = b""
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= HEADER_BYTES:
+            raise DatasetError(f"the archive holds a header of {size:,} bytes; at most {HEADER_BYTES:,} are read")
+        content = self._plain.read(size)
+        self._place += len(content)
+        check_size(self._place, self._stored_bytes, self._bounds)
+        self._last = content
+        return content
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, place: int) -> int:
+        if place < self._place:
+            raise DatasetError("the archive holds an entry that lies before its own header")
+        while self._place < place and self.read(min(BLOCK, place - self._place)):
+            pass
+        return self._place
+
+    def finish(self) -> None:
+        """Read to the end, whose checksum is looked at then. Raises DatasetError where there is no end mark."""
+        if self._last != bytes(tarfile.BLOCKSIZE):
+            raise DatasetError("the archive ends without its end mark, or is damaged in the middle: it is cut short")
+        while self.read(BLOCK):
+            pass
+
+
+def check_size(inflated: int, stored: int, bounds: Bounds) -> None:
+    """Raise DatasetError for more bytes than are read, or than anybody's images shrink to so few."""
+    if inflated > bounds.bytes:
+        raise DatasetError(f"the archive holds more than {bounds.bytes:,} bytes")
+    if inflated > bounds.ratio_from and inflated > bounds.ratio * stored:
+        raise DatasetError(
+            f"the archive has {stored:,} bytes and inflates to more than {bounds.ratio} times as many; images do not"
+        )
+
+
+# Zip
+
+
+class Directory:
+    """A zip's file, from which no list of entries is read that is longer than allowed."""
+
+    def __init__(self, stored: BinaryIO) -> None:
+        self._stored = stored
+        self.seek, self.tell, self.close = stored.seek, stored.tell, stored.close
+        self.seekable = stored.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        if size > DIRECTORY_BYTES:
+            raise DatasetError(
+                f"the archive's list of entries has {size:,} bytes; at most {DIRECTORY_BYTES:,} are read"
+            )
+        return self._stored.read(size)
+
+
+def _zip_members(file: Path, bounds: Bounds) -> Iterator[Member]:
+    with file.open("rb") as stored, closing(zipfile.ZipFile(Directory(stored))) as opened:
+        entries = opened.infolist()
+        if len(entries) > bounds.files:
+            raise DatasetError(f"the archive holds more than {bounds.files:,} entries")
+        check_size(sum(info.file_size for info in entries), file.stat().st_size, bounds)
+        _refuse_overlaps(entries, opened.start_dir)
+        for info in entries:
+            name = safe_name(_zip_name(info))
+            if _is_zip_file(info):
+                with opened.open(info) as content:
+                    yield Member(name, info.file_size, content)
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """The name; where the entry does not say that it is UTF-8, it is taken for that if it can be."""
+    if info.flag_bits & 0x800 or info.orig_filename.isascii():
+        return info.orig_filename
+    try:
+        return info.orig_filename.encode("cp437").decode()
+    except UnicodeError:
+        return info.orig_filename
+
+
+def _is_zip_file(info: zipfile.ZipInfo) -> bool:
+    """Whether an entry is a file. Raises DatasetError for one that is neither that nor a folder, or cannot be read."""
+    mode = stat.S_IFMT(info.external_attr >> 16)
+    if mode == stat.S_IFLNK:
+        raise DatasetError(f"{shown(info.filename)} is a link; only regular files are taken in")
+    if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise DatasetError(f"{shown(info.filename)} is a device, a pipe or the like; only regular files are taken in")
+    if mode == stat.S_IFDIR or info.orig_filename.endswith(("/", "\\")):
+        return False
+    if info.flag_bits & 1:
+        raise DatasetError(f"{shown(info.filename)} is encrypted; wanted an archive without a password")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DatasetError(f"{shown(info.filename)} is compressed by method {info.compress_type}; deflate is read")
+    return True
+
+
+def _refuse_overlaps(entries: list[zipfile.ZipInfo], ends_at: int) -> None:
+    """Raise DatasetError where entries share bytes, as those of bombs do."""
+    ordered = sorted(entries, key=lambda info: info.header_offset)
+    begins = [info.header_offset for info in ordered[1:]] + [ends_at]
+    for info, next_begins in zip(ordered, begins, strict=True):
+        if info.header_offset + LOCAL_HEADER + info.compress_size > next_begins:
+            raise DatasetError(f"{shown(info.filename)} overlaps with another entry of the archive")
+
+
+# Folder
+
+
+def _folder_members(files: Files, stray: list[str], bounds: Bounds) -> Iterator[Member]:
+    count = 0
+    for root, folders, names in os.walk(files.folder):
+        folders.sort()
+        inside = os.path.relpath(root, files.folder)
+        stray += [
+            os.path.normpath(os.path.join(inside, inner))
+            for inner in folders
+            if os.path.islink(os.path.join(root, inner))
+        ]
+        for name in sorted(names):
+            count += 1
+            if count > bounds.files:
+                raise DatasetError(f"the folder holds more than {bounds.files:,} files")
+            file = os.path.normpath(os.path.join(inside, name))
+            if not files.hold(file):
+                stray.append(file)
+                continue
+            with (files.folder / file).open("rb") as content:
+                yield Member(safe_name(file), os.fstat(content.fileno()).st_size, content)
