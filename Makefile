@@ -19,13 +19,14 @@ test: $(READY)  ## Set everything up and run all tests
 up: $(READY)  ## Start the service and one worker on this machine
 	@$(BIN)/retort up
 
-check: $(READY)  ## Lint, formats, types, imports, Dockerfiles, compose file
+check: $(READY)  ## Lint, formats, types, imports, Dockerfiles, compose file, weak packages
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/hadolint docker/*.Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/python .ci/audit.py
 
 bench: $(READY)  ## Run every benchmark
 	@set -e; for file in benchmarks/[a-z]*.py; do \

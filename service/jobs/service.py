@@ -23,7 +23,7 @@ from service.jobs.schemas import JobDetail, JobQuery, Validation, detail
 from service.keys.service import Caller
 from service.paging import Position
 from service.settings import get_settings
-from service.usage.service import check_queue
+from service.usage.service import check_queue, measure
 from worker.kinds import DISTILL
 from worker.review import disk_bytes
 from worker.spec import Spec
@@ -72,6 +72,7 @@ def create(session: Session, caller: Caller, body: Any, idempotency_key: str | N
     may look through a folder of images.
     """
     examination = examine(caller.project_id, body)
+    measure(caller.project_id)
     sent = Sent(DISTILL, body, idempotency_key)
     made = made_before(session, caller, sent)
     if made is not None:

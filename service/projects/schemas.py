@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from service.projects.models import Project
 from service.schemas import Asked, Shown
@@ -20,6 +20,8 @@ class ProjectCreate(Asked):
 
 class ProjectChange(Asked):
     """What of a project is to change; what is not named stays."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
     max_running: int | None = Field(default=None, ge=1, le=1_000_000)
     """How many of its jobs run at once at most; null sets no limit."""

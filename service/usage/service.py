@@ -5,12 +5,12 @@ A project's own limit stands over the settings' one. How many of its jobs run at
 
 from __future__ import annotations
 
-import threading
 import time
 from math import ceil
 
 from sqlalchemy.orm import Session
 
+from service.db import reading
 from service.errors import TooLarge, TooManyRequests
 from service.jobs.models import State
 from service.projects.models import Project
@@ -26,7 +26,7 @@ MEASURED_SECONDS = 30.0
 
 _rates = Rates()
 _measured: dict[tuple[str, str], tuple[float, int]] = {}
-_measuring = threading.Lock()
+"""By database and project: when, by this process's clock, and how many bytes."""
 
 
 def limits_of(project: Project) -> Limits:
@@ -76,6 +76,13 @@ def check_queue(session: Session, project_id: str) -> None:
         raise TooLarge(f"{_full(stored, limits)}; delete jobs, data sets or models first")
 
 
+def measure(project_id: str) -> None:
+    """Look at what the project stores before a transaction that asks for it, which then holds nobody up: of many
+    things that takes longer than all else, and is done again after so many seconds at the earliest."""
+    with reading() as session:
+        _stored_lately(session, project_id)
+
+
 def check_upload(session: Session, project_id: str, size: int) -> None:
     """Raise TooLarge unless the project may upload so many bytes now.
 
@@ -96,13 +103,9 @@ def _full(stored: int, limits: Limits) -> str:
 
 
 def _stored_lately(session: Session, project_id: str) -> int:
-    """What the project stores, at most so many seconds old: many jobs may be made one after the other."""
-    name = (get_settings().database, project_id)
-    with _measuring:
-        known = _measured.get(name)
+    known = _measured.get((get_settings().database, project_id))
     if known is not None and time.monotonic() - known[0] < MEASURED_SECONDS:
         return known[1]
     stored = repository.stored_bytes(session, project_id)
-    with _measuring:
-        _measured[name] = (time.monotonic(), stored)
+    _measured[get_settings().database, project_id] = (time.monotonic(), stored)
     return stored
