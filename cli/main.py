@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli import backup, catalogue, demo, doctor, download, jobs, keys, projects, up, watch
+from cli import backup, catalogue, demo, doctor, download, jobs, keys, projects, up, upload, watch
 
 app = typer.Typer(
     name="retort",
@@ -41,6 +41,7 @@ app.command()(jobs.resume)
 app.command()(jobs.stop)
 app.command()(jobs.cancel)
 app.command()(download.download)
+app.command()(upload.upload)
 app.command()(catalogue.methods)
 app.command()(catalogue.architectures)
 app.command()(backup.backup)

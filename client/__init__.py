@@ -35,10 +35,13 @@ from client._types import (
     Progress,
     Project,
     Scope,
+    Upload,
+    UploadPart,
     Usage,
     Validation,
     Waiting,
 )
+from client._uploads import Uploads
 from client.errors import (
     ApiError,
     BadRequest,
@@ -91,6 +94,8 @@ __all__ = [
     "TooManyRequests",
     "Unauthorized",
     "UnexpectedAnswer",
+    "Upload",
+    "UploadPart",
     "Usage",
     "Validation",
     "Waiting",
@@ -112,6 +117,7 @@ class Retort:
         self.architectures = Architectures(transport)
         self.datasets = Datasets(transport)
         self.exports = Exports(transport)
+        self.uploads = Uploads(transport)
         self.keys = Keys(transport)
         self.projects = Projects(transport)
         self.audit = Audit(transport)

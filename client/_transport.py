@@ -74,6 +74,19 @@ class Transport:
 
         return self.patiently(ask, again=again)
 
+    def send(
+        self,
+        method: str,
+        path: str,
+        content: Iterator[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout_seconds: float | None = None,
+    ) -> httpx2.Response:
+        """The answer to a body that is sent as it is made; asked for once. Raises what `checked` does."""
+        timeout = TIMEOUT if timeout_seconds is None else httpx2.Timeout(timeout_seconds, connect=TIMEOUT.connect)
+        return self.checked(self._http.request(method, path, content=content, headers=headers, timeout=timeout))
+
     @contextmanager
     def stream(self, path: str, headers: Mapping[str, str] | None = None) -> Iterator[httpx2.Response]:
         """An answer whose body is read as it comes; asked for once."""

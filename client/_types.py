@@ -248,6 +248,40 @@ class Entry(Answer):
     """JSON schema of its fields."""
 
 
+class UploadPart(Answer):
+    """A part of an upload that the service has."""
+
+    number: int
+    """From 1."""
+    size: int
+    """In bytes."""
+    sha256: str
+    """Hex."""
+
+
+class Upload(Answer):
+    """A file that was brought, or is on its way."""
+
+    id: str
+    kind: Literal["dataset", "model"]
+    name: str
+    size: int
+    """In bytes."""
+    sha256: str
+    """Of the whole, hex."""
+    state: Literal["open", "complete"]
+    """`complete` once all bytes are there and verified."""
+    part_bytes: int
+    """Size of every part but the last, in bytes."""
+    parts: int
+    received_bytes: int
+    created_at: datetime
+    expires_at: datetime
+    """When the service gives it up, unless something is made of it."""
+    received: list[UploadPart] = []
+    """The parts that the service has; lists of uploads leave them out."""
+
+
 class Key(Answer):
     """A key, by all but its secret."""
 

@@ -29,6 +29,7 @@ import service.jobs.endpoints
 import service.keys.endpoints
 import service.methods.endpoints
 import service.projects.endpoints
+import service.uploads.endpoints
 import service.usage.endpoints
 from service.audit.service import settle
 from service.db import LOST, POOL_SIZE
@@ -56,7 +57,7 @@ GOODBYE_SECONDS = 5
 """How long followers and downloads may go on once the process is asked to stop."""
 FEATURES = (
     service.jobs, service.events, service.artifacts, service.methods, service.architectures, service.datasets,
-    service.exports, service.keys, service.projects, service.usage, service.audit, service.health,
+    service.uploads, service.exports, service.keys, service.projects, service.usage, service.audit, service.health,
 )  # fmt: skip
 CORS_SENT = ["Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "If-Range", "Last-Event-ID", "Range"]
 CORS_SHOWN = ["Content-Range", "ETag", "Idempotent-Replayed", "Location", "Retry-After", "X-Request-ID"]
@@ -118,7 +119,8 @@ def create_app() -> FastAPI:
     for feature in FEATURES:
         app.include_router(feature.endpoints.router)
     settings = get_settings()
-    app.add_middleware(Edge, settings=settings, settle=settle)
+    larger = service.uploads.endpoints.LARGER_BODIES
+    app.add_middleware(Edge, settings=settings, settle=settle, larger=larger)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["*"], allow_headers=CORS_SENT,

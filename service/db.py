@@ -26,6 +26,8 @@ from service.settings import get_settings
 SQLITE_BUSY_SECONDS = 30
 OLDEST_SQLITE = (3, 35)
 """The first with RETURNING."""
+PAGES_A_STEP = 4096
+"""How many pages of SQLite are given back at once, 16 MiB: other writers wait meanwhile."""
 CONNECT_SECONDS = 5
 POOL_SIZE = 20
 """Connections of a process at most; who needs one more waits for its turn."""
@@ -166,10 +168,17 @@ def release_pages() -> None:
     if get_engine().dialect.name == "sqlite":
         connection = get_engine().raw_connection()
         try:
-            # Each step of the statement frees a page, and only a script takes them all.
-            connection.cursor().executescript("PRAGMA incremental_vacuum")
+            cursor, before, free = connection.cursor(), None, _free_pages(connection)
+            while free and free != before:
+                # Each step of the statement frees a page, and only a script takes all steps.
+                cursor.executescript(f"PRAGMA incremental_vacuum({PAGES_A_STEP})")
+                before, free = free, _free_pages(connection)
         finally:
             connection.close()
+
+
+def _free_pages(connection: Any) -> int:
+    return int(connection.cursor().execute("PRAGMA freelist_count").fetchone()[0])
 
 
 @contextmanager

@@ -9,7 +9,7 @@ ServiceError
 ├── TooSlow                 408  the body comes too slowly
 ├── Conflict                409  the thing's state does not allow that
 ├── TooLarge                413  the body is larger than is read, or finds no room
-├── UnsupportedMediaType    415  the body is no JSON by its own account
+├── UnsupportedMediaType    415  the body is of another kind by its own account
 ├── RangeNotSatisfiable     416  the range begins beyond the end
 ├── Invalid                 422  the request is well formed but wrong; `errors` says where
 ├── TooManyRequests         429  more is asked than is allowed now
@@ -171,7 +171,7 @@ class TooLarge(ServiceError):
 
 
 class UnsupportedMediaType(ServiceError):
-    """The body is no JSON by its own account."""
+    """The body is of another kind than the endpoint reads, by its own account."""
 
     status = 415
     title = "Unsupported media type"

@@ -49,6 +49,10 @@ class Settings(BaseSettings):
     """How much a project stores in the database, where it has no limit of its own."""
     max_upload_bytes: int = Field(default=20 * 2**30, ge=1)
     """How large one upload is, where its project has no limit of its own."""
+    upload_seconds: float = Field(default=86_400.0, gt=0)
+    """How long an unfinished upload is kept after its last part."""
+    unused_upload_seconds: float = Field(default=7 * 86_400.0, gt=0)
+    """How long a complete upload is kept after something was last made of it."""
     requests_per_second: float = Field(default=1000.0, gt=0)
     """How often a project may ask each process of the API, where it has no limit of its own."""
     audit_days: float = Field(default=90.0, gt=0)

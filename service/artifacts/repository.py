@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, Select, delete, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, delete, exists, insert, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -20,9 +20,10 @@ from service.artifacts.models import CHUNK_BYTES, Artifact, Blob, Chunk
 from service.checkpoints.models import Checkpoint
 from service.db import AS_BYTES, database_now, reading, release_pages, transaction
 from service.jobs.models import Job
+from service.uploads.models import Upload
 
-BLOBS_A_SWEEP = 16
-"""How many blobs one transaction deletes: their chunks go with them, and other writers wait meanwhile."""
+BLOBS_A_SWEEP, CHUNKS_A_SWEEP = 16, 16
+"""How many of them one transaction deletes: other writers wait meanwhile, and a blob may have thousands of chunks."""
 
 
 class BlobGone(LookupError):
@@ -125,8 +126,12 @@ def sweep(grace_seconds: float) -> int:
     Gives how many were deleted.
     """
     count = 0
-    while deleted := _sweep_some(grace_seconds):
-        count += deleted
+    while condemned := _condemn(grace_seconds):
+        while _drop_chunks(condemned):
+            pass
+        with transaction() as session:
+            session.execute(delete(Blob).where(Blob.id.in_(condemned)))
+        count += len(condemned)
     if count:
         release_pages()
     return count
@@ -134,7 +139,10 @@ def sweep(grace_seconds: float) -> int:
 
 def drop_unreferenced(session: Session, blob_ids: Sequence[str]) -> None:
     """Delete those of the blobs that nothing refers to any more; one that somebody else holds is left to the sweep."""
-    _delete_unreferenced(session, select(Blob.id).where(Blob.id.in_(blob_ids)))
+    held = select(Blob.id).where(Blob.id.in_(blob_ids)).with_for_update(of=Blob, skip_locked=True)
+    # A statement of its own, once nobody else can refer to them: a reference may have been committed before.
+    free = delete(Blob).where(Blob.id.in_(session.scalars(held).all()), ~_referenced())
+    session.execute(free.execution_options(synchronize_session=False))
 
 
 def add_artifact(
@@ -172,18 +180,26 @@ def _refer(session: Session, written: Written) -> str | None:
     return session.scalar(update(Blob).where(*same).values(touched_at=database_now()).returning(Blob.id))
 
 
-def _sweep_some(grace_seconds: float) -> int:
+def _condemn(grace_seconds: float) -> Sequence[str]:
+    """Give some blobs that are to go a name under which nobody finds, writes or commits them any more."""
     old = Blob.touched_at <= database_now() - grace_seconds
+    candidates = select(Blob.id).where(old, ~_referenced()).limit(BLOBS_A_SWEEP)
     with transaction() as session:
-        return _delete_unreferenced(session, select(Blob.id).where(old, ~_referenced()).limit(BLOBS_A_SWEEP))
+        locked = session.scalars(candidates.with_for_update(of=Blob, skip_locked=True)).all()
+        # Asked again, now that nobody else can refer to them: a reference may have been committed in between.
+        free = update(Blob).where(Blob.id.in_(locked), ~_referenced())
+        condemned = free.values(sha256="swept " + Blob.id, size=0).returning(Blob.id)
+        return session.scalars(condemned.execution_options(synchronize_session=False)).all()
 
 
-def _delete_unreferenced(session: Session, candidates: Select[str]) -> int:
-    locked = session.scalars(candidates.with_for_update(of=Blob, skip_locked=True)).all()
-    # Asked again, now that nobody else can refer to them: a reference may have been committed in between.
-    deleted = delete(Blob).where(Blob.id.in_(locked), ~_referenced()).returning(Blob.id)
-    return len(session.scalars(deleted.execution_options(synchronize_session=False)).all())
+def _drop_chunks(blob_ids: Sequence[str]) -> bool:
+    """Delete some chunks of those blobs; whether there were any."""
+    some = select(Chunk.blob_id, Chunk.number).where(Chunk.blob_id.in_(blob_ids)).limit(CHUNKS_A_SWEEP)
+    dropped = delete(Chunk).where(tuple_(Chunk.blob_id, Chunk.number).in_(some)).returning(Chunk.number)
+    with transaction() as session:
+        return bool(session.scalars(dropped.execution_options(synchronize_session=False)).all())
 
 
 def _referenced() -> ColumnElement[bool]:
-    return or_(exists().where(Artifact.blob_id == Blob.id), exists().where(Checkpoint.blob_id == Blob.id))
+    """Whether anything refers to a blob: every table that can is named here."""
+    return or_(*(exists().where(table.blob_id == Blob.id) for table in (Artifact, Checkpoint, Upload)))

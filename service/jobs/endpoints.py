@@ -27,7 +27,7 @@ IdempotencyKey = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=200,
-        description="The same key and body give the same job, however often they are sent.",
+        description="The same key and body make one thing, however often they are sent.",
     ),
 ]
 

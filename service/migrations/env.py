@@ -11,6 +11,7 @@ import service.events.models
 import service.jobs.models
 import service.keys.models
 import service.projects.models
+import service.uploads.models
 import service.workers.models  # noqa: F401 - these imports fill the metadata
 from service.db import Base
 

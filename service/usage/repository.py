@@ -9,6 +9,7 @@ from service.artifacts.models import Artifact, Blob
 from service.checkpoints.models import Checkpoint
 from service.jobs.models import Job, State
 from service.projects.models import Project
+from service.uploads.models import Upload, UploadState
 
 
 def lock(session: Session, project_id: str) -> Project:
@@ -29,9 +30,11 @@ def count_jobs(session: Session, project_id: str, state: State) -> int:
 
 
 def stored_bytes(session: Session, project_id: str) -> int:
-    """Bytes of the blobs that the project's things refer to, each blob once."""
+    """Bytes of the blobs that the project's things refer to, each blob once, and what open uploads promise."""
     total = select(func.sum(Blob.size)).where(Blob.id.in_(_blobs_of(project_id)))
-    return int(session.scalars(total).one() or 0)
+    open_ones = (Upload.project_id == project_id, Upload.state == UploadState.open)
+    promised = select(func.sum(Upload.size)).where(*open_ones)
+    return sum(int(session.scalars(count).one() or 0) for count in (total, promised))
 
 
 def _blobs_of(project_id: str) -> CompoundSelect[tuple[str]]:
@@ -40,4 +43,5 @@ def _blobs_of(project_id: str) -> CompoundSelect[tuple[str]]:
     return union(
         select(Artifact.blob_id).join(Job, Job.id == Artifact.job_id).where(own),
         select(Checkpoint.blob_id).join(Job, Job.id == Checkpoint.job_id).where(own),
+        select(Upload.blob_id).where(Upload.project_id == project_id),
     )

@@ -112,6 +112,10 @@ class Wire:
     """For each connection in turn, after how many bytes of answer it breaks; later ones are whole."""
     answered: list[int] = field(default_factory=list)
     """How many bytes of answer each connection carried."""
+    cuts: list[int | None] = field(default_factory=list)
+    """For each connection in turn, after how many bytes of request it breaks; None and later ones are whole."""
+    asked: list[int] = field(default_factory=list)
+    """How many bytes of request each connection carried."""
 
     def __post_init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -137,15 +141,21 @@ class Wire:
             except OSError:
                 return
             limit = self.breaks.pop(0) if self.breaks else None
+            cut = self.cuts.pop(0) if self.cuts else None
             far = socket.create_connection(("127.0.0.1", self.target))
             self.answered.append(0)
-            self._run(self._carry, near, far)
+            self.asked.append(0)
+            self._run(self._carry, near, far, cut, len(self.asked) - 1)
             self._run(self._carry_back, far, near, limit, len(self.answered) - 1)
 
-    def _carry(self, near: socket.socket, far: socket.socket) -> None:
+    def _carry(self, near: socket.socket, far: socket.socket, cut: int | None, number: int) -> None:
         try:
             while data := near.recv(65536):
-                far.sendall(data)
+                far.sendall(data if cut is None else data[: cut - self.asked[number]])
+                self.asked[number] += len(data)
+                if cut is not None and self.asked[number] >= cut:
+                    near.shutdown(socket.SHUT_RDWR)
+                    break
             far.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # it broke, as it was told to

@@ -26,6 +26,7 @@ EVERYBODYS = {"catalogue"}
 BODIES: dict[str, Any] = {
     "POST /v1/jobs": RECIPE,
     "POST /v1/jobs/validate": RECIPE,
+    "POST /v1/uploads": {"kind": "dataset", "name": "new.tar", "size": 1, "sha256": "0" * 64},
     "POST /v1/keys": {"name": "new"},
     "POST /v1/projects": {"name": "new"},
     "PATCH /v1/projects/{project_id}": {"max_running": 1},
@@ -82,11 +83,12 @@ def app() -> Iterator[TestClient]:
 def parts(key: str, app: TestClient) -> dict[str, str]:
     """What the parameters of paths may name: things of the project `default`."""
     job = app.post("/v1/jobs", json=RECIPE, headers=bearer(key)).json()["id"]
+    upload = app.post("/v1/uploads", json=BODIES["POST /v1/uploads"], headers=bearer(key)).json()["id"]
     written = write_blob(io.BytesIO(b"weights"))
     with transaction() as session:
         blob = commit_blob(session, written)
         add_artifact(session, job, name="student.onnx", network="student", media_type="a/b", blob_id=blob)
-    return {"job_id": job, "name": "student.onnx"}
+    return {"job_id": job, "name": "student.onnx", "upload_id": upload, "number": "7777777"}
 
 
 def bearer(key: str) -> dict[str, str]:

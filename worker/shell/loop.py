@@ -17,6 +17,7 @@ from service.artifacts.repository import sweep
 from service.audit.repository import sweep as forget_old
 from service.db import transaction
 from service.settings import Settings, get_settings
+from service.uploads.service import sweep_uploads
 from service.workers import repository, service
 from service.workers.repository import Claim, Machine
 from worker.shell import machine, meters
@@ -160,9 +161,10 @@ class Shell:
         if time.monotonic() < self._sweep_at:
             return
         self._sweep_at = time.monotonic() + SWEEP_SECONDS
+        uploads = sweep_uploads()
         blobs = sweep(settings.sweep_grace_seconds)
         forget_old(settings.audit_days)
         folders = sweep_folders(settings.storage, settings.sweep_grace_seconds)
         with transaction() as session:
             repository.forget_silent(session, SILENT_WORKER_SECONDS)
-        log.info("swept %d blobs and %d folders", blobs, folders)
+        log.info("swept %d uploads, %d blobs and %d folders", uploads, blobs, folders)
