@@ -31,6 +31,8 @@ class Input(Spec):
     """Subtracted from each channel of an image in [0, 1]."""
     std: tuple[float, float, float]
     """Divides each channel after the mean was subtracted."""
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    """Order in which the network itself reads the colours; mean and std are given in that of RGB."""
 
 
 class Stage(Spec):
@@ -72,6 +74,11 @@ class Card(Spec):
     """Whether the classifier adds a number to each class."""
     further_classifiers: int = 0
     """Numbers to store for each class in further classifiers, whose logits are averaged with that one's."""
+
+    @property
+    def logits_only(self) -> bool:
+        """Whether nothing but logits can be read of the network, as of an ONNX file."""
+        return not self.stages
 
     def parameters(self, classes: int) -> int:
         """Numbers to store with a linear classifier of that many classes."""

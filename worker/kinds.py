@@ -9,12 +9,13 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
+from worker.check import Check
 from worker.ingest import Ingest
 from worker.recipe import Recipe
 from worker.registry import nearest
 from worker.spec import Spec
 
-DISTILL, INGEST = "distill", "ingest"
+DISTILL, INGEST, CHECK = "distill", "ingest", "check"
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,16 @@ class Kind:
 
 
 def _recipes_inputs(spec: Mapping[str, Any]) -> Iterator[str]:
-    dataset = spec.get("dataset", {})
+    dataset = spec.get("dataset") or {}
     if dataset.get("name") == "stored":
         yield dataset["dataset"]
+    named = {network.get("model") for network in (spec.get("teacher") or {}, *spec.get("students", ()))}
+    yield from sorted(named - {None})
+
+
+def _checks_inputs(spec: Mapping[str, Any]) -> Iterator[str]:
+    yield spec["model"]
+    yield from _recipes_inputs(spec)
 
 
 def _ingests_inputs(spec: Mapping[str, Any]) -> Iterator[str]:
@@ -43,6 +51,7 @@ def _ingests_inputs(spec: Mapping[str, Any]) -> Iterator[str]:
 KINDS: dict[str, Kind] = {
     DISTILL: Kind(Recipe, "worker.engine.run:Run", _recipes_inputs),
     INGEST: Kind(Ingest, "worker.engine.ingest:Ingestion", _ingests_inputs),
+    CHECK: Kind(Check, "worker.engine.check:Checkup", _checks_inputs),
 }
 
 

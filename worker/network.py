@@ -135,7 +135,8 @@ class Network(nn.Module):
         if size and images.shape[-1] != size:
             images = F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
         mean, std = self.get_buffer("mean"), self.get_buffer("std")
-        return (images - mean) / std
+        images = (images - mean) / std
+        return images.flip(1) if self.image.channel_order == "bgr" else images
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, K) logits of (N, 3, H, W) RGB images in [0, 1]."""

@@ -14,6 +14,7 @@ from worker.augmentation import Augmentation
 from worker.datasets import AnyDataset
 from worker.exports import EXPORTS, AnyExport
 from worker.methods import AnyMethod
+from worker.own_model import ONNX, ModelId
 from worker.protocols import PROTOCOLS, expand
 from worker.registry import nearest
 from worker.spec import Spec
@@ -30,7 +31,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 def _known_architecture(name: str) -> str:
-    if name not in ARCHITECTURES:
+    if name not in ARCHITECTURES and name not in ("auto", ONNX):
         raise PydanticCustomError(
             "unknown_architecture",
             "no architecture {name}{hint}",
@@ -52,6 +53,20 @@ class JobWeights(Spec):
 
 
 Weights = Literal["published"] | JobWeights | None
+
+
+def _check_origin(network: Teacher | Student | StudentShorthand) -> None:
+    """Raise PydanticCustomError unless the recipe says what the network is, and once."""
+    if network.model is None and network.architecture == "auto":
+        raise PydanticCustomError("missing_architecture", "architecture is missing", {"field": "architecture"})
+    if network.model is None and network.architecture == ONNX:
+        raise PydanticCustomError(
+            "onnx_without_model", "architecture is onnx, which comes with a model; model is null", {"field": "model"}
+        )
+    if network.model is not None and network.weights is not None:
+        raise PydanticCustomError(
+            "two_origins", "both model and weights are given; give one of them", {"field": "weights"}
+        )
 
 
 class SGD(Spec):
@@ -177,8 +192,11 @@ class Training(Spec):
 class Teacher(Spec):
     """The network to imitate."""
 
-    architecture: ArchitectureName
-    """Name in the catalogue of architectures."""
+    architecture: ArchitectureName = "auto"
+    """Name in the catalogue of architectures; `auto` is that of `model`."""
+    model: ModelId | None = None
+    """A network that you brought (see /v1/models), instead of weights. One that came as an ONNX file gives logits
+    alone and cannot be taught."""
     weights: Weights = None
     """`published`, or a network of an earlier job; null starts from a random initialisation and needs `teach`."""
     seed: Seed = 0
@@ -188,9 +206,10 @@ class Teacher(Spec):
 
     @model_validator(mode="after")
     def _knows_something(self) -> Teacher:
-        if self.weights is None and self.teach is None:
+        _check_origin(self)
+        if self.weights is None and self.model is None and self.teach is None:
             raise PydanticCustomError(
-                "untrained_teacher", "the teacher has neither weights nor teach; it needs one of them", {}
+                "untrained_teacher", "the teacher has neither weights nor teach nor a model; it needs one of them", {}
             )
         return self
 
@@ -209,8 +228,10 @@ class Student(Spec):
 
     name: NetworkName = "student"
     """Names its metrics and files; unique in the job."""
-    architecture: ArchitectureName
-    """Name in the catalogue of architectures."""
+    architecture: ArchitectureName = "auto"
+    """Name in the catalogue of architectures; `auto` is that of `model`."""
+    model: ModelId | None = None
+    """A network that you brought, which training starts from instead of weights."""
     weights: Weights = None
     """What training starts from; null is a random initialisation."""
     seed: Seed = 0
@@ -219,6 +240,11 @@ class Student(Spec):
     """What the labels weigh."""
     methods: tuple[AnyMethod, ...] = ()
     """The distillation objectives, added up; none is plain training on the labels."""
+
+    @model_validator(mode="after")
+    def _is_something(self) -> Student:
+        _check_origin(self)
+        return self
 
     @model_validator(mode="after")
     def _methods_differ(self) -> Student:
@@ -236,16 +262,23 @@ class Student(Spec):
 class StudentShorthand(Spec):
     """The only student of a job; its methods stand beside it."""
 
-    architecture: ArchitectureName
-    """Name in the catalogue of architectures."""
+    architecture: ArchitectureName = "auto"
+    """Name in the catalogue of architectures; `auto` is that of `model`."""
     name: NetworkName = "student"
     """Names its metrics and files."""
+    model: ModelId | None = None
+    """A network that you brought, which training starts from instead of weights."""
     weights: Weights = None
     """What training starts from; null is a random initialisation."""
     seed: Seed = 0
     """Rules the initialisation and the methods' draws."""
     labels: Labels = Labels()
     """What the labels weigh."""
+
+    @model_validator(mode="after")
+    def _is_something(self) -> StudentShorthand:
+        _check_origin(self)
+        return self
 
 
 class Evaluation(Spec):
@@ -306,7 +339,7 @@ class Recipe(Spec):
     priority: int = Field(default=0, ge=-10, le=10)
     """Jobs of higher priority start first within a project."""
     needs: Needs = Needs()
-    """What a worker must have to take the job."""
+    """What the worker that takes it must have."""
     deadline: Deadline | None = None
     """How long it may take; null lets it take its time."""
     protocol: Literal["cifar100", "imagenet", "tiny_imagenet"] | None = Field(default=None, exclude=True)
@@ -317,6 +350,9 @@ class Recipe(Spec):
     """Labelled images."""
     teacher: Teacher | None = None
     """The network to imitate; null when no method needs one."""
+    require_teacher_accuracy: float | None = Field(default=None, ge=0, le=1)
+    """Least share of the validation part's images that the teacher must guess before the first student's step, in
+    [0, 1]; below it the job fails and says both numbers. Null asks for none."""
     students: tuple[Student, ...] = Field(default=(), max_length=64)
     """The networks to train; they share each pass over the data and each pass of the teacher."""
     student: StudentShorthand | None = Field(default=None, exclude=True)
@@ -373,6 +409,7 @@ class Recipe(Spec):
                 Student(
                     name=BASELINE_NAME,
                     architecture=first.architecture,
+                    model=first.model,
                     weights=first.weights,
                     seed=first.seed,
                     labels=Labels(smoothing=first.labels.smoothing),
@@ -407,6 +444,12 @@ class Recipe(Spec):
     @model_validator(mode="after")
     def _teacher_where_needed(self) -> Recipe:
         if self.teacher is None:
+            if self.require_teacher_accuracy is not None:
+                raise PydanticCustomError(
+                    "no_teacher_to_require",
+                    "require_teacher_accuracy is {least}, but teacher is null",
+                    {"least": self.require_teacher_accuracy, "field": "require_teacher_accuracy"},
+                )
             for student in self.students:
                 for method in student.methods:
                     if method.needs_teacher:

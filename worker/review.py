@@ -6,13 +6,14 @@ Read by the API's `validate` and `create` and by the engine alike, so that they 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from worker.architecture import Card
 from worker.architectures import CARDS
 from worker.dataset import DataFacts
-from worker.method import Method, MethodError, Setup
-from worker.recipe import BASELINE_NAME, SGD, Recipe, Student, Training
+from worker.method import READS, TEACHER, Method, MethodError, Setup
+from worker.own_model import ONNX, OwnModel, class_sentence
+from worker.recipe import BASELINE_NAME, SGD, Recipe, Student, Teacher, Training
 
 FEWEST_CLASSES = 2
 """There is nothing to tell apart in one; methods are not asked about it."""
@@ -50,9 +51,15 @@ class Review:
     """Names of the students that share one pass over the data and one of the teacher, a group each."""
 
 
-def review(recipe: Recipe, facts: DataFacts | None, cards: Mapping[str, Card] = CARDS) -> Review:
-    """Resolve what is `auto` and find all that is wrong, as far as facts and cards are known."""
-    problems = [*_label_problems(recipe)]
+def review(
+    recipe: Recipe,
+    facts: DataFacts | None,
+    cards: Mapping[str, Card] = CARDS,
+    models: Mapping[str, OwnModel] | None = None,
+) -> Review:
+    """Resolve what is `auto` and find all that is wrong, as far as facts, cards and the users' models are known."""
+    models = models or {}
+    problems = [*_label_problems(recipe), *_model_problems(recipe, facts, models)]
     if facts is not None:
         problems += _data_problems(recipe, facts, cards)
         if facts.classes >= FEWEST_CLASSES:
@@ -60,7 +67,7 @@ def review(recipe: Recipe, facts: DataFacts | None, cards: Mapping[str, Card] = 
     return Review(
         resolved=recipe if problems else resolve(recipe),
         problems=tuple(problems),
-        warnings=tuple(_warnings(recipe, facts, cards)),
+        warnings=(*_warnings(recipe, facts, cards), *class_warnings(recipe, facts, models)),
         sharing=tuple(tuple(recipe.students[i].name for i in group) for group in sharing_groups(recipe)),
     )
 
@@ -126,6 +133,12 @@ def check_methods(methods: tuple[Method, ...], setup: Setup) -> Iterator[tuple[i
     if len(choosers) > 1:
         yield 0, f"{' and '.join(choosers)} both choose the images of an epoch; at most one of a student's methods may"
     refused = False
+    if setup.teacher is not None and setup.teacher.logits_only:
+        wanting = [(i, more) for i, method in enumerate(methods) if (more := _reads_beyond_logits(method, setup))]
+        if wanting:
+            for i, more in wanting:
+                yield i, f"{methods[i].name}: it needs the teacher's {more}, and an ONNX file gives logits alone"
+            return
     for i, method in enumerate(methods):
         try:
             method.check(setup)
@@ -136,6 +149,23 @@ def check_methods(methods: tuple[Method, ...], setup: Setup) -> Iterator[tuple[i
     wraps = [method.name for method in methods if not refused and method.wrapper(setup) is not None]
     if len(wraps) > 1:
         yield 0, f"{' and '.join(wraps)} both replace the student's head; at most one of a student's methods may"
+
+
+def _reads_beyond_logits(method: Method, setup: Setup) -> str:
+    """What a method needs of a teacher besides its logits, in words; empty where it needs no more."""
+    if not method.needs_teacher:
+        return ""
+    # It is asked what it would read of a teacher like the student, of which everything can be read.
+    twin = replace(setup, teacher=setup.student)
+    try:
+        taps = method.taps(twin).union(*(phase.taps for phase in method.phases(twin)))
+        if method.networks(twin):
+            return "weights"
+        changes = method.wrapper_type is not None and method.wrapper(twin) is not None
+    except MethodError:
+        return "maps or embedding"
+    reads = {READS[tap.reads] for tap in taps if tap.network == TEACHER and tap.reads != "logits"}
+    return " and ".join(sorted(reads | ({"classifier"} if changes else set())))
 
 
 def _resolve_training(training: Training) -> Training:
@@ -159,6 +189,50 @@ def _label_problems(recipe: Recipe) -> Iterator[Problem]:
                 f"/students/{i}/labels/weight",
                 f"student {student.name!r} has no methods and a label weight of 0: nothing would train it",
             )
+
+
+def class_warnings(recipe: Recipe, facts: DataFacts | None, models: Mapping[str, OwnModel]) -> Iterator[str]:
+    """What is odd about the order of the classes of networks that users brought."""
+    for role, network in _brought(recipe):
+        model = models.get(network.model or "")
+        if facts is not None and model is not None and model.classes == facts.classes:
+            sentence = class_sentence(f"{role} ({model.id})", model.class_names, facts.class_names)
+            if sentence is not None:
+                yield sentence
+
+
+def _brought(recipe: Recipe) -> Iterator[tuple[str, Teacher | Student]]:
+    """The networks that users brought, with what they are called."""
+    students = [(f"student {student.name!r}", student) for student in recipe.students]
+    for role, network in [("the teacher", recipe.teacher), *students]:
+        if network is not None and network.model is not None:
+            yield role, network
+
+
+def _model_problems(recipe: Recipe, facts: DataFacts | None, models: Mapping[str, OwnModel]) -> Iterator[Problem]:
+    teacher = recipe.teacher
+    for pointer, network in [("/teacher", teacher), *((f"/students/{i}", s) for i, s in enumerate(recipe.students))]:
+        if network is None:
+            continue
+        if network.architecture == "auto":
+            yield Problem(f"{pointer}/architecture", f"architecture is auto, and nothing is known of {network.model}")
+        if network.architecture == ONNX and network is not teacher:
+            yield Problem(pointer, f"{network.model} is an ONNX file, which cannot be trained; it can be a teacher")
+        model = models.get(network.model or "")
+        if model is not None and network.architecture not in ("auto", model.architecture):
+            said = f"{model.id} is a {model.architecture}; the recipe says {network.architecture}"
+            yield Problem(f"{pointer}/architecture", said)
+    if teacher is None:
+        return
+    if teacher.architecture == ONNX and teacher.teach is not None:
+        yield Problem("/teacher/teach", f"{teacher.model} is an ONNX file, which cannot be taught; teach must be null")
+    model = models.get(teacher.model or "")
+    if model is not None and facts is not None and teacher.teach is None and model.classes != facts.classes:
+        yield Problem(
+            "/teacher/model",
+            f"the teacher {model.id} gives {model.classes} classes, the data set has {facts.classes}; "
+            "give teach, to tune it on the data set",
+        )
 
 
 def _data_problems(recipe: Recipe, facts: DataFacts, cards: Mapping[str, Card]) -> Iterator[Problem]:

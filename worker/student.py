@@ -143,7 +143,7 @@ def _build(description: Description) -> Network:
     except LookupError as error:
         raise StudentError(str(error)) from error
     image = description.input
-    network.set_input(Input(size=image.size, mean=image.mean, std=image.std))
+    network.set_input(Input(size=image.size, mean=image.mean, std=image.std, channel_order=image.channel_order))
     return network
 
 

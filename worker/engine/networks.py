@@ -12,8 +12,10 @@ from worker.architecture import Input
 from worker.architectures import ARCHITECTURES
 from worker.dataset import DataFacts
 from worker.engine.interrupt import Impossible
+from worker.engine.own_weights import own_network, read_record, reorder
 from worker.network import Network
-from worker.recipe import JobWeights, Student, Teacher, Weights
+from worker.own_model import class_order
+from worker.recipe import JobWeights, Student, Teacher
 from worker.student import StudentError, load_student
 
 
@@ -36,9 +38,9 @@ def build(architecture: str, facts: DataFacts) -> Network:
 
 def teacher_network(teacher: Teacher, facts: DataFacts, weights: Path) -> Network:
     """The teacher as it stands before anything is taught."""
-    if teacher.weights is None:
+    if teacher.weights is None and teacher.model is None:
         return initialised(teacher.architecture, teacher.seed, facts)
-    network, classes = _weighted(teacher.architecture, teacher.weights, weights)
+    network, classes = _weighted(teacher, facts, weights)
     if classes == facts.classes:
         return network
     if teacher.teach is None:
@@ -51,16 +53,19 @@ def teacher_network(teacher: Teacher, facts: DataFacts, weights: Path) -> Networ
 
 def student_network(student: Student, facts: DataFacts, weights: Path) -> Network:
     """A student as its training starts."""
-    if student.weights is None:
+    if student.weights is None and student.model is None:
         return initialised(student.architecture, student.seed, facts)
-    network, classes = _weighted(student.architecture, student.weights, weights)
+    network, classes = _weighted(student, facts, weights)
     if classes == facts.classes:
         return network
     return _with_new_classifier(network, student.architecture, student.seed, facts)
 
 
-def _weighted(architecture: str, source: Weights, weights: Path) -> tuple[Network, int]:
+def _weighted(wanted: Teacher | Student, facts: DataFacts, weights: Path) -> tuple[Network, int]:
     """A network with the weights that a recipe names, and how many classes it gives."""
+    architecture, source = wanted.architecture, wanted.weights
+    if wanted.model is not None:
+        return _brought(wanted.model, facts, weights)
     if isinstance(source, JobWeights):
         stem = weights / source.job / source.network
         try:
@@ -83,6 +88,17 @@ def _weighted(architecture: str, source: Weights, weights: Path) -> tuple[Networ
     except LookupError as error:
         raise Impossible(str(error)) from error
     return network, len(names)
+
+
+def _brought(model_id: str, facts: DataFacts, weights: Path) -> tuple[Network, int]:
+    """A network that a user brought, its outputs in the data set's order where their names say which is which."""
+    record = read_record(model_id, weights)
+    network = own_network(record, weights / model_id)
+    assert record.classes is not None, "a checked model's classes are known"
+    order = class_order(record.class_names, facts.class_names)
+    if order is not None and order != tuple(range(len(order))):
+        reorder(network, order)
+    return network, record.classes
 
 
 def _with_new_classifier(network: Network, architecture: str, seed: int, facts: DataFacts) -> Network:

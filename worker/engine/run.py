@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from worker.architectures import CARDS
-from worker.engine import networks
+from worker.engine import networks, own_weights
 from worker.engine.calendar import Reached
-from worker.engine.cards import card_of
 from worker.engine.checkpoint import Checkpoints, State, are_there
 from worker.engine.diary import Diary
 from worker.engine.evaluate import Score, neural_collapse, passes, score
@@ -32,7 +31,7 @@ from worker.exports.safetensors import Safetensors
 from worker.method import STUDENT, NetworkSpec, Outputs, Phase, Read
 from worker.network import Network
 from worker.recipe import TEACHER_NAME, Recipe, Training
-from worker.review import resolve, review, sharing_groups
+from worker.review import class_warnings, resolve, review, sharing_groups
 
 STUDENTS = "students"
 """What the names of sections begin with in which students learn by all their terms."""
@@ -151,10 +150,13 @@ class Run:
         self.data = self.recipe.dataset.load(self.place.data_roots)
         for warning in self.data.warnings:
             self._warn(warning)
-        self.cards = {name: CARDS.get(name) or card_of(name) for name in self._architectures()}
-        problems = review(self.recipe, self.data.facts, self.cards).problems
+        models = own_weights.records(self.recipe, self.place.weights)
+        self.cards = own_weights.cards_for(self._architectures(), models)
+        problems = review(self.recipe, self.data.facts, self.cards, models).problems
         if problems:
             raise Impossible("; ".join(problem.detail for problem in problems))
+        for warning in class_warnings(self.recipe, self.data.facts, models):
+            self._warn(warning)
         self.checkpoints = Checkpoints(
             self.place.checkpoints,
             recipe_digest(self.recipe),
@@ -236,7 +238,21 @@ class Run:
             finished.reached = calendar.reached(calendar.steps)
             finished.load(self.recipe.evaluation.ship, "float32")
         networks.freeze(network)
+        if self.recipe.require_teacher_accuracy is not None and not self.begun:
+            self._require(network, self.recipe.require_teacher_accuracy)
         return finished
+
+    def _require(self, teacher: Network, least: float) -> None:
+        """Raise Impossible where the teacher is worse on the validation part than the recipe puts up with."""
+        self.diary.enter("examining the teacher")
+        size = self.recipe.evaluation.batch_size
+        found = score(teacher, self.data.validation, size, self.device, self.interrupt, self.group)
+        self.diary.record("evaluation", student=TEACHER_NAME, values=found.values("validation"))
+        if found.accuracy < least:
+            raise Impossible(
+                f"the teacher guesses {found.accuracy:.4f} of the validation part ({found.correct} of {found.images} "
+                f"images); require_teacher_accuracy is {least:g}"
+            )
 
     def _distil(self, teacher: Finished | None) -> list[Finished]:
         shop = Workshop(
@@ -440,7 +456,7 @@ class Run:
     def _row(self, one: Finished, tested: dict[str, Score], teacher: Score | None) -> dict[str, Any]:
         """What the report says of one network; `teacher` is what it is compared with."""
         collapse = {}
-        if one.card.embedding <= LARGEST_COLLAPSE_WIDTH:
+        if 0 < one.card.embedding <= LARGEST_COLLAPSE_WIDTH:
             collapse = neural_collapse(
                 one.network,
                 self.data.train,
