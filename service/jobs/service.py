@@ -183,8 +183,11 @@ def wish(session: Session, caller: Caller, job_id: str, wanted: Wanted) -> Job:
         return job
     rules.check_wish(job.id, job.state, job.wanted, wanted)
     now = repository.now(session)
-    held = job.state is State.running and job.lease_ends is not None and job.lease_ends > now
-    new = rules.state_after(job.state, wanted, held=held, started=job.started_at is not None)
+    running = job.state is State.running
+    held = running and job.lease_ends is not None and job.lease_ends > now
+    # Lost in its last attempt, a job has failed, as the next worker that looks notes: no pause spares it that.
+    lost = running and job.attempt >= job.max_attempts and wanted is Wanted.pause
+    new = rules.state_after(job.state, wanted, held=held or lost, started=job.started_at is not None)
     if new is job.state and wanted is job.wanted:
         return job
     before, job.wanted = job.state, wanted

@@ -237,9 +237,10 @@ def _settle_unheld(session: Session, job: Job, standing: Standing, worker_id: st
         append(session, job.id, job.attempt, [change("stop_wanted", "its time is over", **held)])
         return
     lost = _heartbeat_lost(job.lease_owner, job.attempt)
+    spent = job.state is State.running and job.attempt >= job.max_attempts
     if standing.wanted is Wanted.cancel:
         state, entry = State.cancelled, change("cancelled", "cancelled while no worker held it", **held)
-    elif standing.wanted is Wanted.pause:
+    elif standing.wanted is Wanted.pause and not spent:
         state, entry = State.paused, change("paused", "paused while no worker held it", **held)
     else:
         trouble = _overdue(job.recipe) if standing.overdue and standing.wanted is Wanted.run else lost
