@@ -24,7 +24,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service.db import database_now
+from service.db import database_now, let_idle
 from service.events.repository import append, change
 from service.jobs.models import Job, State
 from service.migrations import altering, current_in, downgrade_in, is_known, unaltered, upgrade_in
@@ -140,6 +140,7 @@ def _snapshot(engine: Engine) -> Iterator[Connection]:
         options = {"retort_reads": True}
     with unaltered(engine), engine.connect() as connection:
         source = connection.execution_options(**options)
+        let_idle(source)
         yield source
 
 
