@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli import backup, catalogue, demo, doctor, download, jobs, keys, projects, up, upload, watch
+from cli import audit, backup, catalogue, demo, doctor, download, jobs, keys, projects, up, upload, watch
 
 app = typer.Typer(
     name="retort",
@@ -49,6 +49,7 @@ app.command()(backup.restore)
 app.command()(backup.disown)
 app.command()(doctor.doctor)
 app.command()(projects.usage)
+app.command()(audit.audit)
 app.add_typer(keys.app, name="keys")
 app.add_typer(projects.app, name="projects")
 

@@ -48,6 +48,3 @@ def caller(
 def needs(scope: Scope) -> Any:
     """Marks the parameter that gets the caller: who asks must have that scope."""
     return Security(caller, scopes=[scope])
-
-
-CallerDep = Annotated[Caller, Depends(caller)]

@@ -265,6 +265,15 @@ def test_keys_are_made_listed_and_revoked(retort: Run, monkeypatch: pytest.Monke
     assert "unknown, revoked or expired" in refused.stderr
 
 
+def test_the_audit_log_is_shown(retort: Run) -> None:
+    made = json.loads(retort("keys", "create", "watched", "--json").stdout)["id"]
+    newest, *_ = json.loads(retort("audit", "--limit", "3", "--json").stdout)
+    assert (newest["method"], newest["route"], newest["about"]) == ("POST", "/v1/keys", {"key_id": made})
+    (mine,) = json.loads(retort("audit", "--key", newest["key_id"], "--json").stdout)
+    assert mine == newest
+    assert "/v1/keys" in retort("audit").stdout
+
+
 def test_the_first_key_of_a_database_is_made_beside_it(retort: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     key = retort("keys", "create", "first", "--local", "--admin").stdout.strip()
     monkeypatch.setenv("RETORT_KEY", key)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from client import ConnectionFailed, Forbidden, NotFound, Retort, ServiceFailed, Unauthorized
+from client import ConnectionFailed, Forbidden, NotFound, Retort, ServiceFailed, TooManyRequests, Unauthorized
 from client._transport import embedded_key
 from tests.client.conftest import Service
 
@@ -45,6 +45,18 @@ def test_another_project_sees_nothing_of_this_one(client: Retort, service: Servi
         assert [*stranger.jobs.list()] == []
         with pytest.raises(NotFound):
             stranger.jobs.get(job_id)
+
+
+def test_use_and_the_audit_log(client: Retort, service: Service) -> None:
+    job_id = service.create()
+    used = client.projects.usage()
+    assert (used.used.queued, used.used.stored_bytes) == (1, 0)
+    own = next(project for project in client.projects.list() if project.name == used.project)
+    assert client.projects.limit(own.id, max_queued=1).max_queued == 1
+    with pytest.raises(TooManyRequests, match="as many as it may"):  # at once: in a minute is too long to wait for
+        service.create()
+    refused, limited, created = client.audit.list(project_id=own.id)
+    assert [refused.status, limited.route, created.about] == [429, "/v1/projects/{project_id}", {"job_id": job_id}]
 
 
 def test_the_embedded_key_goes_to_this_machine_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,10 @@ import pytest
 from sqlalchemy import select, update
 from starlette.testclient import TestClient
 
-from service.db import database_now, reading, transaction
+from service.db import database_now, get_engine, reading, transaction
 from service.keys.models import Key
 from service.keys.service import create_local_key, ensure_first_key
+from service.migrations import downgrade, upgrade
 from service.settings import get_settings
 from tests.service.conftest import bearing
 
@@ -198,3 +199,18 @@ def test_a_local_key_makes_its_project(database: str, key: str) -> None:
         create_local_key(session, "mine", "brand-new", scopes=["jobs:read"])
     (item,) = [k for k in bearing(key).get("/v1/keys").json()["items"] if k["name"] == "mine"]
     assert (item["project"], item["scopes"]) == ("brand-new", ["jobs:read"])
+
+
+def test_older_code_opens_to_no_key_more_than_it_may(client: TestClient, database: str) -> None:
+    ends = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    made = {
+        "all": make(client), "less": make(client, scopes=["jobs:read"]), "ending": make(client, expires_at=ends),
+        "admin": make(client, scopes=["admin"]),
+    }  # fmt: skip
+    downgrade(get_engine(), "0003")
+    with get_engine().connect() as connection:
+        revoked = connection.exec_driver_sql("SELECT id FROM keys WHERE revoked_at IS NOT NULL").scalars().all()
+    assert set(revoked) == {made["less"]["id"], made["ending"]["id"]}
+    upgrade(get_engine())
+    assert client.get("/v1/keys").status_code == 200
+    assert bearing(made["all"]["key"]).get("/v1/jobs").status_code == 200
