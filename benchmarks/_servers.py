@@ -22,7 +22,7 @@ from service.keys.service import create_local_key
 from service.migrations import upgrade
 from tests.servers import PostgreSQL, ended, free_port
 
-START_SECONDS = 240
+START_SECONDS = 600
 """A server that imports much takes its time where others compute."""
 
 

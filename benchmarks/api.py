@@ -80,6 +80,11 @@ class Client:
         self._connection = HTTPConnection("127.0.0.1", program.server.port, timeout=60)
         self._headers = {**program.headers, "Content-Type": "application/json"}
 
+    def reconnect(self) -> None:
+        """Connect anew: while others had their turns, the server may have ended a connection that was silent."""
+        self._connection.close()
+        self._connection.connect()
+
     def __call__(self, request: Request) -> bytes:
         method, address, body = request
         self._connection.request(method, address, None if body is None else json.dumps(body), self._headers)
@@ -93,6 +98,8 @@ class Client:
 def seconds_each(clients: list[Client], request: Request, count: int) -> tuple[float, float]:
     """Seconds a request when all clients ask at once, that often together, and the median of what a client waited."""
     waits: list[float] = []
+    for client in clients:
+        client.reconnect()
 
     def ask(client: Client) -> None:
         for _ in range(count // len(clients)):
