@@ -69,6 +69,8 @@ class Settings(BaseSettings):
     """How often an engine writes a checkpoint."""
     teacher_outputs_bytes: int = Field(default=20 * 2**30, ge=0)
     """How much a project's kept outputs of teachers may take on a worker's storage, in bytes; 0 keeps none."""
+    inputs_bytes: int = Field(default=20 * 2**30, ge=0)
+    """How much of users' data sets and uploads is kept on a worker's storage for later jobs, in bytes."""
     disk_reserve_bytes: int = Field(default=2**30, ge=0)
     """Room on the disk of a worker's storage that is left alone: no job is begun that would need it."""
     sweep_grace_seconds: float = Field(default=3600.0, ge=0)

@@ -11,6 +11,8 @@ from worker.datasets._roots import LONGEST_PATH, PATH_PATTERN
 from worker.recipe import Deadline, Seed
 from worker.spec import Spec
 
+ARCHIVE, REPORT = "dataset.tar", "report.json"
+"""The files that such a job leaves: the data set, and what is told of it, as JSON of `facts` and `report`."""
 LONGEST_SECONDS = 6 * 3600.0
 """How long taking in may last unless the spec says otherwise: the largest public sets take a fraction of that."""
 

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from service.artifacts.models import CHUNK_BYTES, Artifact, Blob, Chunk
 from service.checkpoints.models import Checkpoint
+from service.datasets.models import Dataset
 from service.db import AS_BYTES, database_now, reading, release_pages, transaction
 from service.jobs.models import Job
 from service.uploads.models import Upload
@@ -202,4 +203,4 @@ def _drop_chunks(blob_ids: Sequence[str]) -> bool:
 
 def _referenced() -> ColumnElement[bool]:
     """Whether anything refers to a blob: every table that can is named here."""
-    return or_(*(exists().where(table.blob_id == Blob.id) for table in (Artifact, Checkpoint, Upload)))
+    return or_(*(exists().where(table.blob_id == Blob.id) for table in (Artifact, Checkpoint, Dataset, Upload)))

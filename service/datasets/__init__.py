@@ -1,1 +1,1 @@
-"""The catalogue of data sets."""
+"""Data sets: those that come along, and users' own, which jobs of kind `ingest` make."""

@@ -1,21 +1,74 @@
-"""HTTP for data sets: what is offered, and with which fields."""
+"""HTTP for data sets: which come along, and users' own."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends, Query, Response
 
+from service.audit.service import recorded
+from service.body import described, sent_json
 from service.catalogue import EntryRead
 from service.datasets import service
+from service.datasets.schemas import DatasetDetail, DatasetRead, detail, shown
+from service.db import reading
+from service.errors import problems
+from service.jobs.endpoints import IdempotencyKey
 from service.keys.caller import needs
 from service.keys.service import Caller
-from service.paging import Page
+from service.paging import Page, PageQuery, cut, decode_position
 
-router = APIRouter(prefix="/v1/datasets/builtin", tags=["catalogue"])
+router = APIRouter(prefix="/v1/datasets")
+
+SentSpec = Annotated[Any, Depends(sent_json)]
+INGEST = described({"$ref": "#/components/schemas/Ingest"})
 
 
-@router.get("")
-def list_datasets(caller: Annotated[Caller, needs("jobs:read")]) -> Page[EntryRead]:
+@router.get("/builtin", tags=["catalogue"])
+def list_builtin_datasets(caller: Annotated[Caller, needs("jobs:read")]) -> Page[EntryRead]:
     """Every data set that a recipe may name, with the JSON schema of its fields."""
     return Page(items=service.every())
+
+
+@router.post("", status_code=202, tags=["datasets"], responses=problems(413, 415, 422), openapi_extra=INGEST)
+def create_dataset(
+    caller: Annotated[Caller, needs("data:write")],
+    body: SentSpec,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> DatasetDetail:
+    """Have images taken in as a data set: a job looks at each, makes the parts that are missing, and stores them."""
+    with recorded(caller) as session:
+        (dataset, job), replayed = service.create(session, caller, body, idempotency_key)
+        caller.note.tell(dataset_id=dataset.id)
+        made = detail(dataset, job)
+    response.headers["Location"] = made.links.self
+    if replayed:
+        response.headers["Idempotent-Replayed"] = "true"
+    return made
+
+
+@router.get("", tags=["datasets"], responses=problems(422))
+def list_datasets(
+    caller: Annotated[Caller, needs("jobs:read")], query: Annotated[PageQuery, Query()]
+) -> Page[DatasetRead]:
+    """The project's own data sets, newest first."""
+    after = decode_position(query.cursor)
+    with reading() as session:
+        rows = service.page(session, caller, after, query.limit + 1)
+    some, cursor = cut(rows, query.limit, lambda row: (row[0].created_at, row[0].id))
+    return Page(items=[shown(*row) for row in some], next_cursor=cursor)
+
+
+@router.get("/{dataset_id}", tags=["datasets"], responses=problems(404))
+def read_dataset(caller: Annotated[Caller, needs("jobs:read")], dataset_id: str) -> DatasetDetail:
+    """One data set, with all that was found in its images."""
+    with reading() as session:
+        return detail(*service.read(session, caller, dataset_id))
+
+
+@router.delete("/{dataset_id}", status_code=204, tags=["datasets"], responses=problems(404, 409))
+def delete_dataset(caller: Annotated[Caller, needs("data:write")], dataset_id: str) -> None:
+    """Remove a data set that no job goes on to use, with its bytes."""
+    with recorded(caller) as session:
+        service.delete(session, caller, dataset_id)

@@ -9,13 +9,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from service.artifacts.service import read_description
+from service.datasets import repository as datasets
+from service.datasets.models import trouble_of
 from service.db import reading
 from service.errors import FieldError
 from service.fields import field_errors
 from service.jobs import repository
 from service.jobs.models import Job, State
 from service.settings import get_settings
-from worker.dataset import DataFacts, DatasetError
+from worker.dataset import DataFacts, Dataset, DatasetError
+from worker.datasets.stored import Stored
 from worker.recipe import TEACHER_NAME, JobWeights, Recipe
 from worker.registry import nearest
 from worker.review import Problem, review
@@ -42,7 +45,7 @@ def examine(project_id: str, body: Any) -> Examination:
     problems: list[Problem] = []
     facts: DataFacts | None = None
     try:
-        facts = recipe.dataset.facts(get_settings().data_roots)
+        facts = _facts(project_id, recipe.dataset)
     except DatasetError as error:
         problems.append(Problem("/dataset", str(error)))
     except OSError as error:
@@ -56,6 +59,19 @@ def examine(project_id: str, body: Any) -> Examination:
         facts=facts,
         resolved=None if problems else reviewed.resolved,
     )
+
+
+def _facts(project_id: str, dataset: Dataset) -> DataFacts | None:
+    """What is known of the data set here; of users' own the database knows it. Raises DatasetError and OSError."""
+    if not isinstance(dataset, Stored):
+        return dataset.facts(get_settings().data_roots)
+    with reading() as session:
+        row = datasets.find(session, project_id, dataset.dataset)
+    if row is None:
+        raise DatasetError(f"there is no data set {dataset.dataset!r}")
+    if trouble := trouble_of(*row):
+        raise DatasetError(f"data set {dataset.dataset} cannot be used: {trouble}")
+    return dataset.at_its_size(DataFacts.model_validate(row[0].facts))
 
 
 def _as_sent(problems: list[Problem], body: dict[str, Any]) -> list[FieldError]:

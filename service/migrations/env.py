@@ -7,6 +7,7 @@ from alembic import context
 import service.artifacts.models
 import service.audit.models
 import service.checkpoints.models
+import service.datasets.models
 import service.events.models
 import service.jobs.models
 import service.keys.models

@@ -49,6 +49,12 @@ def find(session: Session, project_id: str, upload_id: str, *, lock: bool = Fals
     return Seen(*row) if row else None
 
 
+def find_blob(session: Session, project_id: str, upload_id: str) -> Blob | None:
+    """The bytes of a complete upload of that project."""
+    whole = (Upload.id == upload_id, Upload.project_id == project_id, Upload.state == UploadState.complete)
+    return session.scalar(select(Blob).join(Upload, Upload.blob_id == Blob.id).where(*whole))
+
+
 def by_idempotency_key(session: Session, project_id: str, key: str) -> Seen | None:
     """The upload that was begun under that key."""
     found = select(Upload, database_now()).where(Upload.project_id == project_id, Upload.idempotency_key == key)

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from service.artifacts.repository import Written, add_artifact, commit_blob
 from service.checkpoints import repository as checkpoints
+from service.datasets import repository as datasets
 from service.db import database_now
 from service.events.repository import Entry, append, change
 from service.jobs.models import TERMINAL, Job, State, Wanted
@@ -19,6 +20,7 @@ from service.jobs.rules import Asker, check_follow
 from service.workers import repository
 from service.workers.repository import Claim, Machine, Overtaken, Standing
 from worker.event import Checkpoint, Event, Progress
+from worker.kinds import INGEST
 
 ANYTHING = Machine(gpu="any")
 """A machine that can run every job."""
@@ -30,7 +32,7 @@ LONGEST_PAUSE_SECONDS = 60
 Effect = Callable[[Session, Claim, Mapping[str, str]], None]
 """What the success of a job changes beside it, in the transaction that ends it; gets the ids of its files' blobs, by
 name."""
-EFFECTS: dict[str, Effect] = {}
+EFFECTS: dict[str, Effect] = {INGEST: datasets.note_result}
 """By kind of job, for kinds that have one."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ EVERYBODYS = {"catalogue"}
 BODIES: dict[str, Any] = {
     "POST /v1/jobs": RECIPE,
     "POST /v1/jobs/validate": RECIPE,
+    "POST /v1/datasets": {"name": "new", "source": {"folder": "/"}},
     "POST /v1/uploads": {"kind": "dataset", "name": "new.tar", "size": 1, "sha256": "0" * 64},
     "POST /v1/keys": {"name": "new"},
     "POST /v1/projects": {"name": "new"},
@@ -74,7 +75,8 @@ def database_url(sqlite_database: str) -> str:
 
 
 @pytest.fixture
-def app() -> Iterator[TestClient]:
+def app(database: str, environment: Callable[..., None]) -> Iterator[TestClient]:
+    environment(data_roots="/")
     with TestClient(create_app(), raise_server_exceptions=False) as app:
         yield app
 
@@ -84,11 +86,12 @@ def parts(key: str, app: TestClient) -> dict[str, str]:
     """What the parameters of paths may name: things of the project `default`."""
     job = app.post("/v1/jobs", json=RECIPE, headers=bearer(key)).json()["id"]
     upload = app.post("/v1/uploads", json=BODIES["POST /v1/uploads"], headers=bearer(key)).json()["id"]
+    dataset = app.post("/v1/datasets", json=BODIES["POST /v1/datasets"], headers=bearer(key)).json()["id"]
     written = write_blob(io.BytesIO(b"weights"))
     with transaction() as session:
         blob = commit_blob(session, written)
         add_artifact(session, job, name="student.onnx", network="student", media_type="a/b", blob_id=blob)
-    return {"job_id": job, "name": "student.onnx", "upload_id": upload, "number": "7777777"}
+    return {"job_id": job, "name": "student.onnx", "upload_id": upload, "dataset_id": dataset, "number": "7777777"}
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -188,4 +191,4 @@ def test_lists_show_the_own_project_alone(app: TestClient, key: str, stranger_ke
     assert app.get("/v1/jobs", headers=bearer(stranger_key)).json()["items"] == []
     (own,) = app.get("/v1/projects", headers=bearer(stranger_key)).json()["items"]
     assert own["name"] == "elsewhere"
-    assert len(app.get("/v1/jobs", headers=bearer(key)).json()["items"]) == 1
+    assert len(app.get("/v1/jobs?kind=distill", headers=bearer(key)).json()["items"]) == 1

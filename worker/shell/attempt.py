@@ -31,6 +31,7 @@ from worker.engine.interrupt import (
 from worker.shell import meters
 from worker.shell.child import Child, End
 from worker.shell.desk import Desk, WeightsMissing
+from worker.shell.inputs import Cache, InputMissing
 from worker.shell.keeper import Keeper
 from worker.shell.lease import DATABASE_AWAY, RETRY_SECONDS, Lease, why
 from worker.shell.transcript import Transcript
@@ -50,6 +51,10 @@ MACHINES_FAULT = {UNREACHABLE: "unreachable", MEMORY_RAN_OUT: "memory_ran_out", 
 Given = TypeVar("Given")
 
 
+class Unwanted(Exception):
+    """The job is not to be begun any more: its owner, its deadline or a stopping worker wants that."""
+
+
 class Attempt:
     """Runs the engine for a claim while the lease lasts, and writes down how that went."""
 
@@ -60,6 +65,7 @@ class Attempt:
         self._settings = settings
         self._stopping = stopping
         self._desk = Desk.of(settings.storage, self._claim)
+        self._cache = Cache(settings.storage / "inputs", settings.inputs_bytes)
         self._transcript = Transcript()
         self._asked_at: float | None = None
         """When the engine was asked to stop; None while nobody asked it to."""
@@ -90,9 +96,12 @@ class Attempt:
 
     def _work(self) -> State:
         try:
-            self._insist(lambda: self._desk.set_up(self._claim))
-        except (WeightsMissing, BlobGone) as missing:
-            return self._conclude(service.fail, Trouble("recipe", "weights_missing", str(missing)))
+            self._insist(lambda: self._desk.set_up(self._claim, self._cache, self._check_wanted))
+        except Unwanted:
+            return self._leave()
+        except (WeightsMissing, InputMissing, BlobGone) as missing:
+            cause = "input_missing" if isinstance(missing, InputMissing) else "weights_missing"
+            return self._conclude(service.fail, Trouble("recipe", cause, str(missing)))
         except OSError as error:
             detail = f"the job's folder could not be set up: {error.strerror}"
             return self._conclude(service.retry, Trouble("machine", "disk", detail))
@@ -102,6 +111,20 @@ class Attempt:
         self._insist(self._write_transcript)
         return self._settle(end)
 
+    def _check_wanted(self) -> None:
+        """Raise Unwanted when the job is not to be begun any more, and LostLease."""
+        self._lease.check()
+        if self._stopping.is_set() or self._lease.order in LEAVE:
+            raise Unwanted
+
+    def _leave(self) -> State:
+        """Give up a job whose engine has not begun."""
+        if self._lease.order is Order.cancel:
+            return self._conclude(service.cancel)
+        if self._lease.order is Order.expire:
+            return self._conclude(service.expire)
+        return self._conclude(service.hand_back)
+
     def _order(self) -> str:
         order = {
             "kind": self._claim.kind,
@@ -109,7 +132,7 @@ class Attempt:
             "directory": str(self._desk.directory),
             "checkpoints": str(self._desk.checkpoints),
             "weights": str(self._desk.weights),
-            "data_roots": [str(root) for root in self._settings.data_roots],
+            "data_roots": [str(root) for root in (*self._settings.data_roots, *self._desk.fetched())],
             "checkpoint_seconds": self._settings.checkpoint_seconds,
             # A project's own: how long a job takes would tell others what was trained before.
             "store": str(self._settings.storage / "teacher_outputs" / self._claim.project_id),

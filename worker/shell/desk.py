@@ -18,6 +18,8 @@ from service.checkpoints.repository import of_job
 from service.db import reading
 from service.jobs.models import TERMINAL, Job
 from service.workers.repository import Claim
+from worker.kinds import KINDS
+from worker.shell.inputs import Cache, Check
 
 
 class WeightsMissing(Exception):
@@ -58,10 +60,16 @@ class Desk:
     def weights(self) -> Path:
         return self.directory / "weights"
 
-    def set_up(self, claim: Claim) -> None:
-        """Make the folders; fetch the weights that the recipe names, and checkpoints that another worker left.
+    @property
+    def inputs(self) -> Path:
+        """What was fetched for the job: `<id>/<sha256>` for each stored thing that its spec names."""
+        return self.directory / "inputs"
 
-        Raises WeightsMissing, and BlobGone when something was dropped meanwhile.
+    def set_up(self, claim: Claim, cache: Cache, check: Check) -> None:
+        """Make the folders; fetch what the spec names, and checkpoints that another worker left.
+
+        Raises WeightsMissing and InputMissing, BlobGone when something was dropped meanwhile, and what `check` does,
+        which is asked while much is fetched.
         """
         for folder in (self.checkpoints, self.weights):
             folder.mkdir(parents=True, exist_ok=True)
@@ -71,6 +79,8 @@ class Desk:
                 target.parent.mkdir(exist_ok=True)
                 with target.open("wb") as file:
                     _fetch(claim.project_id, job_id, target.name, file)
+        for stored_id in KINDS[claim.kind].inputs(claim.recipe):
+            cache.put(claim.project_id, stored_id, self.inputs / stored_id, check)
         self._fetch_checkpoints(claim.job_id)
 
     def _fetch_checkpoints(self, job_id: str) -> None:
@@ -84,6 +94,10 @@ class Desk:
                 with draft.open("wb") as file:
                     _copy(blob, file)
                 draft.rename(target)
+
+    def fetched(self) -> list[Path]:
+        """The folder of inputs, if there are any: to the engine it is one more root of data."""
+        return [self.inputs] if self.inputs.is_dir() else []
 
     def shipped(self) -> Iterator[tuple[Shipped, Path]]:
         """The files that the engine left. Raises OSError or ValueError when they are not as it says."""

@@ -24,9 +24,7 @@ from worker.engine.ingest.report import Broken, report_of
 from worker.engine.interrupt import Impossible, Interrupt, NothingToKeep
 from worker.engine.run import Place
 from worker.engine.ship import Packer
-from worker.ingest import Ingest
-
-ARCHIVE, REPORT = "dataset.tar", "report.json"
+from worker.ingest import ARCHIVE, REPORT, Ingest
 
 Piece = tuple[int, int]
 """Where a file's bytes begin in the spool, and how many they are."""

@@ -1,0 +1,37 @@
+"""Data sets as a worker would make them, without one."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+from service.artifacts.repository import write_blob
+from service.db import transaction
+from service.workers.repository import Claim
+from service.workers.service import Made, claim, succeed
+
+FACTS: dict[str, Any] = {
+    "classes": 2, "class_names": ["aster", "poppy"], "image_size": 32, "train": 80, "validation": 10, "test": 10,
+    "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2],
+}  # fmt: skip
+REPORT = {"layout": "folders of classes", "warnings": []}
+
+
+def take() -> Claim:
+    """The best job, as a worker gets it."""
+    with transaction() as session:
+        taken = claim(session, "worker-1", 60)
+    assert taken is not None
+    return taken
+
+
+def finish(taken: Claim, archive: bytes = b"archive", report: dict[str, Any] | None = None) -> None:
+    """End a job of kind `ingest` with what its engine leaves."""
+    told = json.dumps({"facts": FACTS, "report": REPORT if report is None else report}).encode()
+    files = [
+        Made("dataset.tar", None, "application/x-tar", write_blob(io.BytesIO(archive))),
+        Made("report.json", None, "application/json", write_blob(io.BytesIO(told))),
+    ]
+    with transaction() as session:
+        succeed(session, taken, files)
