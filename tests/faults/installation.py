@@ -51,6 +51,13 @@ class Worker:
         self.process = process
         self.log = log
         self.suspended = False
+        self.asked = False
+        """Whether it was asked to stop; asked again Celery ends at once."""
+
+    def ask_to_stop(self) -> None:
+        if not self.asked:
+            self.asked = True
+            self.process.terminate()
 
     def suspend(self) -> None:
         self.suspended = True
@@ -243,13 +250,15 @@ class Installation:
             ended(self.api, signal.SIGKILL)
 
     def stop_workers(self, seconds: float = 60) -> list[int]:
-        """SIGTERM to all, once they have started; their exit codes."""
+        """SIGTERM to all, once they have started; the exit codes of those that had."""
         for worker in self.workers:
             if worker.suspended:
                 worker.wake()
-            wait_until(worker.has_started, "the worker starts")
-            worker.process.terminate()
-        return [worker.process.wait(seconds) for worker in self.workers]
+            if not worker.asked:
+                wait_until(worker.has_started, "the worker starts")
+            worker.ask_to_stop()
+        codes = [(worker.process.wait(seconds), worker.has_started()) for worker in self.workers]
+        return [code for code, started in codes if started]
 
     def processes(self) -> list[int]:
         """Every living process that bears this installation's mark; this system must have /proc."""

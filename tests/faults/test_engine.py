@@ -66,7 +66,7 @@ def kill_engine(installation: Installation, worker: Worker) -> None:
 
 
 def stop_worker(installation: Installation, worker: Worker) -> None:
-    worker.process.terminate()
+    worker.ask_to_stop()
 
 
 def claims(lines: list[Line]) -> list[Line]:

@@ -86,7 +86,7 @@ def stop_worker(troubles: Troubles) -> None:
     """As a deployment does; another one is started once it is gone."""
     worker = troubles.a_worker()
     if not worker.suspended:
-        worker.process.terminate()
+        worker.ask_to_stop()
 
 
 def kill_api(troubles: Troubles) -> None:
