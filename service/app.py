@@ -28,6 +28,7 @@ import service.health.endpoints
 import service.jobs.endpoints
 import service.keys.endpoints
 import service.methods.endpoints
+import service.models.endpoints
 import service.projects.endpoints
 import service.uploads.endpoints
 import service.usage.endpoints
@@ -57,7 +58,8 @@ GOODBYE_SECONDS = 5
 """How long followers and downloads may go on once the process is asked to stop."""
 FEATURES = (
     service.jobs, service.events, service.artifacts, service.methods, service.architectures, service.datasets,
-    service.uploads, service.exports, service.keys, service.projects, service.usage, service.audit, service.health,
+    service.uploads, service.models, service.exports, service.keys, service.projects, service.usage, service.audit,
+    service.health,
 )  # fmt: skip
 CORS_SENT = ["Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "If-Range", "Last-Event-ID", "Range"]
 CORS_SHOWN = ["Content-Range", "ETag", "Idempotent-Replayed", "Location", "Retry-After", "X-Request-ID"]

@@ -11,6 +11,8 @@ from worker.own_model import ModelId
 from worker.recipe import Deadline, Seed
 from worker.spec import Spec
 
+REPORT = "report.json"
+"""Name of the artifact that tells what was found."""
 LONGEST_SECONDS = 3600.0
 """How long a check may last unless the spec says otherwise."""
 

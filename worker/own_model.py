@@ -39,10 +39,14 @@ class Expects(Spec):
     @model_validator(mode="after")
     def _divides(self) -> Expects:
         if min(self.std) <= 0:
-            raise PydanticCustomError("std", "std is {found}; wanted numbers above 0", {"found": str(list(self.std))})
+            raise PydanticCustomError(
+                "std", "std is {found}; wanted numbers above 0", {"found": str(list(self.std)), "field": "std"}
+            )
         if self.range[0] >= self.range[1]:
             found = str(list(self.range))
-            raise PydanticCustomError("range", "range is {found}; wanted the darkest value first", {"found": found})
+            raise PydanticCustomError(
+                "range", "range is {found}; wanted the darkest value first", {"found": found, "field": "range"}
+            )
         return self
 
     def input(self) -> Input:
@@ -163,4 +167,5 @@ def parsed_expects(told: Mapping[str, Any]) -> tuple[Expects | None, tuple[str, 
     try:
         return Expects.model_validate(told), ()
     except ValidationError as error:
-        return None, tuple(dict.fromkeys("/".join(map(str, e["loc"])) or "expects" for e in error.errors()))
+        found = (e["loc"] or (e.get("ctx", {}).get("field", "expects"),) for e in error.errors())
+        return None, tuple(dict.fromkeys("/".join(map(str, where)) for where in found))

@@ -214,8 +214,6 @@ def _model_problems(recipe: Recipe, facts: DataFacts | None, models: Mapping[str
     for pointer, network in [("/teacher", teacher), *((f"/students/{i}", s) for i, s in enumerate(recipe.students))]:
         if network is None:
             continue
-        if network.architecture == "auto":
-            yield Problem(f"{pointer}/architecture", f"architecture is auto, and nothing is known of {network.model}")
         if network.architecture == ONNX and network is not teacher:
             yield Problem(pointer, f"{network.model} is an ONNX file, which cannot be trained; it can be a teacher")
         model = models.get(network.model or "")

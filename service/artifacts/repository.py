@@ -21,6 +21,7 @@ from service.checkpoints.models import Checkpoint
 from service.datasets.models import Dataset
 from service.db import AS_BYTES, database_now, reading, release_pages, transaction
 from service.jobs.models import Job
+from service.models.models import Model
 from service.uploads.models import Upload
 
 BLOBS_A_SWEEP, CHUNKS_A_SWEEP = 16, 16
@@ -203,4 +204,4 @@ def _drop_chunks(blob_ids: Sequence[str]) -> bool:
 
 def _referenced() -> ColumnElement[bool]:
     """Whether anything refers to a blob: every table that can is named here."""
-    return or_(*(exists().where(table.blob_id == Blob.id) for table in (Artifact, Checkpoint, Dataset, Upload)))
+    return or_(*(exists().where(table.blob_id == Blob.id) for table in (Artifact, Checkpoint, Dataset, Model, Upload)))

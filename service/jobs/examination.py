@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -16,12 +16,19 @@ from service.errors import FieldError
 from service.fields import field_errors
 from service.jobs import repository
 from service.jobs.models import Job, State
+from service.models.models import record_of
+from service.models.models import trouble_of as trouble_of_model
+from service.models.repository import find as find_model
 from service.settings import get_settings
+from worker.architectures import CARDS
 from worker.dataset import DataFacts, Dataset, DatasetError
 from worker.datasets.stored import Stored
-from worker.recipe import TEACHER_NAME, JobWeights, Recipe
+from worker.own_model import OwnModel
+from worker.recipe import TEACHER_NAME, JobWeights, Recipe, Student, Teacher
 from worker.registry import nearest
 from worker.review import Problem, review
+
+Network = TypeVar("Network", Teacher, Student)
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ def examine(project_id: str, body: Any) -> Examination:
         recipe = Recipe.model_validate(body)
     except ValidationError as error:
         return Examination(field_errors(error, Recipe, body))
-    problems: list[Problem] = []
+    recipe, models, problems = _with_models(project_id, recipe)
     facts: DataFacts | None = None
     try:
         facts = _facts(project_id, recipe.dataset)
@@ -50,7 +57,8 @@ def examine(project_id: str, body: Any) -> Examination:
         problems.append(Problem("/dataset", str(error)))
     except OSError as error:
         problems.append(Problem("/dataset", f"the data set cannot be read: {error.strerror}"))
-    reviewed = review(recipe, facts)
+    cards = {model.architecture: model.card for model in models.values() if model.card is not None}
+    reviewed = review(recipe, facts, CARDS | cards, models)
     problems += [*reviewed.problems, *_weight_problems(project_id, recipe, facts)]
     return Examination(
         problems=_as_sent(problems, body),
@@ -72,6 +80,44 @@ def _facts(project_id: str, dataset: Dataset) -> DataFacts | None:
     if trouble := trouble_of(*row):
         raise DatasetError(f"data set {dataset.dataset} cannot be used: {trouble}")
     return dataset.at_its_size(DataFacts.model_validate(row[0].facts))
+
+
+def dataset_problem(project_id: str, dataset: Dataset) -> str | None:
+    """One sentence why a data set cannot be used, if it cannot and that can be told here."""
+    try:
+        _facts(project_id, dataset)
+    except DatasetError as error:
+        return str(error)
+    except OSError as error:
+        return f"the data set cannot be read: {error.strerror}"
+    return None
+
+
+def _with_models(project_id: str, recipe: Recipe) -> tuple[Recipe, dict[str, OwnModel], list[Problem]]:
+    """The recipe with the architectures of the models that it names, their records, and what keeps them from use."""
+    models: dict[str, OwnModel] = {}
+    problems: list[Problem] = []
+
+    def known(pointer: str, model_id: str) -> OwnModel | None:
+        with reading() as session:
+            row = find_model(session, project_id, model_id)
+        if row is None:
+            problems.append(Problem(f"{pointer}/model", f"there is no model {model_id!r}"))
+            return None
+        if trouble := trouble_of_model(*row):
+            problems.append(Problem(f"{pointer}/model", f"model {model_id} cannot be used: {trouble}"))
+            return None
+        return models.setdefault(model_id, record_of(row[0]))
+
+    def resolved(pointer: str, network: Network) -> Network:
+        model = known(pointer, network.model) if network.model is not None else None
+        if model is None or network.architecture != "auto":
+            return network
+        return network.model_copy(update={"architecture": model.architecture})
+
+    teacher = None if recipe.teacher is None else resolved("/teacher", recipe.teacher)
+    students = tuple(resolved(f"/students/{i}", student) for i, student in enumerate(recipe.students))
+    return recipe.model_copy(update={"teacher": teacher, "students": students}), models, problems
 
 
 def _as_sent(problems: list[Problem], body: dict[str, Any]) -> list[FieldError]:

@@ -11,6 +11,7 @@ import service.datasets.models
 import service.events.models
 import service.jobs.models
 import service.keys.models
+import service.models.models
 import service.projects.models
 import service.uploads.models
 import service.workers.models  # noqa: F401 - these imports fill the metadata

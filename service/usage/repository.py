@@ -9,6 +9,7 @@ from service.artifacts.models import Artifact, Blob
 from service.checkpoints.models import Checkpoint
 from service.datasets.models import Dataset
 from service.jobs.models import Job, State
+from service.models.models import Model
 from service.projects.models import Project
 from service.uploads.models import Upload, UploadState
 
@@ -45,5 +46,6 @@ def _blobs_of(project_id: str) -> CompoundSelect[tuple[str]]:
         select(Artifact.blob_id).join(Job, Job.id == Artifact.job_id).where(own),
         select(Checkpoint.blob_id).join(Job, Job.id == Checkpoint.job_id).where(own),
         select(Dataset.blob_id).where(Dataset.project_id == project_id, Dataset.blob_id.is_not(None)),
+        select(Model.blob_id).where(Model.project_id == project_id),
         select(Upload.blob_id).where(Upload.project_id == project_id),
     )

@@ -17,10 +17,11 @@ from service.db import database_now
 from service.events.repository import Entry, append, change
 from service.jobs.models import TERMINAL, Job, State, Wanted
 from service.jobs.rules import Asker, check_follow
+from service.models import repository as models
 from service.workers import repository
 from service.workers.repository import Claim, Machine, Overtaken, Standing
 from worker.event import Checkpoint, Event, Progress
-from worker.kinds import INGEST
+from worker.kinds import CHECK, INGEST
 
 ANYTHING = Machine(gpu="any")
 """A machine that can run every job."""
@@ -32,7 +33,7 @@ LONGEST_PAUSE_SECONDS = 60
 Effect = Callable[[Session, Claim, Mapping[str, str]], None]
 """What the success of a job changes beside it, in the transaction that ends it; gets the ids of its files' blobs, by
 name."""
-EFFECTS: dict[str, Effect] = {INGEST: datasets.note_result}
+EFFECTS: dict[str, Effect] = {INGEST: datasets.note_result, CHECK: models.note_result}
 """By kind of job, for kinds that have one."""
 
 

@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from worker.architecture import Input
-from worker.check import Check
+from worker.check import REPORT, Check
 from worker.dataset import LoadedDataset, Part
 from worker.engine import networks, own_weights
 from worker.engine.diary import Diary
@@ -75,7 +75,7 @@ class Checkup:
                 self.diary.record("warning", text=sentence)
             self.diary.record("report", data=report)
             with Packer(self.place.directory) as packer:
-                packer.write_json("report.json", None, report)
+                packer.write_json(REPORT, None, report)
 
     def _built(self, record: OwnModel) -> tuple[OwnModel, Network]:
         folder = self.place.weights / record.id

@@ -39,8 +39,11 @@ def read_record(model_id: str, weights: Path) -> OwnModel:
 
 
 def records(recipe: Recipe, weights: Path) -> dict[str, OwnModel]:
-    """The record of every network that a recipe names and a user brought, by id."""
-    named = {network.model for network in (recipe.teacher, *recipe.students) if network is not None and network.model}
+    """The record of every network that a recipe names and a user brought, by id. Raises Impossible."""
+    brought = [network for network in (recipe.teacher, *recipe.students) if network is not None and network.model]
+    if any(network.architecture == "auto" for network in brought):
+        raise Impossible("the architecture of a model is auto: the service puts in the one that its record says")
+    named = {network.model for network in brought if network.model}
     return {model_id: read_record(model_id, weights) for model_id in sorted(named)}
 
 

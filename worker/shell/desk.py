@@ -17,9 +17,12 @@ from service.artifacts.repository import find_artifact, read_chunk
 from service.checkpoints.repository import of_job
 from service.db import reading
 from service.jobs.models import TERMINAL, Job
+from service.models.models import record_of
+from service.models.repository import find as find_model
 from service.workers.repository import Claim
 from worker.kinds import KINDS
-from worker.shell.inputs import Cache, Check
+from worker.own_model import RECORD
+from worker.shell.inputs import Cache, Check, InputMissing
 
 
 class WeightsMissing(Exception):
@@ -80,8 +83,23 @@ class Desk:
                 with target.open("wb") as file:
                     _fetch(claim.project_id, job_id, target.name, file)
         for stored_id in KINDS[claim.kind].inputs(claim.recipe):
-            cache.put(claim.project_id, stored_id, self.inputs / stored_id, check)
+            if stored_id.startswith("model_"):
+                self._fetch_model(claim.project_id, stored_id, cache, check)
+            else:
+                cache.put(claim.project_id, stored_id, self.inputs / stored_id, check)
         self._fetch_checkpoints(claim.job_id)
+
+    def _fetch_model(self, project_id: str, model_id: str, cache: Cache, check: Check) -> None:
+        """A network that a user brought, and the record that says what it is."""
+        folder = self.weights / model_id
+        cache.put(project_id, model_id, folder, check)
+        with reading() as session:
+            row = find_model(session, project_id, model_id)
+        if row is None:
+            raise InputMissing(f"{model_id} is not there any more; it may have been deleted")
+        record = record_of(row[0])
+        (folder / row[0].sha256).rename(folder / record.file)
+        (folder / RECORD).write_text(record.model_dump_json())
 
     def _fetch_checkpoints(self, job_id: str) -> None:
         with reading() as session:

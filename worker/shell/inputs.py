@@ -21,6 +21,7 @@ from service.artifacts.models import CHUNK_BYTES, Blob
 from service.artifacts.repository import BlobGone, read_chunk
 from service.datasets import repository as datasets
 from service.db import reading
+from service.models import repository as models
 from service.uploads import repository as uploads
 
 PARTIAL = ".partial"
@@ -33,6 +34,7 @@ Check = Callable[[], None]
 
 FINDERS: dict[str, Callable[[Session, str, str], Blob | None]] = {
     "dataset": datasets.find_blob,
+    "model": models.find_blob,
     "upload": uploads.find_blob,
 }
 """By the prefix of an id: gives the blob of that thing, of that project, if there is one to be used."""

@@ -1,0 +1,1 @@
+"""Models: trained networks that users bring, as teachers and as starts."""

@@ -1,0 +1,123 @@
+"""What the API takes and shows of users' models."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from service.jobs.models import Job
+from service.models.models import Model, ModelState, state_of, trouble_of
+from service.schemas import Asked, Shown
+from worker.own_model import MOST_CLASSES, ClassName, Expects, Form, Three
+from worker.recipe import NetworkName
+
+
+class ExpectsAsked(Asked):
+    """What the network's images must look like; what is left out here the file itself has to say."""
+
+    size: int | None = Field(default=None, ge=1, le=1024)
+    """Side of the square image, in pixels."""
+    channel_order: Literal["rgb", "bgr"] | None = None
+    """Order of the colours."""
+    range: tuple[float, float] | None = None
+    """Values of the darkest and the brightest pixel, before mean and std: [0, 1] or [0, 255], say."""
+    mean: Three | None = None
+    """Subtracted from each channel, in that range and order."""
+    std: Three | None = None
+    """Divides each channel after that."""
+
+
+class ModelCreate(Asked):
+    """A network to bring: a file that was uploaded, or a network of an earlier job."""
+
+    name: str = Field(min_length=1, max_length=200)
+    """What it is called, for people."""
+    upload: str | None = Field(default=None, pattern=r"^upload_[0-9a-z]+$")
+    """Id of a complete upload of kind `model`."""
+    form: Form | None = None
+    """What the uploaded file is."""
+    architecture: str | None = Field(default=None, max_length=200)
+    """Of safetensors: the architecture's name in the catalogue."""
+    classes: int | None = Field(default=None, ge=2, le=MOST_CLASSES)
+    """How many classes it tells apart, where class_names are not given."""
+    class_names: tuple[ClassName, ...] | None = Field(default=None, min_length=2, max_length=MOST_CLASSES)
+    """Name of each class, in the order of its outputs."""
+    expects: ExpectsAsked = ExpectsAsked()
+    """What its images must look like."""
+    job: str | None = Field(default=None, pattern=r"^job_[0-9a-z]+$")
+    """Id of a job that has succeeded, instead of an upload; all else is then known."""
+    network: NetworkName | None = None
+    """Name of the network of that job."""
+
+
+class ModelLinks(Shown):
+    """Where the model and its job are, as paths."""
+
+    self: str
+    job: str | None
+    """Null once the job was deleted."""
+    check: str
+
+
+class ModelRead(Shown):
+    """A trained network that a user brought."""
+
+    id: str
+    """What a recipe names: `"teacher": {"model": id}`."""
+    name: str
+    state: ModelState
+    """Where it stands: checking, ready or refused."""
+    error: str | None
+    """One sentence why it cannot be used, if it cannot."""
+    form: Form
+    architecture: str
+    """Name in the catalogue, or `onnx`."""
+    classes: int | None
+    """Null while nobody has looked into an ONNX file, as what follows."""
+    class_names: list[str] | None
+    """Name of each class, in the order of its outputs; null where nobody said them."""
+    expects: Expects | None
+    """What its images must look like."""
+    size: int
+    """Bytes of its file."""
+    sha256: str
+    """Hex, of its file."""
+    job_id: str | None
+    """The job that takes or took it in."""
+    created_at: datetime
+    links: ModelLinks
+
+
+class ModelDetail(ModelRead):
+    """One model, with all that was found when it was taken in."""
+
+    report: dict[str, Any] | None
+    """Parameters, multiply-adds, the shapes of its stages, seconds per image, the range of its outputs, and what was
+    odd; null until it is ready."""
+
+
+def shown(model: Model, job: Job | None) -> ModelRead:
+    """A model as lists show it."""
+    return ModelRead(**_fields(model, job))
+
+
+def detail(model: Model, job: Job | None) -> ModelDetail:
+    """A model as it is shown alone."""
+    return ModelDetail(**_fields(model, job), report=model.report)
+
+
+def _fields(model: Model, job: Job | None) -> dict[str, Any]:
+    copied = (
+        *("id", "name", "form", "architecture", "classes", "class_names", "expects", "size", "sha256", "job_id"),
+        "created_at",
+    )
+    here = f"/v1/models/{model.id}"
+    job_link = None if model.job_id is None else f"/v1/jobs/{model.job_id}"
+    return {
+        **{name: getattr(model, name) for name in copied},
+        "state": state_of(model, job),
+        "error": trouble_of(model, job),
+        "links": ModelLinks(self=here, job=job_link, check=f"{here}/check"),
+    }

@@ -1,0 +1,280 @@
+"""What one can do with models: bring one, have it checked on a data set, give it up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from service.artifacts.models import Blob
+from service.artifacts.repository import BlobGone, find_artifact
+from service.artifacts.service import read_bytes, read_description
+from service.db import reading, transaction
+from service.errors import Conflict, FieldError, Invalid, NotFound, quote
+from service.fields import field_errors
+from service.ids import new_id
+from service.jobs import repository as jobs
+from service.jobs.examination import dataset_problem
+from service.jobs.models import Job, State
+from service.jobs.service import Sent, enqueue, made_before
+from service.keys.service import Caller
+from service.models import repository
+from service.models.models import Model, trouble_of
+from service.models.repository import Row
+from service.models.schemas import ModelCreate
+from service.paging import Position
+from service.uploads.models import UploadKind
+from service.uploads.service import use
+from worker.architectures import ARCHITECTURES
+from worker.check import Check
+from worker.kinds import CHECK
+from worker.own_model import ONNX, expects_in, from_description, parsed_expects
+from worker.registry import nearest
+from worker.tensor_file import TensorFileError, read_header
+
+NAMED = 5
+"""Jobs that a refusal names at most."""
+
+
+@dataclass(frozen=True)
+class Brought:
+    """A network that may become a model: all that its row says of it."""
+
+    form: str
+    architecture: str
+    classes: int | None
+    class_names: list[str] | None
+    expects: dict[str, Any] | None
+    blob_id: str
+    size: int
+    sha256: str
+
+
+def create(session: Session, caller: Caller, body: Any, idempotency_key: str | None) -> tuple[Row, bool]:
+    """A new model and the queued job that takes it in, or those that the same key and body made before, and whether
+    they are those.
+
+    Raises Invalid with all that is wrong, and what enqueue does. The session takes no connection before the file's
+    header has been read.
+    """
+    try:
+        asked = ModelCreate.model_validate(body)
+    except ValidationError as error:
+        raise Invalid.of(field_errors(error, ModelCreate, body)) from None
+    sent = Sent(CHECK, body, idempotency_key)
+    try:
+        brought = _examined(caller.project_id, asked)
+    except Invalid:
+        made = made_before(session, caller, sent)
+        if made is None:
+            raise
+        return _made(session, made, sent), True
+    model_id = new_id("model", jobs.now(session))
+    job, replayed = enqueue(session, caller, sent, Check(model=model_id), name=f"takes in {asked.name}"[:200])
+    if replayed:
+        return _made(session, job, sent), True
+    model = Model(
+        id=model_id,
+        project_id=caller.project_id,
+        name=asked.name,
+        job_id=job.id,
+        created_at=job.created_at,
+        **vars(brought),
+    )
+    repository.add(session, model)
+    return (model, job), False
+
+
+def check(session: Session, caller: Caller, model_id: str, body: Any, idempotency_key: str | None) -> tuple[Job, bool]:
+    """A queued job that tries the model on a data set, or the one that the same key and body made before, and whether
+    it is that one. Raises NotFound, Conflict and Invalid."""
+    model, job = read(session, caller, model_id)
+    if trouble := trouble_of(model, job):
+        raise Conflict(f"model {model_id} cannot be checked: {trouble}")
+    sent = Sent(CHECK, {"model": model_id, "asked": body}, idempotency_key)
+    given = body if isinstance(body, dict) else {}
+    errors = [] if isinstance(body, dict) else [FieldError(pointer="", detail="the body is no object")]
+    if given.get("dataset") is None:
+        errors.append(FieldError(pointer="/dataset", detail="dataset is missing"))
+    if "model" in given:
+        errors.append(FieldError(pointer="/model", detail="the address says which model; wanted no field model"))
+    if errors:
+        raise Invalid.of(errors)
+    whole = given | {"model": model_id}
+    try:
+        spec = Check.model_validate(whole)
+    except ValidationError as error:
+        raise Invalid.of(field_errors(error, Check, whole)) from None
+    assert spec.dataset is not None
+    if problem := dataset_problem(caller.project_id, spec.dataset):
+        raise Invalid.of([FieldError(pointer="/dataset", detail=problem)])
+    return enqueue(session, caller, sent, spec, name=f"checks {model.name}"[:200])
+
+
+def read(session: Session, caller: Caller, model_id: str) -> Row:
+    """The model and its job. Raises NotFound, for another project's model as for none."""
+    return _existing(repository.find(session, caller.project_id, model_id), model_id)
+
+
+def page(session: Session, caller: Caller, after: Position | None, limit: int) -> Sequence[Row]:
+    """The project's models with their jobs, newest first."""
+    return repository.page(session, caller.project_id, after, limit)
+
+
+def delete(session: Session, caller: Caller, model_id: str) -> None:
+    """Remove a model that no job goes on to use, with its bytes. Raises NotFound and Conflict."""
+    model, _ = _existing(repository.lock(session, caller.project_id, model_id), model_id)
+    using = repository.users(session, model, NAMED + 1)
+    if using:
+        named = ", ".join(using[:NAMED]) + (" and more" if len(using) > NAMED else "")
+        raise Conflict(f"model {model_id} is wanted by {named}, which have not ended, so cancel them first")
+    repository.remove(session, model)
+
+
+def _existing(row: Row | None, model_id: str) -> Row:
+    if row is None:
+        raise NotFound(f"there is no model {quote(model_id)}")
+    return row
+
+
+def _made(session: Session, job: Job, sent: Sent) -> Row:
+    model = repository.of_job(session, job.id)
+    if model is None:
+        key = quote(sent.idempotency_key)
+        said = f"the model that the idempotency key {key} made was deleted; wanted a new key"
+        raise Invalid.of([FieldError(parameter="Idempotency-Key", detail=said, found=sent.idempotency_key)])
+    return model, job
+
+
+def _examined(project_id: str, asked: ModelCreate) -> Brought:
+    """What is brought, as far as it can be told without torch. Raises Invalid."""
+    if (asked.upload is None) == (asked.job is None):
+        found = "neither upload nor job is given" if asked.upload is None else "both upload and job are given"
+        raise Invalid.of([FieldError(pointer="/upload", detail=f"{found}; wanted one of them")])
+    return _of_job(project_id, asked) if asked.job is not None else _of_upload(project_id, asked)
+
+
+def _of_job(project_id: str, asked: ModelCreate) -> Brought:
+    assert asked.job is not None
+    given = [name for name in ("form", "architecture", "classes", "class_names") if getattr(asked, name) is not None]
+    if given or asked.expects.model_dump(exclude_none=True):
+        detail = f"{(given or ['expects'])[0]} is given beside job, which says all of that itself"
+        raise Invalid.of([FieldError(pointer=f"/{(given or ['expects'])[0]}", detail=detail)])
+    if asked.network is None:
+        raise Invalid.of([FieldError(pointer="/network", detail="network is missing: the job may have several")])
+    with reading() as session:
+        job = jobs.find(session, project_id, asked.job)
+        found = find_artifact(session, project_id, asked.job, f"{asked.network}.safetensors")
+    if job is None:
+        raise Invalid.of([FieldError(pointer="/job", detail=f"there is no job {quote(asked.job)}", found=asked.job)])
+    if job.state is not State.succeeded:
+        raise Invalid.of([FieldError(pointer="/job", detail=f"job {job.id} is {job.state}; wanted one that succeeded")])
+    student = read_description(project_id, asked.job, asked.network)
+    if student is None or found is None:
+        detail = f"job {job.id} left no weights of a network {quote(asked.network)}"
+        raise Invalid.of([FieldError(pointer="/network", detail=detail, found=asked.network)])
+    if student.get("wrapper") is not None:
+        detail = f"the head of {asked.network} was replaced by the method {student['wrapper']['method']}"
+        wanted = "a network as its architecture gives it is wanted here"
+        raise Invalid.of([FieldError(pointer="/network", detail=f"{detail}; {wanted}")])
+    told = from_description(student)
+    return _brought("safetensors", told, found[1], asked)
+
+
+def _of_upload(project_id: str, asked: ModelCreate) -> Brought:
+    assert asked.upload is not None
+    if asked.network is not None:
+        raise Invalid.of([FieldError(pointer="/network", detail="network is given, which belongs to job")])
+    if asked.form is None:
+        raise Invalid.of([FieldError(pointer="/form", detail="form is missing; wanted safetensors or onnx")])
+    with transaction() as session:
+        upload = use(session, project_id, asked.upload, UploadKind.model, "/upload")
+        blob = session.get_one(Blob, upload.blob_id)
+    told: dict[str, Any] = {}
+    if asked.form == "safetensors":
+        told = expects_in(_metadata(blob))
+    return _brought(asked.form, told, blob, asked)
+
+
+def _metadata(blob: Blob) -> Mapping[str, str]:
+    """What a safetensors file says of itself. Raises Invalid where it is none."""
+    try:
+        return read_header(lambda begin, end: b"".join(read_bytes(blob.id, range(begin, end))), blob.size or 0).metadata
+    except TensorFileError as error:
+        raise Invalid.of([FieldError(pointer="/upload", detail=f"the upload cannot be used: {error}")]) from None
+    except BlobGone:
+        raise Invalid.of([FieldError(pointer="/upload", detail="the upload was given up meanwhile")]) from None
+
+
+def _brought(form: str, told: Mapping[str, Any], blob: Blob, asked: ModelCreate) -> Brought:
+    """Put together what the user says and, where he says nothing, what the file says. Raises Invalid."""
+    names = list(asked.class_names) if asked.class_names is not None else told.get("class_names")
+    classes = asked.classes if names is None else len(names)
+    architecture = asked.architecture or told.get("architecture")
+    said = {**told.get("expects", {}), **asked.expects.model_dump(exclude_none=True)}
+    expects, wrong = parsed_expects(said)
+    if form == ONNX:
+        architecture = architecture or ONNX
+        # What is missing the file may say, which a worker looks into.
+        wrong = () if not said else wrong
+    errors = [
+        *_architecture_errors(form, architecture),
+        *_class_errors(form, asked, classes),
+        *(_expects_error(name, said) for name in wrong),
+    ]
+    if errors or architecture is None:
+        raise Invalid.of(errors)
+    return Brought(
+        form=form,
+        architecture=architecture,
+        classes=classes,
+        class_names=names,
+        expects=expects.model_dump(mode="json") if expects else None,
+        blob_id=blob.id,
+        size=blob.size or 0,
+        sha256=blob.sha256 or "",
+    )
+
+
+def _architecture_errors(form: str, architecture: str | None) -> Iterator[FieldError]:
+    if form == ONNX:
+        if architecture != ONNX:
+            yield FieldError(
+                pointer="/architecture", detail=f"architecture is {quote(architecture)}; an ONNX file brings its own"
+            )
+    elif architecture is None:
+        yield FieldError(
+            pointer="/architecture",
+            detail="architecture is missing, and the file does not say it; wanted a name of the catalogue",
+        )
+    elif architecture not in ARCHITECTURES:
+        hint = nearest(architecture, ARCHITECTURES)
+        yield FieldError(pointer="/architecture", detail=f"no architecture {quote(architecture)}{hint}")
+
+
+def _class_errors(form: str, asked: ModelCreate, classes: int | None) -> Iterator[FieldError]:
+    if classes is None and form != ONNX:
+        yield FieldError(pointer="/class_names", detail="class_names are missing, or their number as classes")
+    if asked.classes is not None and classes != asked.classes:
+        yield FieldError(pointer="/classes", detail=f"classes is {asked.classes}, but there are {classes} class_names")
+
+
+def _expects_error(name: str, said: Mapping[str, Any]) -> FieldError:
+    wanted = {
+        "size": "the side of its images in pixels",
+        "channel_order": "rgb or bgr",
+        "range": "the values of the darkest and the brightest pixel, such as [0, 1] or [0, 255]",
+        "mean": "what is subtracted from each channel",
+        "std": "what each channel is divided by",
+    }
+    field = name.partition("/")[0]
+    known = said.get(field)
+    detail = (
+        f"expects.{field} is missing, and the file does not say it; wanted {wanted[field]}"
+        if known is None and field in wanted
+        else f"expects is wrong in {name}: the darkest value comes first, and std is above 0"
+    )
+    return FieldError(pointer=f"/expects/{name}" if field in wanted else "/expects", detail=detail)

@@ -1,0 +1,93 @@
+"""Networks to bring, and a worker that does jobs here with the real engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save
+from starlette.testclient import TestClient
+
+from service.artifacts.repository import write_blob
+from service.db import transaction
+from service.jobs.models import State
+from service.workers import service as workers
+from service.workers.service import Made, Trouble
+from tests.service.uploads.conftest import begin, complete, put
+from worker import draws
+from worker.architectures import ARCHITECTURES
+from worker.engine.__main__ import carry_out
+from worker.engine.diary import Diary
+from worker.engine.interrupt import FINISHED, Interrupt
+from worker.engine.run import Place
+from worker.shell.desk import Desk
+from worker.shell.inputs import Cache
+
+DIGITS = [str(number) for number in range(10)]
+EXPECTS = {"size": 8, "channel_order": "rgb", "range": [0, 1], "mean": [0.3] * 3, "std": [0.4] * 3}
+
+
+def tensors(prefix: str = "", classes: int = 10) -> dict[str, torch.Tensor]:
+    """The weights of a fresh resnet8."""
+    with draws.seeded(1, "initialisation"):
+        body = ARCHITECTURES["resnet8"].build("resnet8", classes).body
+    return {prefix + name: tensor.contiguous() for name, tensor in body.state_dict().items()}
+
+
+def bring(client: TestClient, content: bytes) -> str:
+    """A complete upload of those bytes; its id."""
+    upload = begin(client, content, kind="model", name="teacher.safetensors")
+    for number in range(1, upload["parts"] + 1):
+        assert put(client, upload, number, content).status_code == 200
+    assert complete(client, upload).status_code == 200
+    return str(upload["id"])
+
+
+def asked(upload: str, /, **change: Any) -> dict[str, Any]:
+    known = {"name": "mine", "upload": upload, "form": "safetensors", "architecture": "resnet8"}
+    whole = {**known, "class_names": DIGITS, "expects": EXPECTS, **change}
+    return {name: value for name, value in whole.items() if value is not None}
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Callable[[], State]:
+    """Does the next job as a worker would, and says how it ended."""
+
+    def run() -> State:
+        with transaction() as session:
+            claim = workers.claim(session, "worker_1", 600)
+        assert claim is not None
+        desk = Desk.of(tmp_path, claim)
+        desk.set_up(claim, Cache(tmp_path / "cache", 10**9), lambda: None)
+        log = desk.directory / "log"
+        with log.open("wb") as out:
+            place = Place(desk.directory, desk.checkpoints, desk.weights, desk.fetched(), "1", 600)
+            code = carry_out(
+                json.dumps(claim.recipe).encode(), place, Diary(out.fileno()), Interrupt(), kind=claim.kind
+            )
+        said = [json.loads(line) for line in log.read_text().splitlines()]
+        if code != FINISHED:
+            trouble = Trouble("recipe", "impossible", said[-1]["text"])
+            with transaction() as session:
+                return workers.fail(session, claim, trouble)
+        files = []
+        for shipped, path in desk.shipped():
+            with path.open("rb") as file:
+                files.append(Made(shipped.name, shipped.network, shipped.media_type, write_blob(file)))
+        with transaction() as session:
+            return workers.succeed(session, claim, files)
+
+    return run
+
+
+@pytest.fixture
+def ready(client: TestClient, work: Callable[[], State]) -> dict[str, Any]:
+    """A model that was taken in."""
+    answer = client.post("/v1/models", json=asked(bring(client, save(tensors()))))
+    assert answer.status_code == 202, answer.text
+    assert work() is State.succeeded
+    return dict(client.get(f"/v1/models/{answer.json()['id']}").json())
