@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli import audit, backup, catalogue, demo, doctor, download, jobs, keys, projects, up, upload, watch
+from cli import audit, backup, catalogue, demo, doctor, download, jobs, keys, models, projects, up, upload, watch
 
 app = typer.Typer(
     name="retort",
@@ -52,6 +52,7 @@ app.command()(projects.usage)
 app.command()(audit.audit)
 app.add_typer(keys.app, name="keys")
 app.add_typer(projects.app, name="projects")
+app.add_typer(models.app, name="models")
 
 if __name__ == "__main__":
     app()

@@ -15,6 +15,7 @@ from typing import Self
 from client._catalogue import Architectures, Datasets, Exports, Methods
 from client._jobs import Jobs
 from client._keys import Audit, Keys, Projects
+from client._models import Model, Models
 from client._transport import DEFAULT_URL, Transport
 from client._types import (
     Architecture,
@@ -80,6 +81,7 @@ __all__ = [
     "Job",
     "Key",
     "Method",
+    "Model",
     "NewKey",
     "NotFound",
     "Point",
@@ -114,6 +116,7 @@ class Retort:
         self._transport = transport
         self.jobs = Jobs(transport)
         self.methods = Methods(transport)
+        self.models = Models(transport)
         self.architectures = Architectures(transport)
         self.datasets = Datasets(transport)
         self.exports = Exports(transport)
