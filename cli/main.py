@@ -7,7 +7,22 @@ from typing import Annotated
 
 import typer
 
-from cli import audit, backup, catalogue, demo, doctor, download, jobs, keys, models, projects, up, upload, watch
+from cli import (
+    audit,
+    backup,
+    catalogue,
+    datasets,
+    demo,
+    doctor,
+    download,
+    jobs,
+    keys,
+    models,
+    projects,
+    up,
+    upload,
+    watch,
+)
 
 app = typer.Typer(
     name="retort",
@@ -50,6 +65,7 @@ app.command()(backup.disown)
 app.command()(doctor.doctor)
 app.command()(projects.usage)
 app.command()(audit.audit)
+app.add_typer(datasets.app, name="datasets")
 app.add_typer(keys.app, name="keys")
 app.add_typer(projects.app, name="projects")
 app.add_typer(models.app, name="models")

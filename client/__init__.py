@@ -12,7 +12,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from client._catalogue import Architectures, Datasets, Exports, Methods
+from client._catalogue import Architectures, Exports, Methods
+from client._datasets import Datasets
 from client._jobs import Jobs
 from client._keys import Audit, Keys, Projects
 from client._models import Model, Models
@@ -24,6 +25,7 @@ from client._types import (
     Card,
     Curves,
     DataFacts,
+    Dataset,
     Entry,
     Event,
     Failure,
@@ -73,6 +75,7 @@ __all__ = [
     "CorruptDownload",
     "Curves",
     "DataFacts",
+    "Dataset",
     "Entry",
     "Event",
     "Failure",

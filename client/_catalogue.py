@@ -32,17 +32,6 @@ class Architectures:
         return self._transport.get(path("architectures", name), Architecture)
 
 
-class Datasets:
-    """What `client.datasets` offers."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-
-    def builtin(self) -> list[Entry]:
-        """The data sets that a recipe names by `name`."""
-        return [*self._transport.pages("/v1/datasets/builtin", Entry)]
-
-
 class Exports:
     """What `client.exports` offers."""
 

@@ -152,6 +152,29 @@ class DataFacts(Answer):
     test: int
 
 
+class Dataset(Answer):
+    """Images that were taken in, or are being."""
+
+    id: str
+    """What a recipe names: `{"name": "stored", "dataset": id}`."""
+    name: str
+    state: Literal["ingesting", "ready", "failed"]
+    error: str | None
+    """One sentence why it cannot be used, if it cannot."""
+    source: dict[str, str | None]
+    """Where its images came from: `upload` or `folder`."""
+    digest: str | None
+    """sha256, hex, of its archive; null until it is ready."""
+    size: int | None
+    """Bytes of its archive."""
+    facts: DataFacts | None
+    job_id: str | None
+    """The job that makes or made it; null once that was deleted."""
+    created_at: datetime
+    report: dict[str, Any] | None = None
+    """What was found in its images; lists leave it out."""
+
+
 class Validation(Answer):
     """What the service says of a recipe without queueing it."""
 
