@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, select, tuple_
+from sqlalchemy import ColumnElement, delete, func, literal, select, tuple_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -15,6 +15,12 @@ from service.jobs.models import Job, JobTag, State
 from service.jobs.schemas import JobQuery
 from service.paging import Position
 from service.projects.models import Project
+
+
+def is_state(job: type[Job], state: State) -> ColumnElement[bool]:
+    """Whether a job is in that state, written into the statement's text: the index of queued jobs alone serves
+    statements that say so, not those that say it by a parameter."""
+    return job.state == literal(state, Job.__table__.c.state.type, literal_execute=True)
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ def page(session: Session, project_id: str, query: JobQuery, after: Position | N
 
 def queue(session: Session) -> Queue:
     """All queued jobs."""
-    queued, wait = Job.state == State.queued, Job.not_before - database_now()
+    queued, wait = is_state(Job, State.queued), Job.not_before - database_now()
     jobs = select(Job.id, Job.project_id).where(queued).order_by(Job.priority.desc(), Job.created_at, Job.id)
     served = session.execute(select(Project.id, Project.served_at))
     waits = session.execute(select(Job.id, wait).where(queued, wait > 0))

@@ -9,6 +9,7 @@ from service.artifacts.models import Artifact, Blob
 from service.checkpoints.models import Checkpoint
 from service.datasets.models import Dataset
 from service.jobs.models import Job, State
+from service.jobs.repository import is_state
 from service.models.models import Model
 from service.projects.models import Project
 from service.uploads.models import Upload, UploadState
@@ -27,7 +28,7 @@ def read(session: Session, project_id: str) -> Project:
 
 def count_jobs(session: Session, project_id: str, state: State) -> int:
     """How many of the project's jobs are in that state."""
-    counted = select(func.count()).select_from(Job).where(Job.project_id == project_id, Job.state == state)
+    counted = select(func.count()).select_from(Job).where(Job.project_id == project_id, is_state(Job, state))
     return session.scalars(counted).one()
 
 

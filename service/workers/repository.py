@@ -18,7 +18,6 @@ from sqlalchemy import (
     false,
     func,
     insert,
-    literal,
     or_,
     select,
     union_all,
@@ -30,6 +29,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from service.db import database_now
 from service.events.models import Event
 from service.jobs.models import Job, State, Wanted
+from service.jobs.repository import is_state
 from service.projects.models import Project
 from service.workers.models import Worker
 
@@ -112,7 +112,7 @@ def unheld(session: Session, limit: int = 100) -> Sequence[tuple[Job, Standing]]
 @lru_cache
 def _unheld_statement(limit: int) -> Select[Job, bool]:
     overdue = func.coalesce(Job.deadline_at <= database_now(), false())
-    waiting, expired = _is(Job, State.queued), _expired(Job)
+    waiting, expired = is_state(Job, State.queued), _expired(Job)
     unwanted, late = Job.wanted.in_((Wanted.pause, Wanted.cancel)), and_(Job.wanted == Wanted.run, overdue)
     spent = and_(expired, Job.attempt >= Job.max_attempts)
     # Each is found by an index, however many jobs are queued.
@@ -227,7 +227,7 @@ def _best(has_gpu: bool) -> Select[str]:
         .limit(1)
         .correlate(Project)
     )
-    counted = select(running.project_id, func.count().label("jobs")).where(_is(running, State.running))
+    counted = select(running.project_id, func.count().label("jobs")).where(is_state(running, State.running))
     count = counted.group_by(running.project_id).subquery()
     has_room = or_(Project.max_running.is_(None), func.coalesce(count.c.jobs, 0) < Project.max_running)
     candidates = union_all(
@@ -250,7 +250,7 @@ def _claimable(job: type[Job]) -> ColumnElement[bool]:
 
 
 def _queued(job: type[Job]) -> ColumnElement[bool]:
-    return and_(_is(job, State.queued), job.not_before <= database_now())
+    return and_(is_state(job, State.queued), job.not_before <= database_now())
 
 
 def _left_behind(job: type[Job]) -> ColumnElement[bool]:
@@ -269,9 +269,4 @@ def _fits(job: type[Job], has_gpu: bool) -> ColumnElement[bool]:
 
 
 def _expired(job: type[Job]) -> ColumnElement[bool]:
-    return and_(_is(job, State.running), job.lease_ends <= database_now())
-
-
-def _is(job: type[Job], state: State) -> ColumnElement[bool]:
-    # Written into the text: the index of queued jobs alone is used by statements that say so, not by parameters.
-    return job.state == literal(state, Job.__table__.c.state.type, literal_execute=True)
+    return and_(is_state(job, State.running), job.lease_ends <= database_now())
