@@ -22,6 +22,7 @@ from service.jobs.repository import Queue
 from service.jobs.waiting import turns
 from service.workers.repository import LostLease, Machine, claim_best, see, write
 from tests.service.conftest import bearing, on_sqlite
+from worker.kinds import KINDS
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +97,7 @@ def test_a_cursor_beyond_all_numbers_does_no_harm(client: TestClient) -> None:
         assert client.get("/v1/jobs", params={"cursor": encoded(position)}).status_code == status
 
 
-KIND_WANTED = "kind is 'distil': 'distil' is no kind of job; wanted distill or ingest; did you mean 'distill'?"
+KIND_WANTED = f"kind is 'distil': 'distil' is no kind of job; wanted {' or '.join(KINDS)}; did you mean 'distill'?"
 
 
 @pytest.mark.parametrize(
