@@ -49,6 +49,9 @@ def submit(
     file: RecipeFile,
     changes: Changes = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Run some steps of each kind instead, to tell what all would take.")
+    ] = False,
     idempotency_key: Annotated[
         str | None, typer.Option(help="The same key and recipe give the same job, however often they are sent.")
     ] = None,
@@ -60,7 +63,8 @@ def submit(
 
     recipe = read_recipe(file, changes or ())
     with Retort() as client:
-        job = send(client, recipe, idempotency_key)
+        make = client.jobs.estimate if estimate else client.jobs.create
+        job = send(client, recipe, idempotency_key, make)
         if as_json:
             print_json(job)
         else:
@@ -71,13 +75,18 @@ def submit(
             watch_to_the_end(client, job.id)
 
 
-def send(client: Retort, recipe: dict[str, Any], idempotency_key: str | None = None) -> Job:
+def send(
+    client: Retort,
+    recipe: dict[str, Any],
+    idempotency_key: str | None = None,
+    make: Callable[..., Job] | None = None,
+) -> Job:
     """Queue a job; first say what is wrong or odd, and leave when it is wrong."""
     found = client.jobs.validate(recipe)
     say_found(found)
     if not found.valid:
         raise typer.Exit(REFUSED)
-    return client.jobs.create(recipe, idempotency_key=idempotency_key)
+    return (make or client.jobs.create)(recipe, idempotency_key=idempotency_key)
 
 
 def say_found(found: Validation) -> None:

@@ -41,6 +41,12 @@ class Jobs:
         response = self._transport.request("POST", "/v1/jobs/validate", json=body_of(recipe))
         return self._transport.read(response, Validation)
 
+    def estimate(self, recipe: Recipe | Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
+        """Queue a job that runs some of a recipe's steps; its `report.json` says what all of it would take."""
+        headers = {"Idempotency-Key": idempotency_key or uuid4().hex}
+        response = self._transport.request("POST", "/v1/jobs/estimate", json=body_of(recipe), headers=headers)
+        return self._transport.read(response, Job)
+
     def list(
         self,
         *,

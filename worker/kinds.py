@@ -10,12 +10,13 @@ from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
 from worker.check import Check
+from worker.estimate import Estimate
 from worker.ingest import Ingest
 from worker.recipe import Recipe
 from worker.registry import nearest
 from worker.spec import Spec
 
-DISTILL, INGEST, CHECK = "distill", "ingest", "check"
+DISTILL, INGEST, CHECK, ESTIMATE = "distill", "ingest", "check", "estimate"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ KINDS: dict[str, Kind] = {
     DISTILL: Kind(Recipe, "worker.engine.run:Run", _recipes_inputs),
     INGEST: Kind(Ingest, "worker.engine.ingest:Ingestion", _ingests_inputs),
     CHECK: Kind(Check, "worker.engine.check:Checkup", _checks_inputs),
+    ESTIMATE: Kind(Estimate, "worker.engine.estimate:Estimation", lambda spec: _recipes_inputs(spec["recipe"])),
 }
 
 

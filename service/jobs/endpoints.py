@@ -56,6 +56,25 @@ def validate_job(caller: Annotated[Caller, needs("jobs:read")], body: SentRecipe
     return service.validate(caller, body)
 
 
+@router.post("/estimate", status_code=202, responses=problems(413, 415, 422), openapi_extra=RECIPE)
+def estimate_job(
+    caller: Annotated[Caller, needs("jobs:write")],
+    body: SentRecipe,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> JobDetail:
+    """Run some real steps of a recipe and tell what all of it would take: a job of kind `estimate`, whose report says
+    seconds, memory and sizes."""
+    with recorded(caller) as session:
+        job, replayed = service.estimate(session, caller, body, idempotency_key)
+        caller.note.tell(job_id=job.id)
+        made = service.describe(session, job)
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    if replayed:
+        response.headers["Idempotent-Replayed"] = "true"
+    return made
+
+
 @router.get("", responses=problems(422))
 def list_jobs(caller: Annotated[Caller, needs("jobs:read")], query: Annotated[JobQuery, Query()]) -> Page[JobRead]:
     """The project's jobs, newest first."""

@@ -24,7 +24,8 @@ from service.keys.service import Caller
 from service.paging import Position
 from service.settings import get_settings
 from service.usage.service import check_queue, measure
-from worker.kinds import DISTILL
+from worker.estimate import Estimate
+from worker.kinds import DISTILL, ESTIMATE
 from worker.review import disk_bytes
 from worker.spec import Spec
 
@@ -93,6 +94,28 @@ def create(session: Session, caller: Caller, body: Any, idempotency_key: str | N
         needs_gpu=recipe.needs.gpu,
         needs_memory_bytes=int(recipe.needs.memory_gib * 2**30),
         needs_disk_bytes=disk_bytes(recipe),
+    )
+
+
+def estimate(session: Session, caller: Caller, body: Any, idempotency_key: str | None) -> tuple[Job, bool]:
+    """A queued job that tells what a recipe would take, or the one that the same key and body made before, and whether
+    it is that one. Raises Invalid with all that is wrong."""
+    examination = examine(caller.project_id, body)
+    sent = Sent(ESTIMATE, body, idempotency_key)
+    made = made_before(session, caller, sent)
+    if made is not None:
+        return made, True
+    recipe = examination.resolved
+    if recipe is None:
+        raise Invalid.of(examination.problems)
+    return enqueue(
+        session,
+        caller,
+        sent,
+        Estimate(recipe=recipe),
+        name=f"estimates {recipe.name}".strip()[:200],
+        needs_gpu=recipe.needs.gpu,
+        needs_memory_bytes=int(recipe.needs.memory_gib * 2**30),
     )
 
 

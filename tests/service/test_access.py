@@ -28,6 +28,7 @@ EVERYBODYS = {"catalogue"}
 BODIES: dict[str, Any] = {
     "POST /v1/jobs": RECIPE,
     "POST /v1/jobs/validate": RECIPE,
+    "POST /v1/jobs/estimate": RECIPE,
     "POST /v1/datasets": {"name": "new", "source": {"folder": "/"}},
     "POST /v1/uploads": {"kind": "dataset", "name": "new.tar", "size": 1, "sha256": "0" * 64},
     "POST /v1/models": {"name": "new", "upload": "upload_0", "form": "onnx"},

@@ -136,7 +136,11 @@ def jobs_folder(storage: Path) -> Path:
 
 
 def named_weights(recipe: dict[str, Any]) -> list[tuple[str, str]]:
-    """The networks of earlier jobs that a stored recipe starts from: (job, network), each once; none of other specs."""
+    """The networks of earlier jobs that a stored recipe starts from: (job, network), each once; none of other specs.
+
+    An estimate's are its recipe's.
+    """
+    recipe = recipe.get("recipe", recipe)
     networks = [recipe.get("teacher") or {}, *recipe.get("students", ())]
     named = [network.get("weights") for network in networks]
     return sorted({(weights["job"], weights["network"]) for weights in named if isinstance(weights, dict)})

@@ -181,3 +181,17 @@ def test_a_network_of_a_job_becomes_a_model(client: TestClient, work: Work) -> N
     client.delete(f"/v1/jobs/{job['id']}")
     assert client.post("/v1/jobs", json=recipe(model.json()["id"])).status_code == 201
     assert work() is State.succeeded
+
+
+@on_sqlite
+def test_an_estimate_runs_some_steps_of_the_recipe(client: TestClient, ready: dict[str, Any], work: Work) -> None:
+    answer = client.post("/v1/jobs/estimate", json=recipe(ready["id"]))
+    assert answer.status_code == 202, answer.text
+    job = answer.json()
+    assert (job["kind"], job["recipe"]["recipe"]["teacher"]["architecture"]) == ("estimate", "resnet8")
+    assert work() is State.succeeded
+    report = client.get(f"/v1/jobs/{job['id']}/artifacts/report.json").json()
+    assert [section["phase"] for section in report["sections"]] == ["distilling"]
+    assert report["total_seconds"]["mean"] > 0
+    wrong = client.post("/v1/jobs/estimate", json=recipe("model_0"))
+    assert detail(wrong, "/teacher/model") == "there is no model 'model_0'"

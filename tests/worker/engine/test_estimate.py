@@ -1,0 +1,41 @@
+"""Estimates against truth: what some steps say of a whole run."""
+
+import json
+import time
+from pathlib import Path
+
+from tests.worker.engine.runs import recipe_of, run
+from worker.engine.diary import Diary
+from worker.engine.estimate import Estimation
+from worker.engine.interrupt import Interrupt
+from worker.engine.run import Place
+from worker.estimate import Estimate
+
+
+def test_an_estimate_is_near_what_the_whole_run_takes(tmp_path: Path) -> None:
+    recipe = recipe_of({"name": "kd"}, epochs=12)
+    recipe["teacher"]["teach"]["epochs"] = 12
+    recipe["evaluation"] = {"every_epochs": 4}
+    folder = tmp_path / "estimate"
+    folder.mkdir()
+    place = Place(folder, folder / "checkpoints", folder, (), "1", 1e9)
+    with (folder / "log").open("wb") as log:
+        spec = Estimate.model_validate({"recipe": recipe})
+        Estimation(spec, place, Diary(log.fileno()), Interrupt())()
+    report = json.loads((folder / "artifacts/report.json").read_text())
+    begin = time.monotonic()
+    ended = run(recipe, tmp_path / "whole")
+    whole = time.monotonic() - begin
+
+    assert [section["phase"] for section in report["sections"]] == ["teaching", "distilling"]
+    steps = [line["step"] for line in ended.lines if line.get("kind") == "metrics"]
+    assert [section["steps"] for section in report["sections"]] == [max(steps[:12]), max(steps[12:])]
+    total = report["total_seconds"]
+    assert total["low"] <= total["mean"] <= total["high"]
+    # On a machine that others use, too, and without the final test.
+    assert whole / 4 < total["mean"] < whole * 4
+    written = (tmp_path / "whole/artifacts/student.safetensors").stat().st_size
+    assert 0.8 * written < report["weights_bytes"]["student"] <= written
+    assert not list((folder / "checkpoints").glob("*"))
+    said = [json.loads(line) for line in (folder / "log").read_text().splitlines()]
+    assert {line["kind"] for line in said if line["line"] == "event"} <= {"phase", "report", "warning"}
