@@ -10,6 +10,9 @@ from torch import Tensor
 
 from worker.dataset import Channels, DataFacts, LoadedDataset
 
+ONE_STEP = 1 / 255
+"""The least that a channel may differ by."""
+
 
 class MemoryPart:
     """Labelled images as one (M, 3, H, W) uint8 tensor."""
@@ -43,7 +46,10 @@ def with_statistics(facts: DataFacts, batches: Iterable[Tensor]) -> DataFacts:
 
 
 def channel_statistics(batches: Iterable[Tensor]) -> tuple[Channels, Channels]:
-    """Mean and standard deviation of each channel of all (N, 3, H, W) uint8 images, in [0, 1]; exact sums."""
+    """Mean and standard deviation of each channel of all (N, 3, H, W) uint8 images, in [0, 1]; exact sums.
+
+    A channel that has one value everywhere, as an unused one does, gets ONE_STEP: networks divide by it.
+    """
     counts = torch.zeros(3, 256, dtype=torch.int64)
     for pixels in batches:
         counts += torch.stack([torch.bincount(pixels[:, c].flatten(), minlength=256) for c in range(3)])
@@ -51,7 +57,7 @@ def channel_statistics(batches: Iterable[Tensor]) -> tuple[Channels, Channels]:
     shares = counts.double() / counts.sum(1, keepdim=True)
     means = (shares * values).sum(1)
     variances = (shares * (values - means[:, None]) ** 2).sum(1)
-    return _three(means), _three(variances.sqrt())
+    return _three(means), _three(torch.where(variances > 0, variances.sqrt(), ONE_STEP))
 
 
 def _three(values: Tensor) -> Channels:

@@ -12,6 +12,7 @@ from pathlib import Path
 from worker.dataset import Channels, DatasetError
 from worker.datasets._archive import PARTS, Description, Packed, PartDescription, in_blocks, write_archive
 from worker.datasets._listing import Labelled, first_few
+from worker.datasets._memory import ONE_STEP
 from worker.datasets._pictures import QUEUED, threads
 from worker.datasets._roots import Files, Roots, fetched
 from worker.datasets._split import take_parts
@@ -188,14 +189,18 @@ class Ingestion:
 
 
 def statistics(looks: Sequence[Look], side: int) -> tuple[Channels, Channels]:
-    """Mean and standard deviation of each channel over the squares of all those images, in [0, 1]; exact sums."""
+    """Mean and standard deviation of each channel over the squares of all those images, in [0, 1]; exact sums.
+
+    A channel that has one value everywhere gets ONE_STEP, as in `channel_statistics`.
+    """
     count = len(looks) * side * side
     means, deviations = [], []
     for channel in range(3):
         mean = sum(each.sums[channel] for each in looks) / count
         square = sum(each.squares[channel] for each in looks) / count
         means.append(round(mean / 255, 6))
-        deviations.append(round(max(0.0, square - mean**2) ** 0.5 / 255, 6))
+        deviation = max(0.0, square - mean**2) ** 0.5 / 255
+        deviations.append(round(deviation, 6) or round(ONE_STEP, 6))
     return (means[0], means[1], means[2]), (deviations[0], deviations[1], deviations[2])
 
 

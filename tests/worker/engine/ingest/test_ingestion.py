@@ -18,6 +18,7 @@ from PIL import Image
 from tests.worker.engine.ingest.packing import (
     Taken,
     claiming_png,
+    flowers,
     gz,
     picture,
     take_in,
@@ -131,6 +132,13 @@ def test_it_is_what_image_folder_would_have_made_of_it(tmp_path: Path, monkeypat
             assert torch.equal(mine.labels, theirs.labels)
             assert torch.equal(mine.images(everything), theirs.images(everything))
             assert type(mine).__name__ == ("MemoryPart" if share else "StreamedPart")
+
+
+def test_a_channel_that_never_changes_is_not_divided_by_nothing(tmp_path: Path) -> None:
+    taken = take_in(tmp_path, tar(flowers()))  # whose third channel is 99 everywhere
+    own, other = load(taken, tmp_path), load(taken, tmp_path, image_size=32)
+    assert own.facts.std[2] == other.facts.std[2] == round(1 / 255, 6)
+    assert own.facts.mean[2] == other.facts.mean[2] == round(99 / 255, 6)
 
 
 def test_a_recipe_may_want_another_size(tmp_path: Path) -> None:
