@@ -213,7 +213,9 @@ def test_a_worker_that_stops_puts_its_job_back_at_once(project_id: str) -> None:
         wait_for_kind(job_id, "metrics")
     job = row(job_id)
     assert (job.state, job.attempt, job.lease_owner) == (State.queued, 0, None)
-    assert list((job_folder(job_id) / "checkpoints").iterdir()) == [job_folder(job_id) / "checkpoints/1.checkpoint"]
+    assert list((job_folder(job_id) / "checkpoints").iterdir()) == [
+        job_folder(job_id) / "checkpoints/0000-1.checkpoint"
+    ]
     assert not (job_folder(job_id) / "attempt-1").exists()
     with running_shell():
         wait_for_state(job_id, State.succeeded)
