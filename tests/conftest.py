@@ -31,8 +31,10 @@ __all__ = ["free_port", "wait_until"]
 # somebody else has make small networks ten times slower. Read by torch when it is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# What a shell starts in the background ignores SIGINT, and so would every program that the tests start and interrupt.
+# What a shell starts in the background ignores SIGINT and SIGQUIT, and so would every program that the tests start and
+# end by them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

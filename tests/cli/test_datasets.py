@@ -20,7 +20,7 @@ def test_an_archive_is_brought_and_taken_in(retort: Run, tmp_path: Path) -> None
     assert dataset_id.startswith("dataset_")
     shown = json.loads(retort("datasets", "show", dataset_id, "--json").stdout)
     assert (shown["state"], shown["source"]["folder"]) == ("ingesting", None)
-    taken = take()
+    taken = take(shown["job_id"])
     assert (taken.kind, taken.recipe["limits"], taken.recipe["splits"]["seed"]) == ("ingest", {"broken": 2}, 7)
     told = retort("datasets", "show", dataset_id).stdout
     assert "it is still being taken in by job" in told

@@ -285,7 +285,7 @@ def test_a_key_that_does_not_open(service: Service, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("RETORT_KEY", "rt_aaaaaaaa_" + "a" * 32)
     code, found = examined()
     assert (code, found["key"]["status"]) == (1, "fail")
-    assert found["key"]["found"].startswith("the key is unknown or revoked")
+    assert found["key"]["found"].startswith("the key is unknown, revoked or expired")
     assert found["service"]["status"] == "ok"
 
 

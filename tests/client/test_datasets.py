@@ -29,7 +29,7 @@ def test_a_data_set_from_an_upload_to_its_end(client: Retort, upload: str) -> No
     assert [each.id for each in client.jobs.list(kind="ingest")] == [job.id]
     with pytest.raises(Conflict, match="is being taken in by job"):
         client.datasets.delete(made.id)
-    finish(take())
+    finish(take(job.id))
     done = client.datasets.get(made.id)
     assert (done.state, done.error, done.digest is None) == ("ready", None, False)
     assert done.facts is not None
