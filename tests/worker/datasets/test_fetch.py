@@ -215,7 +215,11 @@ def test_bytes_are_counted_while_downloading(server: Server, monkeypatch: pytest
     assert not list((cache / "any").iterdir())
 
 
-@pytest.mark.parametrize("content", [b"no archive", archive_of(["set/1"])[:-30], archive_of(["other/1"])])
+@pytest.mark.parametrize(
+    "content",
+    [b"no archive", archive_of(["set/1"])[:-30], archive_of(["other/1"])],
+    ids=["no archive", "cut short", "another's"],  # an archive's bytes hold the second in which it was made
+)
 def test_broken_archives_are_told(content: bytes, server: Server) -> None:
     download = serve(server, "set.tar.gz", content, folder="set", members=("*",))
     with pytest.raises(DatasetError, match=r"set\.tar\.gz (cannot be unpacked|holds nothing in a folder 'set')"):
