@@ -348,8 +348,9 @@ class Story:
         if job.state in TERMINAL:
             stopped = wanted is Wanted.stop is job.wanted and job.state is not State.failed
             return stopped or (wanted is Wanted.cancel and job.state is State.cancelled)
-        if job.wanted is Wanted.cancel or (job.wanted is Wanted.stop and wanted is not Wanted.stop):
-            return wanted in (job.wanted, Wanted.cancel)
+        may = {Wanted.cancel: {Wanted.cancel}, Wanted.stop: {Wanted.stop, Wanted.cancel}}
+        if wanted not in may.get(job.wanted, set(Wanted)):
+            return False
         unheld = job.expired(self.world.now) or job.state is not State.running
         if not unheld:
             new = job.state
@@ -436,7 +437,7 @@ class Story:
         assert rows.keys() == self.world.jobs.keys()
         for job in self.world.jobs.values():
             row, diary = rows[job.id], lines[job.id]
-            assert {name: getattr(row, name) for name in job.row()} == pytest.approx(job.row())
+            assert rounded({name: getattr(row, name) for name in job.row()}) == rounded(job.row())
             assert [line.number for line in diary] == list(range(1, row.next_event))
             assert [line.kind for line in diary if line.kind in LIFE] == job.life
             steps = [line.body["step"] for line in diary if line.kind == "metrics"]
@@ -452,6 +453,11 @@ class Story:
             assert row.state is old or row.state in MAY_FOLLOW[old]
         self.before = {job_id: row.state for job_id, row in rows.items()}
         self.highest_fence = max([self.highest_fence, *(row.fence for row in rows.values())])
+
+
+def rounded(values: dict[str, Any]) -> dict[str, Any]:
+    """Times to a millisecond: databases and Python add them up in another order."""
+    return {name: round(value, 3) if isinstance(value, float) else value for name, value in values.items()}
 
 
 def owner(project: str) -> Caller:
@@ -475,27 +481,27 @@ def still_clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def back(chance: random.Random) -> int:
     """Which claim or job, counted from the newest: old ones too, for old workers live on and owners ask late."""
-    return chance.choice([0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 5, 8])
+    return chance.choice([0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 3, 5, 8])
 
 
 STEPS: dict[str, tuple[int, Callable[[Story, random.Random], None]]] = {
-    "create": (5, lambda story, chance: story.create(
+    "create": (3, lambda story, chance: story.create(
         chance.choice(PROJECTS), chance.randint(-1, 1), chance.choice([1, 1, 2, 3]), chance.random() < 0.2,
         chance.choice([None, None, ("fail", 40), ("stop", 40), ("stop", 5)]),
     )),
-    "claim": (8, lambda story, chance: story.claim(chance.choice("abc"), gpu=chance.random() < 0.7)),
+    "claim": (7, lambda story, chance: story.claim(chance.choice("abc"), gpu=chance.random() < 0.7)),
     "renew": (3, lambda story, chance: story.renew(back(chance))),
-    "record": (4, lambda story, chance: story.record(back(chance), chance.randint(1, 5), chance.randint(0, 3))),
+    "record": (8, lambda story, chance: story.record(back(chance), chance.randint(1, 5), chance.randint(0, 3))),
     "store_checkpoint": (4, lambda story, chance: story.store_checkpoint(back(chance), chance.randint(1, 6))),
     "succeed": (1, lambda story, chance: story.succeed(back(chance))),
     "end": (2, lambda story, chance: story.end(back(chance), chance.choice([fail, cancel, expire]))),
-    "retry": (3, lambda story, chance: story.retry(back(chance))),
-    "hand_back": (3, lambda story, chance: story.hand_back(back(chance))),
+    "retry": (2, lambda story, chance: story.retry(back(chance))),
+    "hand_back": (2, lambda story, chance: story.hand_back(back(chance))),
     "wish": (7, lambda story, chance: story.wish(back(chance), chance.choice([*Wanted, Wanted.pause, Wanted.run]))),
     "delete": (1, lambda story, chance: story.delete(back(chance))),
-    "limit": (1, lambda story, chance: story.limit(chance.choice(PROJECTS), chance.choice([None, 1, 1, 2]))),
-    "wait": (3, lambda story, chance: story.wait(chance.choice([1.0, 3.0, 61.0]))),
-    "lose": (4, lambda story, chance: story.wait(LEASE_SECONDS + 1)),
+    "limit": (2, lambda story, chance: story.limit(chance.choice(PROJECTS), chance.choice([None, 1, 1, 2]))),
+    "wait": (2, lambda story, chance: story.wait(chance.choice([1.0, 3.0, 61.0]))),
+    "lose": (3, lambda story, chance: story.wait(LEASE_SECONDS + 1)),
     "keep": (1, lambda story, chance: story.keep()),
     "restore": (1, lambda story, chance: story.restore()),
 }  # fmt: skip
@@ -510,9 +516,9 @@ NEED = {
 def tell(steps: list[tuple[str, int]]) -> Counter[str]:
     """Take the steps and look at everything after each; how often each was taken."""
     story, taken = Story(), Counter[str]()
-    for name, number in steps:
+    for place, (name, number) in enumerate(steps):
         if name not in NEED or getattr(story, NEED[name]):
-            STEPS[name][1](story, random.Random(number))
+            STEPS[name][1](story, random.Random(f"{place} {number}"))
             story.holds()
             taken[name] += 1
     return taken + story.writes
@@ -539,7 +545,7 @@ def play(examples: int, length: int) -> None:
 
 
 def test_any_story_goes_as_the_model_says(still_clock: None) -> None:
-    play(examples=40, length=50)
+    play(examples=150, length=60)
 
 
 @pytest.mark.long
