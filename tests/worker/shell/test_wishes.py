@@ -181,8 +181,9 @@ def test_two_checkpoints_are_kept_and_the_rest_is_given_back_at_once(
     play = [step for text in texts for step in (text, ("sleep", 0.5))]
     job_id = add_play(project_id, *play, ("sleep", 60))
     with running_shell():
-        wait_until(lambda: [f[:4] for f in stored(job_id)] == ["0002", "0003"], "the newest two are stored", 15)
-        assert blobs() == 2
+        # One that is replaced before its turn comes is left out, on a busy machine.
+        wait_until(lambda: stored(job_id)[-1][:4] == "0003", "the newest is stored", 15)
+        assert (len(stored(job_id)), blobs()) == (2, 2)
         wish(job_id, Wanted.cancel)
         wait_for_state(job_id, State.cancelled)
         assert (stored(job_id), blobs()) == ([], 0)
