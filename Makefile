@@ -14,7 +14,7 @@ demo: $(READY)  ## Set everything up, distil a student on real data, load it and
 	@$(BIN)/retort demo
 
 test: $(READY)  ## Set everything up and run all tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal
 
 up: $(READY)  ## Start the service and one worker on this machine
 	@$(BIN)/retort up

@@ -342,6 +342,7 @@ def test_a_running_job_goes_on_in_its_attempt_and_wishes_hold(
         assert [line.number for line in lines] == list(range(1, len(lines) + 1))
 
 
+@pytest.mark.long
 def test_backups_and_restores_go_well_while_everybody_writes(
     source: Engine, tmp_path: Path, environment: Environment
 ) -> None:
