@@ -37,6 +37,10 @@ IMPATIENT = {
     "interval_step": 0,
 }
 """Kombu would otherwise try for four seconds."""
+PAUSE_SECONDS = 0.02
+"""Between two messages: who makes hundreds of jobs a second has better things to do than to ring as often."""
+MOST_WAITING = 100
+"""How many messages wait to be sent at most; so many workers are awake by then."""
 POLL_SECONDS = 0.25
 """How often a worker looks into the folder for messages."""
 
@@ -105,7 +109,7 @@ def _broker(settings: Settings) -> dict[str, Any]:
 
 
 class Bell:
-    """The sending half of Celery, with a thread of its own that sends one message for any number of rings."""
+    """The sending half of Celery, with a thread of its own: a message wakes one worker, so each ring is one."""
 
     def __init__(self, settings: Settings) -> None:
         options = celery_options(settings)
@@ -113,14 +117,16 @@ class Bell:
         self._celery = Celery("service", set_as_current=False)
         self._celery.conf.update(options)
         self._asked = threading.Event()
-        self._closed = False
+        self._waiting = 0
+        self._closed = threading.Event()
         self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
+        self._changing = threading.Lock()
 
     def ring(self) -> None:
         """Tell the workers to look, soon; returns at once and never raises."""
-        self._asked.set()
-        with self._starting:
+        with self._changing:
+            self._waiting = min(self._waiting + 1, MOST_WAITING)
+            self._asked.set()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._send_when_asked, name="bell", daemon=True)
                 self._thread.start()
@@ -135,7 +141,7 @@ class Bell:
 
     def close(self) -> None:
         """End the thread and let go of the broker; a ring that was not sent yet may be lost."""
-        self._closed = True
+        self._closed.set()
         self._asked.set()
         if self._thread is not None:
             self._thread.join()
@@ -153,16 +159,24 @@ class Bell:
         failing = False
         while True:
             self._asked.wait()
-            self._asked.clear()
-            if self._closed:
+            if self._closed.is_set():
                 return
             try:
                 self._celery.send_task(LOOK, retry=False)
                 failing = False
+                self._sent(1)
             except Exception as error:  # whatever a transport raises, workers look by themselves
                 if not failing:
                     log.warning("the broker takes no message, workers find jobs later: %s", error)
                 failing = True
+                self._sent(MOST_WAITING)
+            self._closed.wait(PAUSE_SECONDS)
+
+    def _sent(self, count: int) -> None:
+        with self._changing:
+            self._waiting = max(0, self._waiting - count)
+            if not self._waiting and not self._closed.is_set():
+                self._asked.clear()
 
 
 @lru_cache

@@ -15,6 +15,7 @@ from service.jobs.models import TERMINAL, Job
 
 FIRST = 1
 """Number of a diary's first event."""
+_INSERT = insert(Event.__table__)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def change(kind: str, text: str | None = None, **data: Any) -> Entry:
 def begin(session: Session, job: Job, entry: Entry) -> None:
     """Write the first line of a new job's diary; nobody else knows the job yet, so nothing is locked or counted."""
     first = {"number": FIRST, "key": entry.key, "kind": entry.kind, "at": job.created_at, "attempt": 0}
-    session.execute(insert(Event).values(job_id=job.id, body=entry.body, **first))
+    session.connection().execute(_INSERT, {"job_id": job.id, "body": entry.body, **first})
 
 
 def append(session: Session, job_id: str, attempt: int, entries: Sequence[Entry]) -> list[Entry]:

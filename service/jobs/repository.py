@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, delete, func, literal, select, tuple_
+from sqlalchemy import ColumnElement, bindparam, delete, func, insert, literal_column, select, tuple_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -20,7 +20,7 @@ from service.projects.models import Project
 def is_state(job: type[Job], state: State) -> ColumnElement[bool]:
     """Whether a job is in that state, written into the statement's text: the index of queued jobs alone serves
     statements that say so, not those that say it by a parameter."""
-    return job.state == literal(state, Job.__table__.c.state.type, literal_execute=True)
+    return job.state == literal_column(f"'{state.value}'", Job.__table__.c.state.type)
 
 
 @dataclass(frozen=True)
@@ -35,29 +35,45 @@ class Queue:
     """How long those are not claimed yet that must wait."""
 
 
+_COLUMNS = Job.__table__.c
+_DEFAULTS = {
+    name: column.default.arg for name, column in _COLUMNS.items() if getattr(column.default, "is_scalar", False)
+}
+_INSERT = insert(Job.__table__)  # type: ignore[arg-type]
+"""Without the ORM's unit of work, which takes as long as the statement."""
+
+
 def now(session: Session) -> float:
     """Epoch seconds by the database's clock."""
     return session.scalars(select(database_now())).one()
 
 
 def add(session: Session, job: Job, tags: Sequence[str]) -> bool:
-    """Store a job; False when its project has one of that idempotency key, also by a request of the same moment."""
+    """Store a job, which stays outside of the session, with the defaults of what it says nothing of; False when its
+    project has one of that idempotency key, also by a request of the same moment."""
+    for name, value in _DEFAULTS.items():
+        if getattr(job, name) is None:
+            setattr(job, name, value)
+    said = {name: value for name, value in vars(job).items() if name in _COLUMNS}
     try:
         with session.begin_nested() if job.idempotency_key is not None else nullcontext():
-            session.add(job)
-            session.flush()
+            session.connection().execute(_INSERT, said)
     except IntegrityError:
         if job.idempotency_key is None:
             raise
         return False
-    session.add_all(JobTag(job_id=job.id, tag=tag) for tag in dict.fromkeys(tags))
-    session.flush()
+    if tags:
+        session.execute(insert(JobTag), [{"job_id": job.id, "tag": tag} for tag in dict.fromkeys(tags)])
     return True
+
+
+_FIND = select(Job).where(Job.id == bindparam("job_id"), Job.project_id == bindparam("project_id"))
+"""Built once, for all who follow a job by asking again and again."""
 
 
 def find(session: Session, project_id: str, job_id: str) -> Job | None:
     """A job of that project."""
-    return session.scalar(select(Job).where(Job.id == job_id, Job.project_id == project_id))
+    return session.scalar(_FIND, {"job_id": job_id, "project_id": project_id})
 
 
 def lock(session: Session, project_id: str, job_id: str) -> Job | None:

@@ -128,12 +128,11 @@ def enqueue(
     and TooManyRequests and TooLarge when the project has reached its limits.
     """
     try:
-        check_queue(session, caller.project_id)
+        now = check_queue(session, caller.project_id)
     except ServiceError:
         if made := made_before(session, caller, sent):  # by a request of the same moment, which took the last place
             return made, True
         raise
-    now = repository.now(session)
     job = Job(
         id=new_id("job", now),
         project_id=caller.project_id,

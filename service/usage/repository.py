@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
-from sqlalchemy import CompoundSelect, func, select, union
+from dataclasses import dataclass
+
+from sqlalchemy import CompoundSelect, bindparam, func, select, union
 from sqlalchemy.orm import Session
 
 from service.artifacts.models import Artifact, Blob
 from service.checkpoints.models import Checkpoint
 from service.datasets.models import Dataset
+from service.db import database_now
 from service.jobs.models import Job, State
 from service.jobs.repository import is_state
 from service.models.models import Model
 from service.projects.models import Project
 from service.uploads.models import Upload, UploadState
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What is asked of a project when it makes a job."""
+
+    max_queued: int | None
+    max_stored_bytes: int | None
+    """Both its own."""
+    queued: int
+    """How many of its jobs wait."""
+    now: float
+    """Epoch seconds by the database's clock."""
+
+
+def standing(session: Session, project_id: str) -> Standing:
+    """How the project stands."""
+    return Standing(*session.connection().execute(_STANDING, {"project_id": project_id}).one())
 
 
 def lock(session: Session, project_id: str) -> Project:
@@ -50,3 +71,11 @@ def _blobs_of(project_id: str) -> CompoundSelect[tuple[str]]:
         select(Model.blob_id).where(Model.project_id == project_id),
         select(Upload.blob_id).where(Upload.project_id == project_id),
     )
+
+
+_projects, _jobs = Project.__table__.c, Job.__table__.c
+_queued = select(func.count()).where(_jobs.project_id == _projects.id, is_state(Job, State.queued)).scalar_subquery()
+_STANDING = select(_projects.max_queued, _projects.max_stored_bytes, _queued, database_now()).where(
+    _projects.id == bindparam("project_id")
+)
+"""Built once and without the ORM: each job that is made asks it."""

@@ -21,6 +21,9 @@ from service.usage.schemas import Limits, Usage, Used
 
 QUEUE_RETRY_SECONDS = 60
 """When to ask again while as many jobs are queued as may be."""
+NEARLY_FULL = 1_000
+"""With fewer places than that left, jobs of a project are queued one after the other: more than that are never made at
+one moment, as each takes a connection of the database."""
 MEASURED_SECONDS = 30.0
 """How long a project's stored bytes are taken for what they were, where jobs are made."""
 
@@ -60,20 +63,25 @@ def check_rate(project_id: str, per_second: float | None) -> None:
         raise TooManyRequests(said, retry_seconds=ceil(seconds))
 
 
-def check_queue(session: Session, project_id: str) -> None:
+def check_queue(session: Session, project_id: str) -> float:
     """Raise TooManyRequests unless one more job of the project may be queued, and TooLarge when it stores too much.
 
-    Until the transaction ends no other may be queued for the project, so that two at once do not take one place.
+    Gives the time by the database's clock. Where few places are left, no other may be queued for the project until the
+    transaction ends, so that two at once do not take one place.
     """
-    limits = limits_of(repository.lock(session, project_id))
-    queued = repository.count_jobs(session, project_id, State.queued)
-    if queued >= limits.max_queued:
-        jobs = f"{queued} queued {'job' if queued == 1 else 'jobs'}"
+    settings, found = get_settings(), repository.standing(session, project_id)
+    if found.queued > (found.max_queued or settings.max_queued) - NEARLY_FULL:
+        repository.lock(session, project_id)
+        found = repository.standing(session, project_id)  # now that nobody else adds to it
+    if found.queued >= (found.max_queued or settings.max_queued):
+        jobs = f"{found.queued} queued {'job' if found.queued == 1 else 'jobs'}"
         said = f"the project has {jobs}, which is as many as it may; send this one when one of them has started"
         raise TooManyRequests(said, retry_seconds=QUEUE_RETRY_SECONDS)
     stored = _stored_lately(session, project_id)
-    if stored >= limits.max_stored_bytes:
-        raise TooLarge(f"{_full(stored, limits)}; delete jobs, data sets or models first")
+    most = found.max_stored_bytes or settings.max_stored_bytes
+    if stored >= most:
+        raise TooLarge(f"{_full(stored, most)}; delete jobs, data sets or models first")
+    return found.now
 
 
 def measure(project_id: str) -> None:
@@ -93,13 +101,12 @@ def check_upload(session: Session, project_id: str, size: int) -> None:
         raise TooLarge(f"the upload has {size:,} bytes; at most {limits.max_upload_bytes:,} bytes are taken")
     stored = repository.stored_bytes(session, project_id)
     if stored + size > limits.max_stored_bytes:
-        raise TooLarge(
-            f"{_full(stored, limits)}, so {size:,} more find no room; delete jobs, data sets or models first"
-        )
+        full = _full(stored, limits.max_stored_bytes)
+        raise TooLarge(f"{full}, so {size:,} more find no room; delete jobs, data sets or models first")
 
 
-def _full(stored: int, limits: Limits) -> str:
-    return f"the project stores {stored:,} bytes of the {limits.max_stored_bytes:,} that it may"
+def _full(stored: int, most: int) -> str:
+    return f"the project stores {stored:,} bytes of the {most:,} that it may"
 
 
 def _stored_lately(session: Session, project_id: str) -> int:
