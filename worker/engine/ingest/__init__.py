@@ -6,6 +6,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from worker.engine.diary import Diary
 from worker.engine.group import ALONE, Group
 from worker.engine.ingest.layout import MANIFEST_BYTES, Layout, find_layout, is_named_manifest, may_matter
 from worker.engine.ingest.look import LARGEST_FILE, Look, look
-from worker.engine.ingest.members import Bounds, Member, files_of, members_of
+from worker.engine.ingest.members import Bounds, Member, Stray, files_of, members_of, shown
 from worker.engine.ingest.report import Broken, report_of
 from worker.engine.interrupt import Impossible, Interrupt, NothingToKeep
 from worker.engine.run import Place
@@ -42,7 +43,7 @@ class Ingestion:
         self.place = place
         self.diary = diary
         self.interrupt = interrupt
-        self.stray: list[str] = []
+        self.stray = Stray()
         self.made: dict[str, float] = {}
         """The parts that the images did not bring, with the share of each."""
 
@@ -57,9 +58,9 @@ class Ingestion:
     def _take_in(self) -> None:
         with _spool(self.place.directory / "spool") as spool:
             pieces = self._read(spool)
-            manifests = {name: b"".join(in_blocks(spool, *pieces[name])) for name in pieces if is_named_manifest(name)}
+            manifests = self._manifests(spool, pieces)
             layout = find_layout([name for name in pieces if name not in manifests], manifests)
-            self.stray += layout.stray
+            self.stray.extend(layout.stray)
             looks, broken = self._look(spool, pieces, layout)
             self._refuse_broken(broken, len(looks) + len(broken))
             parts = self._split(layout, looks)
@@ -76,6 +77,8 @@ class Ingestion:
             too_long = is_named_manifest(member.name) and member.size > MANIFEST_BYTES
             if too_long or not may_matter(member.name):
                 self.stray.append(member.name)
+            elif member.name in pieces:
+                raise DatasetError(f"the name {shown(member.name)} stands twice; each file needs a name of its own")
             else:
                 size = _copy(member, spool)
                 pieces[member.name] = (end, size)
@@ -83,19 +86,30 @@ class Ingestion:
             self._progress(number, None)
         return pieces
 
+    def _manifests(self, spool: int, pieces: dict[str, Piece]) -> dict[str, bytes]:
+        """What may be manifests, by name. Raises DatasetError for more than is read."""
+        found = {name: piece for name, piece in pieces.items() if is_named_manifest(name)}
+        size = sum(size for _, size in found.values())
+        if size > MANIFEST_BYTES:
+            raise DatasetError(
+                f"{len(found)} files that may be manifests ({first_few([*found])}) have {size:,} bytes; at most "
+                f"{MANIFEST_BYTES:,} are read"
+            )
+        return {name: b"".join(in_blocks(spool, *piece)) for name, piece in found.items()}
+
     def _members(self) -> Iterator[Member]:
-        source = self.spec.source
+        source, bounds = self.spec.source, replace(self.bounds, files=self.spec.limits.files)
         if source.folder is not None:
             roots = Roots(self.place.data_roots)
             folder = roots.folder(source.folder)
             if not folder.is_dir():
                 raise DatasetError(f"{source.folder!r} is no folder")
-            return files_of(Files(folder, roots), self.stray, self.bounds)
+            return files_of(Files(folder, roots), self.stray, bounds)
         assert source.upload is not None, "the spec says so"
         file = fetched(self.place.data_roots, source.upload)
         if file is None:
             raise DatasetError(f"the upload {source.upload!r} was not fetched to this machine")
-        return members_of(file, self.bounds)
+        return members_of(file, bounds)
 
     # Looking
 

@@ -158,7 +158,10 @@ def _rows(name: str, content: bytes) -> Iterable[Mapping[str, Any]] | None:
     lines = text.splitlines()
     if name.lower().endswith(".csv"):
         reader = csv.DictReader(lines, skipinitialspace=True, strict=True)
-        columns = {column.strip().lower() for column in reader.fieldnames or ()}
+        try:
+            columns = {column.strip().lower() for column in reader.fieldnames or ()}
+        except csv.Error:
+            return None
         if not {"path", "label"} <= columns:
             return None
         reader.fieldnames = [column.strip().lower() for column in reader.fieldnames or ()]
@@ -182,7 +185,9 @@ def _told_errors(name: str, rows: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
             if not isinstance(row, dict):
                 raise DatasetError(f"row {number} of {name} is no object with path and label")
             yield row
-    except (csv.Error, RecursionError, json.JSONDecodeError) as error:
+    except DatasetError:
+        raise
+    except (csv.Error, RecursionError, ValueError) as error:
         raise DatasetError(f"row {number + 1} of {name} cannot be read: {error}") from error
 
 

@@ -10,12 +10,11 @@ from worker.datasets._archive import PARTS
 from worker.datasets._listing import Labelled, first_few
 from worker.engine.ingest.layout import Layout
 from worker.engine.ingest.look import Look, misnamed
+from worker.engine.ingest.members import NAMED, Stray
 from worker.ingest import Ingest
 
 Broken = dict[str, str]
 """Why each image could not be decoded, by its name."""
-NAMED = 100
-"""Files that a list in the report names at most."""
 SHOWN = 20
 """Groups of duplicates, and sizes, that the report shows at most."""
 UNEVEN = 10
@@ -28,7 +27,7 @@ def report_of(
     made: Sequence[str],
     looks: Mapping[str, Look],
     broken: Broken,
-    stray: Sequence[str],
+    stray: Stray,
     spec: Ingest,
 ) -> dict[str, Any]:
     """The report, as JSON; a function of the images and the spec alone."""
@@ -51,7 +50,7 @@ def report_of(
             "allowed": spec.limits.broken,
             "files": [{"file": name, "why": why} for name, why in list(broken.items())[:NAMED]],
         },
-        "stray": {"count": len(stray), "files": sorted(stray)[:NAMED]},
+        "stray": {"count": stray.count, "files": stray.first()},
     }
     return {**report, "warnings": [*_warnings(report)]}
 

@@ -173,11 +173,12 @@ def take_in(
     return Taken(directory, [json.loads(line) for line in log.read_text().splitlines()])
 
 
-def refusal(place: Path, content: bytes, bounds: Bounds | None = None) -> str:
+def refusal(place: Path, content: bytes, bounds: Bounds | None = None, **spec: Any) -> str:
     """The sentence with which an archive is refused; nothing is left of it, here or elsewhere."""
     before = set(place.rglob("*"))
     with pytest.raises(DatasetError) as refused:
-        take_in(place, content, bounds)
+        take_in(place, content, bounds, **spec)
     left = {file.name for file in place.rglob("*") if file not in before and file.is_file()}
     assert left <= {"log.jsonl", sha256(content).hexdigest()}
+    assert "\n" not in str(refused.value)
     return str(refused.value)

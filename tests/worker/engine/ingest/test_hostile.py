@@ -26,6 +26,7 @@ from tests.worker.engine.ingest.packing import (
     zst,
 )
 from worker.dataset import DatasetError
+from worker.engine import ingest
 from worker.engine.ingest import members
 from worker.engine.ingest.members import Bounds
 from worker.engine.interrupt import Impossible
@@ -44,6 +45,9 @@ SPELLINGS = {
     "\uff0e\uff0e/1.png": OUT,
     "\u2025/1.png": OUT,
     "..\uff0f1.png": OUT,
+    "aster/..\u2215..\u2215..\u20441.png": OUT,
+    "..\uff3c1.png": OUT,
+    "..\u22161.png": OUT,
     ".. /1.png": OUT,
     ".../1.png": OUT,
     "/etc/1.png": ABSOLUTE,
@@ -152,15 +156,21 @@ def test_five_million_empty_files(tmp_path: Path, squeeze: object) -> None:
     """Of a tar of so many headers no more are read, or kept, than are allowed; here of a thousandth of both."""
     assert callable(squeeze)
     headers = b"".join(entry(f"aster/{i}.txt").tobuf() for i in range(5000))
-    said = refusal(tmp_path, squeeze(headers + bytes(1024)), Bounds(files=2000))
-    assert said == "the archive holds more than 2,000 entries"
+    archive = squeeze(headers + bytes(1024))
+    assert refusal(tmp_path, archive, limits={"files": 2000}) == "the archive holds more than 2,000 entries"
+    said = refusal(tmp_path, archive, Bounds(empty=1000))
+    assert said == "the archive holds more than 1,000 entries without content"
 
 
 def test_a_zip_of_too_many_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = zipped({f"aster/{i}.txt": b"" for i in range(3000)})
-    assert refusal(tmp_path, packed, Bounds(files=2000)) == "the archive holds more than 2,000 entries"
+    assert refusal(tmp_path, packed, limits={"files": 2000}) == "the archive holds more than 2,000 entries"
+    # Its list is what counts: how many it says that there are does not.
+    end = packed.index(b"PK\5\6")
+    lying = packed[: end + 8] + struct.pack("<2H", 1, 1) + packed[end + 12 :]
+    assert refusal(tmp_path, lying, Bounds(zip_files=2999)) == "the archive holds more than 2,999 entries"
     monkeypatch.setattr(members, "DIRECTORY_BYTES", 10_000)
-    said = refusal(tmp_path, packed, Bounds(files=2000))
+    said = refusal(tmp_path, packed)
     assert said.startswith("the archive's list of entries has ")
     assert said.endswith(" bytes; at most 10,000 are read")
 
@@ -173,6 +183,77 @@ def test_a_header_of_gigabytes_is_not_taken_into_memory(tmp_path: Path, kind: by
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert said.startswith("the archive holds a header of 8,589,934,592 bytes")
+    assert most < 32 << 20
+
+
+def pax(*records: bytes, kind: bytes = tarfile.XHDTYPE) -> bytes:
+    """A header of further fields, each written out."""
+    body = b"".join(records)
+    return entry("x", kind, size=len(body)).tobuf(tarfile.GNU_FORMAT) + body + bytes(-len(body) % 512)
+
+
+def record(name: str, value: str) -> bytes:
+    """One field, after its own length."""
+    rest = f" {name}={value}\n"
+    length = next(n for n in range(len(rest), len(rest) + 9) if n == len(rest) + len(str(n)))
+    return f"{length}{rest}".encode()
+
+
+def before_flowers(content: bytes) -> bytes:
+    return content + tar(flowers())
+
+
+def sparse_with(**fields: str) -> bytes:
+    return pax(*(record(f"GNU.sparse.{name}", value) for name, value in fields.items()))
+
+
+def extended_sparse(blocks: int) -> bytes:
+    """GNU's first form of a sparse file, whose list of pieces goes on for so many blocks."""
+    header = bytearray(entry("aster/x.png").tobuf(tarfile.GNU_FORMAT))
+    header[156:157], header[482] = tarfile.GNUTYPE_SPARSE, 1
+    header[148:156] = b"%06o\0 " % (sum(header) - sum(header[148:156]) + 8 * 32)
+    return bytes(header) + (b"%011o\0" % 1 * 42 + b"\1" * 8) * blocks
+
+
+TOO_LONG = "more than 16,384 bytes of headers stand before one entry of the archive"
+HEADERS = {
+    "a thousand headers before one entry": (pax() * 1000, TOO_LONG),
+    "a thousand long names of one entry": (pax(kind=tarfile.GNUTYPE_LONGNAME) * 1000, TOO_LONG),
+    "fields that share their bytes": (pax(b"2 " * 100_000 + b"="), "the archive holds a header of 200,192 bytes"),
+    "fields for all": (
+        pax(*(record(f"a{i}", "b") for i in range(200)), kind=tarfile.XGLTYPE),
+        "the archive sets more than 100 fields for all of its entries",
+    ),
+    "a sparse file's list without end": (extended_sparse(5000), TOO_LONG),
+    "a sparse file's list in the content": (
+        sparse_with(major="1", minor="0", realsize=str(10 * 2**30)) + entry("aster/x.png", size=1 << 20).tobuf()
+        + b"99999999\n" + b"1\n" * (1 << 19),
+        TOO_LONG,
+    ),
+    "a sparse file of the second form": (
+        sparse_with(size=str(10 * 2**30), numblocks="1", offset="0", numbytes="512"), "'aster/00.png' is a sparse file"
+    ),
+    "a sparse file of the third form": (
+        sparse_with(size=str(10 * 2**30), map="0,512"), "'aster/00.png' is a sparse file"
+    ),
+    "a sparse file of no numbers": (sparse_with(map="a,b"), "the archive cannot be read: invalid literal for int()"),
+    "a sparse file of the fourth form": (
+        sparse_with(major="1", minor="0", realsize="9"), "the archive cannot be read: "
+    ),
+    "a name with NUL": (pax(record("path", "aster/x\0.png")), "the name 'aster/x\\x00.png' holds a NUL character"),
+    "a name that leads elsewhere": (pax(record("path", "../x.png")), "the name '../x.png' leads out of the archive"),
+    "a size below zero": (pax(record("size", "-512")), "'aster/00.png' has "),
+    "a length of 5,000 digits": (pax(b"1" * 5000 + b" a=b\n"), "the archive cannot be read: Exceeds the limit"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "said"), HEADERS.values(), ids=HEADERS)
+def test_headers_of_a_tar_that_its_reader_would_believe(tmp_path: Path, content: bytes, said: str) -> None:
+    tracemalloc.start()
+    found = refusal(tmp_path, before_flowers(content))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.startswith(said)
     assert most < 32 << 20
 
 
@@ -243,3 +324,9 @@ def test_noise_never_does_more_than_be_refused(tmp_path: Path) -> None:
             with suppress(DatasetError, Impossible):
                 take_in(tmp_path, bytes(content), limits={"broken": 100})
     assert {file.parts[len(tmp_path.parts)][:8] for file in tmp_path.rglob("*")} == {"attempt-"}
+
+
+def test_files_that_may_be_manifests_are_bounded_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest, "MANIFEST_BYTES", 1000)
+    said = refusal(tmp_path, tar({**flowers(), "a.csv": bytes(600), "b.csv": bytes(600)}))
+    assert said == "2 files that may be manifests (a.csv, b.csv) have 1,200 bytes; at most 1,000 are read"

@@ -112,6 +112,8 @@ def test_labels_that_are_numbers_sort_as_numbers() -> None:
         ("m_jsonl", '{"path": "a.png", "label": 1}\n{"path": "b.png"\n', "row 2 of m.jsonl cannot be read: "),
         ("m_jsonl", '{"path": "a.png", "label": 1}\n[]\n', "row 2 of m.jsonl is no object with path and label"),
         ("m_jsonl", '{"path": "a.png", "label": true}\n', "row 1 of m.jsonl has no label; wanted text"),
+        ("m_jsonl", '{"path": "a.png", "label": 1}\n' + "9" * 5000, "row 2 of m.jsonl cannot be read: Exceeds the"),
+        ("m_csv", '"path,label\n', "no class was found"),
         ("m_jsonl", '{"path": 5, "label": 1}\n', "row 1 of m.jsonl has no path"),
     ],
 )  # fmt: skip
