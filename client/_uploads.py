@@ -73,7 +73,7 @@ class Uploads:
         return self._transport.pages("/v1/uploads", Upload, {"state": state, "kind": kind, "limit": page})
 
     def delete(self, upload_id: str) -> None:
-        """Give an upload up. What was made of it stays."""
+        """Give an upload up that no job goes on to use. What was made of it stays."""
         self._transport.request("DELETE", path("uploads", upload_id), again=False)
 
     def _begin(self, kind: str, name: str, size: int, sha256: str) -> Upload:

@@ -20,6 +20,20 @@ DISTILL, INGEST, CHECK, ESTIMATE = "distill", "ingest", "check", "estimate"
 
 
 @dataclass(frozen=True)
+class Use:
+    """Something that a spec names: a stored thing, or a job of before whose network it starts from."""
+
+    pointer: str
+    """JSON pointer into the stored spec."""
+    id: str
+
+    @property
+    def kind(self) -> str:
+        """What it is: `dataset`, `model`, `upload` or `job`."""
+        return self.id.partition("_")[0]
+
+
+@dataclass(frozen=True)
 class Kind:
     """What a kind of job is."""
 
@@ -27,33 +41,43 @@ class Kind:
     work: str
     """Names a class of the engine, as module:class. It is made of a spec, place, diary, interrupt and group of
     processes; called, it does the work."""
-    inputs: Callable[[Mapping[str, Any]], Iterable[str]] = lambda spec: ()
-    """Ids of the stored things (`upload_...`, say) that a stored spec names: a worker fetches them beforehand."""
+    uses: Callable[[Mapping[str, Any]], Iterable[Use]] = lambda spec: ()
+    """All that a stored spec names of what users stored or made before."""
+
+    def inputs(self, spec: Mapping[str, Any]) -> list[str]:
+        """Ids of the stored things that a stored spec names, each once: a worker fetches them beforehand."""
+        return sorted({use.id for use in self.uses(spec) if use.kind != "job"})
 
 
-def _recipes_inputs(spec: Mapping[str, Any]) -> Iterator[str]:
+def _recipes_uses(spec: Mapping[str, Any], pointer: str = "") -> Iterator[Use]:
     dataset = spec.get("dataset") or {}
     if dataset.get("name") == "stored":
-        yield dataset["dataset"]
-    named = {network.get("model") for network in (spec.get("teacher") or {}, *spec.get("students", ()))}
-    yield from sorted(named - {None})
+        yield Use(f"{pointer}/dataset", dataset["dataset"])
+    students = ((f"{pointer}/students/{i}", student) for i, student in enumerate(spec.get("students", ())))
+    for place, network in ((f"{pointer}/teacher", spec.get("teacher") or {}), *students):
+        if network.get("model") is not None:
+            yield Use(f"{place}/model", network["model"])
+        if isinstance(network.get("weights"), Mapping):
+            yield Use(f"{place}/weights/job", network["weights"]["job"])
 
 
-def _checks_inputs(spec: Mapping[str, Any]) -> Iterator[str]:
-    yield spec["model"]
-    yield from _recipes_inputs(spec)
+def _checks_uses(spec: Mapping[str, Any]) -> Iterator[Use]:
+    yield Use("/model", spec["model"])
+    yield from _recipes_uses(spec)
 
 
-def _ingests_inputs(spec: Mapping[str, Any]) -> Iterator[str]:
+def _ingests_uses(spec: Mapping[str, Any]) -> Iterator[Use]:
     if spec["source"]["upload"] is not None:
-        yield spec["source"]["upload"]
+        yield Use("/source/upload", spec["source"]["upload"])
 
 
 KINDS: dict[str, Kind] = {
-    DISTILL: Kind(Recipe, "worker.engine.run:Run", _recipes_inputs),
-    INGEST: Kind(Ingest, "worker.engine.ingest:Ingestion", _ingests_inputs),
-    CHECK: Kind(Check, "worker.engine.check:Checkup", _checks_inputs),
-    ESTIMATE: Kind(Estimate, "worker.engine.estimate:Estimation", lambda spec: _recipes_inputs(spec["recipe"])),
+    DISTILL: Kind(Recipe, "worker.engine.run:Run", _recipes_uses),
+    INGEST: Kind(Ingest, "worker.engine.ingest:Ingestion", _ingests_uses),
+    CHECK: Kind(Check, "worker.engine.check:Checkup", _checks_uses),
+    ESTIMATE: Kind(
+        Estimate, "worker.engine.estimate:Estimation", lambda spec: _recipes_uses(spec["recipe"], "/recipe")
+    ),
 }
 
 

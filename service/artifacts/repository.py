@@ -102,14 +102,20 @@ def commit_blob(session: Session, written: Written) -> str:
 
 def name_blob(session: Session, written: Written) -> str:
     """The same, but a blob whose bytes are known stays, for who refers to it and has to let go of it."""
-    known = _refer(session, written)
+    known = refer(session, written)
     if known is None:
         try:
             with session.begin_nested():
                 _touch(session, written.id, sha256=written.sha256, size=written.size)
         except IntegrityError:  # somebody else named the same bytes a moment ago
-            known = _refer(session, written)
+            known = refer(session, written)
     return known or written.id
+
+
+def refer(session: Session, written: Written) -> str | None:
+    """The id of the blob with those bytes, touched, so that a sweep which waits for us spares it."""
+    same = (Blob.sha256 == written.sha256, Blob.size == written.size)
+    return session.scalar(update(Blob).where(*same).values(touched_at=database_now()).returning(Blob.id))
 
 
 def read_chunk(blob_id: str, number: int) -> bytes:
@@ -174,12 +180,6 @@ def _touch(session: Session, private_id: str, **name: object) -> None:
     private = update(Blob).where(Blob.id == private_id, Blob.sha256.is_(None))
     if session.scalar(private.values(values).returning(Blob.id)) is None:
         raise BlobGone(f"{private_id} was swept before it was committed")
-
-
-def _refer(session: Session, written: Written) -> str | None:
-    """The id of the blob with those bytes, touched, so that a sweep which waits for us spares it."""
-    same = (Blob.sha256 == written.sha256, Blob.size == written.size)
-    return session.scalar(update(Blob).where(*same).values(touched_at=database_now()).returning(Blob.id))
 
 
 def _condemn(grace_seconds: float) -> Sequence[str]:

@@ -48,6 +48,8 @@ class Dataset(Base):
     report: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     """What was found in its images."""
     created_at: Mapped[float]
+    used_at: Mapped[float | None]
+    """When a job was last made that uses it, to the hour."""
 
 
 def state_of(dataset: Dataset, job: Job | None) -> DatasetState:

@@ -13,7 +13,7 @@ from service.artifacts.models import Artifact, Blob, Chunk
 from service.artifacts.repository import drop_unreferenced
 from service.datasets.models import Dataset
 from service.db import AS_BYTES
-from service.jobs.models import TERMINAL, Job, State
+from service.jobs.models import Job
 from service.paging import Position
 from service.workers.repository import Claim
 from worker.ingest import ARCHIVE, REPORT
@@ -53,14 +53,6 @@ def add(session: Session, dataset: Dataset) -> None:
     """Store a data set."""
     session.add(dataset)
     session.flush()
-
-
-def users(session: Session, dataset: Dataset, limit: int) -> Sequence[str]:
-    """Ids of jobs that have not ended and whose recipes name the data set."""
-    going_on = [state for state in State if state not in TERMINAL]
-    named = Job.recipe[("dataset", "dataset")].as_string() == dataset.id
-    found = select(Job.id).where(Job.project_id == dataset.project_id, Job.state.in_(going_on), named)
-    return session.scalars(found.order_by(Job.id).limit(limit)).all()
 
 
 def remove(session: Session, dataset: Dataset) -> None:

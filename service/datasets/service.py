@@ -16,6 +16,7 @@ from service.errors import Conflict, FieldError, Invalid, NotFound, quote
 from service.fields import field_errors
 from service.ids import new_id
 from service.jobs.service import Sent, enqueue, made_before
+from service.jobs.uses import check_unused
 from service.keys.service import Caller
 from service.paging import Position
 from service.settings import get_settings
@@ -29,8 +30,6 @@ from worker.kinds import INGEST
 
 COPIES = 3
 """Of an upload on a worker's disk at most, as images hardly shrink: fetched, unpacked, and packed again."""
-NAMED = 5
-"""Jobs that a refusal names at most."""
 
 
 def every() -> list[EntryRead]:
@@ -92,10 +91,7 @@ def delete(session: Session, caller: Caller, dataset_id: str) -> None:
     dataset, job = _existing(repository.lock(session, caller.project_id, dataset_id), dataset_id)
     if state_of(dataset, job) is DatasetState.ingesting:
         raise Conflict(f"data set {dataset_id} is being taken in by job {dataset.job_id}, so cancel that first")
-    jobs = repository.users(session, dataset, NAMED + 1)
-    if jobs:
-        named = ", ".join(jobs[:NAMED]) + (" and more" if len(jobs) > NAMED else "")
-        raise Conflict(f"data set {dataset_id} is wanted by jobs that have not ended ({named}), so cancel them first")
+    check_unused(session, caller.project_id, dataset_id)
     repository.remove(session, dataset)
 
 

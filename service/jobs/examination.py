@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -61,7 +61,7 @@ def examine(project_id: str, body: Any) -> Examination:
     reviewed = review(recipe, facts, CARDS | cards, models)
     problems += [*reviewed.problems, *_weight_problems(project_id, recipe, facts)]
     return Examination(
-        problems=_as_sent(problems, body),
+        problems=as_sent(problems, body),
         warnings=reviewed.warnings,
         sharing=reviewed.sharing,
         facts=facts,
@@ -120,7 +120,7 @@ def _with_models(project_id: str, recipe: Recipe) -> tuple[Recipe, dict[str, Own
     return recipe.model_copy(update={"teacher": teacher, "students": students}), models, problems
 
 
-def _as_sent(problems: list[Problem], body: dict[str, Any]) -> list[FieldError]:
+def as_sent(problems: Sequence[Problem], body: dict[str, Any]) -> list[FieldError]:
     """Pointers into the stored form turned into pointers into what was sent; each sentence once."""
     told: dict[str, FieldError] = {}
     for problem in problems:

@@ -33,6 +33,7 @@ class Wanted(StrEnum):
 
 
 QUEUED = text("state = 'queued'")
+ENDED = text("ended_at IS NOT NULL")
 TERMINAL = frozenset({State.succeeded, State.failed, State.cancelled})
 
 
@@ -47,6 +48,7 @@ class Job(Base):
         ),
         Index("ix_jobs_state", "state", "wanted", "deadline_at"),
         Index("ix_jobs_list", "project_id", "created_at", "id"),
+        Index("ix_jobs_ended", "project_id", "ended_at", postgresql_where=ENDED, sqlite_where=ENDED),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)

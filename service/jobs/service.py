@@ -17,16 +17,18 @@ from service.errors import FieldError, Invalid, NotFound, ServiceError, quote
 from service.events.repository import FIRST, append, begin, change
 from service.ids import new_id
 from service.jobs import repository, rules, waiting
-from service.jobs.examination import examine
+from service.jobs.examination import as_sent, examine
 from service.jobs.models import TERMINAL, Job, State, Wanted
 from service.jobs.schemas import JobDetail, JobQuery, Validation, detail
+from service.jobs.uses import check_unused, hold
 from service.keys.service import Caller
 from service.paging import Position
 from service.settings import get_settings
 from service.usage.service import check_queue, measure
 from worker.estimate import Estimate
 from worker.kinds import DISTILL, ESTIMATE
-from worker.review import disk_bytes
+from worker.recipe import Recipe
+from worker.review import Problem, disk_bytes
 from worker.spec import Spec
 
 LIFE = {
@@ -83,6 +85,7 @@ def create(session: Session, caller: Caller, body: Any, idempotency_key: str | N
     recipe = examination.resolved
     if recipe is None:
         raise RuntimeError("a recipe without problems was not resolved")
+    held = hold_sent(session, caller.project_id, sent, recipe)
     return enqueue(
         session,
         caller,
@@ -93,7 +96,7 @@ def create(session: Session, caller: Caller, body: Any, idempotency_key: str | N
         priority=recipe.priority,
         needs_gpu=recipe.needs.gpu,
         needs_memory_bytes=int(recipe.needs.memory_gib * 2**30),
-        needs_disk_bytes=disk_bytes(recipe),
+        needs_disk_bytes=disk_bytes(recipe) + held,
     )
 
 
@@ -116,6 +119,7 @@ def estimate(session: Session, caller: Caller, body: Any, idempotency_key: str |
         name=f"estimates {recipe.name}".strip()[:200],
         needs_gpu=recipe.needs.gpu,
         needs_memory_bytes=int(recipe.needs.memory_gib * 2**30),
+        needs_disk_bytes=hold_sent(session, caller.project_id, sent, recipe),
     )
 
 
@@ -157,6 +161,16 @@ def enqueue(
     if made is None:
         raise RuntimeError("a job could not be stored, though no other has its idempotency key")
     return made, True
+
+
+def hold_sent(session: Session, project_id: str, sent: Sent, recipe: Recipe) -> int:
+    """Keep what a recipe uses from being deleted until the transaction ends; gives the bytes that a worker fetches.
+    Raises Invalid, pointing into what was sent, for what was deleted since the recipe was examined."""
+    try:
+        return hold(session, project_id, DISTILL, recipe.model_dump(mode="json"))
+    except Invalid as refusal:
+        gone = [Problem(error.pointer or "", error.detail) for error in refusal.errors]
+        raise Invalid.of(as_sent(gone, sent.body)) from None
 
 
 def made_before(session: Session, caller: Caller, sent: Sent) -> Job | None:
@@ -239,9 +253,10 @@ def _move(session: Session, job: Job, new: State, now: float) -> None:
 
 
 def delete(session: Session, caller: Caller, job_id: str) -> None:
-    """Remove a job that has ended, with all that it made. Raises NotFound and Conflict."""
+    """Remove a job that has ended and that no other builds on, with all that it made. Raises NotFound and Conflict."""
     job = _existing(repository.lock(session, caller.project_id, job_id), job_id)
     rules.check_delete(job.id, job.state)
+    check_unused(session, caller.project_id, job_id)
     repository.remove(session, job)
 
 

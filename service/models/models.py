@@ -54,6 +54,8 @@ class Model(Base):
     report: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     """What that job found; null until it has succeeded."""
     created_at: Mapped[float]
+    used_at: Mapped[float | None]
+    """When a job was last made that uses it, to the hour."""
 
 
 def state_of(model: Model, job: Job | None) -> ModelState:

@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Select, String, cast, delete, select, tuple_, update
+from sqlalchemy import Select, delete, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from service.artifacts.models import Blob, Chunk
 from service.artifacts.repository import drop_unreferenced
 from service.db import AS_BYTES
-from service.jobs.models import TERMINAL, Job, State
+from service.jobs.models import Job
 from service.models.models import Model
 from service.paging import Position
 from service.workers.repository import Claim
@@ -52,15 +52,6 @@ def add(session: Session, model: Model) -> None:
     """Store a model."""
     session.add(model)
     session.flush()
-
-
-def users(session: Session, model: Model, limit: int) -> Sequence[str]:
-    """Ids of jobs that have not ended and whose specs name the model."""
-    going_on = [state for state in State if state not in TERMINAL]
-    # An id stands nowhere by chance, so it is looked for in the spec's text.
-    named = cast(Job.recipe, String).contains(model.id, autoescape=True)
-    found = select(Job.id).where(Job.project_id == model.project_id, Job.state.in_(going_on), named)
-    return session.scalars(found.order_by(Job.id).limit(limit)).all()
 
 
 def remove(session: Session, model: Model) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from service.artifacts.models import Blob
-from service.artifacts.repository import BlobGone, find_artifact
+from service.artifacts.repository import BlobGone, Written, find_artifact, refer
 from service.artifacts.service import read_bytes, read_description
 from service.db import reading, transaction
 from service.errors import Conflict, FieldError, Invalid, NotFound, quote
@@ -20,6 +20,7 @@ from service.jobs import repository as jobs
 from service.jobs.examination import dataset_problem
 from service.jobs.models import Job, State
 from service.jobs.service import Sent, enqueue, made_before
+from service.jobs.uses import check_unused, hold
 from service.keys.service import Caller
 from service.models import repository
 from service.models.models import Model, trouble_of
@@ -34,9 +35,6 @@ from worker.kinds import CHECK
 from worker.own_model import ONNX, expects_in, from_description, parsed_expects
 from worker.registry import nearest
 from worker.tensor_file import TensorFileError, read_header
-
-NAMED = 5
-"""Jobs that a refusal names at most."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +70,10 @@ def create(session: Session, caller: Caller, body: Any, idempotency_key: str | N
         if made is None:
             raise
         return _made(session, made, sent), True
+    made = made_before(session, caller, sent)
+    if made is not None:
+        return _made(session, made, sent), True
+    brought = replace(brought, blob_id=_held(session, brought))
     model_id = new_id("model", jobs.now(session))
     job, replayed = enqueue(session, caller, sent, Check(model=model_id), name=f"takes in {asked.name}"[:200])
     if replayed:
@@ -111,7 +113,11 @@ def check(session: Session, caller: Caller, model_id: str, body: Any, idempotenc
     assert spec.dataset is not None
     if problem := dataset_problem(caller.project_id, spec.dataset):
         raise Invalid.of([FieldError(pointer="/dataset", detail=problem)])
-    return enqueue(session, caller, sent, spec, name=f"checks {model.name}"[:200])
+    made = made_before(session, caller, sent)
+    if made is not None:
+        return made, True
+    needs = hold(session, caller.project_id, CHECK, spec.model_dump(mode="json"))
+    return enqueue(session, caller, sent, spec, name=f"checks {model.name}"[:200], needs_disk_bytes=needs)
 
 
 def read(session: Session, caller: Caller, model_id: str) -> Row:
@@ -127,10 +133,7 @@ def page(session: Session, caller: Caller, after: Position | None, limit: int) -
 def delete(session: Session, caller: Caller, model_id: str) -> None:
     """Remove a model that no job goes on to use, with its bytes. Raises NotFound and Conflict."""
     model, _ = _existing(repository.lock(session, caller.project_id, model_id), model_id)
-    using = repository.users(session, model, NAMED + 1)
-    if using:
-        named = ", ".join(using[:NAMED]) + (" and more" if len(using) > NAMED else "")
-        raise Conflict(f"model {model_id} is wanted by {named}, which have not ended, so cancel them first")
+    check_unused(session, caller.project_id, model_id)
     repository.remove(session, model)
 
 
@@ -147,6 +150,14 @@ def _made(session: Session, job: Job, sent: Sent) -> Row:
         said = f"the model that the idempotency key {key} made was deleted; wanted a new key"
         raise Invalid.of([FieldError(parameter="Idempotency-Key", detail=said, found=sent.idempotency_key)])
     return model, job
+
+
+def _held(session: Session, brought: Brought) -> str:
+    """The id of the bytes that were examined, which no sweep takes until the transaction ends. Raises Invalid."""
+    blob_id = refer(session, Written(brought.blob_id, brought.sha256, brought.size))
+    if blob_id is None:
+        raise Invalid("the file was deleted while it was looked at")
+    return blob_id
 
 
 def _examined(project_id: str, asked: ModelCreate) -> Brought:

@@ -116,8 +116,8 @@ async def complete_upload(caller: Writer, upload_id: str) -> UploadDetail:
     return await service.complete(caller, upload_id)
 
 
-@router.delete("/{upload_id}", status_code=204, responses=problems(404))
+@router.delete("/{upload_id}", status_code=204, responses=problems(404, 409))
 def delete_upload(caller: Writer, upload_id: str) -> None:
-    """Give an upload up. What was made of it stays."""
+    """Give an upload up that no job goes on to use. What was made of it stays."""
     with recorded(caller) as session:
         service.delete(session, caller, upload_id)

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from service.artifacts.models import Artifact, Blob
 from service.db import database_now
 from service.jobs.models import Job
+from service.jobs.uses import users
 from service.paging import Position
 from service.uploads.models import Upload, UploadPart, UploadState
 from service.uploads.schemas import UploadQuery
@@ -116,11 +117,19 @@ def remove(session: Session, upload: Upload) -> None:
 
 
 def remove_expired(session: Session) -> int:
-    """Delete uploads whose time is over; gives how many."""
-    expired = delete(Upload).where(Upload.expires_at <= database_now()).returning(Upload.blob_id)
-    blob_ids = session.scalars(expired.execution_options(synchronize_session=False)).all()
-    let_go(session, blob_ids)
-    return len(blob_ids)
+    """Delete uploads whose time is over and that no job goes on to use; gives how many."""
+    expired = select(Upload).where(Upload.expires_at <= database_now()).with_for_update(skip_locked=True)
+    by_project: dict[str, list[Upload]] = {}
+    for upload in session.scalars(expired):
+        by_project.setdefault(upload.project_id, []).append(upload)
+    count = 0
+    for project_id, uploads in by_project.items():
+        used = users(session, project_id, {upload.id for upload in uploads})
+        for upload in uploads:
+            if upload.id not in used:
+                remove(session, upload)
+                count += 1
+    return count
 
 
 def let_go(session: Session, blob_ids: Sequence[str]) -> None:

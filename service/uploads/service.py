@@ -13,6 +13,7 @@ from service.artifacts.repository import BlobGone, Written, begin_blob, name_blo
 from service.db import reading, transaction
 from service.errors import Conflict, FieldError, Invalid, NotFound, quote
 from service.ids import new_id
+from service.jobs.uses import check_unused
 from service.keys.service import Caller
 from service.paging import Position
 from service.settings import get_settings
@@ -74,8 +75,10 @@ def shown_all(session: Session, uploads: Sequence[Upload]) -> list[UploadRead]:
 
 
 def delete(session: Session, caller: Caller, upload_id: str) -> None:
-    """Give an upload up. What was made of it stays. Raises NotFound."""
-    repository.remove(session, lock(session, caller.project_id, upload_id))
+    """Give an upload up that no job goes on to use. What was made of it stays. Raises NotFound and Conflict."""
+    upload = lock(session, caller.project_id, upload_id)
+    check_unused(session, caller.project_id, upload_id)
+    repository.remove(session, upload)
 
 
 def check_open(upload: Upload) -> None:
@@ -154,7 +157,8 @@ def _made_before(session: Session, caller: Caller, idempotency_key: str | None, 
     if seen is None:
         return None
     if _is_over(seen):
-        repository.remove(session, seen.upload)
+        seen.upload.idempotency_key = None  # the upload itself is the sweep's
+        session.flush()
         return None
     if seen.upload.body_digest != digest:
         said = f"the idempotency key {quote(idempotency_key)} has begun upload {seen.upload.id} of another body"

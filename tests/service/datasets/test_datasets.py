@@ -263,7 +263,7 @@ def test_what_is_made_or_used_is_not_deleted(client: TestClient, spec: dict[str,
     answer = client.delete(made["links"]["self"])
     assert (answer.status_code, answer.json()["detail"]) == (
         409,
-        f"data set {made['id']} is wanted by jobs that have not ended ({job_id}), so cancel them first",
+        f"data set {made['id']} is used by jobs that have not ended ({job_id}), so cancel them first",
     )
     client.post(f"/v1/jobs/{job_id}/cancel")
     assert client.delete(made["links"]["self"]).status_code == 204
