@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 WORDS = {"pause": "pause", "stop": "stop with what it has", "cancel": "end without a result"}
 """What each wish asks of a job."""
 
-RecipeFile = Annotated[str, typer.Argument(metavar="FILE", help="A recipe in YAML or JSON; - reads standard input.")]
+RecipeFile = Annotated[
+    str | None, typer.Argument(metavar="FILE", help="A recipe in YAML or JSON; - reads standard input.")
+]
+OfJob = Annotated[str | None, typer.Option("--from", metavar="JOB", help="Take that job's recipe instead of a file.")]
 Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Change a field of the recipe, e.g. training.epochs=5."),
@@ -26,14 +29,13 @@ JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 
 
 @speaks
-def validate(file: RecipeFile, changes: Changes = None, as_json: Json = False) -> None:
+def validate(file: RecipeFile = None, of_job: OfJob = None, changes: Changes = None, as_json: Json = False) -> None:
     """Say all that is wrong with a recipe, and queue nothing."""
-    from cli.recipe_file import read_recipe
+    from cli.recipe_file import wanted_recipe
     from client import Retort
 
-    recipe = read_recipe(file, changes or ())
     with Retort() as client:
-        found = client.jobs.validate(recipe)
+        found = client.jobs.validate(wanted_recipe(client, file, of_job, changes or ()))
     if as_json:
         print_json(found)
     else:
@@ -46,7 +48,8 @@ def validate(file: RecipeFile, changes: Changes = None, as_json: Json = False) -
 
 @speaks
 def submit(
-    file: RecipeFile,
+    file: RecipeFile = None,
+    of_job: OfJob = None,
     changes: Changes = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
     estimate: Annotated[
@@ -57,12 +60,12 @@ def submit(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Queue a job; print its id."""
-    from cli.recipe_file import read_recipe
+    """Queue a job, from a file or anew from a job's recipe; print its id."""
+    from cli.recipe_file import wanted_recipe
     from client import Retort
 
-    recipe = read_recipe(file, changes or ())
     with Retort() as client:
+        recipe = wanted_recipe(client, file, of_job, changes or ())
         make = client.jobs.estimate if estimate else client.jobs.create
         job = send(client, recipe, idempotency_key, make)
         if as_json:

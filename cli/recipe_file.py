@@ -5,10 +5,36 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cli.errors import USAGE, CommandError
+
+if TYPE_CHECKING:
+    from client import Retort
+
+
+def wanted_recipe(client: Retort, file: str | None, job_id: str | None, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """The recipe in a file, or else that of a job, with each change applied in turn."""
+    if file is not None and job_id is not None:
+        raise CommandError(f"both the file {file} and --from {job_id} are given; wanted one of them", USAGE)
+    if file is not None:
+        return read_recipe(file, changes)
+    if job_id is None:
+        raise CommandError("wanted a FILE with a recipe, or --from and a job", USAGE)
+    return _changed(recipe_of(client, job_id), changes, f"the recipe of {job_id}")
+
+
+def recipe_of(client: Retort, job_id: str) -> dict[str, Any]:
+    """The recipe that a job stored, or that it estimated."""
+    job = client.jobs.get(job_id)
+    recipe = (job.recipe or {}).get("recipe") if job.kind == "estimate" else job.recipe
+    if job.kind not in ("distill", "estimate") or recipe is None:
+        raise CommandError(
+            f"job {job_id} is of kind {job.kind} and has no recipe; wanted one of kind distill or estimate"
+        )
+    return deepcopy(recipe)
 
 
 def read_recipe(file: str, changes: Sequence[str] = ()) -> dict[str, Any]:
@@ -20,6 +46,10 @@ def read_recipe(file: str, changes: Sequence[str] = ()) -> dict[str, Any]:
     recipe = _parsed(_text(file), where)
     if not isinstance(recipe, dict):
         raise CommandError(f"{where} holds {_kind(recipe)}; a recipe is a mapping of fields", USAGE)
+    return _changed(recipe, changes, where)
+
+
+def _changed(recipe: dict[str, Any], changes: Sequence[str], where: str) -> dict[str, Any]:
     for change in changes:
         apply_change(recipe, change)
     try:
@@ -30,7 +60,7 @@ def read_recipe(file: str, changes: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def apply_change(recipe: dict[str, Any], change: str) -> None:
-    """Set one field in place: `training.epochs=5`, `students.0.seed=1`. The value is read as YAML."""
+    """Set one field in place: `training.epochs=5`, `students.0.seed=1`. The value is read as JSON, else as YAML."""
     where, equals, value = change.partition("=")
     names = where.split(".")
     if not equals or not all(names):
@@ -39,7 +69,7 @@ def apply_change(recipe: dict[str, Any], change: str) -> None:
     for name in names[:-1]:
         holder = _inside(holder, name, change)
     key = _place(holder, names[-1], change)
-    holder[key] = _parsed_yaml(value, f"--set {change!r}")
+    holder[key] = _parsed(value, f"--set {change!r}")
 
 
 def _inside(holder: Any, name: str, change: str) -> Any:

@@ -73,6 +73,47 @@ def test_all_problems_are_shown_with_their_place(retort: Run, recipe_file: str) 
             assert f"\n  {place}" in result.stderr
 
 
+def test_a_job_is_sent_anew_with_changes(retort: Run, service: Service, tmp_path: Path) -> None:
+    first = service.create(baseline=True)
+    changed = ("--set", "training.epochs=20", "--set", "students.0.architecture=resnet20", "--set", "name=again")
+    again = retort("submit", "--from", first, *changed)
+    assert again.exit_code == 0, again.stderr
+    (second,) = again.stdout.split()
+    old, new = (json.loads(retort("show", job_id, "--json").stdout)["recipe"] for job_id in (first, second))
+    assert (old["name"], old["training"]["epochs"]) == ("a try", 2)
+    assert (new["name"], new["training"].pop("epochs")) == ("again", 20)
+    assert [student.pop("architecture") for student in new["students"]] == ["resnet20", "resnet8"]
+    for recipe in (old, new):
+        del recipe["name"]
+    del old["training"]["epochs"]
+    for student in old["students"]:
+        del student["architecture"]
+    assert new == old
+    assert "valid" in retort("validate", "--from", second).stdout
+    estimate = json.loads(retort("submit", "--from", second, "--estimate", "--json").stdout)
+    assert (estimate["kind"], estimate["recipe"]["recipe"]["training"]["epochs"]) == ("estimate", 20)
+    third = json.loads(retort("submit", "--from", estimate["id"], "--json").stdout)
+    assert (third["kind"], third["recipe"]["name"]) == ("distill", "again")
+
+
+def test_a_job_that_cannot_be_sent_anew_is_a_sentence(retort: Run, service: Service, tmp_path: Path) -> None:
+    job_id = service.create()
+    archive = tmp_path / "flowers.tar"
+    archive.write_bytes(b"an archive")
+    taking = json.loads(retort("datasets", "create", "flowers", str(archive), "--json").stdout)["job_id"]
+    for words, code, sentence in (
+        ((), 2, "wanted a FILE with a recipe, or --from and a job"),
+        (("x.yaml", "--from", job_id), 2, f"both the file x.yaml and --from {job_id} are given"),
+        (("--from", "job_0"), 1, "there is no job 'job_0'"),
+        (("--from", taking), 1, f"job {taking} is of kind ingest and has no recipe"),
+        (("--from", job_id, "--set", "training.epocs=20"), 1, "did you mean 'epochs'?"),
+        (("--from", job_id, "--set", "students.7.seed=1"), 2, "names '7' where a number below 1 is wanted"),
+    ):
+        result = retort("submit", *words)
+        assert (result.exit_code, result.stdout) == (code, ""), result.stderr
+        assert sentence in result.stderr
+
+
 def test_a_warning_is_shown_and_the_job_is_queued(retort: Run, recipe_file: str) -> None:
     larger = ("--set", "student.architecture=resnet110", "--set", "teacher.architecture=resnet8")
     result = retort("submit", recipe_file, *larger)
