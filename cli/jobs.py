@@ -53,7 +53,7 @@ def submit(
     changes: Changes = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="Run some steps of each kind instead, to tell what all would take.")
+        bool, typer.Option("--estimate", help="Run some steps of each kind instead, and tell what all would take.")
     ] = False,
     idempotency_key: Annotated[
         str | None, typer.Option(help="The same key and recipe give the same job, however often they are sent.")
@@ -72,7 +72,7 @@ def submit(
             print_json(job)
         else:
             typer.echo(job.id)
-        if watch:
+        if watch or (estimate and not as_json):
             from cli.watch import watch_to_the_end
 
             watch_to_the_end(client, job.id)
@@ -137,21 +137,25 @@ def jobs(
 @speaks
 def show(job: JobId, as_json: Json = False) -> None:
     """Show one job: where it stands, why it waits or failed, what it measured, what it made."""
+    from cli.report import print_files, print_latest, print_report, report_of
     from client import Retort
 
     with Retort() as client:
         found = client.jobs.get(job)
         files = client.jobs.artifacts(job)
+        # The diary of a distillation may be long; what it ended with stands in its newest metrics too.
+        report = report_of(client, job) if found.kind != "distill" else None
     if as_json:
         print_json(found)
         return
-    from cli.report import print_files, print_latest
 
     out = console()
     for label, value in _lines(found):
         out.print(f"[bold]{label:9}[/] ", end="")
         out.print(value, markup=False)
     print_latest(found)
+    if report is not None:
+        print_report(found.kind, report)
     print_files(files)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from cli.screen import print_table, size
+from cli.screen import duration, print_table, size
 
 if TYPE_CHECKING:
     from client import Artifact, Job, Retort
@@ -19,7 +19,13 @@ def report_of(client: Retort, job_id: str) -> dict[str, Any] | None:
     return reports[-1] if reports else None
 
 
-def print_report(report: dict[str, Any]) -> None:
+def print_report(kind: str, report: dict[str, Any]) -> None:
+    """What a job of that kind found; nothing of a kind whose report is shown elsewhere."""
+    if kind in REPORTS:
+        REPORTS[kind](report)
+
+
+def _print_networks(report: dict[str, Any]) -> None:
     """Each network: how good it is on the test part, how often it guesses as the teacher does, and how large it is."""
     columns = (
         *("network", "architecture", "test accuracy", "images right", "as the teacher", "calibration error"),
@@ -53,6 +59,51 @@ def _report_row(row: dict[str, Any], ship: str) -> tuple[str, ...]:
         f"{row['parameters']:,}",
         best,
     )
+
+
+def _print_estimate(report: dict[str, Any]) -> None:
+    """How long each part of a recipe takes, and all of it, with intervals; memory and sizes."""
+    rows = [
+        (section["phase"], ", ".join(section["learners"]), str(section["epochs"]),
+         *(_seconds(section[name]) for name in ("seconds_per_step", "seconds_per_epoch", "seconds")))
+        for section in report["sections"]
+    ]  # fmt: skip
+    columns = ("phase", "networks", "epochs", "a step", "an epoch", "in all")
+    print_table(columns, rows, right=columns[2:])
+    total = report["total_seconds"]
+    low, mean, high = (duration(total[bound]) for bound in ("low", "mean", "high"))
+    typer.echo(f"The job would take {mean} on this worker ({low} to {high}, with {report['device']} as its device).")
+    typer.echo(f"Memory of {report['peak_of']} at its peak: {size(report['peak_bytes'])}.")
+    for name, count in report["weights_bytes"].items():
+        typer.echo(f"Weights of {name}: {size(count)}.")
+
+
+def _print_check(report: dict[str, Any]) -> None:
+    """How good a model is, and what seems wrong with it."""
+    model, count = report["model"], report["parameters"]
+    least, greatest = (f"{report['outputs'][bound]:.4g}" for bound in ("least", "greatest"))
+    rows = [
+        ("parameters", f"{count:,}"),
+        ("outputs", f"{model['classes']}, from {least} to {greatest}"),
+        ("an image", f"{1000 * report['seconds_per_image']:.3g} ms on {report['device']}"),
+    ]
+    if "accuracy" in report:
+        rows += [("accuracy", f"{report['accuracy']:.2%} of {report['images']} images")]
+        rows += [(f"  fed with {name}", f"{value:.2%}") for name, value in report["normalisations"].items()]
+        if report["permuted"]:
+            rows += [("  classes in the order that fits best", f"{report['permuted']['accuracy']:.2%}")]
+    print_table(("", model["id"]), rows)
+    for sentence in report["sentences"]:
+        typer.echo(sentence)
+
+
+def _seconds(interval: Mapping[str, float]) -> str:
+    """The mean and its interval: "0.153 s (0.148 to 0.158)"."""
+    return f"{interval['mean']:.3g} s ({interval['low']:.3g} to {interval['high']:.3g})"
+
+
+REPORTS = {"distill": _print_networks, "estimate": _print_estimate, "check": _print_check}
+"""How a report is told, by the job's kind."""
 
 
 def print_latest(job: Job) -> None:

@@ -41,12 +41,12 @@ def watch_to_the_end(client: Retort, job_id: str, *, as_json: bool = False, tell
     job = client.jobs.get(job_id)
     if job.state != "succeeded":
         leave(_ending(job), REFUSED)
-    if tells_result and not as_json and job.kind == "distill":
+    if tells_result and not as_json:
         from cli.report import print_report, report_of
 
         report = report_of(client, job_id)
         if report:
-            print_report(report)
+            print_report(job.kind, report)
     return job
 
 
