@@ -12,7 +12,10 @@ from cli.screen import Json, ago, print_json, print_table, size
 if TYPE_CHECKING:
     from client import Project
 
-COLUMNS = ("project", "name", "runs at once", "waits", "stores", "one upload", "asks a second", "created")
+COLUMNS = ("project", "name", "runs at once", "waits", "stores", "one upload", "asks a second", "keeps", "created")
+TERMS = {"jobs": "jobs", "datasets": "data sets", "models": "models", "uploads": "uploads"}
+"""What is kept for a while, with its name for people."""
+Days = Annotated[float | None, typer.Option(metavar="DAYS", help="How long they are kept once nothing uses them.")]
 
 app = typer.Typer(help="List, make and limit projects.", invoke_without_command=True, no_args_is_help=False)
 
@@ -56,6 +59,12 @@ def limit(
     max_stored_gib: Annotated[float | None, typer.Option(help="How much it stores, in GiB.")] = None,
     max_upload_gib: Annotated[float | None, typer.Option(help="How large one upload is, in GiB.")] = None,
     requests_per_second: Annotated[float | None, typer.Option(help="How often its keys together may ask.")] = None,
+    keep_jobs_days: Annotated[
+        float | None, typer.Option(metavar="DAYS", help="How long jobs that have ended are kept.")
+    ] = None,
+    keep_datasets_days: Days = None,
+    keep_models_days: Days = None,
+    keep_uploads_days: Days = None,
     unset: Annotated[
         list[str] | None,
         typer.Option(help="Name of a limit to take away, such as max-running; may be given several times."),
@@ -70,7 +79,14 @@ def limit(
         limits |= {} if value is None else {name: value}
     for name, gib in {"max_stored_bytes": max_stored_gib, "max_upload_bytes": max_upload_gib}.items():
         limits |= {} if gib is None else {name: round(gib * 2**30)}
-    limits |= {} if requests_per_second is None else {"requests_per_second": requests_per_second}
+    others = {
+        "requests_per_second": requests_per_second,
+        "keep_jobs_days": keep_jobs_days,
+        "keep_datasets_days": keep_datasets_days,
+        "keep_models_days": keep_models_days,
+        "keep_uploads_days": keep_uploads_days,
+    }
+    limits |= {name: value for name, value in others.items() if value is not None}
     with Retort() as client:
         found = client.projects.limit(project, **limits)
     if as_json:
@@ -97,6 +113,9 @@ def usage(as_json: Json = False) -> None:
         ("one upload", "", size(limits.max_upload_bytes)),
         ("requests a second", "", _number(limits.requests_per_second)),
     ]
+    for name, words in TERMS.items():
+        days = getattr(limits, f"keep_{name}_days")
+        rows.append((f"{words} are kept", "", "for ever" if days is None else f"{days:g} days"))
     print_table((f"project {found.project}", "used", "limit"), rows)
 
 
@@ -115,8 +134,14 @@ def _row(project: Project) -> tuple[str, ...]:
         stored,
         upload,
         rate,
+        _terms(project),
         ago(project.created_at),
     )
+
+
+def _terms(project: Project) -> str:
+    days = {words: getattr(project, f"keep_{name}_days") for name, words in TERMS.items()}
+    return ", ".join(f"{words} {count:g} d" for words, count in days.items() if count is not None) or "default"
 
 
 def _number(count: float | None) -> str:

@@ -62,8 +62,9 @@ class Projects:
         return self._transport.read(response, Project)
 
     def limit(self, project_id: str, **limits: float | None) -> Project:
-        """Set some of a project's limits: max_running, max_queued, max_stored_bytes, max_upload_bytes and
-        requests_per_second; None is any number of running jobs, and the service's own limit for the others."""
+        """Set some of a project's limits: max_running, max_queued, max_stored_bytes, max_upload_bytes,
+        requests_per_second, keep_jobs_days, keep_datasets_days, keep_models_days and keep_uploads_days; None is any
+        number of running jobs, and the service's own limit for the others."""
         return self._transport.read(
             self._transport.request("PATCH", path("projects", project_id), json=limits), Project
         )

@@ -343,6 +343,11 @@ class Project(Answer):
     max_stored_bytes: int | None = None
     max_upload_bytes: int | None = None
     requests_per_second: float | None = None
+    keep_jobs_days: float | None = None
+    """How long its ended jobs are kept, and below other things since they were last used."""
+    keep_datasets_days: float | None = None
+    keep_models_days: float | None = None
+    keep_uploads_days: float | None = None
     created_at: datetime
 
 
@@ -355,6 +360,11 @@ class Limits(Answer):
     max_stored_bytes: int
     max_upload_bytes: int
     requests_per_second: float
+    keep_jobs_days: float | None = None
+    """Null, as below, is for ever."""
+    keep_datasets_days: float | None = None
+    keep_models_days: float | None = None
+    keep_uploads_days: float | None = None
 
 
 class Used(Answer):

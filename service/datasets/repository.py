@@ -57,11 +57,16 @@ def add(session: Session, dataset: Dataset) -> None:
 
 def remove(session: Session, dataset: Dataset) -> None:
     """Delete a data set with its archive, which its job's artifacts hold too."""
+    forget(session, dataset)
+    if dataset.blob_id is not None:
+        drop_unreferenced(session, [dataset.blob_id])
+
+
+def forget(session: Session, dataset: Dataset) -> None:
+    """Delete a data set; its bytes are swept later."""
     session.execute(delete(Dataset).where(Dataset.id == dataset.id))
     if dataset.job_id is not None:
         session.execute(delete(Artifact).where(Artifact.job_id == dataset.job_id, Artifact.name == ARCHIVE))
-    if dataset.blob_id is not None:
-        drop_unreferenced(session, [dataset.blob_id])
 
 
 def note_result(session: Session, claim: Claim, blobs: Mapping[str, str]) -> None:

@@ -56,8 +56,13 @@ def add(session: Session, model: Model) -> None:
 
 def remove(session: Session, model: Model) -> None:
     """Delete a model, and its bytes where nothing else refers to them."""
-    session.execute(delete(Model).where(Model.id == model.id))
+    forget(session, model)
     drop_unreferenced(session, [model.blob_id])
+
+
+def forget(session: Session, model: Model) -> None:
+    """Delete a model; its bytes are swept later."""
+    session.execute(delete(Model).where(Model.id == model.id))
 
 
 def note_result(session: Session, claim: Claim, blobs: Mapping[str, str]) -> None:

@@ -10,6 +10,9 @@ from pydantic import ConfigDict, Field, model_validator
 from service.projects.models import Project
 from service.schemas import Asked, Shown
 
+MOST_DAYS = 36_500
+"""A hundred years: a term that ends nothing."""
+
 
 class ProjectCreate(Asked):
     """A project to be made."""
@@ -33,6 +36,16 @@ class ProjectChange(Asked):
     """Bytes of one upload, at most; null is the service's own limit."""
     requests_per_second: float | None = Field(default=None, gt=0, le=1_000_000)
     """How often its keys together may ask; null is the service's own limit."""
+    keep_jobs_days: float | None = Field(default=None, gt=0, le=MOST_DAYS)
+    """How long its jobs are kept once they have ended, with all that they made; here and below, null is the service's
+    own term."""
+    keep_datasets_days: float | None = Field(default=None, gt=0, le=MOST_DAYS)
+    """How long its data sets are kept after they were taken in or a job last used them."""
+    keep_models_days: float | None = Field(default=None, gt=0, le=MOST_DAYS)
+    """How long its models are kept after they were brought or a job last used them."""
+    keep_uploads_days: float | None = Field(default=None, gt=0, le=MOST_DAYS)
+    """How long complete uploads are kept after something was last made of them; of those that come or are used from now
+    on."""
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -56,6 +69,11 @@ class ProjectRead(Shown):
     """Bytes of one upload, at most."""
     requests_per_second: float | None
     """How often its keys together may ask."""
+    keep_jobs_days: float | None
+    """How long its jobs are kept once they have ended; here and below, null is the service's own term."""
+    keep_datasets_days: float | None
+    keep_models_days: float | None
+    keep_uploads_days: float | None
     created_at: datetime
 
 

@@ -21,7 +21,7 @@ from service.uploads import repository
 from service.uploads.models import Upload, UploadKind, UploadPart, UploadState
 from service.uploads.repository import Seen
 from service.uploads.schemas import MOST_PART_BYTES, UploadCreate, UploadDetail, UploadQuery, UploadRead, detail, shown
-from service.usage.service import check_upload
+from service.usage.service import check_upload, keep_uploads_seconds
 
 PART_BYTES = 8 * CHUNK_BYTES
 """Size of a part where nobody asks for another: what a broken connection costs at most, a stream."""
@@ -89,9 +89,10 @@ def check_open(upload: Upload) -> None:
 
 def prolong(session: Session, upload: Upload) -> float:
     """Keep an upload for its whole time from now on; gives now."""
-    settings, now = get_settings(), repository.now(session)
-    complete = upload.state is UploadState.complete
-    upload.expires_at = now + (settings.unused_upload_seconds if complete else settings.upload_seconds)
+    now, seconds = repository.now(session), get_settings().upload_seconds
+    if upload.state is UploadState.complete:
+        seconds = keep_uploads_seconds(session, upload.project_id)
+    upload.expires_at = now + seconds
     return now
 
 

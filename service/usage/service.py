@@ -21,6 +21,7 @@ from service.usage.schemas import Limits, Usage, Used
 
 QUEUE_RETRY_SECONDS = 60
 """When to ask again while as many jobs are queued as may be."""
+DAY_SECONDS = 86_400.0
 NEARLY_FULL = 1_000
 """With fewer places than that left, jobs of a project are queued one after the other: more than that are never made at
 one moment, as each takes a connection of the database."""
@@ -41,6 +42,10 @@ def limits_of(project: Project) -> Limits:
         max_stored_bytes=project.max_stored_bytes or settings.max_stored_bytes,
         max_upload_bytes=project.max_upload_bytes or settings.max_upload_bytes,
         requests_per_second=project.requests_per_second or settings.requests_per_second,
+        keep_jobs_days=project.keep_jobs_days or settings.keep_jobs_days,
+        keep_datasets_days=project.keep_datasets_days or settings.keep_datasets_days,
+        keep_models_days=project.keep_models_days or settings.keep_models_days,
+        keep_uploads_days=project.keep_uploads_days or settings.unused_upload_seconds / DAY_SECONDS,
     )
 
 
@@ -53,6 +58,11 @@ def usage(session: Session, project_id: str) -> Usage:
         stored_bytes=repository.stored_bytes(session, project_id),
     )
     return Usage(project=project.name, limits=limits_of(project), used=used)
+
+
+def keep_uploads_seconds(session: Session, project_id: str) -> float:
+    """How long a complete upload of the project is kept after something was last made of it."""
+    return limits_of(repository.read(session, project_id)).keep_uploads_days * DAY_SECONDS
 
 
 def check_rate(project_id: str, per_second: float | None) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -232,10 +233,18 @@ def test_projects_are_made_limited_and_listed(retort: Run, service: Service) -> 
     unset = ("--unset", "max-running", "--unset", "max-stored-gib", "--json")
     left = json.loads(retort("projects", "limit", project_id, *unset).stdout)
     assert (left["max_running"], left["max_stored_bytes"], left["requests_per_second"]) == (None, None, 5)
+    terms = ("--keep-jobs-days", "30", "--keep-datasets-days", "0.5", "--keep-uploads-days", "2")
+    assert "jobs 30 d, data sets 0.5 d, uploads 2 d" in retort("projects", "limit", project_id, *terms).stdout
+    changed = ("--keep-models-days", "9", "--unset", "keep-jobs-days", "--json")
+    kept = json.loads(retort("projects", "limit", project_id, *changed).stdout)
+    assert [kept[f"keep_{name}_days"] for name in ("jobs", "datasets", "models", "uploads")] == [None, 0.5, 9, 2]
     assert retort("projects", "limit", project_id).exit_code == 1
     used = json.loads(retort("usage", "--json").stdout)
     assert used["limits"]["max_queued"] == 10_000
-    assert "queued jobs" in retort("usage").stdout
+    told = retort("usage").stdout
+    assert "queued jobs" in told
+    assert re.search("data sets are kept +for ever", told)
+    assert re.search("uploads are kept +7 days", told)
 
 
 def test_an_interrupted_watch_leaves_the_job_alone(retort: Run, service: Service) -> None:

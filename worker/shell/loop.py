@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from service.artifacts.repository import sweep
 from service.audit.repository import sweep as forget_old
 from service.db import transaction
+from service.keeping.service import sweep_old
 from service.settings import Settings, get_settings
 from service.uploads.service import sweep_uploads
 from service.workers import repository, service
@@ -162,9 +163,10 @@ class Shell:
             return
         self._sweep_at = time.monotonic() + SWEEP_SECONDS
         uploads = sweep_uploads()
+        old = sweep_old(settings)
         blobs = sweep(settings.sweep_grace_seconds)
         forget_old(settings.audit_days)
         folders = sweep_folders(settings.storage, settings.sweep_grace_seconds)
         with transaction() as session:
             repository.forget_silent(session, SILENT_WORKER_SECONDS)
-        log.info("swept %d uploads, %d blobs and %d folders", uploads, blobs, folders)
+        log.info("swept %d uploads, %d old things, %d blobs and %d folders", uploads, old, blobs, folders)

@@ -45,7 +45,7 @@ def things(client: TestClient, recipe: dict[str, Any]) -> Things:
     assert artifact is not None
     held = {"project_id": project_id, "name": "own", "blob_id": artifact.blob_id, "created_at": 0.0}
     with transaction() as session:
-        session.add(Dataset(id="dataset_1", source={}, digest="d", size=700, facts=FACTS, **held))
+        session.add(Dataset(id="dataset_1", source={"upload": "upload_1"}, digest="d", size=700, facts=FACTS, **held))
         session.add(
             Model(id="model_1", form="safetensors", architecture="resnet20", classes=10, expects=EXPECTS, size=40,
                   sha256="s", report={}, **held)
