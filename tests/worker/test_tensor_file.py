@@ -5,9 +5,12 @@ import json
 import pickle
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save
 
 from worker.tensor_file import TensorFileError, read_header
@@ -69,6 +72,12 @@ HOSTILE = {
     "a dtype that is none": (file_of({"a": entry(0, 4, dtype=[1])}, bytes(4)), "has the dtype"),
     "a negative shape": (file_of({"a": entry(0, 4, shape=[-1])}, bytes(4)), "is no list of"),
     "a shape beyond counting": (file_of({"a": entry(0, 4, shape=[2**70])}, bytes(4)), "is no list of"),
+    "a shape whose product is beyond 64 bits": (
+        file_of({"a": entry(0, 4, shape=[2**40, 2**40])}, bytes(4)),
+        "takes 4,835,703,278,458,516,698,824,704 bytes, its data_offsets hold 4",
+    ),
+    "a number of 5,000 digits": (file_of(b'{"a": ' + b"1" * 5000 + b"}"), "is not JSON"),
+    "a name that is no text": (file_of(b'{"\\ud800": 1}'), "is not an object of"),
     "a true shape": (file_of({"a": entry(0, 4, shape=[True])}, bytes(4)), "is no list of"),
     "offsets the wrong way": (file_of({"a": entry(4, 0)}, bytes(4)), "not where it begins"),
     "another field": (file_of({"a": entry(0, 4) | {"x": 1}}, bytes(4)), "is not an object of"),
@@ -83,6 +92,31 @@ def test_a_hostile_file_is_refused_in_one_sentence(content: bytes, says: str) ->
         read_header(reader(content), len(content))
     assert says in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_key_twice_among_many_is_found_at_once() -> None:
+    """Where comparing all with all would take an hour."""
+    keys = ",".join(f'"{number}":0' for number in range(200_000))
+    content = file_of(f'{{{keys},"199999":0}}'.encode())
+    with pytest.raises(TensorFileError, match="gives '199999' twice"):
+        read_header(reader(content), len(content))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    places=st.lists(st.tuples(st.integers(0, 200), st.sampled_from([*b'[]{}",:0-9e\\', 0, 255])), max_size=6),
+    cut=st.integers(0, 20) | st.none(),
+    noise=st.binary(max_size=40),
+)
+def test_any_header_is_read_or_refused(places: list[tuple[int, int]], cut: int | None, noise: bytes) -> None:
+    content = bytearray(save({"a": torch.zeros(2, 3), "b": torch.zeros(0)}, {"format": "pt"}))
+    for place, byte in places:
+        content[place % len(content)] = byte
+    changed = bytes(content[: len(content) - cut] if cut else content) + (noise if cut == 0 else b"")
+    for one in (changed, noise):
+        with suppress(TensorFileError):
+            header = read_header(reader(one), len(one))
+            assert all(place.end <= len(one) for place in header.tensors.values())
 
 
 def test_no_more_than_the_header_is_read() -> None:

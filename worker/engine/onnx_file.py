@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from copy import deepcopy
+from collections.abc import Iterator, Mapping
+from functools import cache
 from hashlib import sha256
 from math import prod
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from worker.architecture import Card
+from worker.datasets._pictures import memory_budget
 from worker.engine.interrupt import Impossible
+from worker.engine.onnx_wire import check_wire
 from worker.own_model import ONNX, Expects, OwnModel, expects_in, parsed_expects
 
 LARGEST_FILE = 2**30
@@ -25,12 +28,17 @@ DEEPEST = 32
 """Graphs within graphs."""
 TRIED_SIZE = 224
 """Side of the image with which a network is tried that reads any, and of which nobody has said what it expects."""
+SECONDS_PER_IMAGE = 60.0
+"""How long a network may think about each image of a batch: one that loops without end is told so."""
+SMALL_TENSOR = 4096
+"""Bytes of the largest tensor whose values may say what shape others have."""
 
 
 def load_onnx(file: Path) -> OnnxNetwork:
     """The network of an ONNX file, ready to run. Raises Impossible, in one sentence, for all that is not wanted."""
     model = _parsed(file)
     _check_contents(model)
+    _check_functions(model)
     _check_standard(model)
     return OnnxNetwork(model, file)
 
@@ -47,9 +55,11 @@ def _parsed(file: Path) -> Any:
     size = file.stat().st_size
     if size > LARGEST_FILE:
         raise Impossible(f"the ONNX file has {size:,} bytes; at most {LARGEST_FILE:,} are read")
+    content = file.read_bytes()
+    check_wire(content, onnx.ModelProto.DESCRIPTOR)
     try:
         # The file alone: what it says lies elsewhere is not looked for.
-        return onnx.load_model_from_string(file.read_bytes())
+        return onnx.load_model_from_string(content)
     except DecodeError as error:
         raise Impossible("the file is not ONNX: it cannot be parsed") from error
 
@@ -72,11 +82,45 @@ def _check_contents(model: Any) -> None:
     for tensor in _tensors(model):
         if tensor.data_location == tensor.EXTERNAL or len(tensor.external_data):
             raise Impossible(f"the tensor {tensor.name!r} lies outside the ONNX file; wanted all of it in one file")
+        # No number takes less than half a byte.
+        if min(tensor.dims, default=0) < 0 or prod(tensor.dims) > 2 * tensor.ByteSize():
+            raise Impossible(
+                f"the tensor {tensor.name!r} is said to have the shape {_spell(list(tensor.dims))}, and the ONNX file "
+                f"has {tensor.ByteSize():,} bytes of it"
+            )
+
+
+def _check_functions(model: Any) -> None:
+    """Raise Impossible for functions that call each other, or so often that writing them out takes too many nodes."""
+    functions = {(function.domain, function.name): function for function in model.functions}
+    counted: dict[tuple[str, str], int] = {}
+
+    def count(part: Any, depth: int) -> int:
+        if depth > DEEPEST:
+            raise Impossible(f"the ONNX file has functions that call others more than {DEEPEST} deep, or themselves")
+        total = 0
+        for graph in _within(part):
+            for node in graph.node:
+                name = (node.domain, node.op_type)
+                if name in functions and name not in counted:
+                    counted[name] = count(functions[name], depth + 1)
+                total += counted.get(name, 1)
+        if total > MOST_NODES:
+            raise Impossible(f"the ONNX file has more than {MOST_NODES:,} nodes where its functions are written out")
+        return total
+
+    count(model.graph, 0)
 
 
 def _parts(model: Any) -> Iterator[Any]:
     """Every graph and function, however deep it stands."""
-    waiting = [(part, 0) for part in (model.graph, *model.functions)]
+    for part in (model.graph, *model.functions):
+        yield from _within(part)
+
+
+def _within(part: Any) -> Iterator[Any]:
+    """A graph or function, and every graph within it."""
+    waiting = [(part, 0)]
     while waiting:
         part, depth = waiting.pop()
         if depth > DEEPEST:
@@ -96,12 +140,12 @@ def _attributes(part: Any) -> Iterator[Any]:
 def _tensors(model: Any) -> Iterator[Any]:
     for part in _parts(model):
         yield from getattr(part, "initializer", ())
-        for sparse in getattr(part, "sparse_initializer", ()):
-            yield from (sparse.values, sparse.indices)
         for attribute in _attributes(part):
-            yield from (attribute.t, *attribute.tensors)
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                yield from (sparse.values, sparse.indices)
+            yield from (attribute.t, *attribute.tensors) if attribute.HasField("t") else attribute.tensors
+            if attribute.HasField("sparse_tensor") or len(attribute.sparse_tensors):
+                raise Impossible("the ONNX file holds a sparse tensor; wanted all of them dense")
+        if len(getattr(part, "sparse_initializer", ())):
+            raise Impossible("the ONNX file holds a sparse tensor; wanted all of them dense")
 
 
 def _check_standard(model: Any) -> None:
@@ -112,6 +156,25 @@ def _check_standard(model: Any) -> None:
     except (checker.ValidationError, shape_inference.InferenceError, ValueError) as error:
         first = str(error).strip().splitlines()[0][:300]
         raise Impossible(f"the ONNX file is not valid: {first}") from error
+
+
+@cache
+def _bound_memory() -> None:
+    """Have all tensors of this process's sessions come from one allocator, which gives no more than is allowed."""
+    import onnxruntime
+
+    kind = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
+    cpu = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, onnxruntime.OrtMemType.DEFAULT)
+    limits = {"max_mem": memory_budget(), "arena_extend_strategy": 1}
+    onnxruntime.create_and_register_allocator(cpu, onnxruntime.OrtArenaCfg(limits))
+
+
+NO_MEMORY = ("Available memory of", "Failed to allocate memory", "bad_alloc", "bad allocation")
+"""What onnxruntime says where it gets none."""
+LONGEST_SHAPE = 1024
+INTEGERS = (6, 7)
+"""TensorProto.INT32 and INT64, which shapes are told in."""
+Shape = tuple[list[int | None], int]
 
 
 class OnnxNetwork:
@@ -126,12 +189,9 @@ class OnnxNetwork:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            # From bytes, which have no folder that they could name files in.
-            self._session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's own errors have no base of their own
-            raise Impossible(f"onnxruntime cannot load the ONNX file: {_first_line(error)}") from error
+        options.log_severity_level = 4
+        _bound_memory()
+        options.add_session_config_entry("session.use_env_allocators", "1")
         shape = [_dimension(d) for d in self._input.type.tensor_type.shape.dim]
         self.channels_last = shape[1] != 3 and shape[3] == 3
         self.batch = shape[0]
@@ -144,10 +204,37 @@ class OnnxNetwork:
             )
         self.size = sides[0] or sides[1]
         """Side of the image that it takes, in pixels; None is any."""
+        self.at_once = self.batch or self._images_that_fit()
+        """Images that are run at once at most."""
+        try:
+            # From bytes, which have no folder that they could name files in; constants are computed when it runs,
+            # where memory and time are bounded.
+            self._session = onnxruntime.InferenceSession(
+                file.read_bytes(),
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=["ConstantFolding"],
+            )
+        except Exception as error:  # onnxruntime's own errors have no base of their own
+            raise Impossible(f"onnxruntime cannot load the ONNX file: {_first_line(error)}") from error
+
+    def shapes(self, size: int) -> dict[str, Shape]:
+        """Shape of each tensor of the outermost graph by name, and bytes of one of its numbers, for one image of that
+        side, or a fixed batch of them; as far as it can be told."""
+        sides = (size, size, 3) if self.channels_last else (3, size, size)
+        return _shapes(self.model, self._input.name, (self.batch or 1, *sides))
+
+    def _images_that_fit(self) -> int:
+        """Raises Impossible where not even one does."""
+        budget = memory_budget()
+        needed = _peak_bytes(self.model.graph, self.shapes(self.size or TRIED_SIZE))
+        if needed > budget:
+            raise Impossible(f"the ONNX network takes {needed:,} bytes for one image; at most {budget:,} are given")
+        return max(1, budget // (2 * max(1, needed)))
 
     def run(self, images: Tensor) -> Tensor:
         """(N, K) float32 logits of (N, 3, S, S), on the images' device. Raises Impossible where it cannot be run."""
-        parts = [images] if self.batch is None else list(torch.split(images, self.batch))
+        parts = torch.split(images, self.at_once)
         # One reader of a fixed batch gets its last part filled up.
         said = [self._run(part)[: len(part)] for part in parts]
         return torch.cat(said).to(images.device)
@@ -158,15 +245,37 @@ class OnnxNetwork:
         if missing:
             given = torch.cat([given, given[:1].expand(missing, -1, -1, -1)])
         given = given.permute(0, 2, 3, 1) if self.channels_last else given
-        try:
-            (logits,) = self._session.run([self._output.name], {self._input.name: given.contiguous().numpy()})
-        except Exception as error:
-            raise Impossible(f"the ONNX network cannot be run: {_first_line(error)}") from error
+        logits = self._answer(given)
         if logits.ndim != 2 or len(logits) != len(given):
             raise Impossible(
                 f"the ONNX network gives {_spell(list(logits.shape))} for {len(given)} images; wanted (N, K) logits"
             )
         return torch.from_numpy(logits)
+
+    def _answer(self, given: Tensor) -> Any:
+        from onnxruntime import RunOptions
+
+        options = RunOptions()
+        seconds = SECONDS_PER_IMAGE * len(given)
+        timer = Timer(seconds, setattr, (options, "terminate", True))
+        timer.daemon = True
+        timer.start()
+        try:
+            (logits,) = self._session.run([self._output.name], {self._input.name: given.contiguous().numpy()}, options)
+        except Exception as error:
+            if "terminate flag" in str(error):
+                raise Impossible(
+                    f"the ONNX network has no answer for a batch of {len(given)} after {seconds:g} s"
+                ) from error
+            if any(words in str(error) for words in NO_MEMORY):
+                raise Impossible(
+                    f"the ONNX network takes more memory for a batch of {len(given)} than the {memory_budget():,} "
+                    "bytes that it is given"
+                ) from error
+            raise Impossible(f"the ONNX network cannot be run: {_first_line(error)}") from error
+        finally:
+            timer.cancel()
+        return logits
 
     def _only_input(self) -> Any:
         graph = self.model.graph
@@ -248,25 +357,16 @@ def onnx_card(network: OnnxNetwork, expects: Expects) -> Card:
         preactivations=False,
         body_parameters=sum(counts),
         image_size=expects.size,
-        multiply_adds=_multiply_adds(network.model, expects.size),
+        multiply_adds=_multiply_adds(network, expects.size),
         classifier_bias=False,
     )
 
 
-def _multiply_adds(model: Any, size: int) -> int:
+def _multiply_adds(network: OnnxNetwork, size: int) -> int:
     """Multiply-adds of convolutions and matrix products for one image, as far as the file tells its shapes."""
-    from onnx import shape_inference
-
-    fixed = deepcopy(model)
-    for value in (*fixed.graph.input, *fixed.graph.output):
-        if value.type.tensor_type.shape.dim:
-            value.type.tensor_type.shape.dim[0].dim_value = 1
-    graph = shape_inference.infer_shapes(fixed, data_prop=True).graph
-    shapes: dict[str, list[int | None]] = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        shapes[value.name] = [_dimension(d) for d in value.type.tensor_type.shape.dim]
+    shapes = {name: sides for name, (sides, _) in network.shapes(size).items()}
     total = 0
-    for node in graph.node:
+    for node in network.model.graph.node:
         made = shapes.get(node.output[0], [None])
         if node.op_type == "Conv":
             factors = [*made, *shapes.get(node.input[1], [None])[1:]]
@@ -277,7 +377,76 @@ def _multiply_adds(model: Any, size: int) -> int:
         else:
             continue
         total += prod(f for f in factors if f is not None) if None not in factors else 0
-    return total
+    return total // (network.batch or 1)
+
+
+def _shapes(model: Any, name: str, images: tuple[int, ...]) -> dict[str, Shape]:
+    """Shapes for images of that shape; worked out anew, whatever the file says of them, and without its weights."""
+    from onnx import ModelProto, TensorProto, helper, shape_inference
+
+    bare = ModelProto(ir_version=max(4, model.ir_version), opset_import=model.opset_import, functions=model.functions)
+    graph = bare.graph
+    graph.name = model.graph.name
+    graph.node.extend(model.graph.node)
+    graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, images))
+    for value in model.graph.output:
+        graph.output.append(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, None))
+    for tensor in model.graph.initializer:
+        if tensor.ByteSize() <= SMALL_TENSOR:
+            graph.initializer.append(tensor)
+        else:
+            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    try:
+        inferred = shape_inference.infer_shapes(bare)
+        if not model.functions and not _has_long_lists(inferred):
+            inferred = shape_inference.infer_shapes(bare, data_prop=True)
+    except (shape_inference.InferenceError, ValueError, RuntimeError) as error:
+        raise Impossible(f"the ONNX file is not valid: {_first_line(error)}") from error
+    kinds = {value.name: value.type.tensor_type for value in _values(inferred.graph)}
+    found = {
+        name: ([_dimension(d) for d in kind.shape.dim] if kind.HasField("shape") else [None], kind.elem_type)
+        for name, kind in kinds.items()
+    } | {tensor.name: (list(tensor.dims), tensor.data_type) for tensor in model.graph.initializer}
+    return {name: (sides, _item_bytes(kind)) for name, (sides, kind) in found.items()}
+
+
+def _values(graph: Any) -> Iterator[Any]:
+    yield from (*graph.input, *graph.value_info, *graph.output)
+
+
+def _has_long_lists(model: Any) -> bool:
+    """Whether it computes lists that are longer than any shape: who follows what they hold may need all memory."""
+    return any(
+        len(shape.dim) == 1 and shape.dim[0].dim_value > LONGEST_SHAPE and value.type.tensor_type.elem_type in INTEGERS
+        for part in _within(model.graph)
+        for value in _values(part)
+        if (shape := value.type.tensor_type.shape)
+    )
+
+
+def _item_bytes(kind: int) -> int:
+    from onnx import TensorProto, helper
+
+    named = kind not in (TensorProto.UNDEFINED, TensorProto.STRING)
+    return int(helper.tensor_dtype_to_np_dtype(kind).itemsize) if named else 8
+
+
+def _peak_bytes(graph: Any, shapes: Mapping[str, Shape]) -> int:
+    """Bytes of what a run holds at once, each tensor from its making to its last use; unknown ones count as none."""
+
+    def size(name: str) -> int:
+        sides, item = shapes.get(name, ([None], 0))
+        return 0 if None in sides else prod(side for side in sides if side is not None) * item
+
+    last = {name: number for number, node in enumerate(graph.node) for name in (*node.input, *node.output)}
+    weights = sum(size(tensor.name) for tensor in graph.initializer)
+    made = {name for node in graph.node for name in node.output}
+    held = most = 0
+    for number, node in enumerate(graph.node):
+        held += sum(map(size, node.output))
+        most = max(most, held)
+        held -= sum(size(name) for name in {*node.input, *node.output} if name in made and last[name] == number)
+    return weights + most
 
 
 def completed(record: OwnModel, network: OnnxNetwork) -> OwnModel:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tests.worker.engine.runs import TRAINING
 from worker.architectures import CARDS
 from worker.dataset import DataFacts
+from worker.engine import onnx_file, onnx_wire
 from worker.engine.__main__ import carry_out
 from worker.engine.diary import Diary
 from worker.engine.interrupt import FINISHED, IMPOSSIBLE, Impossible, Interrupt
@@ -313,6 +314,95 @@ def grey() -> onnx.ModelProto:
     )
 
 
+def shaped(*nodes: onnx.NodeProto, functions: Any = (), **tensors: Any) -> onnx.ModelProto:
+    """What nodes make of images `x`, in `z`, before the mean over space; with arrays, or tensors, by name."""
+    tail = [
+        helper.make_node("GlobalAveragePool", ["z"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["y"]),
+    ]
+    domains = {function.domain for function in functions}
+    opsets = [helper.make_opsetid("", 18), *(helper.make_opsetid(domain, 1) for domain in domains)]
+    model = small_onnx(nodes=[*nodes, *tail], opsets=opsets)
+    for name, value in tensors.items():
+        tensor = value if isinstance(value, onnx.TensorProto) else numpy_helper.from_array(numpy.array(value), name)
+        model.graph.initializer.append(tensor)
+    model.functions.extend(functions)
+    return model
+
+
+def node(kind: str, inputs: str, output: str, **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(kind, inputs.split(), [output], **attributes)
+
+
+def huge() -> onnx.ModelProto:
+    """Of a few numbers, twelve terabytes."""
+    return shaped(node("ReduceMean", "x", "m"), node("Expand", "m s", "z"), s=[1, 3, 10**6, 10**6])
+
+
+def huge_when_it_runs() -> onnx.ModelProto:
+    """The same, of a size that only its run tells."""
+    size = [node("ReduceMax", "x", "a", keepdims=0), node("Add", "a k", "b"), node("Cast", "b", "c", to=7)]
+    whole = [node("Concat", "o c c", "s", axis=0), node("ReduceMean", "x", "m"), node("Expand", "m s", "z")]
+    return shaped(*size, *whole, k=numpy.array([1e6], numpy.float32), o=[1, 3])
+
+
+def endless() -> onnx.ModelProto:
+    """A loop of 2^62 rounds."""
+    typed = helper.make_tensor_value_info
+    inputs = [typed("i", TensorProto.INT64, []), typed("c", TensorProto.BOOL, []), typed("v", TensorProto.FLOAT, None)]
+    outputs = [typed("d", TensorProto.BOOL, []), typed("u", TensorProto.FLOAT, None)]
+    body = helper.make_graph([node("Identity", "c", "d"), node("Identity", "v", "u")], "body", inputs, outputs)
+    return shaped(node("Loop", "n t x", "z", body=body), n=2**62, t=True)
+
+
+def doubling() -> onnx.ModelProto:
+    """A list of whole numbers, put to itself forty times: what follows shapes would hold it."""
+    lists = [node("Concat", f"s{i} s{i}", f"s{i + 1}", axis=0) for i in range(40)]
+    cut = [node("Slice", "s40 b e", "q"), node("Reshape", "x q", "z")]
+    return shaped(node("Shape", "x", "s0"), *lists, *cut, b=[0], e=[4])
+
+
+def function(name: str, *calls: str) -> onnx.FunctionProto:
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
+    nodes = [helper.make_node(call, [f"a{i}"], [f"a{i + 1}"], domain="own") for i, call in enumerate(calls)]
+    return helper.make_function("own", name, ["a0"], [f"a{len(calls)}"], nodes, opsets)
+
+
+def laughing() -> onnx.ModelProto:
+    """Functions that call others ten times each."""
+    last = helper.make_function("own", "f0", ["a"], ["b"], [node("Relu", "a", "b")], [helper.make_opsetid("", 18)])
+    more = [function(f"f{i}", *[f"f{i - 1}"] * 10) for i in range(1, 12)]
+    return shaped(node("f11", "x", "z", domain="own"), functions=[last, *more])
+
+
+def calling_itself() -> onnx.ModelProto:
+    return shaped(node("f", "x", "z", domain="own"), functions=[function("f", "f")])
+
+
+def absent(*dims: int) -> onnx.ModelProto:
+    """A tensor that is declared, and of which no byte is there."""
+    return shaped(node("Add", "x k", "z"), k=TensorProto(name="k", data_type=TensorProto.FLOAT, dims=dims))
+
+
+def sparse() -> onnx.ModelProto:
+    model = small_onnx()
+    held = model.graph.sparse_initializer.add(dims=[2**40])
+    held.values.CopyFrom(numpy_helper.from_array(numpy.ones(1, numpy.float32), "k"))
+    held.indices.CopyFrom(numpy_helper.from_array(numpy.zeros(1, numpy.int64), "i"))
+    return model
+
+
+def external_in_a_list() -> onnx.ModelProto:
+    """In an attribute that holds several tensors, of a function's node."""
+    inner = TensorProto(name="k", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+    inner.external_data.add(key="location", value="/etc/passwd")
+    held = node("Constant", "", "b", value=numpy_helper.from_array(numpy.ones(1, numpy.float32)))
+    held.attribute.add(name="list", type=onnx.AttributeProto.TENSORS).tensors.append(inner)
+    own = helper.make_function("own", "f", ["a"], ["b"], [held], [helper.make_opsetid("", 18)])
+    return shaped(node("f", "x", "z", domain="own"), functions=[own])
+
+
 HOSTILE: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "external data": (external, "lies outside the ONNX file"),
     "external data in a graph within": (external_within, "lies outside the ONNX file"),
@@ -320,6 +410,18 @@ HOSTILE: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "two inputs": (two_inputs, "has 2 inputs"),
     "one channel": (grey, "(any, 1, 8, 8); wanted (N, 3, S, S)"),
     "no graph": (onnx.ModelProto, "is not valid"),
+    "twelve terabytes of activations": (huge, "takes 12,000,000,000,092 bytes for one image; at most"),
+    "a list that doubles": (doubling, "bytes for one image; at most"),
+    "functions of functions": (laughing, "more than 100,000 nodes where its functions are written out"),
+    "a function that calls itself": (calling_itself, "more than 32 deep, or themselves"),
+    "two absent gigabytes": (
+        lambda: absent(1, 3, 13000, 13000),
+        "the ONNX file has 15 bytes of it",
+    ),
+    "a shape beyond 64 bits": (lambda: absent(2**33, 2**33), "the shape (8589934592, 8589934592), and the ONNX file"),
+    "a negative shape": (lambda: absent(-1), "has 16 bytes of it"),
+    "a sparse tensor": (sparse, "holds a sparse tensor"),
+    "external data in a list": (external_in_a_list, "lies outside the ONNX file"),
 }
 
 
@@ -331,6 +433,78 @@ def test_a_hostile_onnx_file_is_refused(make: Callable[[], onnx.ModelProto], say
         load_onnx(file)
     assert says in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (huge_when_it_runs, "takes more memory for a batch of 1 than the"),
+        (endless, "has no answer for a batch of 1 after 0.3 s"),
+    ],
+)
+def test_a_hostile_network_is_stopped_when_it_runs(
+    make: Callable[[], onnx.ModelProto], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_file, "SECONDS_PER_IMAGE", 0.3)
+    file = tmp_path / "m.onnx"
+    file.write_bytes(make().SerializeToString())
+    network = load_onnx(file)
+    with pytest.raises(Impossible) as refusal:
+        network.run(torch.rand(1, 3, 8, 8))
+    assert says in str(refusal.value)
+
+
+def test_no_more_images_are_run_at_once_than_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "m.onnx"
+    # Of one image the network holds 768 bytes made of its 768, then the mean over space, besides 48 of its weights.
+    file.write_bytes(shaped(node("Relu", "x", "z")).SerializeToString())
+    whole = load_onnx(file)
+    monkeypatch.setattr(onnx_file, "memory_budget", lambda: 6 * 900)
+    network = load_onnx(file)
+    assert network.at_once == 3
+    images = torch.rand(7, 3, 8, 8)
+    torch.testing.assert_close(network.run(images), whole.run(images))
+    monkeypatch.setattr(onnx_file, "memory_budget", lambda: 800)
+    with pytest.raises(Impossible, match="bytes for one image; at most 800 are given"):
+        load_onnx(file)
+
+
+def within(number: int, content: bytes) -> bytes:
+    """A message as a field of that number."""
+    length, left = b"", len(content)
+    while left > 127:
+        length, left = length + bytes([left & 127 | 128]), left >> 7
+    return bytes([number << 3 | 2]) + length + bytes([left]) + content
+
+
+def deep() -> bytes:
+    content = b""
+    for _ in range(10_000):  # a graph in an attribute of a node of a graph
+        content = within(1, within(5, within(6, content)))
+    return within(7, content)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (deep(), "cannot be parsed"),
+        (within(7, within(1, b"") * 3000), "more than 2,000 fields"),
+        (within(7, within(5, within(7, bytes(3000)))), "3,000 bytes of numbers that are packed one by one; at"),
+        (within(7, b"")[:-1] + b"\xff\xff\x03", "cannot be parsed"),
+        (b"\xff" * 20, "cannot be parsed"),
+        (b"\x0b\x0c", "cannot be parsed"),
+    ],
+)  # fmt: skip
+def test_bytes_that_would_be_many_in_memory_are_not_parsed(
+    content: bytes, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if len(content) < 10_000:
+        monkeypatch.setattr(onnx_wire, "MOST_FIELDS", 2000)
+        monkeypatch.setattr(onnx_wire, "MOST_PACKED", 2000)
+    file = tmp_path / "m.onnx"
+    file.write_bytes(content)
+    with pytest.raises(Impossible, match=says):
+        load_onnx(file)
 
 
 def test_what_is_no_onnx_is_refused(tmp_path: Path) -> None:
