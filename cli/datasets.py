@@ -66,9 +66,12 @@ def create(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="An archive on this machine, the id of an upload, or a folder of the workers' machines.",
+            help="A folder or an archive on this machine, the id of an upload, or a folder of the workers' machines.",
         ),
     ],
+    on_workers: Annotated[
+        bool, typer.Option("--on-workers", help="SOURCE is a folder of the workers' machines, though it is here too.")
+    ] = False,
     validation_share: Annotated[float, typer.Option(help="Share of a validation part that is missing.")] = 0.1,
     test_share: Annotated[float, typer.Option(help="Share of a test part that is missing.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Rules which images those are.")] = 0,
@@ -77,11 +80,11 @@ def create(
     watch: Annotated[bool, typer.Option("--watch", help="Follow it until it is ready.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Take in images as a data set; print its id. An archive is uploaded first."""
+    """Take in images as a data set; print its id. An archive is uploaded first, a folder packed and uploaded."""
     from client import Retort
 
     with Retort() as client:
-        upload, folder = _source(client, source)
+        upload, folder = (None, source) if on_workers else _source(client, source)
         found = client.datasets.create(
             name,
             upload=upload,
@@ -122,6 +125,10 @@ def _source(client: Retort, source: str) -> tuple[str | None, str | None]:
         from cli.upload import bring
 
         return bring(client, Path(source), "dataset").id, None
+    if Path(source).is_dir():
+        from cli.upload import bring_folder
+
+        return bring_folder(client, Path(source)).id, None
     return None, source
 
 

@@ -21,6 +21,7 @@ from cli import (
     projects,
     up,
     upload,
+    uploads,
     watch,
 )
 
@@ -69,6 +70,7 @@ app.add_typer(datasets.app, name="datasets")
 app.add_typer(keys.app, name="keys")
 app.add_typer(projects.app, name="projects")
 app.add_typer(models.app, name="models")
+app.add_typer(uploads.app, name="uploads")
 
 if __name__ == "__main__":
     app()

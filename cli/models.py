@@ -124,6 +124,7 @@ def delete(model: ModelId) -> None:
 
     with Retort() as client:
         client.models.delete(model)
+    typer.echo(f"{model} is deleted.")
 
 
 def _row(model: Model) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -36,18 +38,31 @@ def upload(
 
 def bring(client: Retort, file: Path, kind: Kind, name: str | None = None) -> Upload:
     """Upload a file, with a bar on a terminal."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
     if file.is_dir():
         raise CommandError(f"{file} is a folder; wanted a file, such as an archive of that folder", USAGE)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console(stderr=True), disable=not console(stderr=True).is_terminal) as bars:
-        task = bars.add_task(file.name, total=None)
-
-        def show(done: int, total: int) -> None:
-            bars.update(task, completed=done, total=total)
-
+    with _bar(file.name) as told:
         try:
-            return client.uploads.upload(file, kind=kind, name=name, progressed=show)
+            return client.uploads.upload(file, kind=kind, name=name, progressed=told)
         except OSError as error:
             raise CommandError(f"{file} cannot be read: {error.strerror}", USAGE) from None
+
+
+def bring_folder(client: Retort, folder: Path) -> Upload:
+    """Upload a folder of images as an archive, with a bar for packing it and one for sending it."""
+    from cli.packing import packed
+
+    with ExitStack() as stack:
+        with _bar(f"packs {folder}") as told:
+            archive = stack.enter_context(packed(folder, told))
+        return bring(client, archive, "dataset")
+
+
+@contextmanager
+def _bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, told how many bytes of how many are done."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console(stderr=True), disable=not console(stderr=True).is_terminal) as bars:
+        task = bars.add_task(label, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)

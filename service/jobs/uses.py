@@ -23,6 +23,8 @@ from worker.kinds import KINDS, Use
 GOING_ON = [state for state in State if state not in TERMINAL]
 NAMED = 5
 """Jobs that a refusal names at most."""
+SPECS_A_LOOK = 100
+"""How many specs are in memory at once."""
 USED_SECONDS = 3600.0
 """How exactly it is known when a data set or a model was last used."""
 WORDS = {"dataset": "data set"}
@@ -30,20 +32,24 @@ WORDS = {"dataset": "data set"}
 
 
 def users(
-    session: Session, project_id: str, ids: Collection[str], *, since: float | None = None
+    session: Session, project_id: str, ids: Collection[str], *, since: float | None = None, enough: int = 1
 ) -> Mapping[str, Sequence[str]]:
-    """Those of the project's things that its jobs use, each with the ids of these jobs, oldest first: of jobs that have
-    not ended, or not before that time."""
+    """Those of the project's things that its jobs use, each with the ids of some of these jobs, oldest first: of jobs
+    that have not ended, or not before that time. No more are looked for once there are `enough` of each thing."""
     alive = Job.state.in_(GOING_ON)
     own = (Job.project_id == project_id, alive if since is None else or_(alive, Job.ended_at > since))
     found: dict[str, set[str]] = {}
     # What the ids begin with stands nowhere by chance, so few specs hold it that mean something else.
     text = commonprefix([*ids])  # noqa: RUF071 - of strings, which are no paths
     named = cast(Job.recipe, String).contains(text, autoescape=True)
-    for job_id, kind, spec in session.execute(select(Job.id, Job.kind, Job.recipe).where(*own, named)):
-        for use in KINDS[kind].uses(spec):
-            if use.id in ids:
-                found.setdefault(use.id, set()).add(job_id)
+    naming = select(Job.id, Job.kind, Job.recipe).where(*own, named).order_by(Job.id)
+    with session.execute(naming.execution_options(yield_per=SPECS_A_LOOK)) as rows:
+        for job_id, kind, spec in rows:
+            for use in KINDS[kind].uses(spec):
+                if use.id in ids:
+                    found.setdefault(use.id, set()).add(job_id)
+            if len(found) == len(ids) and all(len(jobs) >= enough for jobs in found.values()):
+                break
     # What a job makes is not in its spec.
     made = select(Dataset.id, Job.id).join(Job, Job.id == Dataset.job_id).where(*own, Dataset.id.in_(ids))
     for dataset_id, job_id in session.execute(made):
@@ -53,7 +59,7 @@ def users(
 
 def check_unused(session: Session, project_id: str, thing_id: str) -> None:
     """Raise Conflict when a job uses the thing that has not ended."""
-    jobs = users(session, project_id, [thing_id]).get(thing_id)
+    jobs = users(session, project_id, [thing_id], enough=NAMED + 1).get(thing_id)
     if jobs:
         named = ", ".join(jobs[:NAMED]) + (" and more" if len(jobs) > NAMED else "")
         raise Conflict(f"{_words(thing_id)} is used by jobs that have not ended ({named}), so cancel them first")

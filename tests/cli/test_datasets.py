@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from typer.testing import Result
 
+from cli.packing import packed
 from tests.service.datasets.taking import finish, take
 
 Run = Callable[..., Result]
@@ -21,7 +25,7 @@ def test_an_archive_is_brought_and_taken_in(retort: Run, tmp_path: Path) -> None
     shown = json.loads(retort("datasets", "show", dataset_id, "--json").stdout)
     assert (shown["state"], shown["source"]["folder"]) == ("ingesting", None)
     taken = take(shown["job_id"])
-    assert (taken.kind, taken.recipe["limits"], taken.recipe["splits"]["seed"]) == ("ingest", {"broken": 2}, 7)
+    assert (taken.kind, taken.recipe["limits"]["broken"], taken.recipe["splits"]["seed"]) == ("ingest", 2, 7)
     told = retort("datasets", "show", dataset_id).stdout
     assert "it is still being taken in by job" in told
     classes = [{"name": "aster", "train": 40, "validation": 5, "test": 5}]
@@ -53,3 +57,46 @@ def test_those_that_come_along_are_listed(retort: Run) -> None:
     assert "cifar100" in {
         entry["name"] for entry in json.loads(retort("datasets", "list", "--builtin", "--json").stdout)
     }
+
+
+def test_a_folder_is_packed_and_taken_in(retort: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = tmp_path / "flowers", tmp_path / "again" / "flowers"
+    for folder in (first, second):
+        for name in ("poppy/2.jpg", "aster/1.jpg") if folder is first else ("aster/1.jpg", "poppy/2.jpg"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(name.encode() * 1000)
+    (second / "poppy" / "2.jpg").chmod(0o600)
+    (second / "aster" / "1.jpg").rename(tmp_path / "1.jpg")
+    (second / "aster" / "1.jpg").symlink_to(tmp_path / "1.jpg")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    made = [json.loads(retort("datasets", "create", "f", str(folder), "--json").stdout) for folder in (first, second)]
+    uploads = json.loads(retort("uploads", "--json").stdout)
+    assert {upload["id"] for upload in uploads} == {one["source"]["upload"] for one in made}
+    assert len({upload["sha256"] for upload in uploads}) == 1
+    assert (len(uploads), uploads[0]["name"], uploads[0]["kind"]) == (1, "flowers.tar", "dataset")
+    assert list(scratch.iterdir()) == []
+    with packed(first, lambda done, total: None) as archive, tarfile.open(archive) as tar:
+        assert tar.getnames() == ["aster/1.jpg", "poppy/2.jpg"]
+
+
+def test_a_folder_that_cannot_be_packed_is_a_sentence(retort: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "flowers"
+    folder.mkdir()
+
+    def refused(*words: str) -> str:
+        result = retort("datasets", "create", "f", str(folder), *words)
+        assert (result.exit_code, result.stdout) != (0, ""), result.stderr
+        return result.stderr
+
+    assert f"{folder} holds no files; wanted a folder of images" in refused()
+    (folder / "gone.jpg").symlink_to(tmp_path / "nowhere")
+    assert f"{folder}/gone.jpg cannot be read: No such file or directory" in refused()
+    (folder / "gone.jpg").unlink()
+    (folder / "aster").symlink_to(tmp_path)
+    assert f"{folder}/aster is a link to a folder; wanted the folder itself" in refused()
+    (folder / "aster").unlink()
+    os.mkfifo(folder / "pipe.jpg")
+    assert f"{folder}/pipe.jpg is no regular file" in refused()
+    assert "this server allows no local folders" in refused("--on-workers")

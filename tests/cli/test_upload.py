@@ -22,6 +22,26 @@ def test_upload_prints_the_id_and_nothing_else(retort: Run, tmp_path: Path) -> N
     assert json.loads(named.stdout)["name"] == "net.onnx"
 
 
+def test_uploads_are_listed_and_given_up(retort: Run, tmp_path: Path) -> None:
+    ids = {}
+    for kind in ("dataset", "model"):
+        (tmp_path / kind).write_bytes(kind.encode() * 1000)
+        ids[kind] = retort("upload", str(tmp_path / kind), "--kind", kind).stdout.strip()
+    assert [one["id"] for one in json.loads(retort("uploads", "--json").stdout)] == [ids["model"], ids["dataset"]]
+    told = retort("uploads", "--kind", "dataset", "--limit", "5").stdout
+    assert f"{ids['dataset']} " in told
+    assert "6 d 23 h" in told
+    assert ids["model"] not in told
+    made = json.loads(retort("datasets", "create", "f", ids["dataset"], "--json").stdout)
+    used = retort("uploads", "delete", ids["dataset"])
+    said = f"upload {ids['dataset']} is used by jobs that have not ended ({made['job_id']}), so cancel them first"
+    assert (used.exit_code, used.stderr) == (1, f"retort: {said}\n")
+    assert retort("uploads", "delete", ids["model"]).stdout == f"{ids['model']} is deleted.\n"
+    assert json.loads(retort("uploads", "--kind", "model", "--json").stdout) == []
+    assert "there is no upload" in retort("uploads", "delete", ids["model"]).stderr
+    assert "state is 'half'" in retort("uploads", "--state", "half").stderr
+
+
 def test_what_cannot_be_uploaded_is_a_sentence(retort: Run, tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     for words, code, sentence in (
