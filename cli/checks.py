@@ -126,7 +126,7 @@ def database(settings: Settings, tell: Callable[[Facts], None]) -> Finding:
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-    from service import migrations
+    from service import revisions
     from service.db import make_engine
 
     try:
@@ -142,9 +142,9 @@ def database(settings: Settings, tell: Callable[[Facts], None]) -> Finding:
         said = first_line(str(getattr(error, "orig", None) or error))
         return Finding("database", "fail", f"{shown} cannot be used: {said}", wanted_url())
     tell(facts)
-    if facts.revision != migrations.head():
+    if facts.revision != revisions.head():
         stands = (
-            f"{facts.server} at {shown} stands at migration {facts.revision or 'none'}; {migrations.head()} is wanted"
+            f"{facts.server} at {shown} stands at migration {facts.revision or 'none'}; {revisions.head()} is wanted"
         )
         return Finding(
             "database", "fail", stands,
@@ -162,7 +162,7 @@ def ask(engine: Engine, lease_seconds: float) -> Facts:
     """What the database tells of itself. Raises SQLAlchemyError."""
     from sqlalchemy import func, select
 
-    from service import migrations
+    from service import revisions
     from service.db import database_now
     from service.jobs.models import Job, State
     from service.workers.models import Worker
@@ -174,8 +174,8 @@ def ask(engine: Engine, lease_seconds: float) -> Facts:
             ahead = (before + time.time()) / 2 - now
             version = ".".join(map(str, connection.dialect.server_version_info or ()))
             server = f"{'SQLite' if connection.dialect.name == 'sqlite' else 'PostgreSQL'} {version}"
-        facts = Facts(server, migrations.current(engine), ahead)
-        if facts.revision != migrations.head():
+        facts = Facts(server, revisions.current(engine), ahead)
+        if facts.revision != revisions.head():
             return facts
         with engine.connect().execution_options(retort_reads=True) as connection:
             alive = select(func.count()).where(Worker.seen_at >= database_now() - lease_seconds)
@@ -203,9 +203,9 @@ def clock(facts: Facts | None) -> Finding:
 
 def workers(facts: Facts | None) -> Finding:
     """Which live, as far as the database knows."""
-    from service import migrations
+    from service import revisions
 
-    if facts is None or facts.revision != migrations.head():
+    if facts is None or facts.revision != revisions.head():
         return unknown("workers")
     seen = (
         "none was ever seen" if facts.seen_seconds is None else f"the last was seen {duration(facts.seen_seconds)} ago"
@@ -223,7 +223,8 @@ def unknown(name: str) -> Finding:
 
 def broker(settings: Settings) -> Finding:
     """Whether the bell can be rung."""
-    from service.bell import FILES, Bell
+    from service.bell import Bell
+    from service.broker import FILES
 
     if settings.broker.startswith(f"{FILES}:"):
         return folder_of_bells(settings.data_dir / "broker")

@@ -27,7 +27,8 @@ from sqlalchemy.orm import Session
 from service.db import database_now, let_idle
 from service.events.repository import append, change
 from service.jobs.models import Job, State
-from service.migrations import altering, current_in, downgrade_in, is_known, unaltered, upgrade_in
+from service.migrations import altering, downgrade_in, unaltered, upgrade_in
+from service.revisions import current_in, is_known
 from service.workers.models import Worker
 
 MARK = 0x52747274

@@ -6,27 +6,22 @@ neither blocks nor fails the request that rings.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from functools import lru_cache
-from pathlib import Path
-from queue import Empty
-from typing import Any
+from typing import TYPE_CHECKING
 
-from celery import Celery
-from kombu.entity import Queue
-from kombu.transport import TRANSPORT_ALIASES, filesystem
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from service.settings import Settings, get_settings
 
+if TYPE_CHECKING:
+    from celery import Celery
+
 LOOK = "retort.look"
 """Name of the task."""
 QUEUE = "retort"
-FILES = "filesystem"
-"""Scheme of the broker that is a folder in the data directory."""
 ANSWER_SECONDS = 1.0
 """How long a broker may take to answer before it counts as unreachable."""
 IMPATIENT = {
@@ -41,86 +36,22 @@ PAUSE_SECONDS = 0.02
 """Between two messages: who makes hundreds of jobs a second has better things to do than to ring as often."""
 MOST_WAITING = 100
 """How many messages wait to be sent at most; so many workers are awake by then."""
-POLL_SECONDS = 0.25
-"""How often a worker looks into the folder for messages."""
 
 log = logging.getLogger(__name__)
-
-
-class FileChannel(filesystem.Channel):
-    """Kombu's channel of files, but a message appears whole and is taken by one reader only.
-
-    A message names its queue, so no table of bindings is kept; Kombu's own could be read while it is half written.
-    """
-
-    def __init__(self, connection: Any, **kwargs: Any) -> None:
-        super().__init__(connection, **kwargs)  # type: ignore[no-untyped-call]
-        Path(self.data_folder_out).mkdir(parents=True, exist_ok=True)
-
-    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
-        pass
-
-    def _put(self, queue: str, payload: Any, **kwargs: Any) -> None:  # type: ignore[override]
-        folder = Path(self.data_folder_out)
-        name = f"{payload['properties']['delivery_tag']}.{queue}"
-        written = folder / f"{name}.part"
-        written.write_text(json.dumps(payload))
-        written.rename(folder / f"{name}.msg")
-
-    def _get(self, queue: str, timeout: float | None = None) -> Any:
-        for message in Path(self.data_folder_in).glob(f"*.{queue}.msg"):
-            taken = message.with_suffix(".taken")
-            try:
-                message.rename(taken)
-            except FileNotFoundError:
-                continue  # another worker was faster
-            content = taken.read_text()
-            taken.unlink()
-            return json.loads(content)
-        raise Empty
-
-
-class FileTransport(filesystem.Transport):
-    """Kombu's transport of files with that channel."""
-
-    Channel = FileChannel
-
-
-def celery_options(settings: Settings) -> dict[str, Any]:
-    """Celery's configuration, for who rings and who listens alike."""
-    return {
-        **_broker(settings),
-        "task_queues": [Queue(QUEUE)],
-        "task_default_queue": QUEUE,
-        "task_ignore_result": True,
-        "worker_enable_remote_control": False,
-        "broker_connection_retry_on_startup": True,
-        "broker_connection_max_retries": None,
-    }
-
-
-def _broker(settings: Settings) -> dict[str, Any]:
-    if not settings.broker.startswith(f"{FILES}:"):
-        return {"broker_url": settings.broker}
-    TRANSPORT_ALIASES["retort-files"] = f"{__name__}:{FileTransport.__name__}"
-    folder = str(settings.data_dir / "broker")
-    options = {"data_folder_in": folder, "data_folder_out": folder, "polling_interval": POLL_SECONDS}
-    return {"broker_url": "retort-files://localhost", "broker_transport_options": options}
 
 
 class Bell:
     """The sending half of Celery, with a thread of its own: a message wakes one worker, so each ring is one."""
 
     def __init__(self, settings: Settings) -> None:
-        options = celery_options(settings)
-        options["broker_transport_options"] = {**options.get("broker_transport_options", {}), **IMPATIENT}
-        self._celery = Celery("service", set_as_current=False)
-        self._celery.conf.update(options)
+        self._settings = settings
         self._asked = threading.Event()
         self._waiting = 0
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         self._changing = threading.Lock()
+        self._made: Celery | None = None
+        self._making = threading.Lock()
 
     def ring(self) -> None:
         """Tell the workers to look, soon; returns at once and never raises."""
@@ -134,6 +65,7 @@ class Bell:
     def reachable(self) -> str | None:
         """None when the broker answers within a second, or else why it does not."""
         answers: list[str | None] = []
+        self._celery()  # what it takes to make is not the broker's time
         probe = threading.Thread(target=lambda: answers.append(self._probe()), name="bell-probe", daemon=True)
         probe.start()
         probe.join(ANSWER_SECONDS)
@@ -145,11 +77,26 @@ class Bell:
         self._asked.set()
         if self._thread is not None:
             self._thread.join()
-        self._celery.close()
+        if self._made is not None:
+            self._made.close()
+
+    def _celery(self) -> Celery:
+        """Made when it is first needed: a front end that only answers questions has no use for Celery."""
+        from celery import Celery
+
+        from service.broker import celery_options
+
+        with self._making:
+            if self._made is None:
+                options = celery_options(self._settings)
+                options["broker_transport_options"] = {**options.get("broker_transport_options", {}), **IMPATIENT}
+                self._made = Celery("service", set_as_current=False)
+                self._made.conf.update(options)
+            return self._made
 
     def _probe(self) -> str | None:
         try:
-            with self._celery.connection_for_write() as connection:
+            with self._celery().connection_for_write() as connection:
                 connection.default_channel.queue_declare(QUEUE)
         except Exception as error:  # whatever a transport raises, it is no answer
             return f"{type(error).__name__}: {error}"
@@ -162,7 +109,7 @@ class Bell:
             if self._closed.is_set():
                 return
             try:
-                self._celery.send_task(LOOK, retry=False)
+                self._celery().send_task(LOOK, retry=False)
                 failing = False
                 self._sent(1)
             except Exception as error:  # whatever a transport raises, workers look by themselves

@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import AfterValidator, Field, TypeAdapter
 
 from worker.spec import Spec
 
@@ -44,6 +44,12 @@ class Stage(Spec):
     """Pixels of the image per position of the map, along one side, rounded to a power of two."""
 
 
+@cache
+def _shared(stage: Stage) -> Stage:
+    """One object for all stages that are alike: thousands of networks are made of a few hundred."""
+    return stage
+
+
 class Card(Spec):
     """What is known of an architecture without building it. Counts hold for RGB images."""
 
@@ -51,7 +57,7 @@ class Card(Spec):
     """The architecture's name in the catalogue."""
     family: str
     """The file of worker/architectures/ that builds it."""
-    stages: tuple[Stage, ...]
+    stages: tuple[Annotated[Stage, AfterValidator(_shared)], ...]
     """Shallow to deep; the last one is the map that the head reads."""
     embedding: int
     """Width of what goes into the classifier, in features."""

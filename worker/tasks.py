@@ -12,7 +12,8 @@ from typing import Any
 
 from celery import Celery, signals
 
-from service.bell import LOOK, celery_options
+from service.bell import LOOK
+from service.broker import celery_options
 from service.logs import set_up, wants_json
 from service.settings import get_settings
 from worker.shell import meters

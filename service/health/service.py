@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service import bell, migrations
+from service import bell, revisions
 from service.db import get_engine
 from service.errors import Unavailable
 from service.health.schemas import Ready
@@ -10,7 +10,7 @@ from service.health.schemas import Ready
 
 def ready() -> Ready:
     """How database and broker do. Raises Unavailable unless the database answers and is migrated."""
-    found, wanted = migrations.current(get_engine()), migrations.head()
+    found, wanted = revisions.current(get_engine()), revisions.head()
     if found != wanted:
         raise Unavailable(f"the database stands at migration {found or 'none'}; {wanted} is wanted, so migrate it")
     problem = bell.reachable()

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
 from service.db import let_idle
@@ -89,38 +86,8 @@ def downgrade_in(connection: Connection, revision: str = "base") -> None:
     command.downgrade(_config(connection), revision)
 
 
-def current(engine: Engine) -> str | None:
-    """The revision that the database stands at; None before the first."""
-    with engine.connect().execution_options(retort_reads=True) as connection:
-        return current_in(connection)
-
-
-def current_in(connection: Connection) -> str | None:
-    """The revision that the connection's database stands at; None before the first."""
-    return MigrationContext.configure(connection).get_current_revision()
-
-
-def is_known(revision: str | None) -> bool:
-    """Whether this code knows that revision; a newer version's it does not. All know None, the state before the
-    first."""
-    return revision is None or revision in {script.revision for script in _scripts().walk_revisions()}
-
-
-@lru_cache
-def head() -> str:
-    """The revision that this code was written for."""
-    found = _scripts().get_current_head()
-    if found is None:
-        raise RuntimeError("service/migrations/versions holds no migration; an installation must bring it along")
-    return found
-
-
-def _config(connection: Connection | None) -> Config:
+def _config(connection: Connection) -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config
-
-
-def _scripts() -> ScriptDirectory:
-    return ScriptDirectory.from_config(_config(None))

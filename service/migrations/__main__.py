@@ -6,7 +6,8 @@ import logging
 
 from service.db import get_engine
 from service.logs import set_up
-from service.migrations import head, upgrade
+from service.migrations import upgrade
+from service.revisions import head
 from service.settings import get_settings
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from typer.testing import CliRunner, Result
 from cli.main import app
 from service.db import database_now, get_engine, transaction
 from service.jobs.models import Job
-from service.migrations import downgrade, head
+from service.migrations import downgrade
+from service.revisions import head
 from service.workers.models import Worker
 from tests.client.conftest import Service
 from tests.conftest import free_port

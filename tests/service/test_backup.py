@@ -24,7 +24,8 @@ import service.db
 from service.backup import FORMAT, BackupError, examine, make_backup, restore
 from service.db import make_engine, reading, transaction
 from service.jobs.models import State, Wanted
-from service.migrations import current, downgrade, head, upgrade
+from service.migrations import downgrade, upgrade
+from service.revisions import current, head
 from service.workers.models import Worker
 from service.workers.repository import LostLease, Machine, see
 from service.workers.service import cancel, fail, hand_back, record, renew, retry, succeed

@@ -15,7 +15,8 @@ from kombu.connection import Connection
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from service.bell import QUEUE, celery_options, get_bell, reachable, ring, ring_after_commit
+from service.bell import QUEUE, get_bell, reachable, ring, ring_after_commit
+from service.broker import celery_options
 from service.db import get_engine, transaction
 from service.settings import get_settings
 from tests.conftest import free_port, wait_until

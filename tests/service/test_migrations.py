@@ -19,7 +19,8 @@ from sqlalchemy import Engine, event, inspect
 
 import service.migrations
 from service.db import Base, make_engine
-from service.migrations import current, downgrade, head, upgrade
+from service.migrations import downgrade, upgrade
+from service.revisions import current, head
 from tests.service.filling import fill, shared, snapshot
 
 REVISIONS = [script.revision for script in ScriptDirectory(Path(service.migrations.__file__).parent).walk_revisions()][

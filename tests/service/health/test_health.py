@@ -9,7 +9,8 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.db import get_engine
-from service.migrations import downgrade, head
+from service.migrations import downgrade
+from service.revisions import head
 
 Environment = Callable[..., None]
 
