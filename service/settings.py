@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
+from worker.ingest import MOST_FILES
+
 SECRETS_DIR = "RETORT_SECRETS_DIR"
 
 
@@ -49,6 +51,8 @@ class Settings(BaseSettings):
     """How much a project stores in the database, where it has no limit of its own."""
     max_upload_bytes: int = Field(default=20 * 2**30, ge=1)
     """How large one upload is, where its project has no limit of its own."""
+    max_dataset_files: int = Field(default=MOST_FILES, ge=1)
+    """How many entries an archive or a folder may have that becomes a data set."""
     upload_seconds: float = Field(default=86_400.0, gt=0)
     """How long an unfinished upload is kept after its last part."""
     unused_upload_seconds: float = Field(default=7 * 86_400.0, gt=0)

@@ -17,7 +17,7 @@ LONGEST_SECONDS = 6 * 3600.0
 """How long taking in may last unless the spec says otherwise: the largest public sets take a fraction of that."""
 
 MOST_FILES = 1_500_000
-"""How many files a source may have unless the spec says otherwise: the largest public set of images has 1.4 million."""
+"""How many files a source may have unless somebody says otherwise: the largest public set of images has 1.4 million."""
 
 
 class Origin(Spec):
@@ -52,9 +52,9 @@ class Tolerance(Spec):
 
     broken: int = Field(default=0, ge=0, le=1_000_000)
     """How many images may be broken: they are left out and named in the report. With more the job fails."""
-    files: int = Field(default=MOST_FILES, ge=1, le=100_000_000)
-    """How many entries of any kind an archive or a folder may have; the server sets a limit, too. Of a zip no more than
-    300,000 are read."""
+    files: int | None = Field(default=None, ge=1)
+    """How many entries of any kind an archive or a folder may have; null is as many as the server allows. Of a zip no
+    more than 300,000 are read."""
 
 
 class Ingest(Spec):

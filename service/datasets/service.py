@@ -48,7 +48,9 @@ def create(session: Session, caller: Caller, body: Any, idempotency_key: str | N
         spec = Ingest.model_validate(body)
     except ValidationError as error:
         raise Invalid.of(field_errors(error, Ingest, body)) from None
-    wrong = _wrong_folder(spec)
+    wrong = _wrong_folder(spec) or _wrong_limit(spec)
+    limits = spec.limits.model_copy(update={"files": spec.limits.files or get_settings().max_dataset_files})
+    spec = spec.model_copy(update={"limits": limits})
     sent = Sent(INGEST, body, idempotency_key)
     needs = 0
     if made_before(session, caller, sent) is None:
@@ -108,6 +110,14 @@ def _wrong_folder(spec: Ingest) -> FieldError | None:
     except DatasetError as error:
         return FieldError(pointer="/source/folder", detail=str(error), found=path)
     return None
+
+
+def _wrong_limit(spec: Ingest) -> FieldError | None:
+    files, most = spec.limits.files, get_settings().max_dataset_files
+    if files is None or files <= most:
+        return None
+    detail = f"{files:,} files are more than the {most:,} that this server takes in"
+    return FieldError(pointer="/limits/files", detail=detail, found=files)
 
 
 def _existing(row: Row | None, dataset_id: str) -> Row:

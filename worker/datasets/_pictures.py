@@ -20,7 +20,7 @@ import numpy as np
 import PIL
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from worker.dataset import DataFacts, DatasetError, LoadedDataset, Part
@@ -168,6 +168,7 @@ def upright(image: Image.Image, side: int) -> Image.Image:
 
     Raises ValueError for a huge one, and whatever its decoder does for a broken one.
     """
+    _refuse_costly(image)
     # JPEGs are decoded at the nearest larger eighth: half the time, and what makes a square of it does the rest.
     image.draft("RGB", (2 * side, 2 * side))
     _refuse_huge(image)
@@ -177,6 +178,16 @@ def upright(image: Image.Image, side: int) -> Image.Image:
 def square(image: Image.Image, side: int) -> NDArray[np.uint8]:
     """(3, side, side) uint8 RGB: the upright image scaled until its shorter side fits, its middle taken."""
     return np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+
+
+def _refuse_costly(image: Image.Image) -> None:
+    """Refuse what takes more memory than its size tells: a JPEG that comes in scans is held whole, a tile is, too."""
+    if image.info.get("progressive"):
+        _refuse_huge(image)
+    tags = getattr(image, "tag_v2", {})
+    wide, high = (tags.get(tag, 0) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
+    if wide * high > MOST_PIXELS:
+        raise ValueError(f"its tiles have {wide} x {high} pixels; at most {MOST_PIXELS:,} are decoded")
 
 
 def _refuse_huge(image: Image.Image) -> None:

@@ -70,6 +70,7 @@ def test_a_data_set_is_made_by_a_job(client: TestClient, spec: dict[str, Any]) -
     job = client.get(made["links"]["job"]).json()
     assert (job["kind"], job["name"], job["state"], job["id"]) == ("ingest", "flowers", "queued", made["job_id"])
     assert job["recipe"]["source"] == {"upload": None, "folder": spec["source"]["folder"]}
+    assert job["recipe"]["limits"] == {"broken": 0, "files": 1_500_000}
     assert job["recipe"]["deadline"] == {"seconds": 21600.0, "then": "fail"}
     taken = take()
     assert (taken.kind, taken.job_id) == ("ingest", job["id"])
@@ -172,6 +173,7 @@ def test_a_key_whose_data_set_was_deleted_is_told_so(client: TestClient, spec: d
         ({"source": {"folder": "/etc"}}, "/source/folder", "the folder '/etc' lies outside the folders that this"),
         ({"source": {"upload": "../x"}}, "/source/upload", "source.upload is '../x'; wanted text that matches"),
         ({"splits": {"test_share": 0.5}}, "/splits/test_share", "splits.test_share is 0.5; wanted less than 0.5"),
+        ({"limits": {"files": 1_500_001}}, "/limits/files", "1,500,001 files are more than the 1,500,000 that"),
         ({"limits": {"broken": -1}}, "/limits/broken", "limits.broken is -1; wanted at least 0"),
         ({"size": 224}, "/size", "the body has no field 'size'"),
         ({"deadline": {"seconds": 0}}, "/deadline/seconds", "deadline.seconds is 0; wanted more than 0"),

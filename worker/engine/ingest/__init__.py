@@ -98,7 +98,7 @@ class Ingestion:
         return {name: b"".join(in_blocks(spool, *piece)) for name, piece in found.items()}
 
     def _members(self) -> Iterator[Member]:
-        source, bounds = self.spec.source, replace(self.bounds, files=self.spec.limits.files)
+        source, bounds = self.spec.source, replace(self.bounds, files=self.spec.limits.files or self.bounds.files)
         if source.folder is not None:
             roots = Roots(self.place.data_roots)
             folder = roots.folder(source.folder)
