@@ -59,7 +59,11 @@ def show(model: ModelId, as_json: Json = False) -> None:
 @app.command()
 @speaks
 def add(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .safetensors or .onnx file.")],
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="A .safetensors or .onnx file.")] = None,
+    of_job: Annotated[
+        str | None, typer.Option("--from", metavar="JOB", help="Take a network of that job instead of a file.")
+    ] = None,
+    network: Annotated[str, typer.Option(help="Which network of that job: a student's name, or teacher.")] = "student",
     architecture: Annotated[str | None, typer.Option(help="Of safetensors: a name of the catalogue.")] = None,
     classes: Annotated[int | None, typer.Option(help="How many classes, where their names are not given.")] = None,
     class_names: Annotated[
@@ -71,23 +75,31 @@ def add(
     name: Annotated[str | None, typer.Option(help="A name for people; the file's without one.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Bring a network and follow the job that takes it in. A student.json of ours beside the file says the rest."""
+    """Bring a network, from a file or of a job, and wait until it is taken in; print its id.
+
+    A student.json of ours beside the file says the rest."""
     from client import Retort
 
-    form = FORMS.get(file.suffix)
-    if form is None:
+    if (file is None) == (of_job is None):
+        given_both = f"both the file {file} and --from {of_job} are given" if file is not None else "nothing is given"
+        raise CommandError(f"{given_both}; wanted a FILE, or --from and a job", USAGE)
+    form = FORMS.get(file.suffix) if file is not None else None
+    if file is not None and form is None:
         raise CommandError(f"{file} is neither .safetensors nor .onnx", USAGE)
-    given = _beside(file) if form == "safetensors" else {}
+    given = _beside(file) if file is not None and form == "safetensors" else {}
     if expects is not None:
         given["expects"] = given.get("expects", {}) | _object(expects)
     if class_names is not None:
         given["class_names"] = _lines(class_names)
     given |= {k: v for k, v in {"architecture": architecture, "classes": classes}.items() if v is not None}
     with Retort() as client:
-        upload = bring(client, file, "model")
-        made = client.models.create(name or file.stem, upload=upload.id, form=form, **given)  # type: ignore[arg-type]
+        if file is not None:
+            given |= {"upload": bring(client, file, "model").id, "form": form}
+        else:
+            given |= {"job": of_job, "network": network}
+        made = client.models.create(name or (network if file is None else file.stem), **given)
         if made.job_id is not None:
-            follow(client, made.job_id)
+            follow(client, made.job_id, quiet=True)
         found = client.models.get(made.id)
     if found.state == "refused":
         raise CommandError(f"{found.id} was refused: {found.error}")

@@ -50,8 +50,8 @@ def watch_to_the_end(client: Retort, job_id: str, *, as_json: bool = False, tell
     return job
 
 
-def follow(client: Retort, job_id: str, *, as_json: bool = False) -> None:
-    """Show a job until it ends."""
+def follow(client: Retort, job_id: str, *, as_json: bool = False, quiet: bool = False) -> None:
+    """Show a job until it ends; a quiet one only on a terminal, since its command prints something else."""
     err = console(stderr=True)
     try:
         if as_json:
@@ -61,7 +61,8 @@ def follow(client: Retort, job_id: str, *, as_json: bool = False) -> None:
             _show_bars(client, job_id, err)
         else:
             for event in client.jobs.follow(job_id):
-                typer.echo(line_of(event))
+                if not quiet:
+                    typer.echo(line_of(event))
     except KeyboardInterrupt:
         leave(f"no longer watching; {job_id} goes on", 130)
 
