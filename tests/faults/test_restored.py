@@ -25,7 +25,7 @@ pytestmark = pytest.mark.server
 STEPS = 150
 
 
-@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("pair", [PAIRS[0], *(pytest.param(pair, marks=pytest.mark.long) for pair in PAIRS[1:])])
 def test_all_jobs_of_a_backup_end_and_an_old_worker_is_refused(folder: Path, pair: str) -> None:
     installation = Installation(folder, pair=pair, apart=True, lease_seconds=60)
     with installation.running(workers=1):

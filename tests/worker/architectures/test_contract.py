@@ -112,7 +112,7 @@ def test_our_own_cards_are_what_would_be_measured_now(family: str) -> None:
     assert cards_of(FAMILIES[family], FAMILIES[family].names()) == committed
 
 
-@pytest.mark.parametrize("family", MEASURED)
+@pytest.mark.parametrize("family", [pytest.param(f, marks=[pytest.mark.long] * (f == "timm")) for f in MEASURED])
 def test_a_sample_of_others_cards_is_what_would_be_measured_now(family: str) -> None:
     sample = tuple(name for name in SAMPLE if ARCHITECTURES[name].name == family)
     assert cards_of(FAMILIES[family], sample) == {name: CARDS[name] for name in sample}
