@@ -86,6 +86,12 @@ class Settings(BaseSettings):
     """Room on the disk of a worker's storage that is left alone: no job is begun that would need it."""
     sweep_grace_seconds: float = Field(default=3600.0, ge=0)
     """How old a blob that nothing refers to must be before it is collected."""
+    engine_confined: bool = True
+    """Whether engines are kept to what they need, as far as a worker's machine has the means."""
+    engine_user: str = "nobody"
+    """Who engines run as where their worker is root; empty, or `root`, changes nothing."""
+    engine_environment: Annotated[tuple[str, ...], NoDecode] = ()
+    """Names of further variables that engines get of their worker's environment, joined by commas."""
     log_format: Literal["auto", "json", "text"] = "auto"
     """How the log is written: JSON, text, or text on a terminal and JSON elsewhere."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -95,7 +101,7 @@ class Settings(BaseSettings):
     metrics_host: str = "127.0.0.1"
     """Address at which a worker tells its metrics; the default is this machine alone."""
 
-    @field_validator("allowed_hosts", "cors_origins", mode="before")
+    @field_validator("allowed_hosts", "cors_origins", "engine_environment", mode="before")
     @classmethod
     def _are_joined_by_commas(cls, names: object) -> object:
         return tuple(filter(None, (name.strip() for name in names.split(",")))) if isinstance(names, str) else names

@@ -124,6 +124,13 @@ class Architecture(ABC):
         """
         raise LookupError(f"{architecture} has no published weights")
 
+    def fetch(self, architecture: str) -> None:
+        """Have published weights here, where they are to be fetched from outside.
+
+        Raises LookupError, in one sentence, when there are none, or Unreachable.
+        """
+        raise LookupError(f"{architecture} has no published weights")
+
     def cards(self) -> dict[str, Card]:
         """The cards that were generated and committed, by name; none for a file that was just dropped in."""
         return _committed(self.name)

@@ -88,6 +88,9 @@ class Dataset(Spec):
         `roots` are the folders under which a recipe may name local paths. Raises DatasetError.
         """
 
+    def fetch(self) -> None:
+        """Have here what is to be fetched from outside before it is loaded. Raises DatasetError, or Unreachable."""
+
     @abstractmethod
     def load(self, roots: Sequence[Path]) -> LoadedDataset:
         """The images, on the CPU. Imports torch. Raises DatasetError."""

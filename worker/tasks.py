@@ -16,6 +16,7 @@ from service.bell import LOOK
 from service.broker import celery_options
 from service.logs import set_up, wants_json
 from service.settings import get_settings
+from worker.confine import hide
 from worker.shell import meters
 from worker.shell.child import ENGINE
 from worker.shell.loop import Shell
@@ -64,6 +65,7 @@ signals.worker_shutdown.connect(leave)
 def main(engine: Sequence[str] = ENGINE) -> None:
     """Run the worker as its own Celery program; further arguments on the command line are Celery's."""
     shell.engine = engine
+    hide()
     log()
     meters.serve(get_settings())
     if wants_json(get_settings(), sys.stderr):

@@ -149,6 +149,7 @@ class Installation:
             "database_url": self.database_url,
             "broker_url": self.broker_url,
             "storage_url": self.storage(machine).as_uri(),
+            "engine_environment": f"{MARK},FAULTS_WORK,FAULTS_STEP_SECONDS",
             **self.settings,
         }
         own = {

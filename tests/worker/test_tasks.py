@@ -20,7 +20,7 @@ from service.db import reading
 from service.jobs.models import State
 from tests.conftest import free_port, wait_until
 from tests.service.rows import add_job, add_project
-from tests.worker.shell.plays import STAND_IN, add_play, alive, kinds, lines, row, wait_for_kind, wait_for_state
+from tests.worker.shell.plays import FILES, STAND_IN, add_play, alive, kinds, lines, row, wait_for_kind, wait_for_state
 from worker.recipe import Recipe
 from worker.shell.child import ENGINE
 
@@ -33,7 +33,7 @@ class Worker:
 
     def __init__(self, log: Path, engine: Sequence[str]) -> None:
         self.log = log
-        program = f"from worker import tasks; tasks.main({list(engine)!r})"
+        program = f"from worker import tasks; tasks.shell.files = {FILES}; tasks.main({list(engine)!r})"
         with log.open("wb") as file:
             self.process = subprocess.Popen([sys.executable, "-c", program], stdout=file, stderr=file)
 

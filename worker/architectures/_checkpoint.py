@@ -19,8 +19,14 @@ LARGEST_FILE = 8 * 2**30
 """Bytes up to which a file is fetched."""
 
 
-def fetch(url: str) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name.
+def load(url: str) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name. Raises what `fetch` does."""
+    weights: dict[str, Tensor] = torch.load(fetch(url), map_location="cpu", weights_only=True)
+    return weights
+
+
+def fetch(url: str) -> Path:
+    """The file of a checkpoint, in torch's cache.
 
     Raises Unreachable when the network failed, OSError when it cannot be had, ValueError when it is another.
     """
@@ -32,8 +38,7 @@ def fetch(url: str) -> dict[str, Tensor]:
     if not file.exists():
         _fetch(url, file, digest[1])
     _refuse_other(file, digest[1])
-    weights: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
-    return weights
+    return file
 
 
 def _fetch(url: str, file: Path, digest: str) -> None:

@@ -52,16 +52,25 @@ class Timm(Architecture):
         size = self.image_size(architecture) if one_size else 0
         return Network(_body(architecture, classes), layout, Input(size=size, **PLAIN))
 
+    def fetch(self, architecture: str) -> None:
+        _weights(architecture, _repository(architecture))
+
     def published(self, architecture: str) -> tuple[Network, tuple[str, ...]]:
         from worker.network import Network
 
         config = _config(architecture)
         layout, _ = _read(architecture)
-        if not config.hf_hub_id:
-            raise LookupError(f"{architecture} has no published weights")
-        body = _body(architecture, config.num_classes, _weights(architecture, config.hf_hub_id))
+        body = _body(architecture, config.num_classes, _weights(architecture, _repository(architecture)))
         image = Input(size=config.input_size[-1], mean=config.mean, std=config.std)
         return Network(body, layout, image), _class_names(config)
+
+
+def _repository(architecture: str) -> str:
+    """Where the hub has its weights. Raises LookupError."""
+    repository: str = _config(architecture).hf_hub_id
+    if not repository:
+        raise LookupError(f"{architecture} has no published weights")
+    return repository
 
 
 def _config(architecture: str) -> Any:

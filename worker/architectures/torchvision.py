@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -49,6 +51,13 @@ class Torchvision(Architecture):
         body = _body(architecture, classes)
         size = self.image_size(architecture) if _reads_one_size(body) else 0
         return Network(body, _layout(architecture), Input(size=size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))
+
+    def fetch(self, architecture: str) -> None:
+        from worker.architectures._checkpoint import fetch
+
+        url = _weights(architecture).url
+        with _telling(architecture, url):
+            fetch(url)
 
     def published(self, architecture: str) -> tuple[Network, tuple[str, ...]]:
         from worker.network import Network
@@ -102,15 +111,23 @@ def _layout(architecture: str) -> Layout:
 
 def _load(body: nn.Module, architecture: str, url: str) -> None:
     """Load a checkpoint, from torch's cache or else downloaded. Raises LookupError, or Unreachable."""
+    from worker.architectures._checkpoint import load
+
+    with _telling(architecture, url):
+        weights = load(url)
+        # The files of googlenet and inception hold the auxiliary heads too, which the body lacks.
+        body.load_state_dict({name: value for name, value in weights.items() if not name.lower().startswith("aux")})
+
+
+@contextmanager
+def _telling(architecture: str, url: str) -> Iterator[None]:
+    """Make a LookupError, or Unreachable, of what keeps us from published weights."""
     from pickle import UnpicklingError
 
-    from worker.architectures._checkpoint import fetch
     from worker.download import Unreachable
 
     try:
-        weights = fetch(url)
-        # The files of googlenet and inception hold the auxiliary heads too, which the body lacks.
-        body.load_state_dict({name: value for name, value in weights.items() if not name.lower().startswith("aux")})
+        yield
     except (OSError, RuntimeError, ValueError, UnpicklingError, Unreachable) as error:
         kind = Unreachable if isinstance(error, Unreachable) else LookupError
         raise kind(f"the published weights of {architecture} cannot be had from {url}: {error}") from error

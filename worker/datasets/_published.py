@@ -67,6 +67,11 @@ class Published(Dataset):
         with reading(self.path):
             return self._look(self._files(folder, allowed))
 
+    def fetch(self) -> None:
+        if self.path is None:
+            self._insist_on_downloads()
+            fetch(self.name, self.downloads)
+
     def load(self, roots: Sequence[Path]) -> LoadedDataset:
         if self.path is None:
             self._insist_on_downloads()

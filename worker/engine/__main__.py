@@ -25,7 +25,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from pkgutil import resolve_name
@@ -34,8 +34,11 @@ from typing import Any, NoReturn
 
 import torch
 
+from worker import confine
 from worker.engine.causes import cause_of
+from worker.engine.checkpoint import are_there
 from worker.engine.diary import Diary, own_standard_output
+from worker.engine.fetch import fetch
 from worker.engine.group import ALONE, Group, join
 from worker.engine.interrupt import (
     FINISHED,
@@ -60,17 +63,18 @@ def main() -> int:
     """Run one recipe; returns the exit code."""
     arguments = _arguments()
     diary, interrupt, group = Diary(own_standard_output()), Interrupt(), ALONE
+    cell: dict[str, Any] | None = None
     _hear_signals(interrupt)
     try:
         if arguments.warm:
             _warm_up()
-            kind, content, place = _from_parent(_await_order(interrupt), interrupt)
+            kind, content, place, cell = _from_parent(_await_order(interrupt), interrupt)
         else:
             kind, content, place = arguments.kind, *_from_arguments(arguments)
             group = join()
             if group.rank:
                 diary = Diary(os.open(os.devnull, os.O_WRONLY))
-        return carry_out(content, place, diary, interrupt, group, kind)
+        return carry_out(content, place, diary, interrupt, group, kind, cell)
     except Impossible as error:
         return _refuse(diary, str(error), IMPOSSIBLE)
     except (Stopped, BrokenPipeError):
@@ -89,12 +93,27 @@ def _warm_up() -> None:
 
 
 def carry_out(
-    content: bytes, place: Place, diary: Diary, interrupt: Interrupt, group: Group = ALONE, kind: str = DISTILL
+    content: bytes,
+    place: Place,
+    diary: Diary,
+    interrupt: Interrupt,
+    group: Group = ALONE,
+    kind: str = DISTILL,
+    cell: Mapping[str, Any] | None = None,
 ) -> int:
-    """Do a job of that kind, its spec given as JSON; returns the exit code, having said why if it is not 0."""
+    """Do a job of that kind, its spec given as JSON; returns the exit code, having said why if it is not 0.
+
+    `cell` is what the engine keeps for it, as `worker.confine` reads it; without one it keeps all.
+    """
     work = resolve_name(KINDS[kind].work)
     try:
-        work(KINDS[kind].spec.model_validate_json(content), place, diary, interrupt, group)()
+        spec = KINDS[kind].spec.model_validate_json(content)
+        if cell is not None:
+            with interrupt.at_once(nothing_to_keep=not are_there(place.checkpoints)):
+                diary.enter("preparing")
+                fetch(spec)
+            confine.enter(cell)
+        work(spec, place, diary, interrupt, group)()
     except Stopped:
         return STOPPED
     except NothingToKeep as error:
@@ -147,7 +166,7 @@ def _from_arguments(arguments: argparse.Namespace) -> tuple[bytes, Place]:
     return arguments.recipe.read_bytes(), place
 
 
-def _from_parent(order: bytes, interrupt: Interrupt) -> tuple[str, bytes, Place]:
+def _from_parent(order: bytes, interrupt: Interrupt) -> tuple[str, bytes, Place, dict[str, Any] | None]:
     job: dict[str, Any] = json.loads(order)
     if job.get("finish", False):
         interrupt.set_finish()
@@ -161,7 +180,7 @@ def _from_parent(order: bytes, interrupt: Interrupt) -> tuple[str, bytes, Place]
         store=Path(job["store"]),
         store_bytes=job["store_bytes"],
     )
-    return job.get("kind", DISTILL), json.dumps(job["recipe"]).encode(), place
+    return job.get("kind", DISTILL), json.dumps(job["recipe"]).encode(), place, job.get("confine")
 
 
 def _hear_signals(interrupt: Interrupt) -> None:

@@ -23,7 +23,7 @@ from worker.engine.interrupt import (
     MemoryExhausted,
 )
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_ROOM_IN_WORDS = re.compile(rf"\(os error ({'|'.join(map(str, NO_ROOM))})\)")
 """What safetensors, which is no Python, says instead."""
 

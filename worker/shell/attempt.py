@@ -97,6 +97,7 @@ class Attempt:
     def _work(self) -> State:
         try:
             self._insist(lambda: self._desk.set_up(self._claim, self._cache, self._check_wanted))
+            order = self._order()
         except Unwanted:
             return self._leave()
         except (WeightsMissing, InputMissing, BlobGone) as missing:
@@ -105,7 +106,7 @@ class Attempt:
         except OSError as error:
             detail = f"the job's folder could not be set up: {error.strerror}"
             return self._conclude(service.retry, Trouble("machine", "disk", detail))
-        self._child.tell(self._order())
+        self._child.tell(order)
         self._follow()
         end = self._child.end()
         self._insist(self._write_transcript)
@@ -126,20 +127,25 @@ class Attempt:
         return self._conclude(service.hand_back)
 
     def _order(self) -> str:
+        # A project's own: how long a job takes would tell others what was trained before.
+        store = self._settings.storage / "teacher_outputs" / self._claim.project_id
+        data_roots = [*self._settings.data_roots, *self._desk.fetched()]
         order = {
             "kind": self._claim.kind,
             "recipe": self._claim.recipe,
             "directory": str(self._desk.directory),
             "checkpoints": str(self._desk.checkpoints),
             "weights": str(self._desk.weights),
-            "data_roots": [str(root) for root in (*self._settings.data_roots, *self._desk.fetched())],
+            "data_roots": [str(root) for root in data_roots],
             "checkpoint_seconds": self._settings.checkpoint_seconds,
-            # A project's own: how long a job takes would tell others what was trained before.
-            "store": str(self._settings.storage / "teacher_outputs" / self._claim.project_id),
+            "store": str(store),
             "store_bytes": self._settings.teacher_outputs_bytes,
             "run": str(self._claim.fence),
             "finish": self._told_to_finish,
         }
+        if self._child.cell is not None:
+            places = [self._desk.directory, self._desk.checkpoints, store]
+            order["confine"] = self._child.cell.admit(self._child.pid, places)
         return json.dumps(order)
 
     def _follow(self) -> None:

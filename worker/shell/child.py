@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
+
+from worker.shell.sandbox import Cell, needed
 
 ENGINE = (sys.executable, "-m", "worker.engine", "--warm")
 """Imports torch, then waits on standard input for a job."""
@@ -21,8 +22,6 @@ QUOTED_BYTES = 1000
 """How much of the end of its standard error a crash is explained with."""
 SILENCE_SECONDS = 5.0
 """How long after its end its output may stay open, held by a process of its own that left the group."""
-
-SECRET = re.compile(r"^(RETORT_|PG|REDIS|CELERY)|SECRET|TOKEN|PASSWORD|CREDENTIAL|API_?KEY|ACCESS_KEY", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -38,12 +37,17 @@ class End:
 class Child:
     """A running engine. It leads a process group of its own, and ends when our end of its standard input closes."""
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], cell: Cell | None = None) -> None:
+        """`cell` is the place that it is kept in, which is gone with it; without one it is free."""
+        self.cell = cell
         with contextlib.ExitStack() as failed:
+            if cell is not None:
+                failed.callback(cell.clear)
             self._errors = failed.enter_context(tempfile.TemporaryFile())
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
-                env=without_secrets(os.environ), start_new_session=True,
+                cell.command(command) if cell else command,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, start_new_session=True,
+                env=cell.environment() if cell else needed(os.environ), cwd=cell.scratch if cell else None,
             )  # fmt: skip
             failed.pop_all()
         self._lines: SimpleQueue[bytes | None] = SimpleQueue()
@@ -101,6 +105,8 @@ class Child:
         with self._signalling:
             if self._end is None:
                 self._end = End(self._process.wait(), self._read_last_words())
+                if self.cell is not None:
+                    self.cell.clear()
         self._listener.join(SILENCE_SECONDS)
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # of a line that it never read
@@ -132,8 +138,3 @@ class Child:
             self._process.stdin.flush()
         except (BrokenPipeError, ValueError):
             pass  # it has ended, which whoever reads it sees
-
-
-def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    """What the engine may see of our environment: users' files are read in it, so it holds no keys and no addresses."""
-    return {name: value for name, value in environment.items() if not SECRET.search(name)}

@@ -8,7 +8,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from uuid import uuid4
 
 from sqlalchemy.orm import Session
@@ -26,6 +26,7 @@ from worker.shell.attempt import Attempt
 from worker.shell.child import ENGINE, Child
 from worker.shell.desk import sweep_folders
 from worker.shell.lease import DATABASE_AWAY, Lease, boottime, why
+from worker.shell.sandbox import Sandbox, prepare, sweep_scratch, tell
 
 SWEEP_SECONDS = 600.0
 WARM_UP_SECONDS = 60.0
@@ -39,9 +40,12 @@ log = logging.getLogger(__name__)
 class Shell:
     """One worker: a thread that runs one job at a time, with one engine kept warm in advance."""
 
-    def __init__(self, engine: Sequence[str] = ENGINE) -> None:
+    def __init__(self, engine: Sequence[str] = ENGINE, files: Mapping[str, tuple[str, ...]] | None = None) -> None:
         self.engine = engine
         """The command that starts an engine."""
+        self.files = files
+        """What it may read and write besides what every engine may, by the words of `worker.confine`."""
+        self._sandbox: Sandbox | None = None
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         self._bell = threading.Event()
         self._stopping = threading.Event()
@@ -138,7 +142,7 @@ class Shell:
     def _warm_up(self) -> None:
         with self._warming:
             if self._warm is None and not self._stopping.is_set():
-                self._warm = Child(self.engine)
+                self._warm = self._new_child()
 
     def _take_warm(self) -> Child:
         with self._warming:
@@ -146,7 +150,13 @@ class Shell:
         if child is not None and child.exited():
             log.warning("the warm engine had ended: %s", child.end())
             child = None
-        return child or Child(self.engine)
+        return child or self._new_child()
+
+    def _new_child(self) -> Child:
+        if self._sandbox is None:
+            self._sandbox = prepare(get_settings(), self.files)
+            tell(self._sandbox)
+        return Child(self.engine, self._sandbox.cell())
 
     def _see(self, session: Session) -> None:
         repository.see(session, self.worker_id, host=socket.gethostname(), job_id=self._job_id, machine=self._machine)
@@ -167,6 +177,7 @@ class Shell:
         blobs = sweep(settings.sweep_grace_seconds)
         forget_old(settings.audit_days)
         folders = sweep_folders(settings.storage, settings.sweep_grace_seconds)
+        sweep_scratch(settings.storage)
         with transaction() as session:
             repository.forget_silent(session, SILENT_WORKER_SECONDS)
         log.info("swept %d uploads, %d old things, %d blobs and %d folders", uploads, old, blobs, folders)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ from tests.conftest import wait_until
 from tests.service.rows import RECIPE, add_job
 from worker.shell.loop import Shell
 
+FILES = {"read": (str(Path(__file__).parents[2]),), "write": (tempfile.gettempdir(),)}
+"""Where the stand-ins lie, and where tests have them leave notes."""
 STAND_IN = (sys.executable, str(Path(__file__).with_name("stand_in.py")))
 
 
@@ -29,7 +32,7 @@ def add_play(project_id: str, *play: tuple[str, Any], **values: Any) -> str:
 
 @contextmanager
 def running_shell() -> Iterator[Shell]:
-    shell = Shell(STAND_IN)
+    shell = Shell(STAND_IN, FILES)
     shell.start()
     try:
         yield shell

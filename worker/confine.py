@@ -1,0 +1,264 @@
+"""What a process gives up for good, by means of the Linux kernel: files, system calls, privileges. No torch.
+
+Run by its path it is what starts an engine: it gives up what the first argument says, a JSON object, and becomes the
+program that the others name. With `--try` before them it tries each step, prints what failed and why, and ends.
+
+Landlock, seccomp and prctl are asked by their numbers, which are part of the kernel's interface and never change:
+man-pages landlock(7), seccomp(2), capabilities(7).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import platform
+import resource
+import stat
+import struct
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 22, 24, 38, 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+PR_SET_DUMPABLE = 4
+
+# Landlock: what may be done with a file, and with what is below a folder.
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, REMOVE_DIR, REMOVE_FILE = (1 << bit for bit in range(6))
+MAKE_DIR, MAKE_REG, MAKE_FIFO, MAKE_SYM, REFER, TRUNCATE, IOCTL_DEV = (1 << bit for bit in (7, 8, 10, 12, 13, 14, 15))
+ALL_OF_VERSION = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
+"""What each version of Landlock can forbid; later ones no more of files."""
+OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
+"""What makes sense for a file, too."""
+SIGNALS_SINCE = 6
+"""Version of Landlock that keeps signals and abstract sockets inside."""
+LIST = READ_DIR
+READ = EXECUTE | READ_FILE | READ_DIR
+WRITE = WRITE_FILE | READ_FILE | READ_DIR | REMOVE_DIR | REMOVE_FILE | MAKE_DIR | MAKE_REG | MAKE_SYM | REFER | TRUNCATE
+USE = WRITE_FILE | READ_FILE | READ_DIR | IOCTL_DEV
+"""Of devices."""
+RIGHTS = {"list": LIST, "read": READ, "write": WRITE, "use": USE}
+"""What the keys of `files` grant."""
+
+# Of the processors that are known: AUDIT_ARCH, then the numbers of the calls.
+MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
+SOCKETS = {"socket": (41, 198), "connect": (42, 203), "accept": (43, 202), "bind": (49, 200), "listen": (50, 201),
+           "accept4": (288, 242)}  # fmt: skip
+"""What a process needs to talk to others than those it began with; a pair of sockets is none of it."""
+LEAVING = {"setsid": (112, 157), "setpgid": (109, 154)}
+"""How a process would leave the group that is killed with the engine."""
+CLONE, CLONE3 = (56, 220), (435, 435)
+NEW_NAMESPACES = 0x7E020000
+NEVER = {
+    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
+    "pidfd_getfd": (438, 438), "io_uring_setup": (425, 425), "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427), "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282),
+    "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219), "shmget": (29, 194), "semget": (64, 190),
+    "msgget": (68, 186), "mq_open": (240, 180), "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40),
+    "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51), "open_tree": (428, 428),
+    "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432),
+    "fspick": (433, 433), "mount_setattr": (442, 442), "open_by_handle_at": (304, 265), "quotactl": (179, 60),
+    "swapon": (167, 224), "swapoff": (168, 225), "acct": (163, 89), "syslog": (103, 116), "reboot": (169, 142),
+    "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106), "kexec_load": (246, 104),
+    "kexec_file_load": (320, 294),
+}  # fmt: skip
+"""Looking into other processes, what outlives all processes, ways around this filter, and the machine itself."""
+SECCOMP_SET_MODE_FILTER, SECCOMP_ALL_THREADS = 1, 1
+ALLOW, REFUSE, END_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
+LOAD, AND, JUMP_IF, JUMP_IF_AT_LEAST, RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def limit(limits: Mapping[str, int]) -> None:
+    """Set resource limits, by name, for good; never above what the process was given."""
+    for name, wanted in limits.items():
+        number = getattr(resource, name)
+        hard = resource.getrlimit(number)[1]
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(number, (most, most))
+
+
+def be_the_first_to_go() -> None:
+    """When memory runs out the kernel ends this process before others."""
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+
+
+def become(uid: int, gid: int, groups: Iterable[int]) -> None:
+    """Be another user, for good."""
+    os.setgroups(list(groups))
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+
+
+def give_up_capabilities() -> None:
+    """Be what an ordinary user is, also as root."""
+    with open("/proc/sys/kernel/cap_last_cap") as file:
+        last = int(file.read())
+    for capability in range(last + 1):
+        # Who may not take it away has none to begin with, and never gets any.
+        with suppress(PermissionError):
+            _prctl(PR_CAPBSET_DROP, capability)
+    _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    head, none = struct.pack("Ii", 0x20080522, 0), bytes(24)
+    _check(_libc.capset(head, none))
+
+
+def gain_nothing() -> None:
+    """No program that it starts has more rights than it has."""
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def hide() -> None:
+    """Let no process of the same user look into this one: its memory and its environment are root's from now on."""
+    _prctl(PR_SET_DUMPABLE, 0)
+
+
+def landlock_version() -> int:
+    """What the kernel knows of Landlock; 0 where it has none."""
+    return max(0, int(_libc.syscall(444, None, ctypes.c_size_t(0), 1)))
+
+
+def keep_to(files: Mapping[str, Iterable[str]], *, alone: bool) -> None:
+    """Use no files but these; `files` has paths for each of RIGHTS. It holds for this thread, and what that starts.
+
+    A path that is not there grants nothing. With `alone` signals and abstract sockets reach no process outside, where
+    the kernel has that. Raises OSError where it has no Landlock.
+    """
+    version = landlock_version()
+    if not version:
+        raise OSError(errno.ENOSYS, "the kernel has no Landlock, or it is switched off")
+    all_rights = ALL_OF_VERSION[min(version, max(ALL_OF_VERSION))]
+    scoped = 3 if alone and version >= SIGNALS_SINCE else 0
+    attributes = struct.pack("QQQ", all_rights, 0, scoped)[
+        : 8 if version < 4 else 16 if version < SIGNALS_SINCE else 24
+    ]
+    ruleset = _check(_libc.syscall(444, attributes, ctypes.c_size_t(len(attributes)), 0))
+    try:
+        for key, paths in files.items():
+            for path in paths:
+                _grant(ruleset, path, RIGHTS[key] & all_rights)
+        _check(_libc.syscall(446, ruleset, 0))
+    finally:
+        os.close(ruleset)
+
+
+def _grant(ruleset: int, path: str, rights: int) -> None:
+    try:
+        opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        if not stat.S_ISDIR(os.fstat(opened).st_mode):
+            rights &= OF_FILES
+        if rights:
+            _check(_libc.syscall(445, ruleset, 1, struct.pack("=Qi", rights, opened), 0))
+    finally:
+        os.close(opened)
+
+
+def forbid_calls() -> None:
+    """Refuse what a computation needs not: leaving the process group, new namespaces, looking into others, mounting."""
+    _filter({**LEAVING, **NEVER}, namespaces=True)
+
+
+def close_the_network() -> None:
+    """No socket can be opened or connected any more, by any thread, of no kind."""
+    _filter(SOCKETS, namespaces=False)
+
+
+def _filter(refused: Mapping[str, tuple[int, int]], *, namespaces: bool) -> None:
+    """Have the kernel refuse system calls, in all threads, for good. Raises OSError where it cannot."""
+    known = MACHINES.get(platform.machine())
+    if known is None or sys.maxsize < 2**32:
+        raise OSError(errno.ENOSYS, f"the calls of a {platform.machine()} are not known")
+    architecture, column = known
+    program = [
+        *[(LOAD, 0, 0, 4), (JUMP_IF, 1, 0, architecture), (RETURN, 0, 0, END_PROCESS)],
+        *[(LOAD, 0, 0, 0), (JUMP_IF_AT_LEAST, 0, 1, 0x40000000), (RETURN, 0, 0, REFUSE | errno.ENOSYS)],
+    ]
+    for numbers in refused.values():
+        program += [(JUMP_IF, 0, 1, numbers[column]), (RETURN, 0, 0, REFUSE | errno.EPERM)]
+    if namespaces:
+        # What clone3 is asked for lies in memory, where no filter can look; libraries fall back on clone.
+        program += [(JUMP_IF, 0, 1, CLONE3[column]), (RETURN, 0, 0, REFUSE | errno.ENOSYS)]
+        program += [(JUMP_IF, 0, 4, CLONE[column]), (LOAD, 0, 0, 16), (AND, 0, 0, NEW_NAMESPACES)]
+        program += [(JUMP_IF, 1, 0, 0), (RETURN, 0, 0, REFUSE | errno.EPERM)]
+    program.append((RETURN, 0, 0, ALLOW))
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
+    header = struct.pack("HxxxxxxP", len(program), ctypes.addressof(code))
+    seccomp = {"x86_64": 317, "aarch64": 277}[platform.machine()]
+    failed = _check(_libc.syscall(seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_ALL_THREADS, header))
+    if failed:
+        raise OSError(errno.EBUSY, f"thread {failed} has a filter of its own")
+
+
+def _prctl(option: int, value: int) -> None:
+    words = [ctypes.c_ulong(each) for each in (value, 0, 0, 0)]
+    _check(_libc.prctl(option, *words))
+
+
+def _check(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def enter(work: Mapping[str, Any]) -> None:
+    """Confine an engine to its job, once it has been fetched what is published: its own files, and no network."""
+    if work["network"] is False:
+        close_the_network()
+    if work["files"] is not None:
+        keep_to(work["files"], alone=False)
+
+
+def steps(start: Mapping[str, Any]) -> Iterator[tuple[str, Callable[[], None]]]:
+    """What is given up before an engine starts, in this order."""
+    if start.get("limits"):
+        yield "limits", lambda: limit(start["limits"])
+    if start.get("memory"):
+        yield "memory", be_the_first_to_go
+    if start.get("user"):
+        yield "user", lambda: become(**start["user"])
+    if start.get("privileges"):
+        yield "privileges", _give_up_privileges
+    if start.get("files"):
+        yield "files", lambda: keep_to(start["files"], alone=True)
+    if start.get("calls"):
+        yield "calls", forbid_calls
+    if start.get("network"):
+        yield "network", close_the_network
+
+
+def _give_up_privileges() -> None:
+    give_up_capabilities()
+    gain_nothing()
+
+
+def main() -> None:
+    """Start an engine, or try whether that can be."""
+    trying = sys.argv[1] == "--try"
+    start, *command = sys.argv[2:] if trying else sys.argv[1:]
+    asked = json.loads(start)
+    os.umask(0o077)
+    failed: dict[str, str] = {}
+    for name, step in steps(asked):
+        try:
+            step()
+        except (OSError, ValueError) as error:
+            if not trying:
+                raise
+            failed[name] = getattr(error, "strerror", None) or str(error)
+    if trying:
+        print(json.dumps(failed))
+    else:
+        os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    main()
