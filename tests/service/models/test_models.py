@@ -6,7 +6,10 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+import numpy
 import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save
 from starlette.testclient import TestClient
 
@@ -14,6 +17,7 @@ from service.artifacts.repository import sweep
 from service.jobs.models import State
 from tests.service.conftest import on_sqlite
 from tests.service.models.conftest import DIGITS, EXPECTS, asked, bring, tensors
+from tests.worker.engine.test_own_models import small_onnx
 
 Work = Callable[[], State]
 
@@ -86,6 +90,39 @@ def test_what_does_not_fit_is_refused_by_its_job(client: TestClient, work: Work)
     answer = client.post("/v1/jobs", json=recipe(made["id"]))
     assert "cannot be used: the weights do not fit" in detail(answer, "/teacher/model")
     assert client.post(f"/v1/models/{made['id']}/check", json={"dataset": {"name": "digits"}}).status_code == 409
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (
+            save(tensors(classes=7)),
+            "the classifier of the file gives 7 classes (fc.bias has the shape [7]); 10 were said",
+        ),
+        (
+            save(tensors() | {"fc.bias": torch.full((10,), float("nan"))}),
+            "the weights are no finite numbers (NaN or infinite) in fc.bias",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_teach_is_told_by_what_is_wrong(client: TestClient, work: Work, content: bytes, says: str) -> None:
+    made = client.post("/v1/models", json=asked(bring(client, content))).json()
+    assert work() is State.failed
+    model = client.get(f"/v1/models/{made['id']}").json()
+    assert (model["state"], model["error"]) == ("refused", says)
+
+
+@on_sqlite
+def test_an_onnx_file_is_taken_in_as_it_is(client: TestClient, work: Work) -> None:
+    weight = numpy_helper.from_array(numpy.ones((3, 10), numpy.float32), "w")
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 10])
+    content = small_onnx(weight=weight, outputs=[output]).SerializeToString()
+    body = asked(bring(client, content), form="onnx", architecture=None)
+    made = client.post("/v1/models", json=body).json()
+    assert work() is State.succeeded
+    model = client.get(f"/v1/models/{made['id']}").json()
+    assert (model["state"], model["architecture"], model["classes"]) == ("ready", "onnx", 10)
 
 
 @on_sqlite
