@@ -25,6 +25,9 @@ from service.usage.service import DAY_SECONDS
 THINGS_A_STEP = 16
 """How many of them one transaction removes: other writers wait meanwhile, and a job may have a long diary."""
 
+THINGS_A_SWEEP = 1000
+"""After how many a worker looks for jobs again; the next sweep goes on."""
+
 log = logging.getLogger(__name__)
 
 
@@ -51,7 +54,7 @@ KINDS: Mapping[str, Kind] = {
 
 def sweep_old(settings: Settings) -> int:
     """Delete ended jobs, data sets and models that are older than their project keeps them, but for what a job uses;
-    gives how many. Each is a line in the log."""
+    gives how many. Each is a line in the log. Where there are very many, some are left to the next sweep."""
     with reading() as session:
         terms = [
             (project.id, name, days)
@@ -59,20 +62,15 @@ def sweep_old(settings: Settings) -> int:
             for name, kind in KINDS.items()
             if (days := getattr(project, kind.days) or getattr(settings, kind.days)) is not None
         ]
-    count = sum(_sweep(project_id, name, days) for project_id, name, days in terms)
+    count = 0
+    for project_id, name, days in terms:
+        after: Position | None = (float("-inf"), "")
+        while after is not None and count < THINGS_A_SWEEP:
+            removed, after = _step(project_id, name, days, after)
+            count += removed
     if count:
         release_pages()
     return count
-
-
-def _sweep(project_id: str, name: str, days: float) -> int:
-    count, after = 0, (float("-inf"), "")
-    while True:
-        removed, last = _step(project_id, name, days, after)
-        count += removed
-        if last is None:
-            return count
-        after = last
 
 
 def _step(project_id: str, name: str, days: float, after: Position) -> tuple[int, Position | None]:
