@@ -73,9 +73,12 @@ def _print_estimate(report: dict[str, Any]) -> None:
     total = report["total_seconds"]
     low, mean, high = (duration(total[bound]) for bound in ("low", "mean", "high"))
     typer.echo(f"The job would take {mean} on this worker ({low} to {high}, with {report['device']} as its device).")
-    typer.echo(f"Memory of {report['peak_of']} at its peak: {size(report['peak_bytes'])}.")
-    for name, count in report["weights_bytes"].items():
-        typer.echo(f"Weights of {name}: {size(count)}.")
+    testing = duration(report["testing_seconds"]["mean"])
+    typer.echo(f"Of that the final test takes {testing}, and the exports {duration(report['exporting_seconds'])}.")
+    low, high = (size(report["peak_bytes"][bound]) for bound in ("low", "high"))
+    typer.echo(f"Memory of {report['peak_of']} at its peak: {low} to {high}.")
+    for name, count in report["artifact_bytes"].items():
+        typer.echo(f"{name}: {size(count)}.")
 
 
 def _print_check(report: dict[str, Any]) -> None:

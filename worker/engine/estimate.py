@@ -4,34 +4,42 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from math import sqrt
+from pathlib import Path
 from statistics import mean, stdev
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from scipy.stats import t
 
+from worker.engine import networks
 from worker.engine.calendar import Reached
 from worker.engine.checkpoint import State
 from worker.engine.diary import Diary
+from worker.engine.evaluate import Score, passes
 from worker.engine.group import ALONE, Group
 from worker.engine.interrupt import Interrupt
 from worker.engine.learner import Learner
-from worker.engine.run import Place, Run
-from worker.engine.ship import Finished, Packer
+from worker.engine.run import LARGEST_COLLAPSE_WIDTH, Place, Run
+from worker.engine.ship import Finished, Packer, describe_finished
 from worker.engine.trainer import Surroundings, Trainer
 from worker.estimate import REPORT, Estimate
 from worker.event import Kind
+from worker.exports.safetensors import Safetensors
 from worker.method import NetworkSpec
 from worker.network import Network
 from worker.recipe import Training
 
 WARM_UP = 3
 """First steps of each kind, which are not timed: libraries choose their ways in them."""
+TIMED_BATCHES = 8
+"""Batches of the test part that are timed."""
 CONFIDENCE = 0.95
+BOUNDS = ("low", "mean", "high")
 
 
 class _Aside(Diary):
@@ -57,6 +65,8 @@ class Estimation(Run):
         self.told = diary
         self.timed_steps = spec.steps
         self.sections: list[dict[str, Any]] = []
+        self.checkpoint_bytes = 0
+        """Of the largest checkpoint that the job would write."""
 
     def __call__(self) -> None:
         begin = time.monotonic()
@@ -65,7 +75,9 @@ class Estimation(Run):
         preparing = time.monotonic() - begin
         teacher = self._teach()
         students = self._distil(teacher)
-        report = self._report(preparing, [teacher, *students] if teacher else students)
+        finished = [teacher, *students] if teacher else students
+        testing, exporting, sizes = self._time_testing(finished), *self._time_exports(finished)
+        report = self._report(preparing, testing, exporting, sizes)
         self.told.enter("reporting")
         self.told.record("report", data=report)
         with Packer(self.place.directory) as packer:
@@ -109,6 +121,7 @@ class Estimation(Run):
         trainer = Trainer(learners, frozen, training, around, lambda state: None, evaluates=False)
         trainer.run()
         stamps.append(self._now())
+        self.checkpoint_bytes = max(self.checkpoint_bytes, tensor_bytes([trainer.state(), self.taught, rest()]))
         seconds = [after - before for before, after in pairwise(stamps)]
         # A training of few steps has no others than the first.
         seconds = seconds[WARM_UP : WARM_UP + self.timed_steps] or seconds
@@ -140,30 +153,73 @@ class Estimation(Run):
             torch.cuda.synchronize(self.device)
         return time.monotonic()
 
-    def _report(self, preparing: float, finished: list[Finished]) -> dict[str, Any]:
+    def _time_testing(self, finished: list[Finished]) -> dict[str, float]:
+        """Seconds of all looks at the test part, and of that at the training part which tells neural collapse.
+
+        From a few batches of the test part, the first of which is not timed.
+        """
+        self.diary.enter("evaluating")
+        size = self.recipe.evaluation.batch_size
+        some = torch.arange(min(len(self.data.test), (1 + TIMED_BATCHES) * size))
+        total = dict.fromkeys(BOUNDS, 0.0)
+        for one in finished:
+            stamps = [self._now()]
+            for _ in passes(one.network, self.data.test, size, self.device, interrupt=self.interrupt, positions=some):
+                stamps.append(self._now())
+            seconds = [after - before for before, after in pairwise(stamps)]
+            looks = 1 if one.best_epoch is None else len({"best", "last", self.recipe.evaluation.ship})
+            batches = looks * -(-len(self.data.test) // size)
+            if 0 < one.card.embedding <= LARGEST_COLLAPSE_WIDTH:
+                batches += -(-len(self.data.train) // size)
+            taken = _times(_interval(seconds[1:] or seconds), batches)
+            total = {bound: total[bound] + taken[bound] for bound in BOUNDS}
+        return total
+
+    def _time_exports(self, finished: list[Finished]) -> tuple[float, dict[str, int]]:
+        """Seconds of all exports, each written once, and bytes of each file by its name; none of them is kept."""
+        self.diary.enter("exporting")
+        untested = Score(0, 0, 1, 0.0, 0.0, (), torch.zeros(0))
+        sizes: dict[str, int] = {}
+        begin = self._now()
+        with TemporaryDirectory(dir=self.place.directory) as folder:
+            for one in finished:
+                if one.role == "teacher" and one.best_epoch is None:
+                    continue
+                one.load("last", self._weights_dtype(one))
+                networks.plain(networks.freeze(one.network))
+                description = describe_finished(one, self.data.facts, self._weights_dtype(one), untested)
+                for export in self.recipe.exports if one.role != "teacher" else (Safetensors(),):
+                    self.interrupt.check()
+                    file = Path(folder) / f"{one.name}{export.suffix}"
+                    export.write(one.network, description, file)
+                    sizes[file.name] = file.stat().st_size
+        return self._now() - begin, sizes
+
+    def _report(
+        self, preparing: float, testing: dict[str, float], exporting: float, sizes: dict[str, int]
+    ) -> dict[str, Any]:
         total = {
-            k: preparing + sum(section["seconds"][k] for section in self.sections) for k in ("low", "mean", "high")
+            bound: preparing + sum(one["seconds"][bound] for one in self.sections) + testing[bound] + exporting
+            for bound in BOUNDS
         }
         on_gpu = self.device.type == "cuda"
+        above = "what the device's allocator set aside" if on_gpu else "that with a copy of all that a checkpoint saves"
         peak = torch.cuda.max_memory_allocated(self.device) if on_gpu else _process_bytes()
+        most = torch.cuda.max_memory_reserved(self.device) if on_gpu else peak + self.checkpoint_bytes
         return {
             "device": self.device.type,
             "preparing_seconds": preparing,
             "sections": self.sections,
+            "testing_seconds": testing,
+            "exporting_seconds": exporting,
             "total_seconds": total,
-            "peak_bytes": peak,
+            "peak_bytes": {"low": peak, "high": most},
             "peak_of": "the device's memory" if on_gpu else "the process",
-            "weights_bytes": {
-                one.name: sum(x.numel() * self._bytes(x, one) for x in one.network.body.state_dict().values())
-                for one in finished
-            },
-            "interval": f"{CONFIDENCE:.0%} of Student's t over the timed steps, as if they were independent; "
-            "evaluations and preparing count as measured once; the final test and the exports are left out",
+            "artifact_bytes": sizes,
+            "interval": f"{CONFIDENCE:.0%} of Student's t over the timed steps, and over some batches of the test "
+            "part, as if they were independent; preparing, evaluations and exports count as measured once; writing "
+            f"checkpoints is left out. Memory: from what was measured here to {above}",
         }
-
-    def _bytes(self, tensor: torch.Tensor, one: Finished) -> int:
-        halved = tensor.is_floating_point() and self._weights_dtype(one) == "float16"
-        return 2 if halved else tensor.element_size()
 
 
 def _interval(seconds: list[float]) -> dict[str, float]:
@@ -173,6 +229,15 @@ def _interval(seconds: list[float]) -> dict[str, float]:
     if len(seconds) > 1:
         width = float(t.ppf((1 + CONFIDENCE) / 2, len(seconds) - 1)) * stdev(seconds) / sqrt(len(seconds))
     return {"low": max(0.0, middle - width), "mean": middle, "high": middle + width}
+
+
+def tensor_bytes(held: Any) -> int:
+    """Bytes of all tensors in nested dictionaries and lists."""
+    if isinstance(held, torch.Tensor):
+        return held.numel() * held.element_size()
+    if isinstance(held, Mapping):
+        return sum(map(tensor_bytes, held.values()))
+    return sum(map(tensor_bytes, held)) if isinstance(held, list | tuple) else 0
 
 
 def _times(interval: dict[str, float], factor: float) -> dict[str, float]:

@@ -4,6 +4,8 @@ import json
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.worker.engine.runs import recipe_of, run
 from worker.engine.diary import Diary
 from worker.engine.estimate import Estimation
@@ -32,10 +34,19 @@ def test_an_estimate_is_near_what_the_whole_run_takes(tmp_path: Path) -> None:
     assert [section["steps"] for section in report["sections"]] == [max(steps[:12]), max(steps[12:])]
     total = report["total_seconds"]
     assert total["low"] <= total["mean"] <= total["high"]
-    # On a machine that others use, too, and without the final test.
+    parts = [section["seconds"]["mean"] for section in report["sections"]]
+    assert report["testing_seconds"]["mean"] > 0
+    assert report["exporting_seconds"] > 0
+    rest = report["preparing_seconds"] + report["testing_seconds"]["mean"] + report["exporting_seconds"]
+    assert total["mean"] == pytest.approx(sum(parts) + rest)
+    # On a machine that others use, too.
     assert whole / 4 < total["mean"] < whole * 4
-    written = (tmp_path / "whole/artifacts/student.safetensors").stat().st_size
-    assert 0.8 * written < report["weights_bytes"]["student"] <= written
+    written = {file.name: file.stat().st_size for file in (tmp_path / "whole/artifacts").glob("*.safetensors")}
+    assert {name: pytest.approx(size, rel=0.01) for name, size in written.items()} == report["artifact_bytes"]
+    # More than the weights of both networks and the momentum of the students', less than ten times those.
+    memory = report["peak_bytes"]
+    assert sum(written.values()) < memory["high"] - memory["low"] < 10 * sum(written.values())
+    assert {file.name for file in (folder / "artifacts").iterdir()} == {"report.json"}
     assert not list((folder / "checkpoints").glob("*"))
     said = [json.loads(line) for line in (folder / "log").read_text().splitlines()]
     assert {line["kind"] for line in said if line["line"] == "event"} <= {"phase", "report", "warning"}
