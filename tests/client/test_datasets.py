@@ -25,7 +25,7 @@ def test_a_data_set_from_an_upload_to_its_end(client: Retort, upload: str) -> No
     assert made.job_id is not None
     job = client.jobs.get(made.job_id)
     assert job.recipe is not None
-    assert (job.kind, job.recipe["image_size"], job.recipe["limits"]) == ("ingest", 32, {"broken": 3})
+    assert (job.kind, job.recipe["image_size"], job.recipe["limits"]["broken"]) == ("ingest", 32, 3)
     assert [each.id for each in client.jobs.list(kind="ingest")] == [job.id]
     with pytest.raises(Conflict, match="is being taken in by job"):
         client.datasets.delete(made.id)
