@@ -42,7 +42,7 @@ def _pack(folder: Path, files: Sequence[tuple[str, int]], archive: Path, told: T
             entry.size = size
             with (folder / name).open("rb") as content:
                 tar.addfile(entry, content)  # which refuses a file that has become shorter
-            tar.members.clear()  # all of them are kept otherwise
+            tar.getmembers().clear()  # it keeps all of them otherwise
             done += size
             told(done, total)
 
