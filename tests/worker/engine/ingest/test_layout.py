@@ -132,7 +132,7 @@ def test_two_manifests_are_one_too_many() -> None:
     "name",
     [
         *(".DS_Store", "aster/.DS_Store", "__MACOSX/aster/._1.png", "aster/Thumbs.db", "README.md", "aster/1.txt"),
-        *(".git/aster/1.png", "aster/.1.png", "aster/deep/labels.csv", "LICENSE"),
+        *(".git/aster/1.png", "aster/.1.png", "aster/deep/labels.csv", "LICENSE", "aster/1.zip"),
     ],
 )
 def test_what_systems_and_people_leave_does_not_matter(name: str) -> None:
