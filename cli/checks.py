@@ -92,6 +92,7 @@ def of_this_server(settings: Settings) -> Iterator[Finding]:
     yield from guarded("storage", lambda: storage(settings, known.need_bytes if known else 0))
     yield from guarded("data roots", lambda: data_roots(settings))
     yield from guarded("device", device)
+    yield from guarded("engine", lambda: engine(settings))
 
 
 def guarded(name: str, check: Callable[[], Finding | Iterator[Finding]]) -> Iterator[Finding]:
@@ -320,6 +321,22 @@ def device() -> Finding:
             "device", "warn", f"{said}; torch {torch} knows no GPU", "Install a torch that is built with CUDA."
         )
     return Finding("device", "ok", said)
+
+
+def engine(settings: Settings) -> Finding:
+    """What a worker here could take from its engines, which read what users bring."""
+    from worker.shell.sandbox import PROMISES, WALLS, prepare
+
+    with tempfile.TemporaryDirectory(dir=nearest(settings.storage)) as folder:
+        sandbox = prepare(settings.model_copy(update={"storage_url": Path(folder).as_uri()}))
+    held = "; ".join(words for name, words in PROMISES.items() if sandbox.holds(name)) or "none of what confines it"
+    lacking = [f"{PROMISES[name]} ({why})" for name, why in sandbox.missing.items()]
+    said = f"has {held}" + (f"; does without: {'; '.join(lacking)}" if lacking else "")
+    if any(not sandbox.holds(name) for name in WALLS):
+        return Finding(
+            "engine", "warn", said, "Run workers where the kernel has Landlock and seccomp; see docs/security.md."
+        )
+    return Finding("engine", "ok", said)
 
 
 def service() -> Iterator[Finding]:

@@ -25,6 +25,8 @@ from typing import Any
 PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 22, 24, 38, 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 PR_SET_DUMPABLE = 4
+RULING = sum(1 << capability for capability in (0, 1, 3, 5, 6, 7))
+"""CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_KILL, CAP_SETGID, CAP_SETUID."""
 
 # Landlock: what may be done with a file, and with what is below a folder.
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, REMOVE_DIR, REMOVE_FILE = (1 << bit for bit in range(6))
@@ -116,6 +118,13 @@ def gain_nothing() -> None:
 def hide() -> None:
     """Let no process of the same user look into this one: its memory and its environment are root's from now on."""
     _prctl(PR_SET_DUMPABLE, 0)
+
+
+def may_rule_others() -> bool:
+    """Whether this process may make one of another user, give it files, read what it made, and end it."""
+    with open("/proc/self/status") as file:
+        effective = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
+    return effective & RULING == RULING
 
 
 def landlock_version() -> int:
@@ -210,7 +219,8 @@ def _check(result: int) -> int:
 
 
 def enter(work: Mapping[str, Any]) -> None:
-    """Confine an engine to its job, once it has been fetched what is published: its own files, and no network."""
+    """Confine an engine to its job, once it has fetched what is published: its own files, and no network."""
+    limit(work["limits"])
     if work["network"] is False:
         close_the_network()
     if work["files"] is not None:

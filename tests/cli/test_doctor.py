@@ -32,7 +32,8 @@ from tests.test_boundaries import TORCH, run_without
 Environment = Callable[..., None]
 Findings = dict[str, dict[str, str]]
 NAMES = [
-    "versions", "settings", "database", "clock", "workers", "broker", "storage", "data roots", "device", "service",
+    "versions", "settings", "database", "clock", "workers", "broker", "storage", "data roots", "device",
+    "engine", "service",
 ]  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from worker.engine.interrupt import (
 )
 from worker.shell import meters
 from worker.shell.child import Child, End
-from worker.shell.desk import Desk, WeightsMissing
+from worker.shell.desk import Desk, WeightsMissing, open_left
 from worker.shell.inputs import Cache, InputMissing
 from worker.shell.keeper import Keeper
 from worker.shell.lease import DATABASE_AWAY, RETRY_SECONDS, Lease, why
@@ -145,7 +145,7 @@ class Attempt:
         }
         if self._child.cell is not None:
             places = [self._desk.directory, self._desk.checkpoints, store]
-            order["confine"] = self._child.cell.admit(self._child.pid, places)
+            order["confine"] = self._child.cell.admit(places)
         return json.dumps(order)
 
     def _follow(self) -> None:
@@ -228,7 +228,7 @@ class Attempt:
 
     def _store(self, path: Path) -> Written:
         def store() -> Written:
-            with path.open("rb") as file:
+            with open_left(path) as file:
                 return write_blob(file)
 
         written = self._insist(store)

@@ -20,6 +20,8 @@ ENGINE = (sys.executable, "-m", "worker.engine", "--warm")
 """Imports torch, then waits on standard input for a job."""
 QUOTED_BYTES = 1000
 """How much of the end of its standard error a crash is explained with."""
+LONGEST_LINE = 64 * 2**20
+"""Bytes of what it says at once."""
 SILENCE_SECONDS = 5.0
 """How long after its end its output may stay open, held by a process of its own that left the group."""
 
@@ -127,7 +129,9 @@ class Child:
     def _listen(self) -> None:
         assert self._process.stdout is not None
         with self._process.stdout as output:
-            for line in output:
+            while line := output.readline(LONGEST_LINE):
+                if len(line) == LONGEST_LINE:
+                    self.kill()  # it has lost its mind, and would have our memory
                 self._lines.put(line)
         self._lines.put(None)
 

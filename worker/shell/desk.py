@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,6 +41,7 @@ class Shipped(BaseModel):
 
 
 SHIPPED = TypeAdapter(list[Shipped])
+LONGEST_LIST = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,11 @@ class Desk:
 
     def shipped(self) -> Iterator[tuple[Shipped, Path]]:
         """The files that the engine left. Raises OSError or ValueError when they are not as it says."""
-        for shipped in SHIPPED.validate_json((self.directory / "artifacts.json").read_bytes()):
+        with open_left(self.directory / "artifacts.json") as listed:
+            content = listed.read(LONGEST_LIST + 1)
+        if len(content) > LONGEST_LIST:
+            raise ValueError(f"its list of files is longer than {LONGEST_LIST:,} bytes")
+        for shipped in SHIPPED.validate_json(content):
             file = (self.directory / shipped.file).resolve()
             if not file.is_relative_to(self.directory.resolve()):
                 raise ValueError(f"the engine names the file {shipped.file!r}, which lies outside its directory")
@@ -128,6 +135,18 @@ class Desk:
     def clear(self, *, ended: bool) -> None:
         """Remove this attempt's folder, and all of the job's when it has ended."""
         shutil.rmtree(self.job if ended else self.directory, ignore_errors=True)
+
+
+def open_left(path: Path) -> BinaryIO:
+    """Open a file that an engine left, which may have been led astray by what it read.
+
+    Raises OSError when it is a link, and ValueError when it is no file: a pipe would hold up who opens it.
+    """
+    opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(opened).st_mode):
+        os.close(opened)
+        raise ValueError(f"{path.name} is no regular file")
+    return os.fdopen(opened, "rb")
 
 
 def jobs_folder(storage: Path) -> Path:

@@ -56,7 +56,7 @@ class Cache:
         """Put the file of a stored thing into the folder `target`, under its digest. Raises InputMissing."""
         blob = find(project_id, stored_id)
         target.mkdir(parents=True, exist_ok=True)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # other projects' files, too
         if (blob.size or 0) > self.most_bytes:
             fetch(blob, target / _digest_of(blob), check)
             return

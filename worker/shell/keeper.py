@@ -14,6 +14,7 @@ from service.workers import service
 from service.workers.repository import Claim, LostLease
 from worker.event import Checkpoint
 from worker.shell import meters
+from worker.shell.desk import open_left
 from worker.shell.lease import DATABASE_AWAY, RETRY_SECONDS, why
 
 REST = 9.0
@@ -78,6 +79,8 @@ class Keeper:
                 continue
             except FileNotFoundError:
                 pass  # the engine has dropped it for newer ones
+            except (OSError, ValueError) as error:
+                self._log.error("checkpoint %r is left where it is: %s", said.file, error)
             with self._changed:
                 if self._newest is said:
                     self._newest = None
@@ -97,7 +100,9 @@ class Keeper:
                 self._changed.wait_for(lambda: self._closed, max(0.0, begun + in_hurry - time.monotonic()))
 
     def _copy(self, said: Checkpoint) -> None:
-        with (self._folder / said.file).open("rb") as file:
+        if Path(said.file).name != said.file:
+            raise ValueError(f"{said.file!r} is no name of a file")
+        with open_left(self._folder / said.file) as file:
             written = write_blob(file)
         with transaction() as session:
             service.store_checkpoint(session, self._claim, said, written)

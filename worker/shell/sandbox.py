@@ -13,7 +13,6 @@ import logging
 import os
 import pwd
 import re
-import resource
 import shutil
 import site
 import stat
@@ -60,8 +59,9 @@ SHARED_MEMORY = "/dev/shm"
 
 FILES = 4096
 """How many files may be open at once."""
-TASKS, TASKS_A_CORE = 1024, 32
-"""How many processes and threads an engine may have, beside those that its user has already."""
+TASKS, TASKS_A_CORE = 4096, 32
+"""How many processes and threads an engine may have, beside those that its user has already: engines in other
+containers, which cannot be seen from here, may have the same user."""
 TRY_SECONDS = 120.0
 TRIAL = """
 import json, ssl, sys, tempfile
@@ -96,6 +96,9 @@ class Sandbox:
 
     def cell(self) -> Cell:
         """A place for one engine."""
+        if self.user is not None:
+            storage = self.settings.storage
+            _let_pass(storage, *(storage / name for name in (SCRATCH, "jobs", "teacher_outputs", "cache")))
         return Cell(self, _scratch(self.settings.storage, self.user))
 
     def without(self, missing: Mapping[str, str]) -> Sandbox:
@@ -127,7 +130,9 @@ class Sandbox:
                 "write": [*map(str, (scratch, *writes)), *self.also.get("write", ())],
                 "use": _devices(),
             }
-        return {"files": files, "network": not self.holds("network")}
+        room = shutil.disk_usage(scratch).free
+        limits = {"RLIMIT_FSIZE": room} if self.holds("limits") else {}
+        return {"files": files, "network": not self.holds("network"), "limits": limits}
 
     def caches(self) -> dict[str, Path]:
         """Folders of what was fetched from outside, which all jobs share, by the variable that names them."""
@@ -199,23 +204,19 @@ class Cell:
     def environment(self) -> dict[str, str]:
         return self._sandbox.environment(self.scratch)
 
-    def admit(self, pid: int, writes: Sequence[Path]) -> dict[str, Any]:
+    def admit(self, writes: Sequence[Path]) -> dict[str, Any]:
         """Let the engine into its job's folders, which no other user can enter; what its order says of it.
 
-        `writes` are folders of its own from now on, with all that earlier attempts left in them.
+        `writes` are folders of its own from now on, with all that earlier attempts left in them. The first was made
+        for it, and lends it files of ours.
         """
         user = self._sandbox.user
         for folder in writes:
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)
             if user is not None:
-                _give(folder, user)
-        if self._sandbox.holds("limits"):
-            room = shutil.disk_usage(self.scratch).free
-            with suppress(ProcessLookupError):
-                had = resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]
-                room = room if had == resource.RLIM_INFINITY else min(room, had)
-                resource.prlimit(pid, resource.RLIMIT_FSIZE, (room, room))
+                _let_pass(folder.parent)
+                _give(folder, user, lends=folder == writes[0])
         return self._sandbox.work(self.scratch, writes)
 
     def clear(self) -> None:
@@ -256,7 +257,9 @@ def prepare(settings: Settings, also: Mapping[str, tuple[str, ...]] | None = Non
     elif os.geteuid() == 0 and "user" in failed:
         failed["processes"] = "no limit binds root"
     version = confine.landlock_version()
-    if "files" in failed or version < confine.SIGNALS_SINCE:
+    if "files" in failed:
+        failed["signals"] = failed["files"]
+    elif version < confine.SIGNALS_SINCE:
         failed["signals"] = f"the kernel's Landlock has version {version}; {confine.SIGNALS_SINCE} was wanted"
     return wanted.without(failed)
 
@@ -318,12 +321,21 @@ def _scratch(storage: Path, user: pwd.struct_passwd | None) -> Path:
     return folder
 
 
+def _let_pass(*folders: Path) -> None:
+    """Make folders of ours such that other users can enter what is theirs in it, and list nothing."""
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(folder.stat().st_mode & 0o7777 | 0o011)
+
+
 def _other_user(settings: Settings) -> tuple[pwd.struct_passwd | None, dict[str, str]]:
     """Whom to be, or why not."""
     if os.geteuid() != 0:
         return None, {"user": f"this worker is not root: its engines have its own user id, {os.geteuid()}"}
     if settings.engine_user in ("", "root"):
         return None, {"user": f"RETORT_ENGINE_USER is {settings.engine_user!r}"}
+    if not confine.may_rule_others():
+        return None, {"user": "this worker is root without the capabilities to give files and processes to others"}
     try:
         return pwd.getpwnam(settings.engine_user), {}
     except KeyError:
@@ -333,14 +345,18 @@ def _other_user(settings: Settings) -> tuple[pwd.struct_passwd | None, dict[str,
 def _try(wanted: Sandbox) -> dict[str, str]:
     """What cannot be had, and why: each step is tried, then whether a program starts under all that can be had."""
     failed = _try_steps(wanted)
-    said = _try_program(wanted, failed)
+    trial = TRIAL_ON_GPU if first_gpu() else TRIAL
+    said = _try_program(wanted, failed, trial)
+    if said is not None and first_gpu() and _try_program(wanted, dict.fromkeys(PROMISES, ""), trial) is not None:
+        trial = TRIAL  # that GPU cannot be used at all, which is not for us to say
+        said = _try_program(wanted, failed, trial)
     # One thing is left out, then two, until it starts.
     for left_out in (*TRIALS, *combinations(("user", "files", "limits", "network", "calls"), 2)):
         if said is None:
             return failed
         if not failed.keys() & set(left_out):
             without = failed | dict.fromkeys(left_out, f"no engine starts with it: {said}")
-            if _try_program(wanted, without) is None:
+            if _try_program(wanted, without, trial) is None:
                 return without
     return dict.fromkeys(PROMISES, f"no engine starts with it: {said}") if said else failed
 
@@ -355,7 +371,7 @@ def _try_steps(wanted: Sandbox) -> dict[str, str]:
     return failed if said.returncode == 0 else dict.fromkeys(PROMISES, _last_line(said))
 
 
-def _try_program(wanted: Sandbox, failed: Mapping[str, str]) -> str | None:
+def _try_program(wanted: Sandbox, failed: Mapping[str, str], trial: str) -> str | None:
     """Why no program starts in that sandbox; None when one does."""
     sandbox = wanted.without(failed)
     cell = sandbox.cell()
@@ -365,7 +381,6 @@ def _try_program(wanted: Sandbox, failed: Mapping[str, str]) -> str | None:
                 folder.mkdir(parents=True, exist_ok=True)
                 _give(folder, sandbox.user)
         work = json.dumps(sandbox.work(cell.scratch, ()))
-        trial = TRIAL_ON_GPU if first_gpu() else TRIAL
         said = _run(cell, cell.command([sys.executable, "-c", trial, work]))
     except subprocess.TimeoutExpired:
         return f"it did not come to an end within {TRY_SECONDS:g} s"
@@ -385,8 +400,11 @@ def _last_line(said: subprocess.CompletedProcess[str]) -> str:
     return (said.stderr.strip().splitlines() or [f"exit code {said.returncode}"])[-1]
 
 
-def _give(folder: Path, user: pwd.struct_passwd) -> None:
-    """Make that user the owner of a folder and all that is in it, but for files that have other names elsewhere."""
+def _give(folder: Path, user: pwd.struct_passwd, *, lends: bool = False) -> None:
+    """Make that user the owner of a folder and all that is in it, but for files that have other names elsewhere.
+
+    A folder that `lends` those lets the user read them; in others they could be links to what is none of its business.
+    """
     os.chown(folder, user.pw_uid, user.pw_gid, follow_symlinks=False)
     for place, folders, files in os.walk(folder):
         for name in folders:
@@ -395,6 +413,8 @@ def _give(folder: Path, user: pwd.struct_passwd) -> None:
             path = os.path.join(place, name)
             if os.lstat(path).st_nlink == 1:
                 os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
+            elif lends:
+                os.chmod(path, 0o644)
 
 
 def _programs() -> Iterator[Path]:
@@ -455,9 +475,9 @@ def _device_groups() -> list[int]:
 def _tasks_of(uid: int) -> int:
     """How many processes and threads a user has."""
     count = 0
-    for file in Path("/proc").glob("[0-9]*/status"):
+    for process in filter(str.isdigit, os.listdir("/proc")):
         with suppress(OSError, KeyError, ValueError):
-            said = dict(line.split(":", 1) for line in file.read_text().splitlines())
+            said = dict(line.split(":", 1) for line in Path("/proc", process, "status").read_text().splitlines())
             if int(said["Uid"].split()[0]) == uid:
                 count += int(said["Threads"])
     return count

@@ -301,3 +301,14 @@ def test_two_workers_share_the_jobs(project_id: str) -> None:
     owners = {lines(job_id)[0].body["data"]["worker"] for job_id in jobs}
     assert [row(job_id).fence for job_id in jobs] == [1, 1, 1, 1]
     assert len(owners) == 2
+
+
+def test_a_checkpoint_that_is_none_of_its_own_is_left_where_it_is(
+    database: str, environment: Environment, caplog: pytest.LogCaptureFixture
+) -> None:
+    environment(database_url=database)
+    said = {"line": "checkpoint", "file": "../../../secret", "phase": "distilling", "step": 1}
+    job_id = add_play(add_project(), ("say", json.dumps(said) + "\n"), ("sleep", 0.5), ("ship", {}))
+    with running_shell():
+        wait_for_state(job_id, State.succeeded)
+    assert "'../../../secret' is no name of a file" in caplog.text

@@ -111,3 +111,10 @@ time.sleep(60)
     wait_until(lambda: not alive(first), "the engine ends", 5)
     assert alive(second)
     subprocess.run(["kill", "-9", str(second)], check=True)
+
+
+def test_a_line_without_end_ends_it(python: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.shell.child.LONGEST_LINE", 1 << 20)
+    child = python("import os\nwhile True: os.write(1, bytes(1 << 16))")
+    assert max(map(len, read_all(child))) == 1 << 20
+    assert child.end().code == -signal.SIGKILL

@@ -85,6 +85,6 @@ def test_it_sweeps_what_nothing_refers_to(
     environment(database_url=database, sweep_grace_seconds=0)
     written = write_blob(io.BytesIO(b"abc"))
     with caplog.at_level(logging.INFO, "worker.shell.loop"), running_shell():
-        wait_until(lambda: "swept 0 uploads, 1 blobs and 0 folders" in caplog.text, "it sweeps", 5)
+        wait_until(lambda: "swept 0 uploads, 0 old things, 1 blobs and 0 folders" in caplog.text, "it sweeps", 5)
     with reading() as session:
         assert session.get(Blob, written.id) is None
