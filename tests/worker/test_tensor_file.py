@@ -102,7 +102,7 @@ def test_a_key_twice_among_many_is_found_at_once() -> None:
         read_header(reader(content), len(content))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     places=st.lists(st.tuples(st.integers(0, 200), st.sampled_from([*b'[]{}",:0-9e\\', 0, 255])), max_size=6),
     cut=st.integers(0, 20) | st.none(),

@@ -49,19 +49,19 @@ def mutated(content: bytes, seed: int) -> bytes:
 
 
 @pytest.mark.parametrize("content", WHOLE.values(), ids=WHOLE)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
 def test_an_archive_that_was_changed_anywhere(content: bytes, seed: int, tmp_path: Path) -> None:
     read_through(mutated(content, seed), tmp_path / "archive")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(begins=st.sampled_from([b"", b"PK", b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd"]), content=st.binary(max_size=2000))
 def test_any_bytes(begins: bytes, content: bytes, tmp_path: Path) -> None:
     read_through(begins + content, tmp_path / "archive")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.text(st.sampled_from("./\\ a:%2e\u2025\uff0e\u2215\0\udce9C"), max_size=12) | st.text(max_size=40))
 @example("aster./x.png.")
 def test_a_name_that_is_let_in_leads_nowhere_else(name: str) -> None:
