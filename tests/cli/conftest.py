@@ -86,7 +86,7 @@ def start_up(folder: Path, *words: str) -> Up:
     log = folder.with_suffix(".log")
     command = [sys.executable, "-m", "cli.main", "up", "--port", "0", "--data-dir", str(folder)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RETORT_")}
-    # The engine's environment holds no RETORT_ variables; by this one it is recognised.
+    # By this one all but engines are recognised; those have their home below the folder.
     environment |= {"TEST_FOLDER": str(folder), "RETORT_LOOK_SECONDS": "0.5"}
     with log.open("wb") as out:
         process = subprocess.Popen(
