@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.errors import speaks
+from cli.errors import USAGE, CommandError, speaks
 from cli.screen import Json, ago, console, print_json, print_table, size
 
 if TYPE_CHECKING:
@@ -66,11 +66,11 @@ def create(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A folder or an archive on this machine, the id of an upload, or a folder of the workers' machines.",
+            help="A folder or an archive on this machine, or the id of an upload.",
         ),
     ],
     on_workers: Annotated[
-        bool, typer.Option("--on-workers", help="SOURCE is a folder of the workers' machines, though it is here too.")
+        bool, typer.Option("--on-workers", help="SOURCE is a folder of the workers' machines.")
     ] = False,
     validation_share: Annotated[float, typer.Option(help="Share of a validation part that is missing.")] = 0.1,
     test_share: Annotated[float, typer.Option(help="Share of a test part that is missing.")] = 0.1,
@@ -84,7 +84,7 @@ def create(
     from client import Retort
 
     with Retort() as client:
-        upload, folder = (None, source) if on_workers else _source(client, source)
+        upload, folder = (None, source) if on_workers else (_uploaded(client, source), None)
         found = client.datasets.create(
             name,
             upload=upload,
@@ -117,19 +117,21 @@ def delete(dataset: DatasetId) -> None:
     typer.echo(f"{dataset} is deleted.")
 
 
-def _source(client: Retort, source: str) -> tuple[str | None, str | None]:
-    """The upload, or else the folder, that the images are to come from."""
+def _uploaded(client: Retort, source: str) -> str:
+    """The id of the upload that the images are to come from; what is on this machine is uploaded first."""
     if source.startswith("upload_"):
-        return source, None
+        return source
     if Path(source).is_file():
         from cli.upload import bring
 
-        return bring(client, Path(source), "dataset").id, None
+        return bring(client, Path(source), "dataset").id
     if Path(source).is_dir():
         from cli.upload import bring_folder
 
-        return bring_folder(client, Path(source)).id, None
-    return None, source
+        return bring_folder(client, Path(source)).id
+    raise CommandError(
+        f"there is no file or folder {source!r} here; --on-workers would name a folder of the workers' machines", USAGE
+    )
 
 
 def _row(one: Dataset) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ def test_an_upload_of_before_or_a_folder_may_be_named(retort: Run, tmp_path: Pat
     upload = retort("upload", str(archive), "--kind", "dataset").stdout.strip()
     made = json.loads(retort("datasets", "create", "flowers", upload, "--json").stdout)
     assert made["source"] == {"upload": upload, "folder": None}
-    refused = retort("datasets", "create", "flowers", "/data/flowers")
+    refused = retort("datasets", "create", "flowers", "/data/flowers", "--on-workers")
     assert refused.exit_code != 0
     assert "this server allows no local folders" in refused.stderr
 
@@ -100,3 +100,6 @@ def test_a_folder_that_cannot_be_packed_is_a_sentence(retort: Run, tmp_path: Pat
     os.mkfifo(folder / "pipe.jpg")
     assert f"{folder}/pipe.jpg is no regular file" in refused()
     assert "this server allows no local folders" in refused("--on-workers")
+    (folder / "pipe.jpg").unlink()
+    folder.rmdir()
+    assert f"there is no file or folder '{folder}' here" in refused()
