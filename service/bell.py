@@ -36,6 +36,8 @@ PAUSE_SECONDS = 0.02
 """Between two messages: who makes hundreds of jobs a second has better things to do than to ring as often."""
 MOST_WAITING = 100
 """How many messages wait to be sent at most; so many workers are awake by then."""
+RINGS = "rings"
+"""Marks a session that rings when it commits."""
 
 log = logging.getLogger(__name__)
 
@@ -139,11 +141,20 @@ def ring() -> None:
 
 def ring_after_commit(session: Session) -> None:
     """Ring once the session's transaction is committed; never when it is rolled back."""
+    session.info[RINGS] = True
 
-    @event.listens_for(session, "after_commit")
-    def committed(session: Session) -> None:
-        if not session.in_nested_transaction():
-            ring()
+
+@event.listens_for(Session, "after_commit")
+def _committed(session: Session) -> None:
+    if session.info.get(RINGS) and not session.in_nested_transaction():
+        del session.info[RINGS]
+        ring()
+
+
+@event.listens_for(Session, "after_rollback")
+def _rolled_back(session: Session) -> None:
+    if not session.in_nested_transaction():
+        session.info.pop(RINGS, None)
 
 
 def reachable() -> str | None:

@@ -16,6 +16,7 @@ from service.jobs.schemas import JobDetail, JobQuery, JobRead, Validation, shown
 from service.keys.caller import needs
 from service.keys.service import Caller
 from service.paging import Page, cut, decode_position
+from service.schemas import spelled
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -32,22 +33,17 @@ IdempotencyKey = Annotated[
 ]
 
 
-@router.post("", status_code=201, responses=problems(413, 415, 422), openapi_extra=RECIPE)
+@router.post("", status_code=201, response_model=JobDetail, responses=problems(413, 415, 422), openapi_extra=RECIPE)
 def create_job(
-    caller: Annotated[Caller, needs("jobs:write")],
-    body: SentRecipe,
-    response: Response,
-    idempotency_key: IdempotencyKey = None,
-) -> JobDetail:
+    caller: Annotated[Caller, needs("jobs:write")], body: SentRecipe, idempotency_key: IdempotencyKey = None
+) -> Response:
     """Check a recipe and queue it."""
     with recorded(caller) as session:
         job, replayed = service.create(session, caller, body, idempotency_key)
         caller.note.tell(job_id=job.id)
         made = service.describe(session, job)
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
-    if replayed:
-        response.headers["Idempotent-Replayed"] = "true"
-    return made
+    replay = {"Idempotent-Replayed": "true"} if replayed else {}
+    return spelled(made, 201, {"Location": f"/v1/jobs/{job.id}", **replay})
 
 
 @router.post("/validate", responses=problems(413, 415, 422), openapi_extra=RECIPE)
@@ -75,21 +71,22 @@ def estimate_job(
     return made
 
 
-@router.get("", responses=problems(422))
-def list_jobs(caller: Annotated[Caller, needs("jobs:read")], query: Annotated[JobQuery, Query()]) -> Page[JobRead]:
+@router.get("", response_model=Page[JobRead], responses=problems(422))
+def list_jobs(caller: Annotated[Caller, needs("jobs:read")], query: Annotated[JobQuery, Query()]) -> Response:
     """The project's jobs, newest first."""
     after = decode_position(query.cursor)
     with reading() as session:
         rows = service.page(session, caller, query, after, query.limit + 1)
     jobs, cursor = cut(rows, query.limit, lambda job: (job.created_at, job.id))
-    return Page(items=[shown(job) for job in jobs], next_cursor=cursor)
+    return spelled(Page[JobRead](items=[shown(job) for job in jobs], next_cursor=cursor))
 
 
-@router.get("/{job_id}", responses=problems(404))
-def read_job(caller: Annotated[Caller, needs("jobs:read")], job_id: str) -> JobDetail:
+@router.get("/{job_id}", response_model=JobDetail, responses=problems(404))
+def read_job(caller: Annotated[Caller, needs("jobs:read")], job_id: str) -> Response:
     """One job; also says why it waits."""
     with reading() as session:
-        return service.describe(session, service.read(session, caller, job_id))
+        found = service.describe(session, service.read(session, caller, job_id))
+    return spelled(found)
 
 
 @router.post("/{job_id}/cancel", responses=problems(404, 409))

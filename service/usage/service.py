@@ -97,8 +97,9 @@ def check_queue(session: Session, project_id: str) -> float:
 def measure(project_id: str) -> None:
     """Look at what the project stores before a transaction that asks for it, which then holds nobody up: of many
     things that takes longer than all else, and is done again after so many seconds at the earliest."""
-    with reading() as session:
-        _stored_lately(session, project_id)
+    if _known(project_id) is None:
+        with reading() as session:
+            _stored_lately(session, project_id)
 
 
 def check_upload(session: Session, project_id: str, size: int) -> None:
@@ -120,9 +121,15 @@ def _full(stored: int, most: int) -> str:
 
 
 def _stored_lately(session: Session, project_id: str) -> int:
-    known = _measured.get((get_settings().database, project_id))
-    if known is not None and time.monotonic() - known[0] < MEASURED_SECONDS:
-        return known[1]
+    known = _known(project_id)
+    if known is not None:
+        return known
     stored = repository.stored_bytes(session, project_id)
     _measured[get_settings().database, project_id] = (time.monotonic(), stored)
     return stored
+
+
+def _known(project_id: str) -> int | None:
+    """What was measured so lately that it still counts."""
+    at, stored = _measured.get((get_settings().database, project_id), (-MEASURED_SECONDS, 0))
+    return stored if time.monotonic() - at < MEASURED_SECONDS else None
