@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -189,13 +188,9 @@ def main() -> None:
     parser.add_argument("--fd", type=int, help="a socket that listens already and was inherited, instead of both")
     chosen = parser.parse_args()
     set_up(get_settings())
-    app = create_app()
-    # Modules, schemas and routes stay for good: a collector that walks through them takes a tenth of all time.
-    gc.collect()
-    gc.freeze()
     # Edge writes each request's line, which knows its id and its project; uvicorn's other lines go our way too.
     uvicorn.run(
-        app, host=chosen.host, port=chosen.port, fd=chosen.fd, loop="uvloop", server_header=False,
+        create_app(), host=chosen.host, port=chosen.port, fd=chosen.fd, loop="uvloop", server_header=False,
         timeout_graceful_shutdown=GOODBYE_SECONDS, log_config=None, access_log=False, http=PatientProtocol, ws="none",
     )  # fmt: skip
 
