@@ -262,7 +262,7 @@ def test_lines_of_the_parent_come_whole_however_they_were_sent(blocks):
 @pytest.mark.parametrize(("said", "wanted"), [({"finish": True}, True), ({"finish": False}, False), ({}, False)])
 def test_an_order_may_hold_the_wish(tmp_path, said, wanted):
     interrupt = Interrupt()
-    *_, content, place = _from_parent(order(tmp_path, LONG, **said), interrupt)
+    _, content, place, _ = _from_parent(order(tmp_path, LONG, **said), interrupt)
     assert (json.loads(content), place.run, interrupt.finish) == (LONG, "7", wanted)
 
 
