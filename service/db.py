@@ -13,7 +13,7 @@ from typing import Any
 
 from psycopg.pq import Format
 from pydantic_core import from_json
-from sqlalchemy import Connection, Double, Engine, Enum, MetaData, bindparam, create_engine, event
+from sqlalchemy import Connection, Double, Engine, Enum, MetaData, bindparam, create_engine, event, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import InterfaceError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -86,6 +86,11 @@ def _postgresql_now(element: Any, compiler: Any, **options: Any) -> str:
 def _sqlite_now(element: Any, compiler: Any, **options: Any) -> str:
     # Not unixepoch('subsec'): SQLite before 3.42 answers NULL to that.
     return f"((julianday('now') - 2440587.5) * 86400.0 + {compiler.process(element.clauses, **options)})"
+
+
+def read_now(session: Session) -> float:
+    """Epoch seconds by the database's clock."""
+    return session.scalars(select(database_now())).one()
 
 
 def make_engine(url: str) -> Engine:

@@ -43,11 +43,6 @@ _INSERT = insert(Job.__table__)  # type: ignore[arg-type]
 """Without the ORM's unit of work, which takes as long as the statement."""
 
 
-def now(session: Session) -> float:
-    """Epoch seconds by the database's clock."""
-    return session.scalars(select(database_now())).one()
-
-
 def add(session: Session, job: Job, tags: Sequence[str]) -> bool:
     """Store a job, which stays outside of the session, with the defaults of what it says nothing of; False when its
     project has one of that idempotency key, also by a request of the same moment."""

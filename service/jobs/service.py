@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from service.bell import ring_after_commit
 from service.checkpoints import repository as checkpoints
-from service.db import reading
+from service.db import read_now, reading
 from service.errors import FieldError, Invalid, NotFound, ServiceError, quote
 from service.events.repository import FIRST, append, begin, change
 from service.ids import new_id
@@ -218,7 +218,7 @@ def wish(session: Session, caller: Caller, job_id: str, wanted: Wanted) -> Job:
     if rules.is_fulfilled(job.state, job.wanted, wanted):
         return job
     rules.check_wish(job.id, job.state, job.wanted, wanted)
-    now = repository.now(session)
+    now = read_now(session)
     running = job.state is State.running
     held = running and job.lease_ends is not None and job.lease_ends > now
     # Lost in its last attempt, a job has failed, as the next worker that looks notes: no pause spares it that.

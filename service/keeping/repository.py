@@ -9,7 +9,6 @@ from sqlalchemy import ColumnElement, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from service.datasets.models import Dataset
-from service.db import database_now
 from service.jobs.models import TERMINAL, Job
 from service.models.models import Model
 from service.projects.models import Project
@@ -30,11 +29,6 @@ class Old(NamedTuple):
 def projects(session: Session) -> Sequence[Project]:
     """All of them."""
     return session.scalars(select(Project).order_by(Project.id)).all()
-
-
-def now(session: Session) -> float:
-    """Epoch seconds by the database's clock."""
-    return session.scalars(select(database_now())).one()
 
 
 def lock_some(

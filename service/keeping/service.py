@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from service.datasets import repository as datasets
 from service.datasets.models import Dataset
-from service.db import reading, release_pages, transaction
+from service.db import read_now, reading, release_pages, transaction
 from service.jobs import repository as jobs
 from service.jobs.models import Job
 from service.jobs.uses import users
@@ -77,7 +77,7 @@ def _step(project_id: str, name: str, days: float, after: Position) -> tuple[int
     """Remove some, from a position on; gives how many, and where to go on unless these were all."""
     kind, removed = KINDS[name], []
     with transaction() as session:
-        now = repository.now(session)
+        now = read_now(session)
         before = now - days * DAY_SECONDS
         found = repository.lock_some(session, kind.table, project_id, before, after, THINGS_A_STEP)
         ids = {old.thing.id for old in found}

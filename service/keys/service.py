@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.audit.notes import Note
-from service.db import database_now, reading, transaction
+from service.db import read_now, reading, transaction
 from service.errors import Conflict, FieldError, Invalid, NotFound, Unauthorized, quote
 from service.ids import new_id, random_text
 from service.keys import repository
@@ -81,7 +80,7 @@ def create(session: Session, caller: Caller, asked: KeyCreate) -> tuple[Key, str
     else:
         project = projects.by_name(session, asked.project)
     ends = asked.expires_at.timestamp() if asked.expires_at is not None else None
-    if ends is not None and ends <= _now(session):
+    if ends is not None and ends <= read_now(session):
         said = f"expires_at is {asked.expires_at}, which is over; wanted a time to come"
         raise Invalid.of([FieldError(pointer="/expires_at", detail=said)])
     key, text = make(session, project.id, asked.name, asked.scopes, expires_at=ends)
@@ -100,7 +99,7 @@ def make(
     """A new key and its text, which is kept nowhere."""
     prefix = f"{MARK}_{random_text(PREFIX_CHARACTERS)}"
     text = f"{prefix}_{random_text(SECRET_CHARACTERS)}"
-    now, admin = _now(session), "admin" in scopes
+    now, admin = read_now(session), "admin" in scopes
     key = Key(
         id=new_id("key", now), project_id=project_id, name=name, prefix=prefix, sha256=_hash(text), admin=admin,
         scopes=spell(PROJECT_SCOPES if admin else scopes), expires_at=expires_at, replaces=replaces, created_at=now,
@@ -116,7 +115,7 @@ def rotate(session: Session, key_id: str, grace_seconds: float) -> tuple[Key, st
     The successor lives as long as the old key was made for. Raises NotFound, and Conflict for a key that has ended or
     has a successor.
     """
-    old, now = _existing(session, key_id), _now(session)
+    old, now = _existing(session, key_id), read_now(session)
     if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
         how = "expired" if old.revoked_at is None else "revoked"
         raise Conflict(f"key {key_id} is {how}; only a live key can be rotated, so make a new one")
@@ -154,7 +153,7 @@ def revoke(session: Session, key_id: str) -> None:
     """From now on the key opens nothing; one that was revoked before keeps its time. Raises NotFound."""
     key = _existing(session, key_id)
     if key.revoked_at is None:
-        key.revoked_at = _now(session)
+        key.revoked_at = read_now(session)
 
 
 def page(session: Session, after: Position | None, limit: int) -> Sequence[tuple[Key, str]]:
@@ -167,10 +166,6 @@ def _existing(session: Session, key_id: str) -> Key:
     if key is None:
         raise NotFound(f"there is no key {quote(key_id)}")
     return key
-
-
-def _now(session: Session) -> float:
-    return session.scalars(select(database_now())).one()
 
 
 def _find(session: Session, text: str) -> Known | None:

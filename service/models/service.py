@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from service.artifacts.models import Blob
 from service.artifacts.repository import BlobGone, Written, find_artifact, refer
 from service.artifacts.service import read_bytes, read_description
-from service.db import reading, transaction
+from service.db import read_now, reading, transaction
 from service.errors import Conflict, FieldError, Invalid, NotFound, quote
 from service.fields import field_errors
 from service.ids import new_id
@@ -74,7 +74,7 @@ def create(session: Session, caller: Caller, body: Any, idempotency_key: str | N
     if made is not None:
         return _made(session, made, sent), True
     brought = replace(brought, blob_id=_held(session, brought))
-    model_id = new_id("model", jobs.now(session))
+    model_id = new_id("model", read_now(session))
     job, replayed = enqueue(session, caller, sent, Check(model=model_id), name=f"takes in {asked.name}"[:200])
     if replayed:
         return _made(session, job, sent), True

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.db import database_now
+from service.db import read_now
 from service.errors import Conflict, NotFound, quote
 from service.ids import new_id
 from service.paging import Position
@@ -21,7 +20,7 @@ DEFAULT = "default"
 
 def create(session: Session, name: str) -> Project:
     """A new project. Raises Conflict when the name is taken."""
-    now = session.scalars(select(database_now())).one()
+    now = read_now(session)
     project = Project(id=new_id("project", now), name=name, created_at=now)
     if not repository.add(session, project):
         raise Conflict(f"there is a project {quote(name)} already; names are unique")

@@ -27,11 +27,6 @@ class Seen:
     """The moment, in epoch seconds by the database's clock."""
 
 
-def now(session: Session) -> float:
-    """Epoch seconds by the database's clock."""
-    return session.scalars(select(database_now())).one()
-
-
 def add(session: Session, upload: Upload) -> bool:
     """Store an upload; False when its project has one of that idempotency key, also by a request of the same moment."""
     try:

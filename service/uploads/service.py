@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from service.artifacts.models import CHUNK_BYTES
 from service.artifacts.repository import BlobGone, Written, begin_blob, name_blob, read_chunk
-from service.db import reading, transaction
+from service.db import read_now, reading, transaction
 from service.errors import Conflict, FieldError, Invalid, NotFound, quote
 from service.ids import new_id
 from service.jobs.uses import check_unused
@@ -89,7 +89,7 @@ def check_open(upload: Upload) -> None:
 
 def prolong(session: Session, upload: Upload) -> float:
     """Keep an upload for its whole time from now on; gives now."""
-    now, seconds = repository.now(session), get_settings().upload_seconds
+    now, seconds = read_now(session), get_settings().upload_seconds
     if upload.state is UploadState.complete:
         seconds = keep_uploads_seconds(session, upload.project_id)
     upload.expires_at = now + seconds
@@ -173,7 +173,7 @@ def _new(session: Session, caller: Caller, asked: UploadCreate, idempotency_key:
     if known is None:
         check_upload(session, caller.project_id, asked.size)
     part_bytes = _part_bytes(asked)
-    now = repository.now(session)
+    now = read_now(session)
     upload = Upload(
         id=new_id("upload", now),
         project_id=caller.project_id,
