@@ -83,7 +83,7 @@ def sqlite_database(migrated_sqlite: Path, tmp_path: Path) -> str:
 def postgresql_database(postgresql_url: str) -> Iterator[str]:
     """URL of a fresh, migrated database in PostgreSQL."""
     name = f"retort_{uuid4().hex}"
-    execute(postgresql_url, f"CREATE DATABASE {name} TEMPLATE migrated")
+    execute(postgresql_url, f"CREATE DATABASE {name} TEMPLATE migrated STRATEGY FILE_COPY")  # half the time
     yield f"{postgresql_url}/{name}"
     execute(postgresql_url, f"DROP DATABASE {name} WITH (FORCE)")
 

@@ -193,6 +193,7 @@ def test_a_real_job_runs_to_its_end(service: Environment, start: Start) -> None:
 
 @pytest.mark.slow
 @pytest.mark.server
+@pytest.mark.long
 def test_a_real_job_survives_its_workers_death(
     postgresql_database: str, redis_broker: str, environment: Environment, start: Start
 ) -> None:

@@ -211,6 +211,7 @@ MOMENTS = [
 ]
 
 
+@pytest.mark.long
 def test_killed_and_started_again_it_ends_with_the_same_bits(finished, tmp_path):
     engine = Engine(tmp_path / "disturbed", RECIPE)
     for number, moment in MOMENTS:

@@ -121,7 +121,7 @@ def test_a_job_stopped_before_there_is_anything_to_keep_is_cancelled_and_says_so
 
 
 def test_a_job_whose_engine_dies_while_it_is_to_pause_is_paused(project_id: str) -> None:
-    job_id = add_play(project_id, ("deaf", 1), ("die", 9))
+    job_id = add_play(project_id, ("deaf", 4), ("die", 9))  # by when the worker has heard of the wish
     with running_shell():
         wait_for_state(job_id, State.running)
         wish(job_id, Wanted.pause)
