@@ -26,6 +26,8 @@ class Use:
     pointer: str
     """JSON pointer into the stored spec."""
     id: str
+    network: str | None = None
+    """Of a job, the network whose weights are meant."""
 
     @property
     def kind(self) -> str:
@@ -48,6 +50,10 @@ class Kind:
         """Ids of the stored things that a stored spec names, each once: a worker fetches them beforehand."""
         return sorted({use.id for use in self.uses(spec) if use.kind != "job"})
 
+    def weights(self, spec: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """The networks of earlier jobs that a stored spec starts from: (job, network), each once."""
+        return sorted({(use.id, use.network) for use in self.uses(spec) if use.network is not None})
+
 
 def _recipes_uses(spec: Mapping[str, Any], pointer: str = "") -> Iterator[Use]:
     dataset = spec.get("dataset") or {}
@@ -58,7 +64,7 @@ def _recipes_uses(spec: Mapping[str, Any], pointer: str = "") -> Iterator[Use]:
         if network.get("model") is not None:
             yield Use(f"{place}/model", network["model"])
         if isinstance(network.get("weights"), Mapping):
-            yield Use(f"{place}/weights/job", network["weights"]["job"])
+            yield Use(f"{place}/weights/job", network["weights"]["job"], network["weights"]["network"])
 
 
 def _checks_uses(spec: Mapping[str, Any]) -> Iterator[Use]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from pydantic import BaseModel, TypeAdapter
 from sqlalchemy import select
@@ -79,7 +79,7 @@ class Desk:
         """
         for folder in (self.checkpoints, self.weights):
             folder.mkdir(parents=True, exist_ok=True)
-        for job_id, network in named_weights(claim.recipe):
+        for job_id, network in KINDS[claim.kind].weights(claim.recipe):
             for suffix in ("safetensors", "json"):
                 target = self.weights / job_id / f"{network}.{suffix}"
                 target.parent.mkdir(exist_ok=True)
@@ -152,17 +152,6 @@ def open_left(path: Path) -> BinaryIO:
 def jobs_folder(storage: Path) -> Path:
     """Where every job has a folder while it lives."""
     return storage / "jobs"
-
-
-def named_weights(recipe: dict[str, Any]) -> list[tuple[str, str]]:
-    """The networks of earlier jobs that a stored recipe starts from: (job, network), each once; none of other specs.
-
-    An estimate's are its recipe's.
-    """
-    recipe = recipe.get("recipe", recipe)
-    networks = [recipe.get("teacher") or {}, *recipe.get("students", ())]
-    named = [network.get("weights") for network in networks]
-    return sorted({(weights["job"], weights["network"]) for weights in named if isinstance(weights, dict)})
 
 
 def sweep_folders(storage: Path, grace_seconds: float) -> int:

@@ -10,13 +10,15 @@ import pytest
 
 from service.jobs.models import State
 from tests.service.rows import add_job, add_project
-from worker.shell.desk import Desk, named_weights, sweep_folders
+from worker.kinds import DISTILL, KINDS
+from worker.shell.desk import Desk, sweep_folders
 
 
 def test_every_network_that_starts_from_an_earlier_job_is_named_once() -> None:
     first, second = {"job": "job_1", "network": "teacher"}, {"job": "job_2", "network": "student"}
     students = [{"weights": first}, {"weights": None}, {"weights": second}, {"weights": "published"}, {}]
     recipe = {"teacher": {"weights": first}, "students": students}
+    named_weights = KINDS[DISTILL].weights
     assert named_weights(recipe) == [("job_1", "teacher"), ("job_2", "student")]
     assert named_weights({"teacher": None, "students": []}) == []
 
