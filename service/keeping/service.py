@@ -19,8 +19,7 @@ from service.keeping import repository
 from service.keeping.repository import Position, Thing
 from service.models import repository as models
 from service.models.models import Model
-from service.settings import Settings
-from service.usage.service import DAY_SECONDS
+from service.usage.service import DAY_SECONDS, limits_of
 
 THINGS_A_STEP = 16
 """How many of them one transaction removes: other writers wait meanwhile, and a job may have a long diary."""
@@ -37,7 +36,7 @@ class Kind:
 
     table: type[Thing]
     days: str
-    """Names the project's term, and the settings'."""
+    """Names the term among a project's limits."""
     remove: Callable[[Session, Any], None]
     """Deletes a thing; its bytes are left to the sweep of blobs."""
     recent_jobs: bool
@@ -52,7 +51,7 @@ KINDS: Mapping[str, Kind] = {
 """By their names for people. Jobs first: what they used is free then."""
 
 
-def sweep_old(settings: Settings) -> int:
+def sweep_old() -> int:
     """Delete ended jobs, data sets and models that are older than their project keeps them, but for what a job uses;
     gives how many. Each is a line in the log. Where there are very many, some are left to the next sweep."""
     with reading() as session:
@@ -60,7 +59,7 @@ def sweep_old(settings: Settings) -> int:
             (project.id, name, days)
             for project in repository.projects(session)
             for name, kind in KINDS.items()
-            if (days := getattr(project, kind.days) or getattr(settings, kind.days)) is not None
+            if (days := getattr(limits_of(project), kind.days)) is not None
         ]
     count = 0
     for project_id, name, days in terms:

@@ -173,7 +173,7 @@ class Shell:
             return
         self._sweep_at = time.monotonic() + SWEEP_SECONDS
         uploads = sweep_uploads()
-        old = sweep_old(settings)
+        old = sweep_old()
         blobs = sweep(settings.sweep_grace_seconds)
         forget_old(settings.audit_days)
         folders = sweep_folders(settings.storage, settings.sweep_grace_seconds)

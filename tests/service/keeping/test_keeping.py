@@ -20,30 +20,23 @@ from service.jobs.models import Job
 from service.keeping.service import THINGS_A_STEP, sweep_old
 from service.models.models import Model
 from service.projects.models import Project
-from service.settings import get_settings
 from service.uploads.models import Upload
 from service.uploads.service import sweep_uploads
 from tests.service.jobs.test_create import RESNET8, finish
 from tests.service.jobs.test_uses import Things, naming, things
 from tests.service.uploads.conftest import bring
+from tests.service.workers.conftest import Later, later
 
-__all__ = ["bring", "things"]
+__all__ = ["bring", "later", "things"]
 
 DAY = 86_400.0
 Age = Callable[[float], None]
 
 
 @pytest.fixture
-def wait(monkeypatch: pytest.MonkeyPatch) -> Age:
+def wait(later: Later) -> Age:
     """Lets so many days pass."""
-    passed = 0.0
-
-    def wait(days: float) -> None:
-        nonlocal passed
-        passed += days
-        monkeypatch.setattr("service.db.clock_offset_seconds", passed * DAY)
-
-    return wait
+    return lambda days: later(days * DAY)
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +60,7 @@ def count(table: type[Base]) -> int:
 
 
 def swept() -> int:
-    return sweep_old(get_settings())
+    return sweep_old()
 
 
 def test_without_a_term_all_is_kept_for_ever(client: TestClient, things: Things, wait: Age) -> None:
