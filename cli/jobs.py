@@ -142,13 +142,12 @@ def show(job: JobId, as_json: Json = False) -> None:
 
     with Retort() as client:
         found = client.jobs.get(job)
+        if as_json:
+            print_json(found)
+            return
         files = client.jobs.artifacts(job)
         # The diary of a distillation may be long; what it ended with stands in its newest metrics too.
         report = report_of(client, job) if found.kind != "distill" else None
-    if as_json:
-        print_json(found)
-        return
-
     out = console()
     for label, value in _lines(found):
         out.print(f"[bold]{label:9}[/] ", end="")
