@@ -9,7 +9,6 @@ from math import log2
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from worker.architecture import CARDS, Architecture, Card, Head, Stage
 from worker.architectures import ARCHITECTURES, FAMILIES
@@ -71,6 +70,8 @@ def _built(network: Network, size: int) -> HeadKind:
 
 
 def _measure(architecture: str, family: Architecture, network: Network) -> Card:
+    from torch.utils.flop_counter import FlopCounterMode
+
     size, layout = family.image_size(architecture), network.layout
     network.eval()
     # With gradients on, or else attention would be one operation that nobody counts.

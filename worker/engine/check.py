@@ -19,7 +19,7 @@ from worker.engine.diary import Diary
 from worker.engine.evaluate import passes
 from worker.engine.group import ALONE, Group
 from worker.engine.interrupt import Impossible, Interrupt
-from worker.engine.onnx_file import OnnxBody, completed, load_onnx
+from worker.engine.onnx_network import OnnxBody, completed, load_onnx
 from worker.engine.run import Place
 from worker.engine.ship import Packer
 from worker.network import Network

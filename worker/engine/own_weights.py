@@ -15,7 +15,7 @@ from worker.architecture import Card
 from worker.architectures import ARCHITECTURES, CARDS
 from worker.engine.cards import card_of
 from worker.engine.interrupt import Impossible
-from worker.engine.onnx_file import OnnxBody, load_onnx
+from worker.engine.onnx_network import OnnxBody, load_onnx
 from worker.network import Layout, Network
 from worker.own_model import RECORD, OwnModel
 from worker.recipe import Recipe

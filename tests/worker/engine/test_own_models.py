@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from tests.worker.engine.runs import TRAINING
 from worker.architectures import CARDS
 from worker.dataset import DataFacts
-from worker.engine import onnx_file, onnx_wire
+from worker.engine import onnx_network, onnx_wire
 from worker.engine.__main__ import carry_out
 from worker.engine.diary import Diary
 from worker.engine.interrupt import FINISHED, IMPOSSIBLE, Impossible, Interrupt
-from worker.engine.onnx_file import load_onnx
+from worker.engine.onnx_network import load_onnx
 from worker.engine.own_weights import stripped
 from worker.engine.run import Place
 from worker.kinds import CHECK, DISTILL
@@ -445,7 +445,7 @@ def test_a_hostile_onnx_file_is_refused(make: Callable[[], onnx.ModelProto], say
 def test_a_hostile_network_is_stopped_when_it_runs(
     make: Callable[[], onnx.ModelProto], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_file, "SECONDS_PER_IMAGE", 0.3)
+    monkeypatch.setattr(onnx_network, "SECONDS_PER_IMAGE", 0.3)
     file = tmp_path / "m.onnx"
     file.write_bytes(make().SerializeToString())
     network = load_onnx(file)
@@ -459,12 +459,12 @@ def test_no_more_images_are_run_at_once_than_fit(tmp_path: Path, monkeypatch: py
     # Of one image the network holds 768 bytes made of its 768, then the mean over space, besides 48 of its weights.
     file.write_bytes(shaped(node("Relu", "x", "z")).SerializeToString())
     whole = load_onnx(file)
-    monkeypatch.setattr(onnx_file, "memory_budget", lambda: 6 * 900)
+    monkeypatch.setattr(onnx_network, "memory_budget", lambda: 6 * 900)
     network = load_onnx(file)
     assert network.at_once == 3
     images = torch.rand(7, 3, 8, 8)
     torch.testing.assert_close(network.run(images), whole.run(images))
-    monkeypatch.setattr(onnx_file, "memory_budget", lambda: 800)
+    monkeypatch.setattr(onnx_network, "memory_budget", lambda: 800)
     with pytest.raises(Impossible, match="bytes for one image; at most 800 are given"):
         load_onnx(file)
 
