@@ -120,12 +120,11 @@ def create_app() -> FastAPI:
     )
     for feature in FEATURES:
         app.include_router(feature.endpoints.router)
-    settings = get_settings()
     larger = service.uploads.endpoints.LARGER_BODIES
-    app.add_middleware(Edge, settings=settings, settle=settle, larger=larger)
-    if settings.cors_origins:
+    app.add_middleware(Edge, settle=settle, larger=larger)
+    if origins := get_settings().cors_origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["*"], allow_headers=CORS_SENT,
+            CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=CORS_SENT,
             expose_headers=CORS_SHOWN,
         )  # fmt: skip
     app.add_exception_handler(ServiceError, _refuse)

@@ -22,7 +22,7 @@ from service import metrics
 from service.errors import BadRequest, InternalError, ServiceError, TooLarge, TooSlow, problem_response
 from service.errors import quote as quote_value
 from service.logs import bound
-from service.settings import Settings
+from service.settings import get_settings
 
 SLOWEST_BYTES_PER_SECOND = 10_000
 """A sender who keeps that pace is waited for."""
@@ -67,9 +67,8 @@ class LargerBody:
 class Edge:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, settle: Settle, larger: Sequence[LargerBody] = ()) -> None:
+    def __init__(self, app: ASGIApp, settle: Settle, larger: Sequence[LargerBody] = ()) -> None:
         self.app = app
-        self.settings = settings
         self.settle = settle
         self.larger = larger
 
@@ -78,7 +77,7 @@ class Edge:
             await self.app(scope, receive, send)
             return
         larger = (one.max_bytes for one in self.larger if one.takes(scope))
-        exchange = Exchange(scope, receive, send, self.settings, next(larger, self.settings.max_body_bytes))
+        exchange = Exchange(scope, receive, send, next(larger, get_settings().max_body_bytes))
         with bound(request_id=exchange.id):
             metrics.request_begins()
             try:
@@ -103,12 +102,11 @@ class Edge:
 class Exchange:
     """One request and its answer."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, settings: Settings, max_body_bytes: int) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int) -> None:
         self.id = f"req_{token_hex(12)}"
         self.status: int | None = None
         """Of its answer, once the beginning of that is out."""
         self._scope, self._receive, self._send = scope, receive, send
-        self._settings = settings
         self._limit = max_body_bytes
         self._began = time.monotonic()
         self._waited_seconds = 0.0
@@ -141,7 +139,7 @@ class Exchange:
 
     async def _receive_in_time(self) -> Message:
         """What the server's own work takes in between does not count."""
-        allowed = self._settings.patience_seconds + self._read_bytes / SLOWEST_BYTES_PER_SECOND
+        allowed = get_settings().patience_seconds + self._read_bytes / SLOWEST_BYTES_PER_SECOND
         began = time.monotonic()
         try:
             async with asyncio.timeout(allowed - self._waited_seconds):
@@ -200,7 +198,7 @@ class Exchange:
     def _check_host(self, header: str) -> None:
         """Raise BadRequest unless the request is for a name of ours: a page whose name was bent to this address by its
         owner's DNS is not."""
-        allowed = self._settings.allowed_hosts
+        allowed = get_settings().allowed_hosts
         if not allowed and not _is_loopback((self._scope.get("server") or ("",))[0]):
             return
         try:

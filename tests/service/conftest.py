@@ -10,11 +10,13 @@ import sys
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from service.app import create_app
@@ -57,9 +59,18 @@ def stranger_key(database: str) -> str:
         return create_local_key(session, "stranger", "elsewhere", scopes=PROJECT_SCOPES)
 
 
+@cache
+def application() -> FastAPI:
+    """One for all tests of a process: FastAPI looks at its endpoints when it is first asked, which takes as long as
+    ten requests, and not in two threads at once."""
+    app = create_app()
+    TestClient(app).get("/v1/health/live")
+    return app
+
+
 def bearing(key: str) -> TestClient:
-    """A client of a fresh application that shows that key."""
-    return TestClient(create_app(), headers={"Authorization": f"Bearer {key}"}, raise_server_exceptions=False)
+    """A client that shows that key."""
+    return TestClient(application(), headers={"Authorization": f"Bearer {key}"}, raise_server_exceptions=False)
 
 
 @pytest.fixture
