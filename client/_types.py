@@ -385,14 +385,15 @@ class Usage(Answer):
 
 
 class AuditEntry(Answer):
-    """One request that changed something, or would have."""
+    """One request that changed something, or would have; or the removal of what a project keeps no longer."""
 
     id: str
     at: datetime
     project_id: str | None
     key_id: str | None
-    """Null for who showed no live key."""
+    """Null for who showed no live key, and for a removal."""
     method: str
+    """Of the request; `retention` for a removal."""
     route: str
     about: dict[str, str]
     """Ids and names in the address, and of what was made."""

@@ -1,1 +1,1 @@
-"""Audit: who changed what, and when; and who was not let."""
+"""Audit: who changed what, and when; who was not let; and what was removed because its time was over."""

@@ -9,7 +9,7 @@ from service.db import Base
 
 
 class AuditEntry(Base):
-    """One request that changed something, or would have."""
+    """One request that changed something, or would have; or one removal by a project's retention."""
 
     __tablename__ = "audit"
     __table_args__ = (Index("ix_audit_at", "at", "id"), Index("ix_audit_project", "project_id", "at", "id"))
@@ -21,6 +21,7 @@ class AuditEntry(Base):
     """Of the key; null for who showed none that is live."""
     key_id: Mapped[str | None]
     method: Mapped[str]
+    """Of HTTP; or `retention`."""
     route: Mapped[str]
     """The address as the OpenAPI has it."""
     about: Mapped[dict[str, str]] = mapped_column(JSON)

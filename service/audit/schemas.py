@@ -21,14 +21,15 @@ class AuditQuery(PageQuery):
 
 
 class AuditRead(Shown):
-    """One request that changed something, or would have."""
+    """One request that changed something, or would have; or the removal of what a project keeps no longer."""
 
     id: str
     at: datetime
     project_id: str | None
-    """Of the key; null for who showed none that is live."""
+    """Of the key; null for who showed none that is live. Of the thing, for a removal."""
     key_id: str | None
     method: str
+    """Of the request; `retention` for a removal, which nobody asked for."""
     route: str
     """The address, with its parameters by name."""
     about: dict[str, str]
@@ -36,7 +37,7 @@ class AuditRead(Shown):
     status: int
     """The HTTP status that it was answered with; 400 and above changed nothing."""
     request_id: str
-    """Names the request in the service's log."""
+    """Names the request in the service's log; empty for a removal."""
 
 
 def shown(entry: AuditEntry) -> AuditRead:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.orm import Session
 
+from service.audit import repository as audit
+from service.audit.notes import Note
 from service.datasets import repository as datasets
 from service.datasets.models import Dataset
 from service.db import read_now, reading, release_pages, transaction
@@ -26,8 +27,8 @@ THINGS_A_STEP = 16
 
 THINGS_A_SWEEP = 1000
 """After how many a worker looks for jobs again; the next sweep goes on."""
-
-log = logging.getLogger(__name__)
+RETENTION = "retention"
+"""In the audit log, in the place of a request's method."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Kind:
     table: type[Thing]
     days: str
     """Names the term among a project's limits."""
+    route: str
+    """Its address, with what stands there for its id."""
     remove: Callable[[Session, Any], None]
     """Deletes a thing; its bytes are left to the sweep of blobs."""
     recent_jobs: bool
@@ -44,16 +47,16 @@ class Kind:
 
 
 KINDS: Mapping[str, Kind] = {
-    "job": Kind(Job, "keep_jobs_days", jobs.remove, recent_jobs=False),
-    "data set": Kind(Dataset, "keep_datasets_days", datasets.forget, recent_jobs=True),
-    "model": Kind(Model, "keep_models_days", models.forget, recent_jobs=True),
+    "job_id": Kind(Job, "keep_jobs_days", "/v1/jobs/{job_id}", jobs.remove, recent_jobs=False),
+    "dataset_id": Kind(Dataset, "keep_datasets_days", "/v1/datasets/{dataset_id}", datasets.forget, recent_jobs=True),
+    "model_id": Kind(Model, "keep_models_days", "/v1/models/{model_id}", models.forget, recent_jobs=True),
 }
-"""By their names for people. Jobs first: what they used is free then."""
+"""By the name of their ids. Jobs first: what they used is free then."""
 
 
 def sweep_old() -> int:
     """Delete ended jobs, data sets and models that are older than their project keeps them, but for what a job uses;
-    gives how many. Each is a line in the log. Where there are very many, some are left to the next sweep."""
+    gives how many. Each is an entry in the audit log. Where there are very many, some are left to the next sweep."""
     with reading() as session:
         terms = [
             (project.id, name, days)
@@ -74,18 +77,16 @@ def sweep_old() -> int:
 
 def _step(project_id: str, name: str, days: float, after: Position) -> tuple[int, Position | None]:
     """Remove some, from a position on; gives how many, and where to go on unless these were all."""
-    kind, removed = KINDS[name], []
+    kind, removed = KINDS[name], 0
     with transaction() as session:
-        now = read_now(session)
-        before = now - days * DAY_SECONDS
+        before = read_now(session) - days * DAY_SECONDS
         found = repository.lock_some(session, kind.table, project_id, before, after, THINGS_A_STEP)
         ids = {old.thing.id for old in found}
         used = users(session, project_id, ids, since=before if kind.recent_jobs else None) if ids else {}
-        for thing, used_at in found:
+        for thing, _ in found:
             if thing.id not in used:
                 kind.remove(session, thing)
-                removed.append((thing.id, (now - used_at) / DAY_SECONDS))
-    for thing_id, age in removed:
-        said = "%s %s was removed after %.1f days: project %s keeps such things for %g"
-        log.info(said, name, thing_id, age, project_id, days)
-    return len(removed), (found[-1].used_at, found[-1].thing.id) if len(found) == THINGS_A_STEP else None
+                note = Note(RETENTION, kind.route, about={name: thing.id}, project_id=project_id)
+                audit.add(session, note, 204)
+                removed += 1
+    return removed, (found[-1].used_at, found[-1].thing.id) if len(found) == THINGS_A_STEP else None
