@@ -23,11 +23,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service.redaction import without_secrets
+from worker.spec import Described
 
 PROBLEM_JSON = "application/problem+json"
 RETRY_SECONDS = 5
@@ -38,10 +39,8 @@ LONGEST_QUOTE = 80
 """Characters of a wrong value that a sentence repeats."""
 
 
-class FieldError(BaseModel):
+class FieldError(Described):
     """One wrong field."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     pointer: str | None = None
     """JSON pointer into the body that was sent; empty is the whole of it. Absent for what is not in the body."""
@@ -59,10 +58,8 @@ class FieldError(BaseModel):
         return {name: value for name, value in serialize(self).items() if value is not None}
 
 
-class Problem(BaseModel):
+class Problem(Described):
     """The body of every error, RFC 9457."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     type: str
     """URN of the kind of problem."""

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import from_json
 
 from service.errors import FieldError, Invalid
+from worker.spec import Described
 
 Row = TypeVar("Row")
 Item = TypeVar("Item")
@@ -30,10 +31,8 @@ class PageQuery(BaseModel):
     """`next_cursor` of the part before; nothing begins at the first item."""
 
 
-class Page(BaseModel, Generic[Item]):
+class Page(Described, Generic[Item]):
     """A part of a list."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     items: list[Item]
     """In the list's order."""

@@ -10,17 +10,17 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaH
 from pydantic_core import CoreSchema, core_schema
 from starlette.responses import Response
 
+from worker.spec import Described
 
-class Asked(BaseModel):
+
+class Asked(Described):
     """What a caller sends. Unknown fields are errors."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid")
 
 
-class Shown(BaseModel):
+class Shown(Described):
     """What a caller gets. Times may be given as epoch seconds and are shown as RFC 3339."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
 
 @dataclass(frozen=True)
