@@ -74,7 +74,7 @@ def service(request: pytest.FixtureRequest, environment: Environment) -> Environ
         database_url=request.getfixturevalue(f"{database}_database"),
         broker_url=request.getfixturevalue(f"{broker}_broker"),
         look_seconds=60,
-        lease_seconds=5,
+        lease_seconds=30,
         grace_seconds=3,
     )
     return environment
@@ -90,7 +90,7 @@ def test_a_worker_hears_the_bell_and_ends_when_asked(service: Environment, start
     wait_for_state(job_id, State.succeeded, 30)
     assert time.monotonic() - started < 30, "it was found by looking, not heard"
     assert worker.stop() == 0
-    wait_until(lambda: worker.said("has stopped"), "it says so", 1)
+    wait_until(lambda: worker.said("has stopped"), "it says so")
 
 
 def test_a_stopped_worker_puts_its_job_back_and_another_finishes_it(service: Environment, start: Start) -> None:
@@ -116,7 +116,7 @@ def test_a_killed_workers_engine_ends_and_another_worker_finishes_the_job(
     owner, other = (first, second) if first.said("begins under fence 1") else (second, first)
     pid = json.loads(note.read_text())["pid"]
     owner.stop(signal.SIGKILL)
-    wait_until(lambda: not alive(pid), "the engine ends", 5)
+    wait_until(lambda: not alive(pid), "the engine ends")
     assert wait_for_state(job_id, State.succeeded).fence == 2
     assert kinds(job_id) == ["claimed", "metrics", "requeued", "claimed", "succeeded"]
     assert other.said("begins under fence 2")

@@ -55,7 +55,7 @@ def kinds(job_id: str) -> list[str]:
     return [line.kind for line in lines(job_id)]
 
 
-def wait_for_state(job_id: str, state: State, seconds: float = 20) -> Job:
+def wait_for_state(job_id: str, state: State, seconds: float = 30) -> Job:
     wait_until(lambda: row(job_id).state in {state, *TERMINAL}, f"job becomes {state.value}", seconds)
     job = row(job_id)
     assert job.state is state, job.error

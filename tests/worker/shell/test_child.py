@@ -59,7 +59,7 @@ def test_telling_a_child_that_does_not_listen_does_not_wait(python: Start) -> No
     child = python("import time; time.sleep(60)")
     started = time.monotonic()
     child.tell("x" * 1_000_000)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 30
     assert child.end().code == -signal.SIGKILL
 
 
@@ -93,7 +93,7 @@ time.sleep(60)
         pid = int(parent.stdout.readline())
         assert alive(pid)
         parent.kill()
-    wait_until(lambda: not alive(pid), "the engine ends", 5)
+    wait_until(lambda: not alive(pid), "the engine ends")
 
 
 def test_a_second_child_does_not_hold_the_firsts_pipe_of_life() -> None:
@@ -108,7 +108,7 @@ time.sleep(60)
         assert parent.stdout is not None
         first, second = map(int, parent.stdout.readline().split())
         parent.kill()
-    wait_until(lambda: not alive(first), "the engine ends", 5)
+    wait_until(lambda: not alive(first), "the engine ends")
     assert alive(second)
     subprocess.run(["kill", "-9", str(second)], check=True)
 

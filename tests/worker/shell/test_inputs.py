@@ -33,7 +33,7 @@ Environment = Callable[..., None]
 
 @pytest.fixture(autouse=True)
 def quick(database: str, environment: Environment) -> None:
-    environment(database_url=database, look_seconds=0.2, lease_seconds=3, grace_seconds=2)
+    environment(database_url=database, look_seconds=0.2, lease_seconds=30, grace_seconds=2)
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ def test_the_page_names_all_that_is_told_with_its_labels() -> None:
 
 @on_sqlite
 def test_a_shell_counts_what_it_does(database: str, environment: Environment, grown: Callable[..., float]) -> None:
-    environment(database_url=database, look_seconds=0.2, lease_seconds=1)
+    environment(database_url=database, look_seconds=0.2)
     ends = [("succeeded", ""), ("queued", "exit"), ("cancelled", "")]
 
     def counts() -> dict[str, float]:

@@ -180,7 +180,7 @@ time.sleep(0.2)
         )
         bystander.kill()
     orphan = said.pop("orphan")
-    wait_until(lambda: not alive(orphan), "what it left behind ends with it", 5)
+    wait_until(lambda: not alive(orphan), "what it left behind ends with it")
     assert "done" not in said.values(), said
 
 

@@ -28,7 +28,7 @@ Environment = Callable[..., None]
 
 @pytest.fixture(autouse=True)
 def quick(database: str, environment: Environment) -> None:
-    environment(database_url=database, look_seconds=0.2, lease_seconds=5, grace_seconds=3)
+    environment(database_url=database, look_seconds=0.2, lease_seconds=30, grace_seconds=3)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_a_stopped_job_keeps_what_it_has_and_succeeds(project_id: str) -> None:
     with running_shell():
         wait_for_state(job_id, State.running)
         assert wish(job_id, Wanted.stop).state is State.running
-        job = wait_for_state(job_id, State.succeeded, 10)
+        job = wait_for_state(job_id, State.succeeded)
     assert (job.wanted, files(job_id)) == (Wanted.stop, {"student.txt": "best so far", "finish.txt": "True"})
     assert kinds(job_id) == ["claimed", "stop_wanted", "succeeded"]
     assert wish(job_id, Wanted.stop).state is State.succeeded
@@ -105,7 +105,7 @@ def test_a_paused_job_is_stopped_by_a_worker_that_only_wraps_up(project_id: str)
         wish(job_id, Wanted.pause)
         wait_for_state(job_id, State.paused)
         assert wish(job_id, Wanted.stop).state is State.queued
-        wait_for_state(job_id, State.succeeded, 10)
+        wait_for_state(job_id, State.succeeded)
     assert files(job_id) == {"student.txt": "stopped", "finish.txt": "True"}
     assert kinds(job_id)[2:] == ["paused", "stop_wanted", "claimed", "succeeded"]
 
@@ -116,7 +116,7 @@ def test_a_job_stopped_before_there_is_anything_to_keep_is_cancelled_and_says_so
     with running_shell():
         wait_for_state(job_id, State.running)
         wish(job_id, Wanted.stop)
-        job = wait_for_state(job_id, State.cancelled, 10)
+        job = wait_for_state(job_id, State.cancelled)
     assert (job.error, lines(job_id)[-1].body["text"]) == (None, sentence)
 
 
@@ -135,12 +135,12 @@ def test_a_deadline_fails_the_job_or_stops_it_with_what_it_has(project_id: str) 
     play = (("checkpoint", "best so far"), ("train", 60), ("ship_checkpoint", None))
     with running_shell():
         late = add_play(project_id, *play, recipe=fails)
-        job = wait_for_state(late, State.failed, 10)
+        job = wait_for_state(late, State.failed)
         assert (job.error or {})["cause"] == "deadline"
         assert (job.error or {})["detail"] == "its 1 seconds of wall-clock time are over"
         assert job.deadline_at == pytest.approx((job.started_at or 0) + 1)
         kept = add_play(project_id, *play, recipe=stops)
-        wait_for_state(kept, State.succeeded, 10)
+        wait_for_state(kept, State.succeeded)
     assert files(kept)["student.txt"] == "best so far"
     assert kinds(kept) == ["claimed", "stop_wanted", "succeeded"]
     assert (stored(late), stored(kept)) == ([], [])
@@ -182,7 +182,7 @@ def test_two_checkpoints_are_kept_and_the_rest_is_given_back_at_once(
     job_id = add_play(project_id, *play, ("sleep", 60))
     with running_shell():
         # One that is replaced before its turn comes is left out, on a busy machine.
-        wait_until(lambda: stored(job_id)[-1][:4] == "0003", "the newest is stored", 15)
+        wait_until(lambda: stored(job_id)[-1][:4] == "0003", "the newest is stored")
         assert (len(stored(job_id)), blobs()) == (2, 2)
         wish(job_id, Wanted.cancel)
         wait_for_state(job_id, State.cancelled)
@@ -213,7 +213,7 @@ def test_an_engine_that_is_paused_leaves_no_process_behind(project_id: str, tmp_
         assert alive(litter)
         wish(job_id, Wanted.pause)
         wait_for_state(job_id, State.paused)
-        wait_until(lambda: not alive(litter), "its process group is gone", 5)
+        wait_until(lambda: not alive(litter), "its process group is gone")
 
 
 def test_a_worker_begins_nothing_that_its_disk_does_not_hold(project_id: str, environment: Environment) -> None:
