@@ -26,7 +26,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from importlib import import_module
 from pathlib import Path
 from pkgutil import resolve_name
 from queue import SimpleQueue
@@ -86,10 +85,8 @@ def main() -> int:
 
 
 def _warm_up() -> None:
-    """Have imported, while nobody waits, what a job's first steps would import: torch's compiler and scikit-learn."""
-    torch.use_deterministic_algorithms(False)
+    """Have imported, while nobody waits, what a job's first steps would import: torch's compiler, for any optimizer."""
     torch.optim.SGD([torch.zeros(1)])
-    import_module("sklearn.datasets")
 
 
 def carry_out(
