@@ -21,7 +21,7 @@ def audit(
     limit: Annotated[int, typer.Option(min=1, help="How many entries to show at most.")] = 50,
     as_json: Json = False,
 ) -> None:
-    """Show who changed what, newest first, and who was not let; needs an admin key."""
+    """Show who changed what, newest first, who was not let, and what was removed by retention; needs an admin key."""
     from client import Retort
 
     with Retort() as client:
