@@ -90,6 +90,7 @@ async def _fill(draft_id: str, expected: Expected, stream: AsyncIterator[bytes])
         if size > expected.size:
             raise TooLarge(f"part {expected.number} has {expected.size:,} bytes; more came")
         await run_in_threadpool(write, expected.chunks[(size - 1) // CHUNK_BYTES], content)
+        del content  # or a sender that is waited for would hold it meanwhile
     if size != expected.size:
         raise Invalid(f"part {expected.number} has {expected.size:,} bytes; {size:,} came")
     if (found := digest.hexdigest()) != expected.sha256:
@@ -102,10 +103,16 @@ async def _chunks(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     async for piece in stream:
         buffer += piece
         while len(buffer) >= CHUNK_BYTES:
-            yield bytes(buffer[:CHUNK_BYTES])
-            del buffer[:CHUNK_BYTES]
+            yield _taken(buffer)
     if buffer:
         yield bytes(buffer)
+
+
+def _taken(buffer: bytearray) -> bytes:
+    """The first chunk of a buffer, which no longer holds it."""
+    content = bytes(memoryview(buffer)[:CHUNK_BYTES])
+    del buffer[:CHUNK_BYTES]
+    return content
 
 
 def _begin() -> str:
