@@ -66,7 +66,9 @@ RECIPES = {
 }
 
 
-@pytest.fixture(scope="module", params=["memory", "phases", pytest.param("wraps", marks=pytest.mark.long)])
+@pytest.fixture(
+    scope="module", params=["memory", *(pytest.param(name, marks=pytest.mark.long) for name in ("phases", "wraps"))]
+)
 def finished(request, tmp_path_factory):
     engine = Engine(tmp_path_factory.mktemp(request.param) / "undisturbed", RECIPES[request.param])
     assert engine.run() == FINISHED, (engine.directory / "stderr").read_text()

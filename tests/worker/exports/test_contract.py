@@ -86,8 +86,11 @@ def test_it_is_told_what_it_is(export: type[Export]) -> None:
     assert export.__doc__
 
 
-@pytest.mark.parametrize(("architecture", "size"), [("torchvision.shufflenet_v2_x0_5", 32), ("torchvision.swin_t", 32)])
-def test_onnx_of_a_network_that_is_not_ours(architecture: str, size: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "architecture", ["torchvision.shufflenet_v2_x0_5", pytest.param("torchvision.swin_t", marks=pytest.mark.long)]
+)
+def test_onnx_of_a_network_that_is_not_ours(architecture: str, tmp_path: Path) -> None:
+    size = 32
     network = network_of(architecture, size)
     description = described(network, architecture)
     Onnx().write(network, description, tmp_path / "small.onnx")
