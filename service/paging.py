@@ -7,11 +7,11 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from pydantic_core import from_json
 
 from service.errors import FieldError, Invalid
-from worker.spec import Described
+from service.schemas import AskedInQuery, Shown
 
 Row = TypeVar("Row")
 Item = TypeVar("Item")
@@ -20,10 +20,8 @@ Position = tuple[float, str]
 """Where a row of a list in order of creation stands: when it was made, and its id."""
 
 
-class PageQuery(BaseModel):
-    """The query of every list; a parameter that does not exist is an error."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+class PageQuery(AskedInQuery):
+    """The query of every list."""
 
     limit: int = Field(default=50, ge=1, le=200)
     """How many items to give at most."""
@@ -31,7 +29,7 @@ class PageQuery(BaseModel):
     """`next_cursor` of the part before; nothing begins at the first item."""
 
 
-class Page(Described, Generic[Item]):
+class Page(Shown, Generic[Item]):
     """A part of a list."""
 
     items: list[Item]

@@ -19,6 +19,13 @@ class Asked(Described):
     model_config = ConfigDict(extra="forbid")
 
 
+class AskedInQuery(BaseModel):
+    """What a caller sends in an address's query. Unknown parameters are errors."""
+
+    # FastAPI documents parameters from the fields themselves, not from a JSON schema.
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
 class Shown(Described):
     """What a caller gets. Times may be given as epoch seconds and are shown as RFC 3339."""
 

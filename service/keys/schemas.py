@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, Field
 
 from service.keys.models import Key
 from service.keys.scopes import PROJECT_SCOPES, SCOPES, Scope
-from service.schemas import Asked, Shown
+from service.schemas import Asked, AskedInQuery, Shown
 
 LONGEST_GRACE_SECONDS = 30 * 86_400
 
@@ -26,10 +26,8 @@ class KeyCreate(Asked):
     """When it ends by itself; null is never."""
 
 
-class RotateQuery(BaseModel):
+class RotateQuery(AskedInQuery):
     """How a key is to be rotated."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     grace_seconds: int = Field(default=86_400, ge=0, le=LONGEST_GRACE_SECONDS)
     """How long the old key goes on, for who has not got the new one yet."""

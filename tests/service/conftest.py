@@ -64,7 +64,7 @@ def application() -> FastAPI:
     """One for all tests of a process: FastAPI looks at its endpoints when it is first asked, which takes as long as
     ten requests, and not in two threads at once."""
     app = create_app()
-    TestClient(app).get("/v1/health/live")
+    TestClient(app).get("/none")  # which each endpoint is asked for
     return app
 
 

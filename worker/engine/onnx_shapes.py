@@ -90,14 +90,17 @@ def peak_bytes(graph: Any, shapes: Mapping[str, Shape]) -> int:
 
 def multiply_adds(graph: Any, shapes: Mapping[str, Shape]) -> int:
     """Multiply-adds of convolutions and matrix products, as far as shapes are known."""
+
+    def sides(name: str) -> list[int | None]:
+        return shapes.get(name, UNKNOWN)[0]
+
     total = 0
     for node in graph.node:
-        made, inputs = ([shapes.get(name, UNKNOWN)[0] for name in names] for names in (node.output, node.input))
         if node.op_type == "Conv":
-            factors = [*made[0], *inputs[1][1:]]
+            factors = [*sides(node.output[0]), *sides(node.input[1])[1:]]
         elif node.op_type in ("Gemm", "MatMul"):
             turned = any(a.name == "transA" and a.i for a in node.attribute)
-            factors = [*made[0], inputs[0][0 if turned else -1]]
+            factors = [*sides(node.output[0]), sides(node.input[0])[0 if turned else -1]]
         else:
             continue
         total += prod(f for f in factors if f is not None) if None not in factors else 0
