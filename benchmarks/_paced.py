@@ -19,16 +19,16 @@ from typing import Any
 
 import torch
 
-from worker.dataset import DataFacts, LoadedDataset
-from worker.datasets._memory import MemoryPart, loaded
-from worker.datasets.digits import Digits
-from worker.engine.diary import Diary
-from worker.engine.interrupt import Interrupt
-from worker.engine.networks import initialised
-from worker.engine.run import Place, Run
-from worker.exports.safetensors import Safetensors
-from worker.recipe import Recipe
-from worker.student import describe
+from retort.dataset import DataFacts, LoadedDataset
+from retort.datasets._memory import MemorySplit, loaded
+from retort.datasets.digits import Digits
+from retort.engine.event_log import EventLog
+from retort.engine.interrupt import Interrupt
+from retort.engine.networks import initialised
+from retort.engine.run import Run, RunPaths
+from retort.exports.safetensors import Safetensors
+from retort.recipe import Recipe
+from retort.student import describe
 
 TEACHER, STUDENT = "resnet32x4", "resnet8x4"
 IMAGES, SIDE, CLASSES = 50_000, 32, 100
@@ -70,11 +70,11 @@ def facts(images: int) -> DataFacts:
     )
 
 
-def noise(images: int, seed: int) -> MemoryPart:
+def noise(images: int, seed: int) -> MemorySplit:
     """So many random images, with labels."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(256, (images, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator)
-    return MemoryPart(pixels, torch.randint(CLASSES, (images,), generator=generator))
+    return MemorySplit(pixels, torch.randint(CLASSES, (images,), generator=generator))
 
 
 def recipe(images: int, students: Iterable[str], **training: Any) -> Recipe:
@@ -123,11 +123,11 @@ def write_teacher(folder: Path) -> None:
     (made / "teacher.json").write_text(json.dumps(description))
 
 
-def run(wanted: Recipe, folder: Path, name: str, diary: Diary, store: Path | None = None) -> Run:
+def run(wanted: Recipe, folder: Path, name: str, diary: EventLog, store: Path | None = None) -> Run:
     """The engine's own run of a recipe, in a folder that holds a teacher; outputs of teachers are kept in `store`."""
     directory = folder / name
     directory.mkdir()
-    place = Place(
+    place = RunPaths(
         directory, directory / "checkpoints", folder / "weights", (), "1", checkpoint_seconds=1e9,
         store=store, store_bytes=2**33,
     )  # fmt: skip
@@ -159,7 +159,7 @@ class Turns:
         self._left, self._since = int(line), time.perf_counter()
 
 
-class PacedDiary(Diary):
+class PacedDiary(EventLog):
     """A diary that nobody reads, in which a run asks after every step whether its progress is due."""
 
     def __init__(self) -> None:

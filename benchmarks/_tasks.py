@@ -16,10 +16,10 @@ from typing import Any
 
 from scipy.stats import t as student_t
 
-from worker.engine.diary import Diary
-from worker.engine.interrupt import Interrupt
-from worker.engine.run import Place, Run
-from worker.recipe import BASELINE_NAME, Recipe
+from retort.engine.event_log import EventLog
+from retort.engine.interrupt import Interrupt
+from retort.engine.run import Run, RunPaths
+from retort.recipe import BASELINE_NAME, Recipe
 
 Students = Mapping[str, Iterable[dict[str, Any]]]
 """Methods of each student, by the student's name."""
@@ -76,9 +76,9 @@ class Task:
 
     def _run(self, recipe: dict[str, Any], directory: Path, weights: Path) -> dict[str, float]:
         roots = (self.data_root,) if self.data_root else ()
-        place = Place(directory, directory / "checkpoints", weights, roots, "1", checkpoint_seconds=1e9)
+        place = RunPaths(directory, directory / "checkpoints", weights, roots, "1", checkpoint_seconds=1e9)
         with Path(os.devnull).open("wb") as nowhere:
-            Run(Recipe.model_validate(recipe), place, Diary(nowhere.fileno()), Interrupt())()
+            Run(Recipe.model_validate(recipe), place, EventLog(nowhere.fileno()), Interrupt())()
         report = json.loads((directory / "artifacts/report.json").read_text())
         return {row["name"]: row["test"][report["ship"]]["test.accuracy"] for row in report["networks"]}
 

@@ -21,7 +21,7 @@ from torchdistill.misc.log import MetricLogger, SmoothedValue
 from torchdistill.models.registry import get_model, register_model
 from torchvision import transforms
 
-from worker.engine.networks import initialised
+from retort.engine.networks import initialised
 
 MEAN, STD = (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from worker.augmentation import (
+from retort.augmentation import (
     Augmentation,
     AutoAugment,
     CutMix,
@@ -30,7 +30,7 @@ from worker.augmentation import (
     ResizedCrop,
     TrivialAugment,
 )
-from worker.engine.views import Moment, augment, mix
+from retort.engine.views import DrawContext, augment, mix
 
 BATCHES = (64, 256)
 
@@ -69,7 +69,7 @@ def main() -> None:
         times: dict[tuple[str, str], list[float]] = defaultdict(list)
         for number in range(asked.rounds + 1):
             for name, (ours, peer) in rows(asked.side).items():
-                moment = Moment(
+                moment = DrawContext(
                     0, number, number, torch.arange(count, device=device), torch.full((1, 3, 1, 1), 0.5, device=device)
                 )
                 times[name, "ours"].append(_seconds(device, _ours, pixels, ours, moment))
@@ -86,7 +86,7 @@ def main() -> None:
     print(json.dumps(found))
 
 
-def _ours(pixels: Tensor, augmentation: Augmentation, moment: Moment) -> None:
+def _ours(pixels: Tensor, augmentation: Augmentation, moment: DrawContext) -> None:
     mix(augment(pixels, augmentation, moment), augmentation.mix, moment)
 
 

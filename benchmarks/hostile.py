@@ -182,7 +182,7 @@ def refused(kind: str, make: Callable[[Path], None]) -> tuple[float, float, str,
         file.parent.mkdir(parents=True, exist_ok=True)
         make(file)
         (place / "spec.json").write_text(json.dumps(spec))
-        command = [sys.executable, "-m", "worker.engine", str(place / "spec.json"), str(place / "out"), *arguments]
+        command = [sys.executable, "-m", "retort.engine", str(place / "spec.json"), str(place / "out"), *arguments]
         begin = time.monotonic()
         with (place / "said").open("wb") as said:
             engine = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=subprocess.DEVNULL)

@@ -22,9 +22,9 @@ from typing import Any
 
 from _tasks import Task, digits, gain, small_photographs
 
-from worker.engine.interrupt import Impossible
-from worker.methods import METHODS
-from worker.recipe import BASELINE_NAME
+from retort.engine.interrupt import Impossible
+from retort.methods import METHODS
+from retort.recipe import BASELINE_NAME
 
 AT_ONCE = 12
 """Students of one recipe: more would only hold more memory."""
@@ -119,7 +119,7 @@ def cost(task: Task, folder: Path, method: str) -> tuple[float, float]:
         task.teach(folder)
     recipe: dict[str, Any] = task.recipe({method: [{"name": method}]}, seed=0)
     (directory / "recipe.json").write_text(json.dumps(recipe | {"baseline": False}))
-    command = [sys.executable, "-m", "worker.engine", "recipe.json", ".", "--weights", str(folder / "weights")]
+    command = [sys.executable, "-m", "retort.engine", "recipe.json", ".", "--weights", str(folder / "weights")]
     if task.data_root:
         command += ["--data-root", str(task.data_root)]
     process = subprocess.Popen(

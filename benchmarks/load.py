@@ -31,15 +31,15 @@ from typing import Any
 from _servers import Server, front_end, postgresql, prepare
 from sqlalchemy import insert
 
+from retort.event import Event
 from service.db import database_now, transaction
 from service.events.models import Event as EventRow
-from service.jobs.examination import examine
 from service.jobs.models import Job
+from service.jobs.validation import examine
 from service.keys.service import create_local_key
 from service.projects.models import Project
 from service.workers import service as workers
 from service.workers.repository import Claim
-from worker.event import Event
 
 RECIPE = {
     "dataset": {"name": "digits"},

@@ -21,7 +21,7 @@ from typing import Any
 
 from _paced import IMAGES, PacedDiary, machine, median_ratio, nowhere, recipe, run, time_in_turns, write_teacher
 
-from worker.engine.diary import Diary
+from retort.engine.event_log import EventLog
 
 NAMES = ["a", "b", "c", "d"]
 FEW_IMAGES = 256
@@ -71,7 +71,7 @@ def measure(rounds: int, steps: int) -> None:
 
 def digests(folder: Path, directory: str, names: list[str]) -> dict[str, str]:
     """sha256 of each student's weights at the end of a short training."""
-    run(recipe(FEW_IMAGES, names, epochs=1), folder, directory, Diary(nowhere()))()
+    run(recipe(FEW_IMAGES, names, epochs=1), folder, directory, EventLog(nowhere()))()
     made = folder / directory / "artifacts"
     return {name: sha256((made / f"{name}.safetensors").read_bytes()).hexdigest() for name in names}
 

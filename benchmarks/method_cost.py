@@ -21,18 +21,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worker.architectures import CARDS
-from worker.dataset import DataFacts, LoadedDataset
-from worker.engine.diary import Diary
-from worker.engine.interrupt import Interrupt
-from worker.engine.loading import batches, on_device
-from worker.engine.networks import freeze, initialised
-from worker.engine.students import Workshop, make_pupil
-from worker.engine.trainer import Surroundings, Trainer
-from worker.method import Method, Outputs
-from worker.methods import METHODS
-from worker.network import Network
-from worker.recipe import SGD, Evaluation, Labels, Student, Training
+from retort.architectures import CARDS
+from retort.dataset import DataFacts, LoadedDataset
+from retort.engine.event_log import EventLog
+from retort.engine.interrupt import Interrupt
+from retort.engine.loading import batches, on_device
+from retort.engine.networks import freeze, initialised
+from retort.engine.students import StudentFactory, make_student_state
+from retort.engine.trainer import Trainer, TrainerContext
+from retort.method import Method, Outputs
+from retort.methods import METHODS
+from retort.network import Network
+from retort.recipe import SGD, Evaluation, Labels, Student, Training
 
 TEACHER, STUDENT = "resnet32x4", "resnet8x4"
 IMAGES, SIDE, CLASSES = 50_000, 32, 100
@@ -81,7 +81,7 @@ class Bench:
 
     def trainer(self, method: Method | None) -> Trainer:
         """A trainer whose student learns by that method, or by the labels alone."""
-        shop = Workshop(
+        shop = StudentFactory(
             facts=self.facts,
             training=self.training,
             device=self.device,
@@ -93,9 +93,9 @@ class Bench:
         )
         student = Student(architecture=STUDENT, methods=(method,) if method else (), labels=Labels(weight=1))
         network: Network = initialised(STUDENT, 0, self.facts).to(self.device)
-        pupil = make_pupil(student, network, CARDS[STUDENT], shop)
-        diary = Diary(os.open(os.devnull, os.O_WRONLY))
-        around = Surroundings(
+        pupil = make_student_state(student, network, CARDS[STUDENT], shop)
+        diary = EventLog(os.open(os.devnull, os.O_WRONLY))
+        around = TrainerContext(
             self.data,
             self.device,
             diary,

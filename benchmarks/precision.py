@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from _tasks import digits, gain, small_photographs
 
-from worker.recipe import BASELINE_NAME
+from retort.recipe import BASELINE_NAME
 
 STUDENTS = {"kd": [{"name": "kd"}]}
 PRECISIONS = ("float32", "bfloat16")

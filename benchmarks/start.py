@@ -22,8 +22,8 @@ from typing import Any
 
 from _paced import machine
 
-from cli.embedded import embedded_service
-from client import Retort
+from retort.client import Retort
+from worker.commands.embedded import embedded_service
 
 POLL_SECONDS = 0.02
 RECIPE = {

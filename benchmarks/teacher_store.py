@@ -34,7 +34,7 @@ from _paced import (
 )
 from throughput import PEER, PEER_PROGRAM, install_peer
 
-from worker.engine.diary import Diary
+from retort.engine.event_log import EventLog
 
 
 def main() -> None:
@@ -88,7 +88,7 @@ def measure(rounds: int, steps: int) -> None:
 
 def digest(folder: Path, images: int, directory: str, store: Path | None) -> str:
     """sha256 of the student's weights after one epoch."""
-    run(recipe(images, ["student"], epochs=1), folder, directory, Diary(nowhere()), store)()
+    run(recipe(images, ["student"], epochs=1), folder, directory, EventLog(nowhere()), store)()
     return sha256((folder / directory / "artifacts/student.safetensors").read_bytes()).hexdigest()
 
 

@@ -51,12 +51,12 @@ from _paced import (
 from torch import Tensor
 from torch.nn import functional as F
 
-from worker.architectures import CARDS
-from worker.engine.frozen import autocast
-from worker.engine.inference import quick
-from worker.engine.networks import freeze, initialised, placed
-from worker.engine.optimize import make_optimizer
-from worker.engine.run import resolve_for
+from retort.architectures import CARDS
+from retort.engine.frozen import autocast
+from retort.engine.inference import quick
+from retort.engine.networks import freeze, initialised, placed
+from retort.engine.optimize import make_optimizer
+from retort.engine.run import resolve_for
 
 PEER = "torchdistill==1.1.5"
 PEER_FOLDER = Path(__file__).parent.parent / ".bench" / PEER

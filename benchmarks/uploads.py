@@ -25,8 +25,8 @@ from pathlib import Path
 import httpx2
 from _paced import machine
 
-from cli.embedded import embedded_service
-from client import Retort
+from retort.client import Retort
+from worker.commands.embedded import embedded_service
 
 MIB = 1 << 20
 BARE = """

@@ -4,8 +4,7 @@ ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy
 WORKDIR /src
 RUN python -m venv /opt/retort && pip install --no-cache-dir uv==0.13.8
 COPY requirements.lock pyproject.toml README.md LICENSE ./
-COPY cli cli
-COPY client client
+COPY retort retort
 COPY service service
 COPY worker worker
 RUN uv pip install --no-cache --python /opt/retort/bin/python \

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from retort.methods import METHODS
 from service.methods.schemas import MethodRead
 from service.methods.service import every
-from worker.methods import METHODS
 
 PAGE = Path(__file__).with_suffix(".md")
 FIGURES = Path(__file__).with_name("learning.json")
@@ -30,13 +30,13 @@ HEAD = """# Methods
 
 <!-- Written by docs/methods.py; change that, not this. -->
 
-Every method is one file in `worker/methods/`. `GET /v1/methods` and `retort methods` show the same facts.
+Every method is one file in `retort/methods/`. `GET /v1/methods` and `retort methods` show the same facts.
 
 "Checked" counts values of published implementations, computed in float64, with which value and gradients of ours
 agree; the worst difference is a share of the largest entry of the tensor that it is in, rounded up to a power of ten
 above ten times what was measured, and no less than 1e-14. To check against other values in the same format:
 
-    RETORT_GOLDENS=DIR .venv/bin/python -m pytest tests/worker/methods/test_goldens.py
+    RETORT_GOLDENS=DIR .venv/bin/python -m pytest tests/retort/methods/test_goldens.py
 
 A *reconstruction* is our own best reading of a paper whose formula or code could not be had; nothing stands behind it
 but that reading.

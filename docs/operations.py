@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from service import metrics
 from service.health.fleet import Counts, metrics_of
 from service.settings import Settings
-from worker.shell import meters
+from worker import metrics as meters
 
 PAGE = Path(__file__).with_suffix(".md")
 END = "<!-- end -->\n"

@@ -10,8 +10,8 @@ from typing import Any
 from kombu.entity import Queue
 from kombu.transport import TRANSPORT_ALIASES, filesystem
 
-from service.bell import QUEUE
 from service.settings import Settings
+from service.wake_up import QUEUE
 
 FILES = "filesystem"
 """Scheme of the broker that is a folder in the data directory."""

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from retort.registry import nearest
 from service.errors import NotFound, quote
 from service.schemas import Shown
-from worker.registry import nearest
 
 Entry = TypeVar("Entry")
 

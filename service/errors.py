@@ -27,8 +27,8 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 from starlette.requests import Request
 from starlette.responses import Response
 
+from retort.spec import Described
 from service.redaction import without_secrets
-from worker.spec import Described
 
 PROBLEM_JSON = "application/problem+json"
 RETRY_SECONDS = 5

@@ -13,8 +13,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, core_schema
 
+from retort.registry import nearest
 from service.errors import FieldError, quote
-from worker.registry import nearest
 
 Schema = Mapping[str, Any]
 Path = tuple[str | int, ...]

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaH
 from pydantic_core import CoreSchema, core_schema
 from starlette.responses import Response
 
-from worker.spec import Described
+from retort.spec import Described
 
 
 class Asked(Described):

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
-from worker.ingest import MOST_FILES
+from retort.ingest import MOST_FILES
 
 SECRETS_DIR = "RETORT_SECRETS_DIR"
 

@@ -19,10 +19,10 @@ import redis
 from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 
-from service.bell import get_bell
 from service.db import get_engine, make_engine
 from service.migrations import upgrade
 from service.settings import get_settings
+from service.wake_up import get_bell
 from tests.servers import PostgreSQL, Redis, free_port, wait_until
 
 __all__ = ["free_port", "wait_until"]

@@ -68,24 +68,24 @@ def test_the_service_needs_no_torch() -> None:
 
 
 def test_the_celery_worker_needs_no_torch() -> None:
-    run_without(TORCH, imports(["worker.tasks", *modules("worker/shell")]))
+    run_without(TORCH, imports(modules("worker")))
 
 
-def test_what_the_api_reads_of_the_worker_needs_no_torch() -> None:
-    names = ["recipe", "review", "event", "methods", "architectures", "datasets", "exports"]
-    run_without(TORCH, imports([f"worker.{name}" for name in names]))
+def test_what_the_api_reads_of_the_library_needs_no_torch() -> None:
+    names = ["recipe", "validation", "event", "methods", "architectures", "datasets", "exports"]
+    run_without(TORCH, imports([f"retort.{name}" for name in names]))
 
 
 def test_the_engine_needs_no_celery_database_or_http() -> None:
-    names = modules("worker", without=(r"worker\.tasks", r"worker\.shell"))
-    assert "worker.engine.__main__" in names
+    names = modules("retort", without=(r"retort\.cli", r"retort\.client"))
+    assert "retort.engine.__main__" in names
     run_without(SERVICE, imports(names))
 
 
 def test_the_client_needs_pydantic_and_httpx2_alone() -> None:
-    allowed = needed_by("pydantic") | needed_by("httpx2") | {"client"}
+    allowed = needed_by("pydantic") | needed_by("httpx2") | {"retort"}
     # httpx2 takes a decoder of zstd where one is installed, as it is for data sets; the client needs none.
-    code = f"before = set(sys.modules)\n{imports(modules('client'))}\nprint(*sorted(set(sys.modules) - before))"
+    code = f"before = set(sys.modules)\n{imports(modules('retort/client'))}\nprint(*sorted(set(sys.modules) - before))"
     loaded = {name.partition(".")[0] for name in run_without({"backports"}, code).split()}
     assert "httpx2" in loaded
     foreign = loaded - allowed - set(sys.stdlib_module_names)
@@ -149,21 +149,21 @@ recipe = {
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """The tree, to be changed; an interpreter started in it imports the copy."""
-    for folder in ("worker", "service"):
+    for folder in ("retort", "service"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
 
 
 def said(code: str, folder: Path) -> Any:
     """What the API of a copy answers; the code sets `answer`."""
-    where = "import worker; assert worker.__file__.startswith(__import__('os').getcwd()), worker.__file__"
+    where = "import retort; assert retort.__file__.startswith(__import__('os').getcwd()), retort.__file__"
     return json.loads(run_without(TORCH, f"{where}\n{CATALOGUE}\n{code}\nprint(json.dumps(answer))", folder))
 
 
 def test_one_new_file_is_a_new_method(copy: Path) -> None:
-    kd = (ROOT / "worker/methods/kd.py").read_text()
+    kd = (ROOT / "retort/methods/kd.py").read_text()
     changed = kd.replace("class KD", "class Likeness").replace('"kd"', '"likeness"')
-    (copy / "worker/methods/likeness.py").write_text(changed)
+    (copy / "retort/methods/likeness.py").write_text(changed)
     answer = said(
         """
 schemas = get("/openapi.json")["components"]["schemas"]
@@ -187,9 +187,9 @@ answer = {
 
 
 def test_one_new_file_is_a_new_family_of_architectures(copy: Path) -> None:
-    family = (ROOT / "worker/architectures/cifar_resnet.py").read_text()
+    family = (ROOT / "retort/architectures/cifar_resnet.py").read_text()
     changed = family.replace('"cifar_resnet"', '"other_resnet"').replace('"resnet', '"other_resnet')
-    (copy / "worker/architectures/other_resnet.py").write_text(changed)
+    (copy / "retort/architectures/other_resnet.py").write_text(changed)
     answer = said(
         """
 recipe["student"] = {"architecture": "other_resnet8"}
@@ -207,10 +207,10 @@ answer = {
 
 
 def test_one_new_file_is_a_new_export(copy: Path) -> None:
-    export = (ROOT / "worker/exports/safetensors.py").read_text()
+    export = (ROOT / "retort/exports/safetensors.py").read_text()
     changed = export.replace("class Safetensors", "class Raw").replace('= "safetensors"', '= "raw"')
     changed = changed.replace('Literal["safetensors"]', 'Literal["raw"]').replace('".safetensors"', '".raw"')
-    (copy / "worker/exports/raw.py").write_text(changed)
+    (copy / "retort/exports/raw.py").write_text(changed)
     answer = said(
         """
 answer = {
@@ -228,10 +228,10 @@ answer = {
 
 @pytest.mark.parametrize(("file", "found"), [("misnamed", "['kd']"), ("two", "['two', 'two']"), ("none", "[]")])
 def test_a_file_that_is_no_entry_says_what_was_wanted(copy: Path, file: str, found: str) -> None:
-    kd = (ROOT / "worker/methods/kd.py").read_text()
+    kd = (ROOT / "retort/methods/kd.py").read_text()
     two = kd.replace('"kd"', '"two"') + "\n\nclass Other(KD):\n    pass\n"
     content = {"misnamed": kd, "two": two, "none": '"""Nothing."""\n'}[file]
-    (copy / f"worker/methods/{file}.py").write_text(content)
-    assert refusal(set(), "import worker.methods", copy) == (
-        f"ImportError: worker/methods/{file}.py must define one Method, named '{file}'; it defines {found}"
+    (copy / f"retort/methods/{file}.py").write_text(content)
+    assert refusal(set(), "import retort.methods", copy) == (
+        f"ImportError: retort/methods/{file}.py must define one Method, named '{file}'; it defines {found}"
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from retort.architecture import Card
 from service.schemas import Shown
-from worker.architecture import Card
 
 
 class ArchitectureRead(Shown):
@@ -11,7 +11,7 @@ class ArchitectureRead(Shown):
 
     name: str
     family: str
-    """The file of worker/architectures/ that builds it."""
+    """The file of retort/architectures/ that builds it."""
     source: str
     """Where the family comes from: authors, title, year, link."""
     card: Card | None

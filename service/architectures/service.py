@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from retort.architecture import Architecture
+from retort.architectures import ARCHITECTURES, CARDS
 from service.architectures.schemas import ArchitectureRead
 from service.catalogue import find
-from worker.architecture import Architecture
-from worker.architectures import ARCHITECTURES, CARDS
 
 
 def every() -> list[ArchitectureRead]:

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from retort.registry import nearest
 from service.artifacts import repository
 from service.artifacts.models import CHUNK_BYTES
 from service.artifacts.schemas import ArtifactRead, shown
 from service.db import reading
 from service.errors import NotFound, RangeNotSatisfiable, quote
-from worker.registry import nearest
 
 RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 """One range; of several, or of another unit, all is sent instead, as RFC 9110 allows."""

@@ -36,15 +36,15 @@ class Dataset(Base):
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"), index=True)
     """The job of kind `ingest` that makes it; null once that was deleted."""
     source: Mapped[dict[str, Any]] = mapped_column(JSON)
-    """Where its images came from: worker.ingest.Origin."""
+    """Where its images came from: retort.ingest.Origin."""
     blob_id: Mapped[str | None] = mapped_column(ForeignKey("blobs.id"), index=True)
-    """Its archive, worker.datasets._archive; null until its job has succeeded, as all that follows."""
+    """Its archive, retort.datasets._archive; null until its job has succeeded, as all that follows."""
     size: Mapped[int | None] = mapped_column(BigInteger)
     """Bytes of that archive."""
     digest: Mapped[str | None]
     """sha256, hex, of that archive."""
     facts: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    """worker.dataset.DataFacts at its own image size."""
+    """retort.dataset.DataFacts at its own image size."""
     report: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     """What was found in its images."""
     created_at: Mapped[float]

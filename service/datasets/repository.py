@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Select, delete, select, tuple_, update
 from sqlalchemy.orm import Session
 
+from retort.ingest import ARCHIVE, REPORT
 from service.artifacts.models import Artifact, Blob, Chunk
 from service.artifacts.repository import drop_unreferenced
 from service.datasets.models import Dataset
@@ -16,7 +17,6 @@ from service.db import AS_BYTES
 from service.jobs.models import Job
 from service.paging import Position
 from service.workers.repository import Claim
-from worker.ingest import ARCHIVE, REPORT
 
 Row = tuple[Dataset, Job | None]
 """A data set and the job that makes or made it."""

@@ -1,15 +1,15 @@
-"""What the API shows of users' data sets; what it takes is worker.ingest.Ingest."""
+"""What the API shows of users' data sets; what it takes is retort.ingest.Ingest."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
 
+from retort.dataset import DataFacts
+from retort.ingest import Origin
 from service.datasets.models import Dataset, DatasetState, state_of, trouble_of
 from service.jobs.models import Job
 from service.schemas import Shown
-from worker.dataset import DataFacts
-from worker.ingest import Origin
 
 
 class DatasetLinks(Shown):

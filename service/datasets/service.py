@@ -8,6 +8,11 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
+from retort.dataset import DatasetError
+from retort.datasets import DATASETS
+from retort.datasets._roots import Roots
+from retort.ingest import Ingest
+from retort.kinds import INGEST
 from service.catalogue import EntryRead, entry_read
 from service.datasets import repository
 from service.datasets.models import Dataset, DatasetState, state_of
@@ -22,11 +27,6 @@ from service.paging import Position
 from service.settings import get_settings
 from service.uploads.models import UploadKind
 from service.uploads.service import use
-from worker.dataset import DatasetError
-from worker.datasets import DATASETS
-from worker.datasets._roots import Roots
-from worker.ingest import Ingest
-from worker.kinds import INGEST
 
 COPIES = 3
 """Of an upload on a worker's disk at most, as images hardly shrink: fetched, unpacked, and packed again."""

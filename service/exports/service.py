@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from retort.exports import EXPORTS
 from service.catalogue import EntryRead, entry_read
-from worker.exports import EXPORTS
 
 
 def every() -> list[EntryRead]:

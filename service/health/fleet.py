@@ -15,7 +15,7 @@ from sqlalchemy import case, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service import bell, metrics
+from service import metrics, wake_up
 from service.db import database_now, reading
 from service.jobs.models import Job, State
 from service.settings import Settings, get_settings
@@ -70,7 +70,7 @@ class Fleet(Collector):
             known = self._taken
             if known and known.of is settings and time.monotonic() - known.taken_at < FRESH_SECONDS:
                 return known
-            counts, broker = read_counts(settings.lease_seconds), bell.reachable() is None
+            counts, broker = read_counts(settings.lease_seconds), wake_up.reachable() is None
             self._taken = Snapshot(settings, time.monotonic(), counts, broker)
             return self._taken
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service import bell, revisions
+from service import revisions, wake_up
 from service.db import get_engine
 from service.errors import Unavailable
 from service.health.schemas import Ready
@@ -13,7 +13,7 @@ def ready() -> Ready:
     found, wanted = revisions.current(get_engine()), revisions.head()
     if found != wanted:
         raise Unavailable(f"the database stands at migration {found or 'none'}; {wanted} is wanted, so migrate it")
-    problem = bell.reachable()
+    problem = wake_up.reachable()
     if problem is None:
         return Ready(status="ok", broker="ok")
     return Ready(status="degraded", broker=f"unreachable: {problem}")

@@ -55,7 +55,7 @@ class Job(Base):
     """`job_` and 26 characters that sort by the time of creation."""
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     kind: Mapped[str] = mapped_column(default="distill")
-    """One of worker.kinds."""
+    """One of retort.kinds."""
     name: Mapped[str] = mapped_column(default="")
     state: Mapped[State] = mapped_column(default=State.queued)
     wanted: Mapped[Wanted] = mapped_column(default=Wanted.run)

@@ -9,14 +9,14 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
+from retort.dataset import DataFacts
+from retort.event import Progress
+from retort.kinds import KINDS, KindName
+from retort.recipe import Recipe
 from service.errors import FieldError
 from service.jobs.models import TERMINAL, Job, State, Wanted
 from service.paging import PageQuery
 from service.schemas import DescribedBy, Shown
-from worker.dataset import DataFacts
-from worker.event import Progress
-from worker.kinds import KINDS, KindName
-from worker.recipe import Recipe
 
 
 @dataclass(frozen=True)

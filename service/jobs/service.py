@@ -10,26 +10,26 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from service.bell import ring_after_commit
+from retort.estimate import Estimate
+from retort.kinds import DISTILL, ESTIMATE
+from retort.recipe import Recipe
+from retort.spec import Spec
+from retort.validation import Problem, disk_bytes
 from service.checkpoints import repository as checkpoints
 from service.db import read_now, reading
 from service.errors import FieldError, Invalid, NotFound, ServiceError, quote
 from service.events.repository import FIRST, append, begin, change
 from service.ids import new_id
 from service.jobs import repository, rules, waiting
-from service.jobs.examination import as_sent, examine
 from service.jobs.models import TERMINAL, Job, State, Wanted
 from service.jobs.schemas import JobDetail, JobQuery, Validation, detail
 from service.jobs.uses import check_unused, hold
+from service.jobs.validation import as_sent, examine
 from service.keys.service import Caller
 from service.paging import Position
 from service.settings import get_settings
 from service.usage.service import check_queue, measure
-from worker.estimate import Estimate
-from worker.kinds import DISTILL, ESTIMATE
-from worker.recipe import Recipe
-from worker.review import Problem, disk_bytes
-from worker.spec import Spec
+from service.wake_up import ring_after_commit
 
 LIFE = {
     Wanted.run: "resumed",

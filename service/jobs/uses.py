@@ -13,12 +13,12 @@ from typing import Any
 from sqlalchemy import String, cast, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from retort.kinds import KINDS, Use
 from service.datasets.models import Dataset
 from service.db import database_now
 from service.errors import Conflict, FieldError, Invalid
 from service.jobs.models import TERMINAL, Job, State
 from service.models.models import Model
-from worker.kinds import KINDS, Use
 
 GOING_ON = [state for state in State if state not in TERMINAL]
 NAMED = 5

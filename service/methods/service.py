@@ -6,12 +6,12 @@ from functools import cache
 
 from pydantic import TypeAdapter
 
+from retort.architectures import CARDS
+from retort.dataset import DataFacts
+from retort.method import Method, Setup
+from retort.methods import CONFORMANCE, METHODS
 from service.catalogue import entry_read, find
 from service.methods.schemas import Conformance, MethodRead
-from worker.architectures import CARDS
-from worker.dataset import DataFacts
-from worker.method import Method, Setup
-from worker.methods import CONFORMANCE, METHODS
 
 FACTS = DataFacts(
     classes=100, class_names=tuple(map(str, range(100))), image_size=32, train=45_000, validation=5_000, test=10_000

@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
+from retort.user_model import UserModel
 from service.db import Base
 from service.jobs.models import TERMINAL, Job
-from worker.own_model import OwnModel
 
 
 class ModelState(StrEnum):
@@ -42,9 +42,9 @@ class Model(Base):
     """Null while nobody has looked into an ONNX file, as what follows."""
     class_names: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
     expects: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    """worker.own_model.Expects."""
+    """retort.user_model.Expects."""
     card: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    """worker.architecture.Card of an ONNX file."""
+    """retort.architecture.Card of an ONNX file."""
     blob_id: Mapped[str] = mapped_column(ForeignKey("blobs.id"), index=True)
     size: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str]
@@ -77,7 +77,7 @@ def trouble_of(model: Model, job: Job | None) -> str | None:
     return job.error["detail"] if job.error is not None else f"its job {job.id} was {job.state.value}"
 
 
-def record_of(model: Model) -> OwnModel:
+def record_of(model: Model) -> UserModel:
     """What the engine needs to know of it."""
     fields = ("id", "form", "architecture", "classes", "class_names", "expects", "card")
-    return OwnModel.model_validate({name: getattr(model, name) for name in fields})
+    return UserModel.model_validate({name: getattr(model, name) for name in fields})

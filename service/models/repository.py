@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Select, delete, select, tuple_, update
 from sqlalchemy.orm import Session
 
+from retort.check import REPORT
 from service.artifacts.models import Blob, Chunk
 from service.artifacts.repository import drop_unreferenced
 from service.db import AS_BYTES
@@ -16,7 +17,6 @@ from service.jobs.models import Job
 from service.models.models import Model
 from service.paging import Position
 from service.workers.repository import Claim
-from worker.check import REPORT
 
 Row = tuple[Model, Job | None]
 """A model and the job that takes or took it in."""

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from retort.recipe import NetworkName
+from retort.user_model import MOST_CLASSES, ClassName, Expects, Form, Three
 from service.jobs.models import Job
 from service.models.models import Model, ModelState, state_of, trouble_of
 from service.schemas import Asked, Shown
-from worker.own_model import MOST_CLASSES, ClassName, Expects, Form, Three
-from worker.recipe import NetworkName
 
 
 class ExpectsAsked(Asked):

@@ -9,6 +9,12 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
+from retort.architectures import ARCHITECTURES
+from retort.check import Check
+from retort.kinds import CHECK
+from retort.registry import nearest
+from retort.tensor_file import TensorFileError, read_header
+from retort.user_model import ONNX, expects_in, from_description, parsed_expects
 from service.artifacts.models import Blob
 from service.artifacts.repository import BlobGone, Written, find_artifact, refer
 from service.artifacts.service import read_bytes, read_description
@@ -17,10 +23,10 @@ from service.errors import Conflict, FieldError, Invalid, NotFound, quote
 from service.fields import field_errors
 from service.ids import new_id
 from service.jobs import repository as jobs
-from service.jobs.examination import dataset_problem
 from service.jobs.models import Job, State
 from service.jobs.service import Sent, enqueue, made_before
 from service.jobs.uses import check_unused, hold
+from service.jobs.validation import dataset_problem
 from service.keys.service import Caller
 from service.models import repository
 from service.models.models import Model, trouble_of
@@ -29,12 +35,6 @@ from service.models.schemas import ModelCreate
 from service.paging import Position
 from service.uploads.models import UploadKind
 from service.uploads.service import use
-from worker.architectures import ARCHITECTURES
-from worker.check import Check
-from worker.kinds import CHECK
-from worker.own_model import ONNX, expects_in, from_description, parsed_expects
-from worker.registry import nearest
-from worker.tensor_file import TensorFileError, read_header
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from sqlalchemy import func
 from sqlalchemy.orm import Session
 
+from retort.event import Checkpoint, Event, Progress
+from retort.kinds import CHECK, INGEST
 from service.artifacts.repository import Written, add_artifact, commit_blob
 from service.checkpoints import repository as checkpoints
 from service.datasets import repository as datasets
@@ -20,8 +22,6 @@ from service.jobs.rules import Asker, check_follow
 from service.models import repository as models
 from service.workers import repository
 from service.workers.repository import Claim, Machine, Overtaken, Standing
-from worker.event import Checkpoint, Event, Progress
-from worker.kinds import CHECK, INGEST
 
 ANYTHING = Machine(gpu="any")
 """A machine that can run every job."""

@@ -19,15 +19,15 @@ import httpx2
 from sqlalchemy import Engine, create_engine
 
 import service.db
-from client import Retort
-from service.bell import Bell
+from retort.client import Retort
 from service.db import make_engine, transaction
 from service.keys.service import create_local_key
 from service.migrations import upgrade
 from service.settings import get_settings
+from service.wake_up import Bell
 from tests.conftest import forget_settings
 from tests.servers import PostgreSQL, Redis, ended, lasting_port, wait_until
-from worker.shell.child import ENGINE
+from worker.engine_process import ENGINE
 
 ROOT = Path(__file__).parents[2]
 STAND_IN = (sys.executable, str(Path(__file__).with_name("stand_in.py")))

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import service.db
-from service.bell import Bell
+from service.wake_up import Bell
 
 CONTROL = Path(os.environ["FAULTS_CONTROL"])
 LOOK_SECONDS = 0.02
@@ -64,8 +64,8 @@ def main() -> None:
 
         serve()
     else:
-        from worker.tasks import main as work
-        from worker.tasks import shell
+        from worker.app import main as work
+        from worker.app import shell
 
         # The stand-in lies with the tests, and notes what it did.
         shell.files = {"read": (str(Path(__file__).parent),), "write": (os.environ["FAULTS_WORK"],)}

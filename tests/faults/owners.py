@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from client import ApiError, Conflict, ConnectionFailed, Retort, ServiceFailed
+from retort.client import ApiError, Conflict, ConnectionFailed, Retort, ServiceFailed
 
 PATIENCE_SECONDS = 180.0
 NEWEST = 8

@@ -19,6 +19,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from retort.engine.interrupt import FINISHED
 from service.artifacts.models import Artifact, Blob, Chunk
 from service.artifacts.repository import sweep
 from service.db import reading
@@ -28,10 +29,9 @@ from tests.faults.installation import PAIRS, Installation, fresh_folder, remove
 from tests.faults.owners import Owner
 from tests.faults.troubles import Troubles
 from tests.faults.watch import Line, Watcher, check_diary
+from tests.retort.engine.test_program import Engine
 from tests.servers import wait_until
-from tests.worker.engine.test_program import Engine
-from worker.engine.interrupt import FINISHED
-from worker.shell.desk import sweep_folders
+from worker.workspace import sweep_folders
 
 PROJECTS = ("left", "right")
 

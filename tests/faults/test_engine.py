@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from client import Job, Retort
+from retort.client import Job, Retort
+from retort.engine.interrupt import FINISHED
+from retort.recipe import Recipe
 from service.checkpoints.models import Checkpoint
 from service.db import reading
 from service.jobs.models import Job as Row
@@ -22,10 +24,8 @@ from tests.faults.installation import Installation, Worker, fresh_folder, remove
 from tests.faults.scenario import recipe
 from tests.faults.test_gone import diary, wait_for_end
 from tests.faults.watch import Line
+from tests.retort.engine.test_program import Engine
 from tests.servers import wait_until
-from tests.worker.engine.test_program import Engine
-from worker.engine.interrupt import FINISHED
-from worker.recipe import Recipe
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 from sqlalchemy import select
 
-from client import Job, Retort
+from retort.client import Job, Retort
 from service.db import reading
 from service.events.models import Event
 from service.jobs.models import Job as Row

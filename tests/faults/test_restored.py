@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import OperationalError
 
-from client import Job, NotFound, Retort
+from retort.client import Job, NotFound, Retort
 from service.backup import make_backup, restore
 from service.checkpoints.models import Checkpoint
 from service.db import reading

@@ -14,11 +14,11 @@ import httpx2
 import pytest
 from starlette.testclient import TestClient
 
+from retort.methods import METHODS
+from retort.protocols import PROTOCOLS
 from service.app import create_app
 from service.jobs.models import TERMINAL, State
 from tests.service.conftest import Server, bearing, on_sqlite
-from worker.methods import METHODS
-from worker.protocols import PROTOCOLS
 
 Start = Callable[..., Server]
 MIB = 1 << 20

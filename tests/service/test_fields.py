@@ -8,9 +8,9 @@ import pytest
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from retort.spec import Spec
 from service.errors import FieldError
 from service.fields import field_errors, path_text, pointer_of
-from worker.spec import Spec
 
 
 class Weights(Spec):

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from retort.architectures import ARCHITECTURES, CARDS
+from retort.datasets import DATASETS
+from retort.exports import EXPORTS
+from retort.methods import METHODS
 from service.catalogue import summary
 from tests.service.conftest import on_sqlite
-from worker.architectures import ARCHITECTURES, CARDS
-from worker.datasets import DATASETS
-from worker.exports import EXPORTS
-from worker.methods import METHODS
 
 
 @pytest.mark.parametrize(

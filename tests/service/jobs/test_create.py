@@ -13,12 +13,12 @@ import pytest
 from sqlalchemy import func, select, update
 from starlette.testclient import TestClient
 
+from retort.architectures import CARDS
+from retort.recipe import Recipe
 from service.artifacts.repository import add_artifact, commit_blob, write_blob
 from service.db import database_now, reading, transaction
 from service.jobs.models import Job, JobTag, State
 from tests.service.conftest import bearing, on_sqlite
-from worker.architectures import CARDS
-from worker.recipe import Recipe
 
 Environment = Callable[..., None]
 

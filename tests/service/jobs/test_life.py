@@ -13,6 +13,7 @@ from sqlalchemy import func, select, update
 from starlette.testclient import TestClient
 
 import service.jobs.waiting
+from retort.kinds import KINDS
 from service.db import database_now, reading, transaction
 from service.errors import Conflict
 from service.events.models import Event
@@ -22,7 +23,6 @@ from service.jobs.repository import Queue
 from service.jobs.waiting import turns
 from service.workers.repository import LostLease, Machine, claim_best, see, write
 from tests.service.conftest import bearing, on_sqlite
-from worker.kinds import KINDS
 
 
 @pytest.fixture(autouse=True)

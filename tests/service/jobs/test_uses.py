@@ -11,6 +11,8 @@ from sqlalchemy import select
 from starlette.testclient import TestClient
 
 import service.jobs.service
+from retort.recipe import Recipe
+from retort.validation import disk_bytes
 from service.artifacts.models import Artifact
 from service.datasets.models import Dataset
 from service.db import reading, transaction
@@ -20,8 +22,6 @@ from service.uploads.service import sweep_uploads
 from tests.service.conftest import bearing
 from tests.service.jobs.test_create import RESNET8, finish
 from tests.service.uploads.conftest import bring
-from worker.recipe import Recipe
-from worker.review import disk_bytes
 
 __all__ = ["bring"]
 

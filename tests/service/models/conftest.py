@@ -12,20 +12,20 @@ import torch
 from safetensors.torch import save
 from starlette.testclient import TestClient
 
+from retort import draws
+from retort.architectures import ARCHITECTURES
+from retort.engine.__main__ import carry_out
+from retort.engine.event_log import EventLog
+from retort.engine.interrupt import FINISHED, Interrupt
+from retort.engine.run import RunPaths
 from service.artifacts.repository import write_blob
 from service.db import transaction
 from service.jobs.models import State
 from service.workers import service as workers
 from service.workers.service import Made, Trouble
 from tests.service.uploads.conftest import begin, complete, put
-from worker import draws
-from worker.architectures import ARCHITECTURES
-from worker.engine.__main__ import carry_out
-from worker.engine.diary import Diary
-from worker.engine.interrupt import FINISHED, Interrupt
-from worker.engine.run import Place
-from worker.shell.desk import Desk
-from worker.shell.inputs import Cache
+from worker.inputs import Cache
+from worker.workspace import Desk
 
 DIGITS = [str(number) for number in range(10)]
 EXPECTS = {"size": 8, "channel_order": "rgb", "range": [0, 1], "mean": [0.3] * 3, "std": [0.4] * 3}
@@ -65,9 +65,9 @@ def work(tmp_path: Path) -> Callable[[], State]:
         desk.set_up(claim, Cache(tmp_path / "cache", 10**9), lambda: None)
         log = desk.directory / "log"
         with log.open("wb") as out:
-            place = Place(desk.directory, desk.checkpoints, desk.weights, desk.fetched(), "1", 600)
+            place = RunPaths(desk.directory, desk.checkpoints, desk.weights, desk.fetched(), "1", 600)
             code = carry_out(
-                json.dumps(claim.recipe).encode(), place, Diary(out.fileno()), Interrupt(), kind=claim.kind
+                json.dumps(claim.recipe).encode(), place, EventLog(out.fileno()), Interrupt(), kind=claim.kind
             )
         said = [json.loads(line) for line in log.read_text().splitlines()]
         if code != FINISHED:

@@ -15,9 +15,9 @@ from starlette.testclient import TestClient
 
 from service.artifacts.repository import sweep
 from service.jobs.models import State
+from tests.retort.engine.test_user_models import small_onnx
 from tests.service.conftest import on_sqlite
 from tests.service.models.conftest import DIGITS, EXPECTS, asked, bring, tensors
-from tests.worker.engine.test_own_models import small_onnx
 
 Work = Callable[[], State]
 

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 import service.db
+from retort.event import Checkpoint, Event, Progress
 from service.artifacts.repository import write_blob
 from service.backup import disown
 from service.checkpoints.models import Checkpoint as StoredCheckpoint
@@ -57,7 +58,6 @@ from service.workers.service import (
 from tests.faults.watch import Watcher, check_diary
 from tests.servers import wait_until
 from tests.service.rows import RECIPE, add_job, add_project
-from worker.event import Checkpoint, Event, Progress
 
 pytestmark = pytest.mark.usefixtures("database")
 

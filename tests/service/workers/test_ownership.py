@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from retort.event import Event, Progress
 from service.artifacts.repository import artifacts_of, read_chunk, write_blob
 from service.db import reading, transaction
 from service.events.models import Event as Line
@@ -25,7 +26,6 @@ from service.workers.repository import Claim, LostLease, Machine
 from service.workers.service import Made, Order, Trouble, cancel, claim, fail, hand_back, record, renew, retry, succeed
 from tests.service.rows import add_job, add_project
 from tests.service.workers.conftest import Later
-from worker.event import Event, Progress
 
 pytestmark = pytest.mark.usefixtures("database")
 

@@ -1,0 +1,38 @@
+"""The audit log from the command line."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from retort.cli.errors import speaks
+from retort.cli.screen import Json, ago, print_json, print_table
+
+if TYPE_CHECKING:
+    from retort.client import AuditEntry
+
+
+@speaks
+def audit(
+    project: Annotated[str | None, typer.Option(help="Only by keys of the project with this id.")] = None,
+    key: Annotated[str | None, typer.Option(help="Only by the key with this id.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many entries to show at most.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """Show who changed what, newest first, who was not let, and what was removed by retention; needs an admin key."""
+    from retort.client import Retort
+
+    with Retort() as client:
+        found = [*islice(client.audit.list(project_id=project, key_id=key), limit)]
+    if as_json:
+        print_json(found)
+        return
+    print_table(("when", "key", "project", "did", "about", "status"), map(_row, found))
+
+
+def _row(entry: AuditEntry) -> tuple[str, ...]:
+    about = " ".join(entry.about.values())
+    did = f"{entry.method} {entry.route}"
+    return ago(entry.at), entry.key_id or "none", entry.project_id or "none", did, about, str(entry.status)

@@ -1,0 +1,166 @@
+"""Data sets from the command line: what is there, and taking in one's own."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from retort.cli.errors import USAGE, CommandError, speaks
+from retort.cli.screen import Json, ago, console, print_json, print_table, size
+
+if TYPE_CHECKING:
+    from retort.client import Dataset, Retort
+
+app = typer.Typer(help="Data sets: list, show, take in, delete.", no_args_is_help=True)
+
+DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="The data set's id.")]
+
+
+@app.command("list")
+@speaks
+def list_(
+    builtin: Annotated[bool, typer.Option("--builtin", help="Those that come along, instead of your own.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="How many of your own at most, newest first.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """List your data sets, or those that come along."""
+    from retort.client import Retort
+
+    with Retort() as client:
+        if builtin:
+            entries = client.datasets.builtin()
+            if as_json:
+                print_json(entries)
+            else:
+                print_table(("data set", "what it is"), ((entry.name, entry.summary) for entry in entries))
+            return
+        found = [*islice(client.datasets.list(page=min(limit, 200)), limit)]
+    if as_json:
+        print_json(found)
+        return
+    print_table(("data set", "name", "state", "classes", "images", "size", "created"), map(_row, found))
+
+
+@app.command()
+@speaks
+def show(dataset: DatasetId, as_json: Json = False) -> None:
+    """Show one data set: its parts and classes, and what was found in its images."""
+    from retort.client import Retort
+
+    with Retort() as client:
+        found = client.datasets.get(dataset)
+    if as_json:
+        print_json(found)
+    else:
+        _print(found)
+
+
+@app.command()
+@speaks
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called, for people.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder or an archive on this machine, or the id of an upload.",
+        ),
+    ],
+    on_workers: Annotated[
+        bool, typer.Option("--on-workers", help="SOURCE is a folder of the workers' machines.")
+    ] = False,
+    validation_share: Annotated[float, typer.Option(help="Share of a validation part that is missing.")] = 0.1,
+    test_share: Annotated[float, typer.Option(help="Share of a test part that is missing.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Rules which images those are.")] = 0,
+    broken: Annotated[int, typer.Option(min=0, help="How many images may be broken.")] = 0,
+    image_size: Annotated[int, typer.Option(help="Side of the square that recipes bring images to, in pixels.")] = 224,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow it until it is ready.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take in images as a data set; print its id. An archive is uploaded first, a folder packed and uploaded."""
+    from retort.client import Retort
+
+    with Retort() as client:
+        upload, folder = (None, source) if on_workers else (_uploaded(client, source), None)
+        found = client.datasets.create(
+            name,
+            upload=upload,
+            folder=folder,
+            splits={"validation_share": validation_share, "test_share": test_share, "seed": seed},
+            limits={"broken": broken},
+            image_size=image_size,
+        )
+        if not watch:
+            print_json(found) if as_json else typer.echo(found.id)
+            return
+        from retort.cli.watch import watch_to_the_end
+
+        assert found.job_id is not None, "its job was just made"
+        if not as_json:
+            typer.echo(found.id)
+        watch_to_the_end(client, found.job_id, as_json=as_json)
+        if not as_json:
+            _print(client.datasets.get(found.id))
+
+
+@app.command()
+@speaks
+def delete(dataset: DatasetId) -> None:
+    """Delete a data set that no job goes on to use."""
+    from retort.client import Retort
+
+    with Retort() as client:
+        client.datasets.delete(dataset)
+    typer.echo(f"{dataset} is deleted.")
+
+
+def _uploaded(client: Retort, source: str) -> str:
+    """The id of the upload that the images are to come from; what is on this machine is uploaded first."""
+    if source.startswith("upload_"):
+        return source
+    if Path(source).is_file():
+        from retort.cli.upload import bring
+
+        return bring(client, Path(source), "dataset").id
+    if Path(source).is_dir():
+        from retort.cli.upload import bring_folder
+
+        return bring_folder(client, Path(source)).id
+    raise CommandError(
+        f"there is no file or folder {source!r} here; --on-workers would name a folder of the workers' machines", USAGE
+    )
+
+
+def _row(one: Dataset) -> tuple[str, ...]:
+    facts = one.facts
+    images = f"{facts.train + facts.validation + facts.test:,}" if facts else ""
+    classes = str(facts.classes) if facts else ""
+    return one.id, one.name, one.state, classes, images, size(one.size) if one.size else "", ago(one.created_at)
+
+
+def _print(one: Dataset) -> None:
+    out = console()
+    for label, value in _lines(one):
+        out.print(f"[bold]{label:9}[/] ", end="")
+        out.print(value, markup=False)
+    if one.report:
+        parts = ("train", "validation", "test")
+        rows = ((each["name"], *(str(each[part]) for part in parts)) for each in one.report["classes"])
+        print_table(("class", *parts), rows, right=parts)
+
+
+def _lines(one: Dataset) -> list[tuple[str, str]]:
+    source = " ".join(f"{kind} {value}" for kind, value in one.source.items() if value is not None)
+    lines = [("data set", one.id), ("name", one.name), ("state", one.state), ("error", one.error or "")]
+    lines += [("source", source), ("created", ago(one.created_at)), ("job", one.job_id or "")]
+    if facts := one.facts:
+        told = f"{facts.train} images to train on, {facts.validation} to choose by, {facts.test} to test on"
+        lines += [("data", f"{facts.classes} classes, {told}, {facts.image_size} pixels a side")]
+        lines += [("digest", one.digest or ""), ("size", size(one.size or 0))]
+    if one.report:
+        lines += [("layout", one.report["layout"])]
+        lines += [("warning", text) for text in one.report["warnings"]]
+    return [(label, value) for label, value in lines if value]

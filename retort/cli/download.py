@@ -1,0 +1,74 @@
+"""Files of a job, from the command line."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from retort.cli.errors import USAGE, CommandError, speaks
+from retort.cli.jobs import JobId
+from retort.cli.screen import console
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+    from retort.client import Artifact, Retort
+
+
+@speaks
+def download(
+    job: JobId,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Files; all without one.")] = None,
+    to: Annotated[Path | None, typer.Option(metavar="DIR", help="A folder; the job's id without one.")] = None,
+) -> None:
+    """Download a job's files; one that broke off goes on where it broke."""
+    from retort.client import Retort
+
+    with Retort() as client:
+        files = _chosen(client.jobs.artifacts(job), names or (), job)
+        for path in fetch(client, job, files, to or Path(job)):
+            typer.echo(path)
+
+
+def fetch(client: Retort, job_id: str, files: Sequence[Artifact], folder: Path) -> list[Path]:
+    """Download files into a folder under their names, with a bar on a terminal; where they lie."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(f"{folder} cannot be made: {error.strerror}") from None
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    paths = []
+    with Progress(*columns, console=console(stderr=True), disable=not console(stderr=True).is_terminal) as bars:
+        for file in files:
+            task = bars.add_task(file.name, total=file.size)
+            paths.append(_one(client, job_id, file.name, folder, partial(_show, bars, task)))
+    return paths
+
+
+def _show(bars: Bars, task: TaskID, done: int, total: int) -> None:
+    bars.update(task, completed=done, total=total)
+
+
+def _one(client: Retort, job_id: str, name: str, folder: Path, progressed: Callable[[int, int], None]) -> Path:
+    try:
+        return client.jobs.download(job_id, name, folder, progressed)
+    except OSError as error:
+        raise CommandError(f"{folder / name} cannot be written: {error.strerror}") from None
+
+
+def _chosen(files: Sequence[Artifact], names: Sequence[str], job_id: str) -> list[Artifact]:
+    known = {file.name: file for file in files}
+    for name in names:
+        if name not in known:
+            raise CommandError(f"{job_id} has no file {name!r}; it has {', '.join(known) or 'none'}", USAGE)
+    if not files:
+        raise CommandError(f"{job_id} has no files yet")
+    return [known[name] for name in names] if names else [*files]

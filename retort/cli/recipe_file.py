@@ -1,0 +1,123 @@
+"""A recipe as a person writes it: a YAML or JSON file, and changes to it on the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from retort.cli.errors import USAGE, CommandError
+
+if TYPE_CHECKING:
+    from retort.client import Retort
+
+
+def wanted_recipe(client: Retort, file: str | None, job_id: str | None, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """The recipe in a file, or else that of a job, with each change applied in turn."""
+    if file is not None and job_id is not None:
+        raise CommandError(f"both the file {file} and --from {job_id} are given; wanted one of them", USAGE)
+    if file is not None:
+        return read_recipe(file, changes)
+    if job_id is None:
+        raise CommandError("wanted a FILE with a recipe, or --from and a job", USAGE)
+    return _changed(recipe_of(client, job_id), changes, f"the recipe of {job_id}")
+
+
+def recipe_of(client: Retort, job_id: str) -> dict[str, Any]:
+    """The recipe that a job stored, or that it estimated."""
+    job = client.jobs.get(job_id)
+    recipe = (job.recipe or {}).get("recipe") if job.kind == "estimate" else job.recipe
+    if job.kind not in ("distill", "estimate") or recipe is None:
+        raise CommandError(
+            f"job {job_id} is of kind {job.kind} and has no recipe; wanted one of kind distill or estimate"
+        )
+    return deepcopy(recipe)
+
+
+def read_recipe(file: str, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """The recipe in a file, `-` for standard input, with each `path=value` applied in turn.
+
+    What it means is the service's to say: only what JSON cannot carry is refused here.
+    """
+    where = "standard input" if file == "-" else file
+    recipe = _parsed(_text(file), where)
+    if not isinstance(recipe, dict):
+        raise CommandError(f"{where} holds {_kind(recipe)}; a recipe is a mapping of fields", USAGE)
+    return _changed(recipe, changes, where)
+
+
+def _changed(recipe: dict[str, Any], changes: Sequence[str], where: str) -> dict[str, Any]:
+    for change in changes:
+        apply_change(recipe, change)
+    try:
+        json.dumps(recipe, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CommandError(f"{where} holds something that JSON cannot carry: {error}", USAGE) from None
+    return recipe
+
+
+def apply_change(recipe: dict[str, Any], change: str) -> None:
+    """Set one field in place: `training.epochs=5`, `students.0.seed=1`. The value is read as JSON, else as YAML."""
+    where, equals, value = change.partition("=")
+    names = where.split(".")
+    if not equals or not all(names):
+        raise CommandError(f"--set {change!r} is no change; one looks like training.epochs=5", USAGE)
+    holder: Any = recipe
+    for name in names[:-1]:
+        holder = _inside(holder, name, change)
+    key = _place(holder, names[-1], change)
+    holder[key] = _parsed(value, f"--set {change!r}")
+
+
+def _inside(holder: Any, name: str, change: str) -> Any:
+    key = _place(holder, name, change)
+    if isinstance(holder, dict) and not isinstance(holder.get(key), (dict, list)):
+        holder[key] = {}
+    return holder[key]
+
+
+def _place(holder: Any, name: str, change: str) -> Any:
+    """The key of a mapping or the position in a list that a part of a path names."""
+    if isinstance(holder, dict):
+        return name
+    if isinstance(holder, list) and name.isdecimal() and int(name) < len(holder):
+        return int(name)
+    wanted = f"a number below {len(holder)}" if isinstance(holder, list) else "a field, which a single value has not"
+    raise CommandError(f"--set {change!r} names {name!r} where {wanted} is wanted", USAGE)
+
+
+def _text(file: str) -> str:
+    try:
+        return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"{file} cannot be read: {error.strerror}", USAGE) from None
+    except UnicodeDecodeError:
+        raise CommandError(f"{file} is not text in UTF-8", USAGE) from None
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        # First as JSON: YAML 1.1 would read 1e-3 as a word.
+        return json.loads(text)
+    except ValueError:
+        return _parsed_yaml(text, where)
+
+
+def _parsed_yaml(text: str, where: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise CommandError(f"{where} is neither JSON nor YAML: {_one_line(error)}", USAGE) from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"

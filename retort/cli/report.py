@@ -1,0 +1,128 @@
+"""What a job measured and made, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from retort.cli.screen import duration, print_table, size
+
+if TYPE_CHECKING:
+    from retort.client import Artifact, Job, Retort
+
+
+def report_of(client: Retort, job_id: str) -> dict[str, Any] | None:
+    """The final table that the job's diary holds; None when the job made none."""
+    reports = [event.data for event in client.jobs.events(job_id) if event.kind == "report"]
+    return reports[-1] if reports else None
+
+
+def print_report(kind: str, report: dict[str, Any]) -> None:
+    """What a job of that kind found; nothing of a kind whose report is shown elsewhere."""
+    if kind in REPORTS:
+        REPORTS[kind](report)
+
+
+def _print_networks(report: dict[str, Any]) -> None:
+    """Each network: how good it is on the test part, how often it guesses as the teacher does, and how large it is."""
+    columns = (
+        *("network", "architecture", "test accuracy", "images right", "as the teacher", "calibration error"),
+        *("parameters", "best epoch"),
+    )
+    print_table(columns, (_report_row(row, report["ship"]) for row in report["networks"]), right=columns[2:])
+    # Reports of older jobs do not know that training may end before its time.
+    if report.get("stopped_early"):
+        typer.echo("Training ended early, as was asked.")
+        for row in report["networks"]:
+            if (trained := row["trained"]) and trained["steps"] < trained["of_steps"]:
+                typer.echo(
+                    f"{row['name']} was trained for {trained['epochs']} of {trained['of_epochs']} epochs "
+                    f"({trained['steps']:,} of {trained['of_steps']:,} steps)."
+                )
+        for name in report["left_out"]:
+            typer.echo(f"{name} was left out: its training had not begun.")
+
+
+def _report_row(row: dict[str, Any], ship: str) -> tuple[str, ...]:
+    test = row["test"][ship]
+    right = f"{test['test.correct']:.0f} of {test['test.images']:.0f}"
+    best = "" if row["best_epoch"] is None else str(row["best_epoch"])
+    return (
+        row["name"],
+        row["architecture"],
+        f"{test['test.accuracy']:.2%}",
+        right,
+        f"{test['test.agreement']:.2%}" if "test.agreement" in test else "",
+        f"{test['test.calibration_error']:.3f}",
+        f"{row['parameters']:,}",
+        best,
+    )
+
+
+def _print_estimate(report: dict[str, Any]) -> None:
+    """How long each part of a recipe takes, and all of it, with intervals; memory and sizes."""
+    rows = [
+        (section["phase"], ", ".join(section["learners"]), str(section["epochs"]),
+         *(_seconds(section[name]) for name in ("seconds_per_step", "seconds_per_epoch", "seconds")))
+        for section in report["sections"]
+    ]  # fmt: skip
+    columns = ("phase", "networks", "epochs", "a step", "an epoch", "in all")
+    print_table(columns, rows, right=columns[2:])
+    total = report["total_seconds"]
+    low, mean, high = (duration(total[bound]) for bound in ("low", "mean", "high"))
+    typer.echo(f"The job would take {mean} on this worker ({low} to {high}, with {report['device']} as its device).")
+    testing = duration(report["testing_seconds"]["mean"])
+    typer.echo(f"Of that the final test takes {testing}, and the exports {duration(report['exporting_seconds'])}.")
+    low, high = (size(report["peak_bytes"][bound]) for bound in ("low", "high"))
+    typer.echo(f"Memory of {report['peak_of']} at its peak: {low} to {high}.")
+    for name, count in report["artifact_bytes"].items():
+        typer.echo(f"{name}: {size(count)}.")
+
+
+def _print_check(report: dict[str, Any]) -> None:
+    """How good a model is, and what seems wrong with it."""
+    model, count = report["model"], report["parameters"]
+    least, greatest = (f"{report['outputs'][bound]:.4g}" for bound in ("least", "greatest"))
+    rows = [
+        ("parameters", f"{count:,}"),
+        ("outputs", f"{model['classes']}, from {least} to {greatest}"),
+        ("an image", f"{1000 * report['seconds_per_image']:.3g} ms on {report['device']}"),
+    ]
+    if "accuracy" in report:
+        rows += [("accuracy", f"{report['accuracy']:.2%} of {report['images']} images")]
+        rows += [(f"  fed with {name}", f"{value:.2%}") for name, value in report["normalisations"].items()]
+        if report["permuted"]:
+            rows += [("  classes in the order that fits best", f"{report['permuted']['accuracy']:.2%}")]
+    print_table(("", model["id"]), rows)
+    for sentence in report["sentences"]:
+        typer.echo(sentence)
+
+
+def _seconds(interval: Mapping[str, float]) -> str:
+    """The mean and its interval: "0.153 s (0.148 to 0.158)"."""
+    return f"{interval['mean']:.3g} s ({interval['low']:.3g} to {interval['high']:.3g})"
+
+
+REPORTS = {"distill": _print_networks, "estimate": _print_estimate, "check": _print_check}
+"""How a report is told, by the job's kind."""
+
+
+def print_latest(job: Job) -> None:
+    """The newest metrics of each network."""
+    if job.latest:
+        names = sorted({metric for values in job.latest.values() for metric in values})
+        rows = ((metric, *(_number(values.get(metric)) for values in job.latest.values())) for metric in names)
+        print_table(("metric", *job.latest), rows, right=(*job.latest,))
+
+
+def print_files(files: Sequence[Artifact]) -> None:
+    """Name, size and digest of each file that a job made."""
+    if files:
+        rows = ((file.name, size(file.size), file.sha256) for file in files)
+        print_table(("file", "size", "sha256"), rows, right=("size",))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"

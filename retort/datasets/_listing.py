@@ -1,0 +1,52 @@
+"""Lists of image files, before any image is decoded. No torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from retort.datasets._roots import Files
+
+IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+NAMED_AT_MOST = 5
+"""Files that a sentence names before it only counts."""
+
+Labelled = tuple[str, int]
+"""An image's file, relative to the data set's folder, and its class index."""
+
+
+def images_in(files: Files, place: str, stray: list[str]) -> Iterator[str]:
+    """The images below a folder, relative to the data set's, in a fixed order; what is none goes to the stray files."""
+    for root, folders, names in os.walk(files.folder / place):
+        folders.sort()
+        stray += [path for path in (os.path.join(root, inner) for inner in folders) if os.path.islink(path)]
+        inside = os.path.relpath(root, files.folder)
+        for name in sorted(names):
+            file = os.path.join(inside, name)
+            if is_named_image(name) and files.hold(file):
+                yield file
+            else:
+                stray.append(os.path.join(root, name))
+
+
+def is_named_image(name: str) -> bool:
+    """Whether a file is named like an image and not hidden."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_ENDINGS
+
+
+def stray_warning(stray: list[str]) -> Iterator[str]:
+    """What is said of files that were passed over, if any were."""
+    if stray:
+        named = first_few([short(file) for file in stray])
+        yield f"left out, as no images or as links out of the allowed folders: {named} ({len(stray)} in all)"
+
+
+def first_few(names: list[str]) -> str:
+    """The first few, sorted, and how many more there are."""
+    more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
+    return ", ".join(sorted(names)[:NAMED_AT_MOST]) + more
+
+
+def short(file: str) -> str:
+    """A file's name below that of the folder above it."""
+    return "/".join(file.split(os.sep)[-2:])

@@ -1,0 +1,114 @@
+"""Image folder: photographs in one folder a class, or in train, validation and test folders of such."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from retort.dataset import DataFacts, Dataset, DatasetError, LoadedDataset
+from retort.datasets._listing import Labelled, images_in, stray_warning
+from retort.datasets._roots import LONGEST_PATH, PATH_PATTERN, Files, Roots, reading
+from retort.datasets._split import take_parts
+
+PART_FOLDERS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val"),
+    "test": ("test", "testing"),
+}
+
+
+@dataclass
+class Found:
+    """What lies in a folder, before any image is decoded."""
+
+    class_names: tuple[str, ...]
+    parts: dict[str, list[Labelled]]
+    """The images of each part, in a fixed order."""
+    stray: list[str] = field(default_factory=list)
+    """What was passed over: no images, hidden, or links out of the allowed folders."""
+
+
+class ImageFolder(Dataset):
+    """Images in a local folder: `class/*.jpg`, or `train/`, `validation/` and `test/` above such folders.
+
+    Classes are the folders' names, sorted. Each image is scaled until its shorter side fits, then its middle is taken.
+    Parts that are missing are split off the training images, class by class, by a seed.
+    """
+
+    source: ClassVar[str] = "the user's own images"
+
+    name: Literal["image_folder"] = "image_folder"
+    path: str = Field(min_length=1, max_length=LONGEST_PATH, pattern=PATH_PATTERN)
+    """The folder; it must lie under one that the server allows (RETORT_DATA_ROOTS)."""
+    image_size: int = Field(default=224, ge=8, le=1024)
+    """Side of the square that images are brought to, in pixels."""
+    validation_share: float = Field(default=0.1, gt=0, lt=0.5)
+    """Share of each class's images that is split off for validation when there is no such folder."""
+    test_share: float = Field(default=0.1, gt=0, lt=0.5)
+    """Share of each class's images that is split off for the test when there is no such folder."""
+    split_seed: int = Field(default=0, ge=0, lt=2**63)
+    """Rules which images are split off."""
+
+    def facts(self, roots: Sequence[Path]) -> DataFacts | None:
+        allowed = Roots(roots)
+        folder = allowed.folder(self.path)
+        if not allowed.are_here(folder):
+            return None
+        return self._facts(self._find(Files(folder, allowed)))
+
+    def load(self, roots: Sequence[Path]) -> LoadedDataset:
+        from retort.datasets._pictures import Folder, load_pictures
+
+        allowed = Roots(roots)
+        files = Files(allowed.folder(self.path), allowed)
+        found = self._find(files)
+        train, validation, test = (found.parts[part] for part in PART_FOLDERS)
+        warnings = tuple(stray_warning(found.stray))
+        return load_pictures(self._facts(found), Folder(files.folder), train, validation, test, warnings)
+
+    def _facts(self, found: Found) -> DataFacts:
+        sizes = {name: len(images) for name, images in found.parts.items()}
+        return DataFacts(
+            classes=len(found.class_names), class_names=found.class_names, image_size=self.image_size, **sizes
+        )
+
+    def _find(self, files: Files) -> Found:
+        if not files.folder.is_dir():
+            raise DatasetError(f"{self.path!r} is no folder")
+        with reading(self.path):
+            return self._listing(files)
+
+    def _listing(self, files: Files) -> Found:
+        named = {part: _first_folder(files, names) for part, names in PART_FOLDERS.items()}
+        training = named["train"] or ""
+        class_names = tuple(files.folders(training))
+        if len(class_names) < 2:
+            raise DatasetError(f"{self.path!r} holds {len(class_names)} class folders; at least 2 are needed")
+        found = Found(class_names, {"train": [], "validation": [], "test": []})
+        found.stray += [str(child) for child in (files.folder / training).iterdir() if not child.is_dir()]
+        for part, place in {**named, "train": training}.items():
+            if place is not None:
+                found.parts[part] = list(_images(files, place, found))
+        shares = {"validation": self.validation_share, "test": self.test_share}
+        missing = {part: share for part, share in shares.items() if named[part] is None}
+        found.parts |= take_parts(found.parts["train"], found.class_names, missing, self.split_seed)
+        return found
+
+
+def _first_folder(files: Files, names: tuple[str, ...]) -> str | None:
+    """The first that holds folders itself; one that holds images is a class of that name."""
+    return next((name for name in names if (files.folder / name).is_dir() and files.folders(name)), None)
+
+
+def _images(files: Files, place: str, found: Found) -> Iterator[Labelled]:
+    """The images of one part with their labels, in order; what is none of the classes' is an error."""
+    strangers = set(files.folders(place)) - set(found.class_names)
+    if strangers:
+        raise DatasetError(f"the folder {place!r} holds classes that training lacks: {sorted(strangers)}")
+    for label, name in enumerate(found.class_names):
+        for file in images_in(files, f"{place}/{name}" if place else name, found.stray):
+            yield file, label

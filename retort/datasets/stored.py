@@ -1,0 +1,49 @@
+"""Stored: a data set of the user's own that the service took in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from retort.dataset import DataFacts, Dataset, DatasetError, LoadedDataset
+from retort.datasets._archive import PARTS, Archive
+from retort.datasets._roots import fetched
+
+
+class Stored(Dataset):
+    """A data set that `POST /v1/datasets` made of the user's own images; its parts and classes are fixed.
+
+    Each image is scaled until its shorter side fits, then its middle is taken.
+    """
+
+    source: ClassVar[str] = "the user's own images, taken in by this service"
+
+    name: Literal["stored"] = "stored"
+    dataset: str = Field(pattern=r"^dataset_[0-9a-z]+$")
+    """Id of the data set."""
+    image_size: int | None = Field(default=None, ge=8, le=1024)
+    """Side of the square that images are brought to, in pixels; null is what the data set says."""
+
+    def facts(self, roots: Sequence[Path]) -> DataFacts | None:
+        file = fetched(roots, self.dataset)
+        return None if file is None else self.at_its_size(Archive(file).description.facts())
+
+    def load(self, roots: Sequence[Path]) -> LoadedDataset:
+        from retort.datasets._pictures import load_pictures
+
+        file = fetched(roots, self.dataset)
+        if file is None:
+            raise DatasetError(f"the data set {self.dataset!r} was not fetched to this machine")
+        archive = Archive(file)
+        facts = self.at_its_size(archive.description.facts())
+        train, validation, test = (archive.listed()[part] for part in PARTS)
+        return load_pictures(facts, archive, train, validation, test, (), checked=file.name)
+
+    def at_its_size(self, facts: DataFacts) -> DataFacts:
+        """The data set's facts as this recipe wants it: statistics hold for the size at which they were measured."""
+        if self.image_size in (None, facts.image_size):
+            return facts
+        return facts.model_copy(update={"image_size": self.image_size, "mean": None, "std": None})

@@ -1,0 +1,119 @@
+"""What leaves a run: the chosen weights, rounded as the recipe says, tested, described, exported."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retort.architecture import Card
+from retort.dataset import DataFacts
+from retort.engine.epoch_plan import TrainingExtent
+from retort.engine.evaluate import Score
+from retort.export import Export
+from retort.method import Wrapper
+from retort.network import Network
+from retort.student import describe
+
+
+@dataclass
+class NetworkResult:
+    """A network at the end of its training."""
+
+    name: str
+    role: str
+    """`teacher`, `student` or `baseline` (a student without methods)."""
+    architecture: str
+    card: Card
+    network: Network
+    last: dict[str, Tensor]
+    """Weights after the last step."""
+    best: dict[str, Tensor]
+    """Weights after the best epoch on the validation part."""
+    best_epoch: int | None = None
+    """None for a teacher that came trained; 0 where the first epoch was not finished."""
+    reached: TrainingExtent | None = None
+    """How far its training came; None for a teacher that came trained."""
+    wrapper: tuple[str, Wrapper] | None = None
+
+    def load(self, which: str, weights_dtype: str) -> None:
+        """Take the weights of the best or the last epoch, rounded to the precision in which they are stored."""
+        weights = self.best if which == "best" else self.last
+        self.network.load_state_dict({name: round_to(tensor, weights_dtype) for name, tensor in weights.items()})
+
+
+def round_to(tensor: Tensor, weights_dtype: str) -> Tensor:
+    """The values that the tensor has when it is stored in that precision, in its own dtype."""
+    if weights_dtype == "float16" and tensor.is_floating_point():
+        return tensor.to(torch.float16).to(tensor.dtype)
+    return tensor
+
+
+def describe_result(finished: NetworkResult, facts: DataFacts, weights_dtype: str, test: Score) -> dict[str, Any]:
+    """What `student.json` says: all that is needed to build the network again, and how good it is."""
+    description = describe(
+        finished.network,
+        name=finished.name,
+        architecture=finished.architecture,
+        class_names=facts.class_names,
+        wrapper=finished.wrapper,
+        weights_dtype=weights_dtype,
+    )
+    return description | {"test": {"accuracy": test.accuracy, "correct": test.correct, "images": test.images}}
+
+
+class Packer:
+    """Writes artifacts and, when it is left, the list of them; all or, when something fails, none."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory / "artifacts"
+        self.list_file = directory / "artifacts.json"
+        self.listed: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Packer:
+        # What a run that was killed here left behind, drafts of libraries among it.
+        self._clear()
+        self.directory.mkdir(parents=True)
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is None:
+            try:
+                # Last: where the list lies, all artifacts do.
+                self.list_file.write_text(json.dumps(self.listed))
+            except OSError:
+                self._clear()
+                raise
+        else:
+            self._clear()
+
+    def export(self, finished: NetworkResult, description: dict[str, Any], export: Export) -> None:
+        """Write a network in one format."""
+        file = self.directory / f"{finished.name}{export.suffix}"
+        export.write(finished.network, description, file)
+        self.add(file, finished.name, export.media_type)
+
+    def write_json(self, name: str, network: str | None, content: dict[str, Any]) -> None:
+        file = self.directory / name
+        file.write_text(json.dumps(content, indent=2) + "\n")
+        self.add(file, network, "application/json")
+
+    def add(self, file: Path, network: str | None, media_type: str) -> None:
+        """List a file that lies in `directory`."""
+        self.listed.append(
+            {
+                "name": file.name,
+                "network": network,
+                "media_type": media_type,
+                "file": f"{self.directory.name}/{file.name}",
+            }
+        )
+
+    def _clear(self) -> None:
+        self.list_file.unlink(missing_ok=True)
+        shutil.rmtree(self.directory, ignore_errors=True)

@@ -1,0 +1,74 @@
+"""What ended a run: its exit code, and one sentence for people."""
+
+from __future__ import annotations
+
+import errno
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+
+from retort.dataset import DatasetError
+from retort.download import Unreachable
+from retort.engine.interrupt import (
+    DISK_FULL,
+    IMPOSSIBLE,
+    MEMORY_RAN_OUT,
+    OUT_OF_MEMORY,
+    UNREACHABLE,
+    Impossible,
+    MemoryExhausted,
+)
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM_IN_WORDS = re.compile(rf"\(os error ({'|'.join(map(str, NO_ROOM))})\)")
+"""What safetensors, which is no Python, says instead."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: a GPU's, or the machine's, which torch tells by words alone."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error says that a file system, or the share of it that this user has, is full."""
+    return (isinstance(error, OSError) and error.errno in NO_ROOM) or bool(NO_ROOM_IN_WORDS.search(str(error)))
+
+
+def cause_of(error: Exception, places: tuple[Path, ...]) -> tuple[int, str] | None:
+    """Exit code and sentence; None for what nobody foresaw. `places` are the folders that a run writes to."""
+    behind = list(_chain(error))
+    if any(map(is_disk_full, behind)):
+        return DISK_FULL, f"the disk is full: {_free(places)}, without what did not fit"
+    if isinstance(error, MemoryExhausted):
+        return OUT_OF_MEMORY, str(error)
+    if any(map(is_out_of_memory, behind)):
+        said = next(str(one) for one in behind if is_out_of_memory(one)).partition(". ")[0].partition("\n")[0]
+        return MEMORY_RAN_OUT, f"memory ran out{f': {said}' if said else ''}; a smaller batch_size takes less"
+    if isinstance(error, Unreachable):
+        return UNREACHABLE, str(error)
+    if isinstance(error, ValidationError):
+        found = error.errors(include_url=False)[0]
+        where = "/" + "/".join(map(str, found["loc"]))
+        return IMPOSSIBLE, f"the recipe is wrong at {where}: {found['msg']}"
+    if isinstance(error, Impossible | DatasetError):
+        return IMPOSSIBLE, str(error)
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it came from."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__
+
+
+def _free(places: tuple[Path, ...]) -> str:
+    """What the folder of a run says that has the least room."""
+    here = (next(folder for folder in (place, *place.absolute().parents) if folder.exists()) for place in places)
+    free, folder = min((shutil.disk_usage(folder).free, folder) for folder in here)
+    return f"{free:,} bytes are free in {folder}"

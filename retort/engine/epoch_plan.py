@@ -1,0 +1,66 @@
+"""Which step falls into which epoch: epochs may differ in length."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import accumulate
+
+SMALLEST_BATCH = 2
+"""Batch norm cannot take the statistics of one image: a remainder of one is left out of its epoch."""
+
+
+@dataclass(frozen=True)
+class TrainingExtent:
+    """How far a training came."""
+
+    epochs: int
+    """Whole epochs done."""
+    of_epochs: int
+    steps: int
+    """Optimizer steps done."""
+    of_steps: int
+
+    @property
+    def end(self) -> bool:
+        """Whether that is all of it."""
+        return self.steps == self.of_steps
+
+
+class EpochPlan:
+    """The steps of a training, made from how many images each of its epochs sees."""
+
+    def __init__(self, images: Iterable[int], batch_size: int) -> None:
+        self.images = tuple(images)
+        """Images that each epoch sees."""
+        self.batches = tuple(max(1, _batches(count, batch_size)) for count in self.images)
+        """Steps of each epoch."""
+        self._starts = tuple(accumulate(self.batches, initial=0))
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole training."""
+        return self._starts[-1]
+
+    def epoch(self, step: int) -> int:
+        """The epoch of a step; the number of epochs once all steps are done."""
+        return bisect_right(self._starts, step) - 1
+
+    def reached(self, step: int) -> TrainingExtent:
+        """Where the training stands before a step."""
+        return TrainingExtent(self.epoch(step), len(self.batches), step, self.steps)
+
+    def within(self, step: int) -> int:
+        """How many steps of its epoch come before a step."""
+        return step - self._starts[self.epoch(step)]
+
+    def done(self, step: int) -> float:
+        """Epochs that are done before a step."""
+        epoch = self.epoch(step)
+        return epoch + self.within(step) / self.batches[epoch]
+
+
+def _batches(images: int, batch_size: int) -> int:
+    whole, rest = divmod(images, batch_size)
+    return whole + (rest >= SMALLEST_BATCH)

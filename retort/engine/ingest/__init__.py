@@ -1,0 +1,250 @@
+"""Taking in images as a data set: read, look at each, split, store; the work of a job of kind `ingest`."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+from retort.dataset import Channels, DatasetError
+from retort.datasets._archive import PARTS, Description, Packed, PartDescription, in_blocks, write_archive
+from retort.datasets._listing import Labelled, first_few
+from retort.datasets._memory import ONE_STEP
+from retort.datasets._pictures import QUEUED, threads
+from retort.datasets._roots import Files, Roots, fetched
+from retort.datasets._split import take_parts
+from retort.engine.artifacts import Packer
+from retort.engine.event_log import EventLog
+from retort.engine.group import ALONE, Group
+from retort.engine.ingest.layout import MANIFEST_BYTES, Layout, find_layout, is_named_manifest, may_matter
+from retort.engine.ingest.look import LARGEST_FILE, Look, look
+from retort.engine.ingest.members import Bounds, Member, Stray, files_of, members_of, shown
+from retort.engine.ingest.report import Broken, report_of
+from retort.engine.interrupt import Impossible, Interrupt, NothingToKeep
+from retort.engine.run import RunPaths
+from retort.ingest import ARCHIVE, REPORT, Ingest
+
+Piece = tuple[int, int]
+"""Where a file's bytes begin in the spool, and how many they are."""
+
+
+class Ingestion:
+    """Carries out a spec of kind `ingest`. Raises DatasetError or Impossible for what cannot be taken in."""
+
+    bounds = Bounds()
+    """How much is read."""
+
+    def __init__(
+        self, spec: Ingest, place: RunPaths, event_log: EventLog, interrupt: Interrupt, group: Group = ALONE
+    ) -> None:
+        self.spec = spec
+        self.place = place
+        self.event_log = event_log
+        self.interrupt = interrupt
+        self.stray = Stray()
+        self.made: dict[str, float] = {}
+        """The parts that the images did not bring, with the share of each."""
+
+    def __call__(self) -> None:
+        try:
+            # Nothing of it is worth a checkpoint: whoever stops it begins anew.
+            with self.interrupt.at_once(nothing_to_keep=True):
+                self._take_in()
+        except NothingToKeep:
+            raise NothingToKeep("asked to finish before the data set was whole: there is nothing to keep") from None
+
+    def _take_in(self) -> None:
+        with _spool(self.place.directory / "spool") as spool:
+            pieces = self._read(spool)
+            manifests = self._manifests(spool, pieces)
+            layout = find_layout([name for name in pieces if name not in manifests], manifests)
+            self.stray.extend(layout.stray)
+            looks, broken = self._look(spool, pieces, layout)
+            self._refuse_broken(broken, len(looks) + len(broken))
+            parts = self._split(layout, looks)
+            self._pack(spool, pieces, layout, parts, looks, broken)
+
+    # Reading
+
+    def _read(self, spool: int) -> dict[str, Piece]:
+        """Copy all that may matter to the spool; where each file lies there, by its name."""
+        self.event_log.enter("reading")
+        pieces: dict[str, Piece] = {}
+        end = 0
+        for number, member in enumerate(self._members(), 1):
+            too_long = is_named_manifest(member.name) and member.size > MANIFEST_BYTES
+            if too_long or not may_matter(member.name):
+                self.stray.append(member.name)
+            elif member.name in pieces:
+                raise DatasetError(f"the name {shown(member.name)} stands twice; each file needs a name of its own")
+            else:
+                size = _copy(member, spool)
+                pieces[member.name] = (end, size)
+                end += size
+            self._progress(number, None)
+        return pieces
+
+    def _manifests(self, spool: int, pieces: dict[str, Piece]) -> dict[str, bytes]:
+        """What may be manifests, by name. Raises DatasetError for more than is read."""
+        found = {name: piece for name, piece in pieces.items() if is_named_manifest(name)}
+        size = sum(size for _, size in found.values())
+        if size > MANIFEST_BYTES:
+            raise DatasetError(
+                f"{len(found)} files that may be manifests ({first_few([*found])}) have {size:,} bytes; at most "
+                f"{MANIFEST_BYTES:,} are read"
+            )
+        return {name: b"".join(in_blocks(spool, *piece)) for name, piece in found.items()}
+
+    def _members(self) -> Iterator[Member]:
+        source, bounds = self.spec.source, replace(self.bounds, files=self.spec.limits.files or self.bounds.files)
+        if source.folder is not None:
+            roots = Roots(self.place.data_roots)
+            folder = roots.folder(source.folder)
+            if not folder.is_dir():
+                raise DatasetError(f"{source.folder!r} is no folder")
+            return files_of(Files(folder, roots), self.stray, bounds)
+        assert source.upload is not None, "the spec says so"
+        file = fetched(self.place.data_roots, source.upload)
+        if file is None:
+            raise DatasetError(f"the upload {source.upload!r} was not fetched to this machine")
+        return members_of(file, bounds)
+
+    # Looking
+
+    def _look(self, spool: int, pieces: dict[str, Piece], layout: Layout) -> tuple[dict[str, Look], Broken]:
+        """What each image is, by name; and of those that cannot be decoded, why."""
+        self.event_log.enter("checking images")
+        names = [name for part in layout.parts.values() for name, _ in part]
+        looks: dict[str, Look] = {}
+        broken: Broken = {}
+
+        def see(name: str) -> None:
+            place, size = pieces[name]
+            try:
+                if size > LARGEST_FILE:
+                    raise ValueError(f"its file has {size:,} bytes; at most {LARGEST_FILE:,} are decoded")
+                looks[name] = look(b"".join(in_blocks(spool, place, size)), self.spec.image_size)
+            except Exception as error:  # a decoder's error on a hostile file may be anything
+                broken[name] = " ".join(str(error).split()) or type(error).__name__
+
+        for start in range(0, len(names), QUEUED):
+            list(threads().map(see, names[start : start + QUEUED]))
+            self._progress(len(looks) + len(broken), len(names))
+        return looks, dict(sorted(broken.items()))
+
+    def _refuse_broken(self, broken: Broken, count: int) -> None:
+        most = self.spec.limits.broken
+        if len(broken) > most:
+            for name, why in list(broken.items())[:100]:
+                self.event_log.record("warning", text=f"{name} cannot be read: {why}")
+            named = first_few([f"{name} ({why})" for name, why in broken.items()])
+            raise Impossible(f"{len(broken)} of {count} images cannot be read, and limits.broken is {most}: {named}")
+
+    # Splitting
+
+    def _split(self, layout: Layout, looks: dict[str, Look]) -> dict[str, list[Labelled]]:
+        """The images of all three parts. What is made of the training images keeps those that look alike together."""
+        given = {part: [item for item in listed if item[0] in looks] for part, listed in layout.parts.items()}
+        shares = {"validation": self.spec.splits.validation_share, "test": self.spec.splits.test_share}
+        self.made = {part: share for part, share in shares.items() if not given.get(part)}
+        alike: dict[tuple[int, bytes], list[Labelled]] = defaultdict(list)
+        for name, label in given["train"]:
+            alike[label, looks[name].pixels].append((name, label))
+        first = {group[0]: group for group in alike.values()}
+        drawn = take_parts([*first], layout.class_names, self.made, self.spec.splits.seed)
+        return given | {part: [item for one in firsts for item in first[one]] for part, firsts in drawn.items()}
+
+    # Storing
+
+    def _pack(
+        self,
+        spool: int,
+        pieces: dict[str, Piece],
+        layout: Layout,
+        parts: dict[str, list[Labelled]],
+        looks: dict[str, Look],
+        broken: Broken,
+    ) -> None:
+        self.event_log.enter("packing")
+        mean, std = statistics([looks[name] for name, _ in parts["train"]], self.spec.image_size)
+        description = Description(
+            class_names=layout.class_names,
+            image_size=self.spec.image_size,
+            mean=mean,
+            std=std,
+            parts={part: _describe(parts[part], pieces, looks) for part in PARTS},
+        )
+        images = [
+            Packed(part, label, looks[name].ending, pieces[name][1], name)
+            for part in PARTS
+            for name, label in parts[part]
+        ]
+        with Packer(self.place.directory) as packer:
+            archive = packer.directory / ARCHIVE
+            write_archive(archive, description, images, self._contents(spool, pieces, images))
+            packer.add(archive, None, "application/x-tar")
+            report = report_of(layout, parts, [*self.made], looks, broken, self.stray, self.spec)
+            for warning in report["warnings"]:
+                self.event_log.record("warning", text=warning)
+            self.event_log.record("report", data=report)
+            facts = description.facts().model_dump(mode="json")
+            packer.write_json(REPORT, None, {"facts": facts, "report": report})
+
+    def _contents(self, spool: int, pieces: dict[str, Piece], images: Sequence[Packed]) -> Iterator[Iterator[bytes]]:
+        for number, image in enumerate(images):
+            self._progress(number, len(images))
+            yield in_blocks(spool, *pieces[image.source])
+
+    def _progress(self, step: int, steps: int | None) -> None:
+        if self.event_log.progress_is_due():
+            self.event_log.progress(step=step, steps=steps)
+
+
+def statistics(looks: Sequence[Look], side: int) -> tuple[Channels, Channels]:
+    """Mean and standard deviation of each channel over the squares of all those images, in [0, 1]; exact sums.
+
+    A channel that has one value everywhere gets ONE_STEP, as in `channel_statistics`.
+    """
+    count = len(looks) * side * side
+    means, deviations = [], []
+    for channel in range(3):
+        mean = sum(each.sums[channel] for each in looks) / count
+        square = sum(each.squares[channel] for each in looks) / count
+        means.append(round(mean / 255, 6))
+        deviation = max(0.0, square - mean**2) ** 0.5 / 255
+        deviations.append(round(deviation, 6) or round(ONE_STEP, 6))
+    return (means[0], means[1], means[2]), (deviations[0], deviations[1], deviations[2])
+
+
+def _describe(listed: Sequence[Labelled], pieces: dict[str, Piece], looks: dict[str, Look]) -> PartDescription:
+    made = sha256()
+    for name, label in listed:
+        made.update(f"{label}\0".encode() + looks[name].sha256)
+    return PartDescription(
+        images=len(listed), bytes=sum(pieces[name][1] for name, _ in listed), digest=made.hexdigest()
+    )
+
+
+@contextmanager
+def _spool(path: Path) -> Iterator[int]:
+    """A file without a name, to write to at its end and read anywhere; gone when it is closed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        path.unlink()
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _copy(member: Member, spool: int) -> int:
+    """Copy a member's bytes to the end of the spool; how many they are."""
+    for block in member.blocks():
+        view = memoryview(block)
+        while view:
+            view = view[os.write(spool, view) :]
+    return member.size

@@ -1,0 +1,227 @@
+"""Which image is of which class and part, told by folders' names or by a manifest; before any image is decoded."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from retort.dataset import DatasetError
+from retort.datasets._archive import PARTS
+from retort.datasets._listing import Labelled, first_few, is_named_image
+from retort.datasets.image_folder import PART_FOLDERS
+from retort.engine.ingest.members import safe_name, shown
+
+MANIFEST_ENDINGS = (".csv", ".jsonl", ".ndjson")
+MANIFEST_BYTES = 256 << 20
+"""Largest manifest that is read."""
+JUNK = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
+"""What systems leave in folders, besides hidden files."""
+MOST_CLASSES = 100_000
+LONGEST_LABEL = 200
+
+
+@dataclass
+class Layout:
+    """The images that are to be looked at."""
+
+    told: str
+    """How it was told, in words."""
+    class_names: tuple[str, ...]
+    parts: dict[str, list[Labelled]]
+    """The images of each part, sorted by class and name; only `train`, and others that the source brings."""
+    stray: list[str] = field(default_factory=list)
+    """Images that no class claims."""
+
+
+def may_matter(name: str) -> bool:
+    """Whether a file may be an image or a manifest by its name; what may not is stray."""
+    parts = name.split("/")
+    if any(part.startswith(".") or part in JUNK for part in parts):
+        return False
+    return is_named_image(parts[-1]) or is_named_manifest(name)
+
+
+def is_named_manifest(name: str) -> bool:
+    """Whether a file may be a manifest: it lies at the top, or in the one folder that wraps all."""
+    return name.lower().endswith(MANIFEST_ENDINGS) and name.count("/") <= 1
+
+
+def find_layout(images: Sequence[str], manifests: Mapping[str, bytes]) -> Layout:
+    """What the names of images, and the files that may be manifests, say. Raises DatasetError."""
+    if not images:
+        raise DatasetError("no image was found; wanted files like class/1.jpg, or a manifest beside the images")
+    rows = {name: found for name, content in manifests.items() if (found := _rows(name, content)) is not None}
+    if len(rows) > 1:
+        raise DatasetError(f"{len(rows)} manifests were found ({first_few([*rows])}); wanted one")
+    layout = _by_manifest(images, *rows.popitem()) if rows else _by_folders(images)
+    _check_classes(layout)
+    for images_of_part in layout.parts.values():
+        images_of_part.sort(key=lambda item: (item[1], item[0]))
+    layout.stray += [name for name in manifests if layout.told != _told_by(name)]
+    return layout
+
+
+# Folders
+
+
+def _by_folders(images: Sequence[str]) -> Layout:
+    split = [PurePosixPath(name).parts for name in images]
+    tops = {parts[0] for parts in split}
+    wrapped = len(tops) == 1 and _part_of(next(iter(tops))) is None and any(len(parts) > 2 for parts in split)
+    depth = 1 if wrapped else 0
+    named = _part_folders({parts[depth] for parts in split if len(parts) > depth + 2})
+    claimed: dict[str, list[tuple[str, str]]] = {part: [] for part in named.values() or ("train",)}
+    stray: list[str] = []
+    for name, parts in zip(images, split, strict=True):
+        inner = parts[depth:]
+        part = named.get(inner[0]) if named else "train"
+        label = inner[1 if named else 0]
+        if part is None or len(inner) < (3 if named else 2):
+            stray.append(name)
+        else:
+            claimed[part].append((name, label))
+    classes = sorted({label for _, label in claimed["train"]})
+    told = "folders of classes in folders of parts" if named else "folders of classes"
+    return Layout(told, tuple(classes), _labelled(claimed, classes), stray)
+
+
+def _part_folders(names: set[str]) -> dict[str, str]:
+    """The folders that hold class folders and are named as parts, if one of them is for training."""
+    found = {name: part for name in sorted(names) if (part := _part_of(name)) is not None}
+    if found and set(found) == names and "train" not in found.values():
+        raise DatasetError(f"the folders {first_few([*found])} hold images, and none to train on was found")
+    for part in PARTS:
+        same = [name for name in found if found[name] == part]
+        if len(same) > 1 and "train" in found.values():
+            raise DatasetError(f"the folders {first_few(same)} are both the {part} part; wanted one")
+    return found if "train" in found.values() else {}
+
+
+def _part_of(name: str) -> str | None:
+    return next((part for part, names in PART_FOLDERS.items() if name.casefold() in names), None)
+
+
+def _labelled(claimed: Mapping[str, Iterable[tuple[str, str]]], classes: Sequence[str]) -> dict[str, list[Labelled]]:
+    order = {name: label for label, name in enumerate(classes)}
+    for part, images in claimed.items():
+        strangers = {label for _, label in images}.difference(order)
+        if strangers:
+            raise DatasetError(
+                f"the {part} part holds classes that the train part lacks: {first_few(sorted(strangers))}"
+            )
+    return {part: [(name, order[label]) for name, label in images] for part, images in claimed.items()}
+
+
+# Manifest
+
+
+def _by_manifest(images: Sequence[str], manifest: str, rows: Iterable[Mapping[str, Any]]) -> Layout:
+    base = manifest.rpartition("/")[0]
+    held = set(images)
+    claimed: dict[str, dict[str, str]] = {part: {} for part in PARTS}
+    missing: list[str] = []
+    seen: dict[str, tuple[str, str]] = {}
+    for number, row in enumerate(rows, 1):
+        where = f"row {number} of {manifest}"
+        path, label, part = _row(row, where)
+        name = next((name for name in (f"{base}/{path}" if base else path, path) if name in held), None)
+        if name is None:
+            missing.append(path)
+        elif seen.setdefault(name, (label, part)) != (label, part):
+            raise DatasetError(f"{where} gives {shown(path)} another label or part than a row before")
+        else:
+            claimed[part][name] = label
+    if missing:
+        raise DatasetError(
+            f"{manifest} names {len(missing)} files that are not there or are named like no image: {first_few(missing)}"
+        )
+    classes = sorted(set(claimed["train"].values()), key=_by_number)
+    parts = {part: list(labels.items()) for part, labels in claimed.items() if labels or part == "train"}
+    stray = [name for name in images if name not in seen]
+    return Layout(_told_by(manifest), tuple(classes), _labelled(parts, classes), stray)
+
+
+def _told_by(manifest: str) -> str:
+    return f"the manifest {manifest}"
+
+
+def _rows(name: str, content: bytes) -> Iterable[Mapping[str, Any]] | None:
+    """The rows of a manifest; None for a file that is none."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return None
+    lines = text.splitlines()
+    if name.lower().endswith(".csv"):
+        reader = csv.DictReader(lines, skipinitialspace=True, strict=True)
+        try:
+            columns = {column.strip().lower() for column in reader.fieldnames or ()}
+        except csv.Error:
+            return None
+        if not {"path", "label"} <= columns:
+            return None
+        reader.fieldnames = [column.strip().lower() for column in reader.fieldnames or ()]
+        return _told_errors(name, reader)
+    first = next((line for line in lines if line.strip()), "")
+    try:
+        begins = json.loads(first)
+    except ValueError:
+        return None
+    if not isinstance(begins, dict) or not {"path", "label"} <= set(begins):
+        return None
+    return _told_errors(name, (json.loads(line) for line in lines if line.strip()))
+
+
+def _told_errors(name: str, rows: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
+    """The rows; what their reader finds wrong becomes a DatasetError."""
+    number = 0
+    try:
+        for row in rows:
+            number += 1
+            if not isinstance(row, dict):
+                raise DatasetError(f"row {number} of {name} is no object with path and label")
+            yield row
+    except DatasetError:
+        raise
+    except (csv.Error, RecursionError, ValueError) as error:
+        raise DatasetError(f"row {number + 1} of {name} cannot be read: {error}") from error
+
+
+def _row(row: Mapping[str, Any], where: str) -> tuple[str, str, str]:
+    """Path, label and part of one row."""
+    path, label, split = row.get("path"), row.get("label"), row.get("split")
+    if not isinstance(path, str) or not path:
+        raise DatasetError(f"{where} has no path")
+    if isinstance(label, bool) or not isinstance(label, str | int) or not str(label).strip():
+        raise DatasetError(f"{where} has no label; wanted text or a whole number")
+    part = "train" if split in (None, "") else _part_of(str(split).strip())
+    if part is None:
+        raise DatasetError(f"{where} has the split {shown(str(split))}; wanted train, validation or test")
+    return safe_name(path), str(label).strip(), part
+
+
+def _by_number(label: str) -> tuple[int, str]:
+    """Sorts labels that are numbers by their value, before all others."""
+    return (int(label), label) if label.isdecimal() and len(label) < 19 else (10**19, label)
+
+
+def _check_classes(layout: Layout) -> None:
+    names = layout.class_names
+    if len(names) < 2:
+        found = f"only one class was found, {shown(names[0])}" if names else "no class was found"
+        raise DatasetError(
+            f"{found}; at least 2 are wanted, each a folder of images (class/1.jpg), in train/, validation/ and test/ "
+            "or without them, or labels of a manifest"
+        )
+    if len(names) > MOST_CLASSES:
+        raise DatasetError(f"{len(names):,} classes were found; at most {MOST_CLASSES:,} are taken in")
+    for name in names:
+        if not name.isprintable() or "\\x" in name or len(name) > LONGEST_LABEL:
+            raise DatasetError(
+                f"the class {shown(name)} has a name that is no plain text in UTF-8 of at most {LONGEST_LABEL} "
+                "characters"
+            )

@@ -1,0 +1,147 @@
+"""An ONNX file, parsed and looked through: what it may not hold is refused before anything runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from retort.engine.interrupt import Impossible
+from retort.engine.onnx_wire import check_wire
+
+LARGEST_FILE = 2**30
+"""Bytes."""
+STANDARD = frozenset({"", "ai.onnx"})
+"""Domains whose operators are ONNX's own."""
+MOST_NODES = 100_000
+DEEPEST = 32
+"""Graphs within graphs."""
+
+
+def parse_onnx(file: Path) -> Any:
+    """The ModelProto of a file. Raises Impossible, in one sentence, for all that is not wanted."""
+    model = _parsed(file)
+    _check_contents(model)
+    _check_functions(model)
+    _check_standard(model)
+    return model
+
+
+def graphs_within(part: Any) -> Iterator[Any]:
+    """A graph or function, and every graph within it."""
+    waiting = [(part, 0)]
+    while waiting:
+        part, depth = waiting.pop()
+        if depth > DEEPEST:
+            raise Impossible(f"the ONNX file has more than {DEEPEST} graphs within each other")
+        yield part
+        for attribute in _attributes(part):
+            waiting += [(graph, depth + 1) for graph in (attribute.g, *attribute.graphs) if graph.ByteSize()]
+
+
+def spell(shape: list[int | None]) -> str:
+    """A shape for people."""
+    return "(" + ", ".join("any" if side is None else str(side) for side in shape) + ")"
+
+
+def first_line(error: Exception) -> str:
+    """What an error of others says, cut to a sentence."""
+    return str(error).strip().splitlines()[0][:300]
+
+
+def _parsed(file: Path) -> Any:
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    size = file.stat().st_size
+    if size > LARGEST_FILE:
+        raise Impossible(f"the ONNX file has {size:,} bytes; at most {LARGEST_FILE:,} are read")
+    content = file.read_bytes()
+    check_wire(content, onnx.ModelProto.DESCRIPTOR)
+    try:
+        # The file alone: what it says lies elsewhere is not looked for.
+        return onnx.load_model_from_string(content)
+    except DecodeError as error:
+        raise Impossible("the file is not ONNX: it cannot be parsed") from error
+
+
+def _check_contents(model: Any) -> None:
+    """Raise Impossible for operators of others, for data outside the file and for what is too large."""
+    own = {(function.domain, function.name) for function in model.functions}
+    nodes = 0
+    if len(model.training_info):
+        raise Impossible("the ONNX file holds training graphs; wanted one that only infers")
+    for part in _parts(model):
+        for node in part.node:
+            nodes += 1
+            if node.domain not in STANDARD and (node.domain, node.op_type) not in own:
+                raise Impossible(
+                    f"the ONNX file uses the operator {node.op_type} of {node.domain!r}; wanted ONNX's own alone"
+                )
+    if nodes > MOST_NODES:
+        raise Impossible(f"the ONNX file has {nodes:,} nodes; at most {MOST_NODES:,} are read")
+    for tensor in _tensors(model):
+        if tensor.data_location == tensor.EXTERNAL or len(tensor.external_data):
+            raise Impossible(f"the tensor {tensor.name!r} lies outside the ONNX file; wanted all of it in one file")
+        # No number takes less than half a byte.
+        if min(tensor.dims, default=0) < 0 or prod(tensor.dims) > 2 * tensor.ByteSize():
+            raise Impossible(
+                f"the tensor {tensor.name!r} is said to have the shape {spell(list(tensor.dims))}, and the ONNX file "
+                f"has {tensor.ByteSize():,} bytes of it"
+            )
+
+
+def _check_functions(model: Any) -> None:
+    """Raise Impossible for functions that call each other, or so often that writing them out takes too many nodes."""
+    functions = {(function.domain, function.name): function for function in model.functions}
+    counted: dict[tuple[str, str], int] = {}
+
+    def count(part: Any, depth: int) -> int:
+        if depth > DEEPEST:
+            raise Impossible(f"the ONNX file has functions that call others more than {DEEPEST} deep, or themselves")
+        total = 0
+        for graph in graphs_within(part):
+            for node in graph.node:
+                name = (node.domain, node.op_type)
+                if name in functions and name not in counted:
+                    counted[name] = count(functions[name], depth + 1)
+                total += counted.get(name, 1)
+        if total > MOST_NODES:
+            raise Impossible(f"the ONNX file has more than {MOST_NODES:,} nodes where its functions are written out")
+        return total
+
+    count(model.graph, 0)
+
+
+def _parts(model: Any) -> Iterator[Any]:
+    """Every graph and function, however deep it stands."""
+    for part in (model.graph, *model.functions):
+        yield from graphs_within(part)
+
+
+def _attributes(part: Any) -> Iterator[Any]:
+    for node in part.node:
+        yield from node.attribute
+    # Functions have defaults for theirs.
+    yield from getattr(part, "attribute_proto", ())
+
+
+def _tensors(model: Any) -> Iterator[Any]:
+    for part in _parts(model):
+        yield from getattr(part, "initializer", ())
+        for attribute in _attributes(part):
+            yield from (attribute.t, *attribute.tensors) if attribute.HasField("t") else attribute.tensors
+            if attribute.HasField("sparse_tensor") or len(attribute.sparse_tensors):
+                raise Impossible("the ONNX file holds a sparse tensor; wanted all of them dense")
+        if len(getattr(part, "sparse_initializer", ())):
+            raise Impossible("the ONNX file holds a sparse tensor; wanted all of them dense")
+
+
+def _check_standard(model: Any) -> None:
+    from onnx import checker, shape_inference
+
+    try:
+        checker.check_model(model, full_check=True)
+    except (checker.ValidationError, shape_inference.InferenceError, ValueError) as error:
+        raise Impossible(f"the ONNX file is not valid: {first_line(error)}") from error

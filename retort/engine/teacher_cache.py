@@ -1,0 +1,264 @@
+"""What frozen networks say, kept between jobs: float16 rows by position in the training part, a file an epoch.
+
+Every draw is a function of (data_seed, epoch, sample) or (data_seed, epoch, step), so that another job of the same
+data, views and batches meets the same images in the same epoch. A file's folder is named by all that decides its
+content; its own name bears its digest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from hashlib import file_digest, sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from torch import Tensor
+
+from retort.method import LARGEST_FLOAT16, Outputs, from_top, top_logits
+from retort.network import Network
+
+FORMAT = 1
+"""Of the files, and of all code that decides what a view or a network says."""
+KEPT_READS = frozenset({"logits", "embedding"})
+"""What is small enough to be kept; whoever reads maps computes them."""
+SUFFIX = ".npy"
+DRAFT_SECONDS = 7 * 86400.0
+FREE_SHARE = 0.1
+"""Share of the disk that is left free."""
+
+
+def network_digest(network: Network) -> str:
+    """sha256, hex, of a network's structure, weights and input."""
+    made = sha256(f"{network.body!r} {network.layout!r} {network.image!r}".encode())
+    for name, tensor in network.state_dict().items():
+        made.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        made.update(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().data)
+    return made.hexdigest()
+
+
+def device_name(device: torch.device) -> str:
+    """What computes: the last bits differ between kinds of devices."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def rounded(outputs: Outputs) -> Outputs:
+    """The same with logits and embedding as they are kept: rounded to float16, its largest number at most."""
+    embedding = outputs.embedding
+    return replace(outputs, logits=_round(outputs.logits), embedding=None if embedding is None else _round(embedding))
+
+
+def _round(values: Tensor) -> Tensor:
+    return values.float().clamp(-LARGEST_FLOAT16, LARGEST_FLOAT16).half().float()
+
+
+@dataclass(frozen=True)
+class TeacherCache:
+    """A folder of kept outputs, and how large it may grow."""
+
+    directory: Path
+    most_bytes: int
+    run: str
+    """Names the attempt in drafts' names."""
+    warn: Callable[[str], None]
+    """Takes a sentence about kept outputs that cannot be used."""
+
+    def entry(self, decides: dict[str, Any], images: int, classes: int, top: int | None) -> CacheEntry:
+        """The epochs of one network on one view; `decides` is all that its outputs depend on.
+
+        With `top` no more is kept of the logits than `top_logits` leaves of them.
+        """
+        key = sha256(json.dumps(decides | {"top": top}, sort_keys=True).encode()).hexdigest()[:32]
+        return CacheEntry(self, self.directory / key, images, classes, top)
+
+    def has_room(self, needed_bytes: int) -> bool:
+        """Whether so much may be added, once what was used longest ago is removed."""
+        self._remove_old_drafts()
+        files = sorted(self.directory.glob(f"*/*{SUFFIX}"), key=_used)
+        held = sum(map(_bytes, files))
+        for file in files:
+            if held + needed_bytes <= self.most_bytes:
+                break
+            held -= _bytes(file)
+            file.unlink(missing_ok=True)
+        usage = shutil.disk_usage(self.directory)
+        return held + needed_bytes <= self.most_bytes and usage.free - needed_bytes >= FREE_SHARE * usage.total
+
+    def _remove_old_drafts(self) -> None:
+        """Drafts of runs that were killed; one that lives writes oftener than that."""
+        for draft in self.directory.glob("*/.*.draft"):
+            if time.time() - _used(draft) > DRAFT_SECONDS:
+                draft.unlink(missing_ok=True)
+
+
+Rows = np.memmap[Any, np.dtype[np.float16]]
+"""(M, L + D + 1): logits as `_columns` puts them, the embedding if it is kept too, and 1 where the row is known."""
+
+
+class CacheEntry:
+    """What one network says of one view, epoch after epoch."""
+
+    def __init__(self, store: TeacherCache, directory: Path, images: int, classes: int, top: int | None) -> None:
+        self.store = store
+        self.directory = directory
+        self.images = images
+        self.classes = classes
+        self.top = top
+        self.trusted = True
+        """False once a row differed from what the network says: from then on nothing kept is used."""
+        self._epoch = 0
+        self._file: Path | None = None
+        self._known: Rows | None = None
+        self._draft: Rows | None = None
+        self._takes_down = True
+        self._checked = False
+
+    def begin(self, epoch: int) -> None:
+        """Turn to an epoch: open what is kept of it."""
+        self.discard()
+        self._epoch, self._checked, self._file, self._known = epoch, False, None, None
+        if self.trusted:
+            self._open()
+        self._takes_down = self._known is None or not self._known[:, -1].all()
+
+    def take(self, positions: Tensor, device: torch.device) -> Outputs | None:
+        """What is kept of the images at (N,) positions, in float32; None unless it is known of all of them."""
+        if self._known is None:
+            return None
+        rows = self._known[positions.numpy()]
+        if not rows[:, -1].all():
+            return None
+        values = torch.from_numpy(rows[:, :-1]).to(device)
+        width = self.classes if self.top is None else 2 * self.top + 1
+        embedding = values[:, width:].float()
+        return Outputs(self._logits(values[:, :width]), embedding if embedding.shape[1] else None)
+
+    def wants_check(self) -> bool:
+        """Whether what is taken should be computed as well and compared: the first of each epoch."""
+        return not self._checked
+
+    def check(self, taken: Outputs, computed: Outputs) -> None:
+        """Compare what is kept with what the network says now; when they differ nothing kept is used any more."""
+        self._checked = True
+        both = [(taken.logits, self._logits(self._columns(computed.logits)))]
+        if taken.embedding is not None and computed.embedding is not None:
+            both.append((taken.embedding, computed.embedding))
+        if not all(torch.equal(a, b) for a, b in both):
+            self.store.warn(
+                f"the outputs kept for epoch {self._epoch + 1} are not what the network says; they are not used"
+            )
+            self.trusted, self._known, self._takes_down = False, None, True
+
+    def put(self, positions: Tensor, outputs: Outputs) -> None:
+        """Take down what was said of the images at (N,) positions; values must have been rounded."""
+        if not self._takes_down:
+            return
+        embedding = [] if outputs.embedding is None else [outputs.embedding.half()]
+        known = outputs.logits.new_ones(len(positions), 1).half()
+        rows = torch.cat([self._columns(outputs.logits), *embedding, known], dim=1).cpu().numpy()
+        if self._draft is None:
+            self._start_draft(rows.shape[1])
+        if self._draft is not None:
+            self._draft[positions.numpy()] = rows
+
+    def _columns(self, logits_NK: Tensor) -> Tensor:
+        """(N, L) float16: the logits; or the largest, the bits of their classes, and the mean of the others."""
+        if self.top is None:
+            return logits_NK.half()
+        values, classes, rest = top_logits(logits_NK, self.top)
+        return torch.cat([values, classes.short().view(torch.float16), rest], dim=1)
+
+    def _logits(self, columns: Tensor) -> Tensor:
+        """(N, K) float32 of such columns."""
+        if self.top is None:
+            return columns.float()
+        values, classes, rest = torch.split(columns, [self.top, self.top, 1], dim=1)
+        return from_top(values, classes.contiguous().view(torch.int16).long(), rest, self.classes)
+
+    def end(self) -> None:
+        """Keep what was taken down in the epoch, whole or not at all."""
+        if self._draft is None:
+            return
+        self._draft.flush()
+        self._draft = None
+        digest = _digest(self._draft_file)
+        file = self.directory / f"{self._epoch:06d}-{digest}{SUFFIX}"
+        self._draft_file.rename(file)
+        if self._file is not None and self._file != file:
+            self._file.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Drop what was taken down in an epoch that did not end."""
+        self._draft = None
+        self._draft_file.unlink(missing_ok=True)
+
+    @property
+    def _draft_file(self) -> Path:
+        return self.directory / f".{self._epoch:06d}-{self.store.run}.draft"
+
+    def _open(self) -> None:
+        """The newest whole file of the epoch; what was cut short or changed is removed."""
+        for file in sorted(self.directory.glob(f"{self._epoch:06d}-*{SUFFIX}"), key=_used, reverse=True):
+            try:
+                if _digest(file) != file.stem.partition("-")[2]:
+                    raise ValueError("its content is not what was written")
+                known = open_memmap(file, mode="r")
+                if len(known) != self.images or known.dtype != np.float16:
+                    raise ValueError(
+                        f"it holds {len(known)} rows of {known.dtype}; {self.images} of float16 were wanted"
+                    )
+                os.utime(file)
+            except (OSError, ValueError) as error:
+                self.store.warn(f"kept outputs {file.name} are not used: {error}")
+                file.unlink(missing_ok=True)
+                continue
+            self._known, self._file = known, file
+            return
+
+    def _start_draft(self, width: int) -> None:
+        """Where the epoch's rows are taken down; nowhere when there is no room."""
+        self._takes_down = False
+        shape, draft = (self.images, width), self._draft_file
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            if not self.store.has_room(2 * self.images * width):
+                return
+            rows = open_memmap(draft, mode="w+", dtype=np.float16, shape=shape)
+            with draft.open("r+b") as opened:
+                # A full disk says so here, and not by a signal at some later row.
+                os.posix_fallocate(opened.fileno(), 0, os.path.getsize(draft))
+            if self._known is not None:
+                rows[:] = self._known
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            self.store.warn(f"teacher outputs cannot be kept: {error}")
+            return
+        self._draft, self._takes_down = rows, True
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return file_digest(opened, "sha256").hexdigest()[:32]
+
+
+def _used(file: Path) -> float:
+    with suppress(FileNotFoundError):
+        return file.stat().st_mtime
+    return 0.0
+
+
+def _bytes(file: Path) -> int:
+    with suppress(FileNotFoundError):
+        return file.stat().st_size
+    return 0

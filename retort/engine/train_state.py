@@ -1,0 +1,181 @@
+"""A network that is being trained, with all that belongs to it alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from retort.engine.checkpoint import State
+from retort.engine.optimize import averaged, load_optimizer, make_optimizer, take_step
+from retort.engine.term_sums import TermSums
+from retort.method import STUDENT, Batch, Choice, Method, NetworkSpec, Phase, Read, Tap, at_least_float32
+from retort.network import Network
+from retort.recipe import Training
+from retort.view import CLEAN, View
+
+Terms = Callable[[Batch], dict[str, Tensor]]
+
+
+@dataclass
+class Part:
+    """A method of a student, and its modules."""
+
+    method: Method
+    modules: nn.Module | None
+
+
+@dataclass
+class BestEpoch:
+    """The epoch with the highest validation accuracy so far, the first of equals."""
+
+    epoch: int = 0
+    correct: int = -1
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+def snapshot(network: Network) -> dict[str, Tensor]:
+    """The network's weights as they are now; `state_dict()` alone would change with them."""
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
+def cross_entropy(logits: Tensor, batch: Batch, smoothing: float) -> Tensor:
+    """The mean over (N, K) logits of a batch's clean images; of a mixed one both labels count, by their shares."""
+    mixed = batch.mixed.get(CLEAN)
+    if mixed is None:
+        return F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
+    own, other = (
+        F.cross_entropy(logits, batch.labels[of], label_smoothing=smoothing, reduction="none")
+        for of in (mixed.image, mixed.partner)
+    )
+    return (mixed.weight * own + (1 - mixed.weight) * other).mean()
+
+
+class TrainState:
+    """A network, what it is trained for, its optimizer, its best epoch so far, and the sums of its terms."""
+
+    def __init__(
+        self,
+        name: str,
+        seed: int,
+        network: Network,
+        training: Training,
+        *,
+        label_weight: float = 1.0,
+        smoothing: float = 0.0,
+        parts: Iterable[Part] = (),
+        taps: frozenset[Tap] = frozenset(),
+        phase: Phase | None = None,
+        images: tuple[int, ...] | None = None,
+    ) -> None:
+        self.name = name
+        self.seed = seed
+        self.network = network
+        self.parts = list(parts)
+        self.taps = taps
+        self.label_weight = label_weight
+        self.smoothing = smoothing
+        self.phase = phase
+        """A method's own phase that is trained now, instead of the labels and all methods' terms."""
+        self.images = images
+        """How many training images each epoch sees; None where each sees all of them."""
+        self.spec: NetworkSpec = (phase.trains if phase is not None else None) or STUDENT
+        """What the network is called in a batch."""
+        trained = network.parameters() if phase is None or phase.trains is not None else ()
+        methods = [(part.method, part.modules) for part in self.parts]
+        self.optimizer = make_optimizer(training, trained, methods)
+        self.clip_norm = training.clip_gradient_norm
+        averages = training.weight_average is not None and phase is None
+        self.average = averaged(network, training) if averages else None
+        self.best = BestEpoch()
+        self.term_sums = TermSums()
+
+    @property
+    def judged(self) -> Network:
+        """The network that is evaluated and shipped: the average of its weights, if one is taken."""
+        if self.average is None:
+            return self.network
+        network = self.average.module
+        assert isinstance(network, Network)
+        return network
+
+    def step(self, factor: float) -> None:
+        """Move the weights along their gradients, at that share of the learning rate."""
+        take_step(self.optimizer, factor, self.clip_norm)
+        self.term_sums.steps += 1
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+
+    def reads(self) -> dict[View, set[Read]]:
+        """What of its own outputs it needs in a step, by view."""
+        reads: dict[View, set[Read]] = defaultdict(set)
+        if self.label_weight and self.phase is None:
+            reads[CLEAN].add("logits")
+        # In one order in every run and process: batch norm follows the views one after the other.
+        for tap in sorted(self.taps, key=repr):
+            if tap.network == self.spec:
+                reads[tap.view].add(tap.reads)
+        return reads
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Let the methods change their buffers before the first step of an epoch."""
+        for part in self.parts if self.phase is None else ():
+            part.method.begin_epoch(epoch, part.modules)
+
+    def choose(self, epoch: int) -> Choice | None:
+        """Which training images the epoch sees; None is all of them."""
+        part = self._chooser()
+        return part.method.choose(epoch, part.modules) if part else None
+
+    def _chooser(self) -> Part | None:
+        return next((part for part in self.parts if part.method.chooses_images and self.phase is None), None)
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """All terms of the loss by name: the labels' and each method's, or those of the phase."""
+        if self.phase is not None:
+            (part,) = self.parts
+            return {f"{part.method.name}.{name}": term for name, term in self.phase.terms(batch, part.modules).items()}
+        terms = {}
+        if self.label_weight:
+            logits = at_least_float32(batch.student(CLEAN).logits)
+            terms["labels"] = self.label_weight * cross_entropy(logits, batch, self.smoothing)
+        for part in self.parts:
+            for name, term in part.method.terms(batch, part.modules).items():
+                terms[f"{part.method.name}.{name}"] = term
+        return terms
+
+    def update(self, batch: Batch, *, first: bool) -> None:
+        """Let the methods change their buffers, those that do so before their terms or the others."""
+        for part in self.parts:
+            if self.phase is None and part.method.updates_first == first:
+                part.method.update(batch, part.modules)
+
+    def keep_if_best(self, epoch: int, correct: int) -> None:
+        """Keep the weights when this epoch is better than all before."""
+        if correct > self.best.correct:
+            self.best = BestEpoch(epoch, correct, snapshot(self.judged))
+
+    def state(self) -> State:
+        """All that resuming needs."""
+        return {
+            "network": self.network.state_dict(),
+            "modules": [part.modules.state_dict() if part.modules else {} for part in self.parts],
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else None,
+            "best": {"epoch": self.best.epoch, "correct": self.best.correct, "weights": self.best.weights},
+            "tally": self.term_sums.state(),
+        }
+
+    def load(self, state: State) -> None:
+        self.network.load_state_dict(state["network"])
+        for part, saved in zip(self.parts, state["modules"], strict=True):
+            if part.modules is not None:
+                part.modules.load_state_dict(saved)
+        load_optimizer(self.optimizer, state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.best = BestEpoch(**state["best"])
+        self.term_sums.load(state["tally"])

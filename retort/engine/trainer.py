@@ -1,0 +1,444 @@
+"""The training loop: one pass over the data and one of each frozen network, for all learners together."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from retort import draws
+from retort.dataset import DataFacts, LoadedDataset, Part
+from retort.engine.causes import is_out_of_memory
+from retort.engine.checkpoint import State
+from retort.engine.epoch_plan import SMALLEST_BATCH, EpochPlan
+from retort.engine.evaluate import score
+from retort.engine.event_log import EventLog
+from retort.engine.frozen import FrozenNetworks, autocast, frozen_taps
+from retort.engine.group import ALONE, Group
+from retort.engine.interrupt import Impossible, Interrupt, MemoryExhausted, Stopped
+from retort.engine.loading import LoadedBatch, batches, chosen_batches
+from retort.engine.optimize import course
+from retort.engine.teacher_cache import FORMAT, TeacherCache, device_name
+from retort.engine.train_state import TrainState
+from retort.engine.views import DrawContext, ViewBatch, augment, make, mix
+from retort.method import Batch, NetworkSpec, Outputs
+from retort.network import Network
+from retort.recipe import Evaluation, Training
+from retort.view import CLEAN, View
+
+GO_ON, FINISH, STOP = range(3)
+"""What may be wanted between two steps; the larger counts."""
+
+
+@dataclass(frozen=True)
+class TrainerContext:
+    """What every trainer of a run shares."""
+
+    data: LoadedDataset
+    device: torch.device
+    event_log: EventLog
+    interrupt: Interrupt
+    evaluation: Evaluation
+    checkpoint_is_due: Callable[[], bool]
+    train: Part
+    """The training part where it is read from: on the device if it fits there."""
+    last_checkpoint: Callable[[], str | None] = lambda: None
+    """File of the newest checkpoint, if there is one."""
+    store: TeacherCache | None = None
+    """Where outputs of frozen networks are kept; None keeps none."""
+    group: Group = ALONE
+    """The processes that train together."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where a step stands, on the device."""
+
+    step: Tensor
+    """0-d int64."""
+    epoch: Tensor
+    """0-d int64."""
+    progress: Tensor
+    """0-d float32, in [0, 1)."""
+
+    @classmethod
+    def at(cls, step: int, epoch: int, progress: float, device: torch.device) -> Clock:
+        # Filled on the device: a copy from the host would make it wait.
+        return cls(*(torch.full((), value, device=device) for value in (step, epoch, progress)))
+
+
+class Trainer:
+    """Trains learners side by side; none's result depends on the others.
+
+    `save` takes the trainer's state and writes a checkpoint of the whole run; it is called between steps, when one is
+    due or a stop is wanted.
+    """
+
+    def __init__(
+        self,
+        train_states: list[TrainState],
+        frozen: Mapping[NetworkSpec, Network],
+        training: Training,
+        context: TrainerContext,
+        save: Callable[[State], None],
+        *,
+        evaluates: bool = True,
+    ) -> None:
+        self.train_states = train_states
+        self.training = training
+        self.context = context
+        self.save = save
+        self.evaluates = evaluates
+        self._frozen_networks = list(frozen.values())
+        self.step = 0
+        """Optimizer steps done."""
+        self._ends_early = False
+        facts = context.data.facts
+        mean = facts.mean or (0.5, 0.5, 0.5)
+        self._fill = torch.tensor(mean, device=context.device).view(1, 3, 1, 1)
+        self.epoch_plan = epoch_plan_of(train_states, training, facts)
+        self.steps = self.epoch_plan.steps
+        self.parts = training.accumulate
+        """Parts in which a batch is computed."""
+        self.frozen = FrozenNetworks(
+            frozen,
+            {tap for train_state in train_states for tap in frozen_taps(train_state.taps, train_state.spec)},
+            training,
+            facts.image_size,
+            context.device,
+            context.group,
+        )
+        self._views = sorted({CLEAN} | {tap.view for train_state in train_states for tap in train_state.taps}, key=repr)
+        # The batches of who chooses its images are its own.
+        self._keeps = training.keep_teacher_outputs and train_states[0].images is None
+        self._fits = context.group.size > 1
+        """Whether a batch has been seen to fit into memory; several processes do not look for one that does."""
+        self._started = time.monotonic(), 0
+        self._accuracy: float | None = None
+
+    def run(self) -> bool:
+        """Train from where the state stands to the end of the last epoch; False if asked to finish before it."""
+        self._started = time.monotonic(), self.step
+        self.context.group.begin_as_one(self._modules())
+        self._use_store()
+        try:
+            while self.step < self.steps and not self._ends_early:
+                self._run_epoch(self.epoch_plan.epoch(self.step))
+        finally:
+            self.frozen.discard()
+        return not self._ends_early
+
+    def judge(self) -> None:
+        """Look at the validation part with learners that no epoch's end did: as they are now they are their best."""
+        for train_state in self.train_states:
+            if not train_state.best.weights:
+                self._evaluate(train_state, self.epoch_plan.epoch(self.step))
+
+    def state(self) -> State:
+        return {
+            "step": self.step,
+            "parts": self.parts,
+            "learners": [train_state.state() for train_state in self.train_states],
+        }
+
+    def load(self, state: State) -> None:
+        self.step, self.parts = state["step"], state["parts"]
+        # What fitted once fits; when it does not now, something else has taken the memory, and later it may.
+        self._fits |= self.step > 0 and self.training.on_out_of_memory == "fail"
+        for train_state, saved in zip(self.train_states, state["learners"], strict=True):
+            train_state.load(saved)
+
+    def _modules(self) -> Iterator[nn.Module]:
+        """All that is run or trained here."""
+        yield from self._frozen_networks
+        for train_state in self.train_states:
+            yield train_state.network
+            yield from (part.modules for part in train_state.parts if part.modules is not None)
+            if train_state.average is not None:
+                yield train_state.average
+
+    def _use_store(self) -> None:
+        context, training = self.context, self.training
+        if context.store is None or not self._keeps:
+            return
+        decides = {
+            "format": FORMAT,
+            "torch": torch.__version__,
+            "device": device_name(context.device),
+            "data": context.data.digest,
+            "mean": context.data.facts.mean,
+            "augmentation": training.augmentation.model_dump(mode="json"),
+            "data_seed": training.data_seed,
+            "batch_size": training.batch_size,
+            "parts": self.parts,
+            "precision": training.precision,
+            "threads": training.threads,
+        }
+        if context.group.size > 1:
+            decides["processes"] = context.group.size
+        self.frozen.use(context.store, context.data.facts.train, context.data.facts.classes, decides)
+
+    def _run_epoch(self, epoch: int) -> None:
+        for train_state in self.train_states:
+            train_state.network.train()
+        self.frozen.begin_epoch(epoch)
+        first, last = self.epoch_plan.within(self.step), self.epoch_plan.batches[epoch]
+        loading: Iterator[LoadedBatch] | None = None
+        for number in range(first, last):
+            self._obey()
+            if self._ends_early:
+                return
+            if number == 0:
+                # After the checkpoint, so that a resumed run does not do it twice.
+                for train_state in self.train_states:
+                    train_state.begin_epoch(epoch)
+            if loading is None:
+                loading = self._load(epoch, first)
+            self._take_step(epoch, next(loading))
+        self.frozen.end_epoch()
+        self._finish_epoch(epoch + 1)
+
+    def _load(self, epoch: int, first: int) -> Iterator[LoadedBatch]:
+        """The batches of an epoch from one of them on."""
+        size, images = self.training.batch_size, self.epoch_plan.images[epoch]
+        order = draws.order(self.training.data_seed, epoch, images, torch.device("cpu"))
+        rows = [order[number * size : (number + 1) * size] for number in range(first, self.epoch_plan.batches[epoch])]
+        choice = self.train_states[0].choose(epoch)
+        if choice is None:
+            return batches(self.context.train, rows, self.context.device)
+        return chosen_batches(self.context.train, choice, rows, self.context.device)
+
+    def _obey(self) -> None:
+        """Do between steps what is wanted of the run; several processes agree on it."""
+        interrupt = self.context.interrupt
+        wish = self.context.group.strongest(STOP if interrupt.wanted else FINISH if interrupt.finish else GO_ON)
+        if wish == STOP:
+            self._save()
+            self.context.group.wait()
+            raise Stopped
+        if wish == FINISH:
+            for train_state in self.train_states:
+                self._refuse_nonsense(train_state)
+            self._ends_early = True
+        elif self.context.checkpoint_is_due():
+            self._save()
+
+    def _save(self) -> None:
+        for train_state in self.train_states:
+            self._refuse_nonsense(train_state)
+        self.save(self.state())
+
+    def _take_step(self, epoch: int, loaded: LoadedBatch) -> None:
+        if self._fits:
+            self._compute_step(epoch, loaded)
+        else:
+            self._compute_first_step(epoch, loaded)
+            self._fits = True
+        self.step += 1
+        if self.context.event_log.progress_is_due():
+            self._say_progress()
+
+    def _compute_first_step(self, epoch: int, loaded: LoadedBatch) -> None:
+        """The first step of this trainer, which shows whether a batch fits into memory."""
+        before = deepcopy(self.state())
+        while True:
+            self.context.interrupt.check()
+            if self._computes(epoch, loaded):
+                return
+            self._forget(before)
+            if self.training.on_out_of_memory == "fail" or self.parts > len(loaded.labels) // 2:
+                raise MemoryExhausted(self._what_fits(epoch, loaded, before))
+            self.parts *= 2
+            self.context.event_log.record(
+                "warning",
+                step=self.step,
+                text=f"a batch of {self.training.batch_size} images does not fit into memory at once; each is computed "
+                f"in {self.parts} parts",
+            )
+            self._use_store()
+            self.frozen.begin_epoch(epoch)
+
+    def _computes(self, epoch: int, loaded: LoadedBatch) -> bool:
+        """Compute a step; False, halfway through it, when memory runs out."""
+        try:
+            self._compute_step(epoch, loaded)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        return True
+
+    def _forget(self, before: State) -> None:
+        """Take back a step that ended halfway."""
+        for train_state in self.train_states:
+            train_state.optimizer.zero_grad(set_to_none=True)
+        self.load(before | {"parts": self.parts})
+        if self.context.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _what_fits(self, epoch: int, loaded: LoadedBatch, before: State) -> str:
+        """A sentence with the largest batch that fits, found by trying, to an eighth."""
+        parts, self.parts = self.parts, 1
+        too_many, fitting = -(-len(loaded.labels) // parts), 0
+        tried = too_many // 2
+        while tried >= SMALLEST_BATCH and too_many - fitting > too_many / 8:
+            self.context.interrupt.check()
+            if self._computes(epoch, loaded.first(tried)):
+                fitting = tried
+            else:
+                too_many = tried
+            self._forget(before)
+            tried = (too_many + fitting) // 2
+        found = f"{fitting} do" if fitting else f"not even {SMALLEST_BATCH} do"
+        images = -(-len(loaded.labels) // parts)
+        return f"the device's memory ran out: {images} images of a batch do not fit at once, {found}"
+
+    def _compute_step(self, epoch: int, loaded: LoadedBatch) -> None:
+        clock = Clock.at(self.step, epoch, self.step / self.steps, loaded.labels.device)
+        factor = course(self.training, self.epoch_plan.done(self.step), 1 / self.epoch_plan.batches[epoch])
+        pieces = loaded.parts(self.parts)
+        for number, piece in enumerate(pieces):
+            # With draws of their own for each part: what a batch shares, a part shares.
+            draw_context = DrawContext(
+                self.training.data_seed,
+                epoch,
+                self.step * self.parts + number,
+                piece.indices,
+                self._fill,
+                self.frozen.teacher_logits,
+            )
+            views = self._make_views(piece.pixels, draw_context)
+            outputs = self.frozen.say(views, piece)
+            for train_state in self.train_states:
+                if number == 0:
+                    train_state.optimizer.zero_grad(set_to_none=True)
+                share = len(piece.labels) / len(loaded.labels)
+                batch = self._learn(train_state, views, outputs, piece.labels, draw_context, clock, share)
+                if number == len(pieces) - 1:
+                    self.context.group.average_gradients(train_state.optimizer)
+                    train_state.step(factor)
+                train_state.update(batch, first=False)
+
+    def _make_views(self, pixels: Tensor, draw_context: DrawContext) -> dict[View, ViewBatch]:
+        wanted = self.training.augmentation
+        augmented = augment(pixels, wanted, draw_context).contiguous(memory_format=torch.channels_last)
+        clean = mix(augmented, wanted.mix, draw_context)
+        return {view: clean if view == CLEAN else make(view, clean.images, draw_context) for view in self._views}
+
+    def _learn(
+        self,
+        train_state: TrainState,
+        views: Mapping[View, ViewBatch],
+        frozen: Mapping[tuple[NetworkSpec, View], Outputs],
+        labels: Tensor,
+        draw_context: DrawContext,
+        clock: Clock,
+        share: float,
+    ) -> Batch:
+        """Add the gradients of a share of a step's batch."""
+        reads = train_state.reads()
+        phase = self.context.event_log.phase
+        key = torch.full(
+            (),
+            draws.key_of(train_state.seed, "step", phase, draw_context.epoch, draw_context.step),
+            device=labels.device,
+        )
+        mixed = {view: made.mixed for view, made in views.items() if made.mixed is not None}
+        # Dropout draws from torch's generator: seeded a step, so that it depends on nothing that came before.
+        with draws.seeded(train_state.seed, "dropout", phase, draw_context.epoch, draw_context.step):
+            with autocast(self.training, labels.device):
+                own: dict[tuple[NetworkSpec, View], Outputs] = {
+                    (train_state.spec, view): self.context.group.read(
+                        train_state.network, views[view].images, reads[view]
+                    )
+                    for view in reads
+                }
+            batch = Batch(
+                {**frozen, **own}, labels, draw_context.indices, clock.step, clock.epoch, clock.progress, key, mixed
+            )
+            train_state.update(batch, first=True)
+            terms = train_state.terms(batch)
+            loss = torch.stack([term.float() for term in terms.values()]).sum()
+            (share * loss).backward()  # type: ignore[no-untyped-call]
+        train_state.term_sums.add(terms, share, self.step)
+        return batch
+
+    def _finish_epoch(self, epoch: int) -> None:
+        """Say what the epoch brought; `epoch` counts the finished ones."""
+        due = self.evaluates and (epoch % self.context.evaluation.every_epochs == 0 or self.step == self.steps)
+        for train_state in self.train_states:
+            self._refuse_nonsense(train_state)
+            means = train_state.term_sums.means()
+            means["learning_rate"] = train_state.optimizer.param_groups[0]["lr"]
+            self.context.event_log.record(
+                "metrics", student=train_state.name, epoch=epoch, step=self.step, values=means
+            )
+            if due:
+                self._evaluate(train_state, epoch)
+
+    def _evaluate(self, train_state: TrainState, epoch: int) -> None:
+        context = self.context
+        # Not to be interrupted: between here and the next step the state has no name to be saved under.
+        found = score(
+            train_state.judged,
+            context.data.validation,
+            context.evaluation.batch_size,
+            context.device,
+            Interrupt(),
+            context.group,
+        )
+        if not math.isfinite(found.loss):
+            raise Impossible(self._nonsense(train_state.name, "validation.loss", self.step, epoch))
+        train_state.keep_if_best(epoch, found.correct)
+        self._accuracy = found.accuracy
+        context.event_log.record(
+            "evaluation", student=train_state.name, epoch=epoch, step=self.step, values=found.values("validation")
+        )
+
+    def _refuse_nonsense(self, train_state: TrainState) -> None:
+        wrong = train_state.term_sums.first_wrong()
+        if wrong is not None:
+            step, terms = wrong
+            raise Impossible(
+                self._nonsense(train_state.name, ", ".join(terms), step + 1, self.epoch_plan.epoch(step) + 1)
+            )
+
+    def _nonsense(self, name: str, what: str, step: int, epoch: int) -> str:
+        """What is said of a number that is none; step and epoch are counted from 1."""
+        last = self.context.last_checkpoint()
+        return (
+            f"{name}: {what} was no finite number in step {step}, epoch {epoch}; a smaller learning rate or weight may "
+            f"help; the last good checkpoint is {last or 'none'}"
+        )
+
+    def _say_progress(self) -> None:
+        since, step_then = self._started
+        seconds, steps = time.monotonic() - since, self.step - step_then
+        images = sum(self.epoch_plan.images) / self.steps
+        self.context.event_log.progress(
+            student=", ".join(train_state.name for train_state in self.train_states),
+            epoch=self.epoch_plan.epoch(self.step),
+            epochs=self.training.epochs,
+            step=self.step,
+            steps=self.steps,
+            images_per_second=round(steps * images / seconds, 1),
+            seconds_left=round((self.steps - self.step) * seconds / steps, 1),
+            loss=_finite(float(self.train_states[0].term_sums.latest)),
+            accuracy=self._accuracy,
+        )
+
+
+def epoch_plan_of(train_states: list[TrainState], training: Training, facts: DataFacts) -> EpochPlan:
+    """The steps of a training of learners side by side."""
+    chosen = [train_state.images for train_state in train_states if train_state.images is not None]
+    assert not chosen or len(train_states) == 1, "who chooses its images has a pass over the data of its own"
+    return EpochPlan(chosen[0] if chosen else [facts.train] * training.epochs, training.batch_size)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

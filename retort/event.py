@@ -1,0 +1,69 @@
+"""What the engine says while it runs: one JSON object a line, on its standard output."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from retort.spec import Spec
+
+Kind = Literal["phase", "resolved", "metrics", "evaluation", "report", "warning", "failed"]
+
+
+class Event(Spec):
+    """One record of the engine. The same run says the same records, resumed or not; times are added by who reads."""
+
+    line: Literal["event"] = "event"
+    kind: Kind
+    phase: str
+    """What the job is doing: preparing, teaching, a method's own phase, distilling, compressing, exporting,
+    evaluating."""
+    student: str | None = None
+    """The network that it is about; null when it is about the job."""
+    epoch: int | None = None
+    """Epochs finished in this phase."""
+    step: int = 0
+    """Optimizer steps done in this phase."""
+    values: dict[str, float] = {}
+    """Numbers by name, e.g. `loss`, `kd.soft`, `validation.accuracy`."""
+    text: str | None = None
+    """A sentence for people."""
+    data: dict[str, Any] | None = None
+    """Anything larger: the resolved recipe, the report."""
+
+    @property
+    def key(self) -> str:
+        """Unique a job: what a resumed run says again bears the key it had before."""
+        return f"{self.phase}/{self.student or ''}/{self.kind}/{self.step}" + (
+            f"/{self.text}" if self.kind == "warning" else ""
+        )
+
+
+class Progress(Spec):
+    """Where the engine stands; the newest replaces the one before, none is kept."""
+
+    line: Literal["progress"] = "progress"
+    phase: str
+    student: str | None = None
+    """The network being trained; several names joined by a comma when they share a pass."""
+    epoch: int | None = None
+    """Epochs finished in this phase."""
+    epochs: int | None = None
+    step: int | None = None
+    """Optimizer steps done in this phase."""
+    steps: int | None = None
+    images_per_second: float | None = None
+    seconds_left: float | None = None
+    """Estimated, for this phase."""
+    loss: float | None = None
+    """Sum of all terms in the last step that was read."""
+    accuracy: float | None = None
+    """On the validation part, after the last evaluation, in [0, 1]."""
+
+
+class Checkpoint(Spec):
+    """A checkpoint has been written whole; the file lies in the run's directory."""
+
+    line: Literal["checkpoint"] = "checkpoint"
+    file: str
+    phase: str
+    step: int

@@ -1,0 +1,189 @@
+"""A shipped network: `student.json` says how it is built, a safetensors file holds its weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from retort.architecture import Input
+from retort.architectures import ARCHITECTURES
+from retort.method import Wrapper
+from retort.methods import METHODS
+from retort.spec import Spec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from retort.network import Network
+
+
+class StudentError(ValueError):
+    """The files do not give a network; the sentence says why."""
+
+
+class ShippedInput(Input):
+    """What the network's images must look like; the network normalises them itself."""
+
+    range: tuple[float, float] = (0.0, 1.0)
+    """Values of the darkest and the brightest pixel."""
+    layout: Literal["NCHW"] = "NCHW"
+    """Order of the axes: images, channels, height, width."""
+    channels: Literal["RGB"] = "RGB"
+    """Order of the colours."""
+    resize: Literal["bilinear, antialiased"] = "bilinear, antialiased"
+    """How images of another size are brought to this one."""
+
+
+class ShippedWrapper(Spec):
+    """How a method changed the network."""
+
+    method: str
+    """Name of the method."""
+    fields: dict[str, Any]
+    """The wrapper's own fields."""
+
+
+class Description(Spec):
+    """What `student.json` holds; the engine adds what it measured."""
+
+    # A reader of these files has no use for what a later version adds, and no harm from it.
+    model_config = ConfigDict(extra="ignore")
+
+    retort: Literal[1] = 1
+    """Version of this description."""
+    name: str
+    """The network's name in its job."""
+    architecture: str
+    """Name in the catalogue of architectures."""
+    classes: int = Field(ge=1)
+    class_names: tuple[str, ...]
+    """Name of each class, in the order of the logits."""
+    input: ShippedInput
+    wrapper: ShippedWrapper | None
+    """Null for a network as its architecture gives it."""
+    weights_dtype: Literal["float32", "float16"]
+    """Precision in which the weights are stored; the network computes in float32."""
+    parameters: int
+    """Numbers stored, batch norm's running statistics not counted."""
+    weights_file: str = Field(pattern=r"^[^/\\]+$")
+    """Name of the safetensors file."""
+
+
+def describe(
+    network: Network,
+    *,
+    name: str,
+    architecture: str,
+    class_names: tuple[str, ...],
+    wrapper: tuple[str, Wrapper] | None,
+    weights_dtype: str,
+) -> dict[str, Any]:
+    """All that is needed to build the network again but its weights, as JSON.
+
+    `wrapper` is the method that changed its head, and how; `weights_dtype` the precision in which weights are stored.
+    """
+    described = Description(
+        name=name,
+        architecture=architecture,
+        classes=len(class_names),
+        class_names=class_names,
+        input=ShippedInput(**network.image.model_dump()),
+        wrapper=ShippedWrapper(method=wrapper[0], fields=wrapper[1].model_dump(mode="json")) if wrapper else None,
+        weights_dtype=weights_dtype,
+        parameters=network.parameter_count(),
+        weights_file=f"{name}.safetensors",
+    )
+    return described.model_dump(mode="json")
+
+
+def load_student(description_file: Path, weights_file: Path | None = None) -> tuple[Network, dict[str, Any]]:
+    """Build a shipped network again, in eval mode on the CPU, with its whole description. Raises StudentError.
+
+    It takes RGB images in [0, 1], (N, 3, H, W) float32. Reads no pickle and needs no teacher. Without a weights file
+    the one beside the description is taken that it names.
+    """
+    file = Path(description_file)
+    description, everything = _read_description(file)
+    network = _build(description)
+    _load_weights(network, Path(weights_file or file.with_name(description.weights_file)))
+    return network.eval(), everything
+
+
+def _read_description(file: Path) -> tuple[Description, dict[str, Any]]:
+    try:
+        everything = json.loads(file.read_text(encoding="utf-8"))
+        return Description.model_validate(everything), everything
+    except OSError as error:
+        raise StudentError(f"{file.name} cannot be read: {error}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = "/".join(map(str, first["loc"]))
+        raise StudentError(f"{file.name} is not a description of a network: {where}: {first['msg']}") from error
+    except ValueError as error:
+        raise StudentError(f"{file.name} is not JSON: {error}") from error
+
+
+def _build(description: Description) -> Network:
+    import torch
+
+    if description.architecture not in ARCHITECTURES:
+        raise StudentError(f"the network is a {description.architecture!r}; no such architecture is installed here")
+    if len(description.class_names) != description.classes:
+        raise StudentError(
+            f"the description has {description.classes} classes and {len(description.class_names)} class names"
+        )
+    try:
+        with torch.random.fork_rng(devices=[]):
+            network = _build_network(description.architecture, description.classes)
+            if description.wrapper is not None:
+                _wrapper(description.wrapper).build(network, _build_network)
+    except LookupError as error:
+        raise StudentError(str(error)) from error
+    image = description.input
+    network.set_input(Input(size=image.size, mean=image.mean, std=image.std, channel_order=image.channel_order))
+    return network
+
+
+def _build_network(architecture: str, classes: int) -> Network:
+    return ARCHITECTURES[architecture].build(architecture, classes)
+
+
+def _wrapper(shipped: ShippedWrapper) -> Wrapper:
+    method = METHODS.get(shipped.method)
+    if method is None or method.wrapper_type is None:
+        raise StudentError(f"the network was changed by method {shipped.method!r}; no such method is installed here")
+    try:
+        return method.wrapper_type.model_validate(shipped.fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = "/".join(map(str, first["loc"]))
+        raise StudentError(
+            f"the description of what {shipped.method} changed is wrong: {where}: {first['msg']}"
+        ) from error
+
+
+def _load_weights(network: Network, file: Path) -> None:
+    """Copy the file's tensors into the body: every name and every shape must agree."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights: dict[str, Tensor] = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise StudentError(f"{file.name} cannot be read as safetensors: {error}") from error
+    wanted = network.body.state_dict()
+    differing = [
+        f"{len(names)} {what} ({', '.join(sorted(names)[:3])})"
+        for what, names in (
+            ("missing", wanted.keys() - weights.keys()),
+            ("unexpected", weights.keys() - wanted.keys()),
+            ("of another shape", {n for n in wanted.keys() & weights.keys() if wanted[n].shape != weights[n].shape}),
+        )
+        if names
+    ]
+    if differing:
+        raise StudentError(f"the weights of {file.name} do not fit the described network: {'; '.join(differing)}")
+    network.body.load_state_dict(weights)

@@ -1,0 +1,171 @@
+"""A network that a user brought: what its record says, and what a recipe may ask of it. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from retort.architecture import Card, Input
+from retort.spec import Spec
+
+ONNX = "onnx"
+"""What a network that came as an ONNX file is called where others have an architecture."""
+MOST_CLASSES = 100_000
+
+ModelId = Annotated[str, StringConstraints(pattern=r"^model_[0-9a-z]+$")]
+Form = Literal["safetensors", "onnx"]
+ClassName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Three = tuple[float, float, float]
+
+
+class Expects(Spec):
+    """What the network's images must look like; the engine makes them so, from the views that the student sees."""
+
+    size: int = Field(ge=1, le=1024)
+    """Side of the square image, in pixels; others are resized (bilinear, antialiased)."""
+    channel_order: Literal["rgb", "bgr"]
+    """Order of the colours."""
+    range: tuple[float, float]
+    """Values of the darkest and the brightest pixel, before mean and std: [0, 1] or [0, 255], say."""
+    mean: Three
+    """Subtracted from each channel, in that range and that order of the colours."""
+    std: Three
+    """Divides each channel after that."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> Expects:
+        if min(self.std) <= 0:
+            raise PydanticCustomError(
+                "std", "std is {found}; wanted numbers above 0", {"found": str(list(self.std)), "field": "std"}
+            )
+        if self.range[0] >= self.range[1]:
+            found = str(list(self.range))
+            raise PydanticCustomError(
+                "range", "range is {found}; wanted the darkest value first", {"found": found, "field": "range"}
+            )
+        return self
+
+    def input(self) -> Input:
+        """The same for RGB images in [0, 1], as the engine has them."""
+        low, width = self.range[0], self.range[1] - self.range[0]
+        order = 1 if self.channel_order == "rgb" else -1
+        mean = [(value - low) / width for value in self.mean][::order]
+        std = [value / width for value in self.std][::order]
+        return Input.model_validate({"size": self.size, "mean": mean, "std": std, "channel_order": self.channel_order})
+
+
+class UserModel(Spec):
+    """The record of a network that a user brought, as far as it decides what the network says."""
+
+    id: ModelId
+    form: Form
+    architecture: str
+    """Name in the catalogue, or `onnx`."""
+    classes: int | None = Field(ge=2, le=MOST_CLASSES)
+    """Null for an ONNX file that nobody has looked into yet."""
+    class_names: tuple[ClassName, ...] | None
+    """Name of each class, in the order of the logits; null where nobody said them."""
+    expects: Expects | None
+    """Null likewise."""
+    card: Card | None = None
+    """Of an ONNX file, whose card no catalogue has."""
+
+    @property
+    def file(self) -> str:
+        """Name of its file on a worker."""
+        return f"model.{self.form}"
+
+
+RECORD = "model.json"
+"""Name of the record beside that file."""
+
+
+def expects_in(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What a file's own metadata say of architecture, class_names and expects; empty where they say nothing.
+
+    Read are `retort` (what our exports hold: student.json) and `pretrained_cfg` (timm's). Values are not checked here.
+    """
+    told: dict[str, Any] = {}
+    if (student := _object(metadata.get("retort"))) is not None:
+        told |= from_description(student)
+    elif (config := _object(metadata.get("pretrained_cfg"))) is not None:
+        told["expects"] = from_timm(config)
+        if isinstance(names := config.get("label_names"), list):
+            told["class_names"] = names
+    return told
+
+
+def from_description(student: Mapping[str, Any]) -> dict[str, Any]:
+    """Architecture, class_names and expects as student.json says them."""
+    image = student.get("input")
+    image = image if isinstance(image, Mapping) else {}
+    expects = {name: image[name] for name in ("size", "mean", "std") if name in image}
+    told = {name: student[name] for name in ("architecture", "class_names") if name in student}
+    return told | {"expects": {"channel_order": "rgb", "range": [0.0, 1.0]} | expects}
+
+
+def from_timm(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What timm's pretrained_cfg says of the input: `input_size` (C, H, W), `mean` and `std` of RGB in [0, 1]."""
+    found = {name: config[name] for name in ("mean", "std") if name in config}
+    size = config.get("input_size")
+    if isinstance(size, list) and len(size) == 3:
+        found["size"] = size[-1]
+    return {"channel_order": "rgb", "range": [0.0, 1.0]} | found if found else {}
+
+
+def _object(text: str | None) -> dict[str, Any] | None:
+    try:
+        found = json.loads(text or "")
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def class_order(model_names: tuple[str, ...] | None, data_names: tuple[str, ...]) -> tuple[int, ...] | None:
+    """For each class of the data set, which of the model's outputs means it; None where the names do not say so.
+
+    Capitals, spaces, hyphens and underscores count for nothing.
+    """
+    if model_names is None:
+        return None
+    at = {_plain(name): number for number, name in enumerate(model_names)}
+    wanted = [_plain(name) for name in data_names]
+    if len(at) != len(model_names) or sorted(at) != sorted(wanted):
+        return None
+    return tuple(at[name] for name in wanted)
+
+
+def _plain(name: str) -> str:
+    return "".join(character for character in name.casefold() if character not in " -_")
+
+
+def class_sentence(name: str, model_names: tuple[str, ...] | None, data_names: tuple[str, ...]) -> str | None:
+    """What is odd about the classes of a network, as many as the data set's; None where nothing is."""
+    order = class_order(model_names, data_names)
+    if model_names is None:
+        return f"{name} has no class names: its outputs are taken to be in the data set's order"
+    if order is None:
+        strange = [one for one in model_names if _plain(one) not in {_plain(other) for other in data_names}]
+        named = ", ".join(map(repr, strange[:5])) + (f" and {len(strange) - 5} more" if len(strange) > 5 else "")
+        what = f"{named} of {name} are no classes of the data set" if strange else f"{name} has a class twice"
+        return f"{what}: its outputs are taken to be in the data set's order"
+    if order != tuple(range(len(order))):
+        first = next(i for i, j in enumerate(order) if i != j)
+        return (
+            f"{name} has the data set's classes in another order (output {first} is {model_names[first]!r}, the data "
+            f"set's class {first} is {data_names[first]!r}): its outputs are put into the data set's order"
+        )
+    return None
+
+
+def parsed_expects(told: Mapping[str, Any]) -> tuple[Expects | None, tuple[str, ...]]:
+    """The expectation, or the names of the fields that are missing or wrong."""
+    try:
+        return Expects.model_validate(told), ()
+    except ValidationError as error:
+        found = (e["loc"] or (e.get("ctx", {}).get("field", "expects"),) for e in error.errors())
+        return None, tuple(dict.fromkeys("/".join(map(str, where)) for where in found))

@@ -1,0 +1,189 @@
+"""All that can be said of a body that should be a recipe, without running it: read by validate and create alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from retort.architectures import CARDS
+from retort.dataset import DataFacts, Dataset, DatasetError
+from retort.datasets.stored import Stored
+from retort.recipe import TEACHER_NAME, JobWeights, Recipe, Student, Teacher
+from retort.registry import nearest
+from retort.user_model import UserModel
+from retort.validation import Problem, review
+from service.artifacts.service import read_description
+from service.datasets import repository as datasets
+from service.datasets.models import trouble_of
+from service.db import reading
+from service.errors import FieldError
+from service.fields import field_errors
+from service.jobs import repository
+from service.jobs.models import Job, State
+from service.models.models import record_of
+from service.models.models import trouble_of as trouble_of_model
+from service.models.repository import find as find_model
+from service.settings import get_settings
+
+Network = TypeVar("Network", Teacher, Student)
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What came out."""
+
+    problems: list[FieldError]
+    warnings: tuple[str, ...] = ()
+    sharing: tuple[tuple[str, ...], ...] = ()
+    facts: DataFacts | None = None
+    resolved: Recipe | None = None
+    """Null when there are problems."""
+
+
+def examine(project_id: str, body: Any) -> Examination:
+    """Check the body as a recipe, the recipe against its data set, and the earlier jobs that it builds on."""
+    try:
+        recipe = Recipe.model_validate(body)
+    except ValidationError as error:
+        return Examination(field_errors(error, Recipe, body))
+    recipe, models, problems = _with_models(project_id, recipe)
+    facts: DataFacts | None = None
+    try:
+        facts = _facts(project_id, recipe.dataset)
+    except DatasetError as error:
+        problems.append(Problem("/dataset", str(error)))
+    except OSError as error:
+        problems.append(Problem("/dataset", f"the data set cannot be read: {error.strerror}"))
+    cards = {model.architecture: model.card for model in models.values() if model.card is not None}
+    reviewed = review(recipe, facts, CARDS | cards, models)
+    problems += [*reviewed.problems, *_weight_problems(project_id, recipe, facts)]
+    return Examination(
+        problems=as_sent(problems, body),
+        warnings=reviewed.warnings,
+        sharing=reviewed.sharing,
+        facts=facts,
+        resolved=None if problems else reviewed.resolved,
+    )
+
+
+def _facts(project_id: str, dataset: Dataset) -> DataFacts | None:
+    """What is known of the data set here; of users' own the database knows it. Raises DatasetError and OSError."""
+    if not isinstance(dataset, Stored):
+        return dataset.facts(get_settings().data_roots)
+    with reading() as session:
+        row = datasets.find(session, project_id, dataset.dataset)
+    if row is None:
+        raise DatasetError(f"there is no data set {dataset.dataset!r}")
+    if trouble := trouble_of(*row):
+        raise DatasetError(f"data set {dataset.dataset} cannot be used: {trouble}")
+    return dataset.at_its_size(DataFacts.model_validate(row[0].facts))
+
+
+def dataset_problem(project_id: str, dataset: Dataset) -> str | None:
+    """One sentence why a data set cannot be used, if it cannot and that can be told here."""
+    try:
+        _facts(project_id, dataset)
+    except DatasetError as error:
+        return str(error)
+    except OSError as error:
+        return f"the data set cannot be read: {error.strerror}"
+    return None
+
+
+def _with_models(project_id: str, recipe: Recipe) -> tuple[Recipe, dict[str, UserModel], list[Problem]]:
+    """The recipe with the architectures of the models that it names, their records, and what keeps them from use."""
+    models: dict[str, UserModel] = {}
+    problems: list[Problem] = []
+
+    def known(pointer: str, model_id: str) -> UserModel | None:
+        with reading() as session:
+            row = find_model(session, project_id, model_id)
+        if row is None:
+            problems.append(Problem(f"{pointer}/model", f"there is no model {model_id!r}"))
+            return None
+        if trouble := trouble_of_model(*row):
+            problems.append(Problem(f"{pointer}/model", f"model {model_id} cannot be used: {trouble}"))
+            return None
+        return models.setdefault(model_id, record_of(row[0]))
+
+    def resolved(pointer: str, network: Network) -> Network:
+        model = known(pointer, network.model) if network.model is not None else None
+        if model is None or network.architecture != "auto":
+            return network
+        return network.model_copy(update={"architecture": model.architecture})
+
+    teacher = None if recipe.teacher is None else resolved("/teacher", recipe.teacher)
+    students = tuple(resolved(f"/students/{i}", student) for i, student in enumerate(recipe.students))
+    return recipe.model_copy(update={"teacher": teacher, "students": students}), models, problems
+
+
+def as_sent(problems: Sequence[Problem], body: dict[str, Any]) -> list[FieldError]:
+    """Pointers into the stored form turned into pointers into what was sent; each sentence once."""
+    told: dict[str, FieldError] = {}
+    for problem in problems:
+        # The baseline is a copy of the first student, whose problem has been told before.
+        told.setdefault(problem.detail, FieldError(pointer=_sent_pointer(problem.pointer, body), detail=problem.detail))
+    return list(told.values())
+
+
+def _sent_pointer(pointer: str, body: dict[str, Any]) -> str:
+    _, _, rest = pointer.partition("/students/")
+    number, _, field = rest.partition("/")
+    if not number:
+        return pointer
+    if int(number) >= max(1, len(body.get("students") or ())):
+        return "/baseline"
+    if body.get("student") is None:
+        return pointer
+    return f"/{field}" if field.partition("/")[0] == "methods" else f"/student/{field}"
+
+
+def _weight_problems(project_id: str, recipe: Recipe, facts: DataFacts | None) -> Iterator[Problem]:
+    """What is wrong with the networks of earlier jobs that the recipe starts from."""
+    networks = [(f"/students/{i}", student) for i, student in enumerate(recipe.students)]
+    for pointer, network in [("/teacher", recipe.teacher), *networks]:
+        if network is not None and isinstance(network.weights, JobWeights):
+            yield from _one_weight_problem(
+                f"{pointer}/weights", project_id, network.weights, network.architecture, facts
+            )
+
+
+def _one_weight_problem(
+    pointer: str, project_id: str, weights: JobWeights, architecture: str, facts: DataFacts | None
+) -> Iterator[Problem]:
+    with reading() as session:
+        job = repository.find(session, project_id, weights.job)
+    if job is None:
+        yield Problem(f"{pointer}/job", f"there is no job {weights.job!r}")
+        return
+    if job.state is not State.succeeded:
+        yield Problem(f"{pointer}/job", f"job {job.id} is {job.state}; its networks can be used once it has succeeded")
+        return
+    description = read_description(project_id, job.id, weights.network)
+    if description is None:
+        known = _networks_of(job)
+        left = "; its exports hold no safetensors"
+        hint = left if weights.network in known else nearest(weights.network, known)
+        yield Problem(f"{pointer}/network", f"job {job.id} left no weights of a network {weights.network!r}{hint}")
+        return
+    source = f"network {weights.network!r} of job {job.id}"
+    if description["architecture"] != architecture:
+        yield Problem(pointer, f"{source} is a {description['architecture']}; {architecture} is wanted here")
+    if description.get("wrapper") is not None:
+        method = description["wrapper"]["method"]
+        yield Problem(
+            pointer,
+            f"the head of {source} was replaced by the method {method}; a network as its architecture gives it is "
+            "wanted here",
+        )
+    if facts is not None and description["classes"] != facts.classes:
+        yield Problem(
+            pointer, f"{source} tells {description['classes']} classes apart; the data set has {facts.classes}"
+        )
+
+
+def _networks_of(job: Job) -> list[str]:
+    return [TEACHER_NAME, *(student["name"] for student in job.recipe.get("students", []))]

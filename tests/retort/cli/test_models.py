@@ -1,0 +1,137 @@
+"""Models from the command line."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import save_file
+from typer.testing import CliRunner, Result
+
+from retort.cli.main import app
+from retort.client import Retort
+from service.artifacts.repository import write_blob
+from service.db import transaction
+from service.workers.service import Made, succeed
+from tests.conftest import wait_until
+from tests.retort.cli.conftest import Up
+from tests.retort.client.conftest import Service
+from tests.service.datasets.taking import take
+
+Run = Callable[..., Result]
+EXPECTS = {"size": 8, "channel_order": "rgb", "range": [0.0, 1.0], "mean": [0.3] * 3, "std": [0.4] * 3}
+SAID = ("--architecture", "resnet8", "--classes", "10", "--expects", json.dumps(EXPECTS))
+TINY = {
+    "dataset": {"name": "digits", "label_share": 0.1},
+    "student": {"architecture": "resnet8"},
+    "training": {"epochs": 1, "threads": 1},
+    "exports": [{"name": "safetensors"}, {"name": "onnx"}],
+}
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A file of safetensors, which nobody builds a network of."""
+    import numpy as np
+
+    file = tmp_path / "teacher.safetensors"
+    save_file({"weight": np.zeros(3, np.float32)}, file)
+    return file
+
+
+@contextmanager
+def taken_in() -> Iterator[None]:
+    """Somebody takes in the model that the block brings, as a worker would."""
+
+    def work() -> None:
+        with Retort() as client:
+            wait_until(lambda: [*client.models.list()], "a model is brought")
+            (brought,) = client.models.list()
+        taken = take(brought.job_id)
+        known = {"classes": 10, "class_names": None, "expects": EXPECTS, "card": None}
+        report = io.BytesIO(json.dumps({"model": known, "parameters": 7}).encode())
+        with transaction() as session:
+            succeed(session, taken, [Made("report.json", None, "application/json", write_blob(report))])
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    yield
+    worker.join()
+
+
+def test_a_model_is_brought_shown_used_and_deleted(retort: Run, service: Service, weights: Path) -> None:
+    assert retort("models").stdout == "Nothing there.\n"
+    with taken_in():
+        added = retort("models", "add", str(weights), *SAID)
+    assert added.exit_code == 0, added.stderr
+    (model_id,) = added.stdout.split()
+    told = retort("models").stdout
+    for word in (model_id, "teacher", "ready", "resnet8"):
+        assert word in told
+    shown = json.loads(retort("models", "show", model_id, "--json").stdout)
+    assert (shown["state"], shown["expects"], shown["report"]) == ("ready", EXPECTS, {"parameters": 7})
+    assert "parameters" in retort("models", "show", model_id).stdout
+    job_id = service.create(teacher={"model": model_id})
+    used = retort("models", "delete", model_id)
+    assert (used.exit_code, used.stdout) == (1, "")
+    assert used.stderr == (
+        f"retort: model {model_id} is used by jobs that have not ended ({job_id}), so cancel them first\n"
+    )
+    retort("cancel", job_id)
+    assert retort("models", "delete", model_id).stdout == f"{model_id} is deleted.\n"
+    assert json.loads(retort("models", "--json").stdout) == []
+
+
+def test_what_is_no_model_is_a_sentence(retort: Run, service: Service, weights: Path, tmp_path: Path) -> None:
+    job_id, other = service.create(), tmp_path / "teacher.pth"
+    other.write_bytes(b"pickled")
+    for words, code, sentence in (
+        ((), 2, "nothing is given; wanted a FILE, or --from and a job"),
+        ((str(weights), "--from", job_id), 2, f"both the file {weights} and --from {job_id} are given"),
+        ((str(other),), 2, f"{other} is neither .safetensors nor .onnx"),
+        ((str(tmp_path / "none.onnx"),), 2, "cannot be read: No such file or directory"),
+        ((str(weights),), 1, "/architecture: architecture is missing, and the file does not say it"),
+        ((str(weights), "--expects", "{bad"), 2, "'{bad' is not JSON"),
+        ((str(weights), "--class-names", str(tmp_path / "none")), 2, "none cannot be read: No such file"),
+        (("--from", job_id), 1, f"job {job_id} is queued; wanted one that succeeded"),
+    ):
+        refused = retort("models", "add", *words)
+        assert (refused.exit_code, refused.stdout) == (code, ""), refused.stderr
+        assert sentence in refused.stderr
+
+
+@pytest.mark.long
+def test_the_commands_with_a_real_worker(shared_up: Up, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETORT_URL", shared_up.url)
+    monkeypatch.setenv("RETORT_KEY", shared_up.key)
+
+    def retort(*words: str, code: int = 0) -> str:
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == code, result.output
+        return result.stdout if code == 0 else result.stderr
+
+    (tmp_path / "recipe.json").write_text(json.dumps(TINY))
+    job_id = retort("submit", str(tmp_path / "recipe.json"), "--watch").split()[0]
+    retort("download", job_id, "--to", str(tmp_path / "student"))
+    brought = [
+        retort("models", "add", str(tmp_path / "student" / "student.safetensors")).strip(),
+        retort("models", "add", str(tmp_path / "student" / "student.onnx"), "--name", "net").strip(),
+        retort("models", "add", "--from", job_id, "--network", "student").strip(),
+    ]
+    assert [one["id"] for one in json.loads(retort("models", "--json"))] == brought[::-1]
+    os.rename(tmp_path / "student" / "student.safetensors", tmp_path / "alone.safetensors")
+    wrong = [word.replace("resnet8", "resnet20") for word in SAID]
+    assert "the weights do not fit resnet20" in retort(
+        "models", "add", str(tmp_path / "alone.safetensors"), *wrong, code=1
+    )
+    told = retort("models", "check", brought[0], "digits", "--images", "50")
+    assert "of 50 images" in told
+    for model_id in brought:
+        assert json.loads(retort("models", "show", model_id, "--json"))["report"]["parameters"] > 70_000
+        assert "is deleted" in retort("models", "delete", model_id)

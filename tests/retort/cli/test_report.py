@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+
+from retort.cli.report import print_report
+
+
+def row(name: str, **more: object) -> dict[str, object]:
+    test = {"test.correct": 9.0, "test.images": 10.0, "test.accuracy": 0.9, "test.calibration_error": 0.1}
+    return {
+        **{"name": name, "architecture": "resnet8", "test": {"best": test}, "parameters": 7, "best_epoch": 0},
+        **more,
+    }
+
+
+def test_it_is_told_how_far_a_training_came_that_ended_early(capsys: pytest.CaptureFixture[str]) -> None:
+    whole = {"epochs": 2, "of_epochs": 2, "steps": 8, "of_steps": 8}
+    part = {"epochs": 1, "of_epochs": 4, "steps": 1500, "of_steps": 6000}
+    networks = [row("teacher", trained=None), row("a", trained=whole), row("b", trained=part)]
+    print_report("distill", {"stopped_early": True, "left_out": ["c"], "ship": "best", "networks": networks})
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        "Training ended early, as was asked.",
+        "b was trained for 1 of 4 epochs (1,500 of 6,000 steps).",
+        "c was left out: its training had not begun.",
+    ]
+
+
+def test_a_report_of_an_older_job_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    print_report("distill", {"ship": "best", "networks": [row("student")]})
+    said = capsys.readouterr().out
+    assert "90.00%" in said
+    assert "early" not in said

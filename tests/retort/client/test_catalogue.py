@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import pytest
+
+from retort.architectures import ARCHITECTURES
+from retort.client import NotFound, Retort
+from retort.datasets import DATASETS
+from retort.exports import EXPORTS
+from retort.methods import METHODS
+
+
+def test_the_catalogue_is_the_registries(client: Retort) -> None:
+    assert {method.name for method in client.methods.list()} == set(METHODS)
+    assert {one.name for one in client.architectures.list()} == set(ARCHITECTURES)
+    assert {entry.name for entry in client.datasets.builtin()} == set(DATASETS)
+    assert {entry.name for entry in client.exports.list()} == set(EXPORTS)
+
+
+def test_one_method_has_its_fields(client: Retort) -> None:
+    kd = client.methods.get("kd")
+    assert kd.needs_teacher
+    assert kd.parameters["properties"]["temperature"]["default"] == 4.0
+    assert client.architectures.get("resnet8").family == ARCHITECTURES["resnet8"].name
+    with pytest.raises(NotFound):
+        client.methods.get("none")

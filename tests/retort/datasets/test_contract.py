@@ -1,0 +1,103 @@
+"""What holds for every data set: it is what it says before it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from retort.dataset import Dataset, LoadedDataset
+from retort.datasets import DATASETS
+from retort.datasets._published import Published
+from retort.datasets.digits import Digits
+from retort.datasets.image_folder import ImageFolder
+from retort.datasets.stored import Stored
+from tests.retort.datasets.pictures import paint
+from tests.retort.datasets.published import WRITERS
+from tests.retort.engine.ingest.packing import take_in
+
+
+def a_folder(root: Path) -> ImageFolder:
+    for number, name in enumerate(("ash", "birch", "cedar")):
+        for image in range(12):
+            paint(root / "trees" / name / f"{image}.png", (40 * number, 20 * image, 255))
+    return ImageFolder(path=str(root / "trees"), image_size=16)
+
+
+def a_stored_one(root: Path) -> Dataset:
+    taken = take_in(root, Path(a_folder(root).path), root=root)
+    file = root / "dataset_1" / taken.digest
+    file.parent.mkdir()
+    taken.archive.rename(file)
+    return Stored(dataset="dataset_1")
+
+
+EXAMPLES: dict[str, Callable[[Path], Dataset]] = {
+    "digits": lambda root: Digits(),
+    "image_folder": a_folder,
+    "stored": a_stored_one,
+}
+"""A small one of each; one that needs no fields needs no example."""
+
+
+@pytest.fixture(params=DATASETS)
+def dataset(request: pytest.FixtureRequest, tmp_path: Path) -> Dataset:
+    name = request.param
+    if name in WRITERS:
+        fields = {"image_size": 16} if "image_size" in DATASETS[name].model_fields else {}
+        return DATASETS[name].model_validate({"name": name, "path": str(WRITERS[name](tmp_path / name))} | fields)
+    return EXAMPLES[name](tmp_path) if name in EXAMPLES else DATASETS[name].model_validate({"name": name})
+
+
+@pytest.fixture
+def loaded(dataset: Dataset, tmp_path: Path) -> LoadedDataset:
+    return dataset.load([tmp_path])
+
+
+def test_the_facts_are_true(dataset: Dataset, loaded: LoadedDataset, tmp_path: Path) -> None:
+    facts = dataset.facts([tmp_path])
+    assert facts is not None
+    measured = {"mean": loaded.facts.mean, "std": loaded.facts.std}
+    assert facts.model_copy(update=measured) == loaded.facts
+    assert (facts.train, facts.validation, facts.test) == (len(loaded.train), len(loaded.validation), len(loaded.test))
+    assert len(facts.class_names) == len(set(facts.class_names)) == facts.classes
+
+
+def test_images_and_labels_are_what_the_contract_says(loaded: LoadedDataset) -> None:
+    side = loaded.facts.image_size
+    for part in (loaded.train, loaded.validation, loaded.test):
+        images = part.images(torch.tensor([len(part) - 1, 0, 0]))
+        assert images.dtype == torch.uint8
+        assert images.shape == (3, 3, side, side)
+        assert torch.equal(images[1], images[2])
+        assert part.labels.dtype == torch.int64
+        assert part.labels.shape == (len(part),)
+
+
+def test_every_class_is_in_every_part(loaded: LoadedDataset) -> None:
+    for part in (loaded.train, loaded.validation, loaded.test):
+        assert part.labels.unique().tolist() == list(range(loaded.facts.classes))
+
+
+def test_the_statistics_are_the_published_ones_or_those_of_the_training_part(
+    dataset: Dataset, loaded: LoadedDataset
+) -> None:
+    if isinstance(dataset, Published):
+        assert (loaded.facts.mean, loaded.facts.std) == (dataset.official.mean, dataset.official.std)
+        return
+    images = loaded.train.images(torch.arange(len(loaded.train))).double() / 255
+    assert loaded.facts.mean == pytest.approx(images.mean((0, 2, 3)).tolist(), abs=1e-5)
+    deviations = images.std((0, 2, 3), correction=0)
+    # A channel that never changes has none, and counts as one that does by a step.
+    assert loaded.facts.std == pytest.approx([d or 1 / 255 for d in deviations.tolist()], abs=1e-5)
+
+
+def test_loading_twice_gives_the_same_digest(dataset: Dataset, loaded: LoadedDataset, tmp_path: Path) -> None:
+    again = dataset.load([tmp_path])
+    assert again.digest == loaded.digest
+    assert len(loaded.digest) == 64
+    assert again.warnings == loaded.warnings
+    # That a published set is not whole.
+    assert len(loaded.warnings) == isinstance(dataset, Published)

@@ -1,0 +1,349 @@
+"""The engine as a program: records, artifacts, exit codes, and the same bits after it was killed."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from retort.datasets.digits import Digits
+from retort.engine.interrupt import FINISHED, IMPOSSIBLE, STOPPED
+from retort.event import Event
+from retort.student import load_student
+
+SGD = {"name": "sgd", "learning_rate": 0.05}
+TEACH = {"epochs": 2, "optimizer": SGD}
+RECIPE = {
+    "dataset": {"name": "digits"},
+    "teacher": {"architecture": "resnet20", "teach": TEACH},
+    "students": [
+        {"name": "kd", "architecture": "resnet8", "methods": [{"name": "kd"}]},
+        {"name": "nckd", "architecture": "resnet8", "methods": [{"name": "nckd", "projection": "linear"}]},
+        {"name": "r2kd", "architecture": "resnet8", "seed": 3, "methods": [{"name": "r2kd"}]},
+    ],
+    "baseline": True,
+    "training": {"epochs": 2, "augmentation": {"crop_padding": 1}, "threads": 1},
+    "exports": [{"name": "safetensors"}],
+}
+NAMES = ["kd", "nckd", "r2kd", "baseline"]
+
+
+class Engine:
+    """A run of the engine in a directory of its own; it may be started again."""
+
+    def __init__(self, directory: Path, recipe: dict) -> None:
+        self.directory = directory
+        directory.mkdir()
+        (directory / "recipe.json").write_text(json.dumps(recipe))
+        self.log = directory / "log.jsonl"
+
+    def start(self, *options: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "retort.engine", str(self.directory / "recipe.json"), str(self.directory)]
+        with self.log.open("ab") as out, (self.directory / "stderr").open("ab") as err:
+            return subprocess.Popen([*command, *options], stdout=out, stderr=err)
+
+    def run(self, *options: str) -> int:
+        return self.start(*options).wait(timeout=300)
+
+    def lines(self) -> list[dict]:
+        whole = self.log.read_bytes().rpartition(b"\n")[0].splitlines() if self.log.exists() else []
+        return [json.loads(line) for line in whole if line.endswith(b"}")]
+
+    def events(self) -> list[Event]:
+        return [Event.model_validate(line) for line in self.lines() if line["line"] == "event"]
+
+    def digests(self) -> dict[str, str]:
+        return {file.name: sha256(file.read_bytes()).hexdigest() for file in self.directory.glob("artifacts/*")}
+
+    def wait_for(self, process: subprocess.Popen, wanted, after: int = 0) -> None:
+        """Until a line says so; `after` counts the lines of earlier starts, which do not."""
+        deadline = time.monotonic() + 200
+        while not any(map(wanted, self.lines()[after:])):
+            assert process.poll() is None, (self.directory / "stderr").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Engine:
+    engine = Engine(tmp_path_factory.mktemp("engine") / "undisturbed", RECIPE)
+    assert engine.run() == FINISHED, (engine.directory / "stderr").read_text()
+    return engine
+
+
+@pytest.fixture(scope="module")
+def with_onnx(tmp_path_factory) -> Engine:
+    short = {"epochs": 1, "threads": 1}
+    recipe = {
+        **RECIPE,
+        "teacher": {**RECIPE["teacher"], "teach": {**TEACH, "epochs": 1}},
+        "students": RECIPE["students"][:2],
+        "baseline": False,
+        "training": short,
+        "exports": [{"name": "onnx"}],
+    }
+    engine = Engine(tmp_path_factory.mktemp("engine") / "onnx", recipe)
+    assert engine.run() == FINISHED, (engine.directory / "stderr").read_text()
+    return engine
+
+
+def test_phases_come_in_their_order(finished):
+    phases = [event.phase for event in finished.events() if event.kind == "phase"]
+    assert phases == [
+        "preparing",
+        "teaching",
+        "preparing the methods",
+        "distilling",
+        "compressing",
+        "evaluating",
+        "exporting",
+    ]
+
+
+def test_each_record_is_said_once(finished):
+    keys = [event.key for event in finished.events()]
+    assert len(keys) == len(set(keys))
+
+
+def test_every_epoch_of_every_student_has_its_metrics(finished):
+    said = {
+        (event.student, event.kind, event.epoch)
+        for event in finished.events()
+        if event.phase == "distilling" and event.kind != "phase"
+    }
+    assert said == {(name, kind, epoch) for name in NAMES for kind in ("metrics", "evaluation") for epoch in (1, 2)}
+
+
+def test_terms_add_up_to_the_loss(finished):
+    for event in finished.events():
+        if event.kind == "metrics":
+            terms = [v for name, v in event.values.items() if name not in {"loss", "learning_rate"}]
+            assert sum(terms) == pytest.approx(event.values["loss"]), event
+
+
+def test_the_resolved_recipe_holds_no_auto(finished):
+    (event,) = [event for event in finished.events() if event.kind == "resolved"]
+    assert "auto" not in json.dumps(event.data)
+
+
+def test_the_artifacts_are_all_there_and_listed(finished):
+    listed = json.loads((finished.directory / "artifacts.json").read_text())
+    wanted = {f"{name}{suffix}" for name in NAMES for suffix in (".json", ".safetensors")}
+    assert {entry["name"] for entry in listed} == wanted | {"teacher.json", "teacher.safetensors", "report.json"}
+    assert all((finished.directory / entry["file"]).is_file() for entry in listed)
+
+
+def test_best_is_chosen_on_validation_and_the_report_tells_best_and_last(finished):
+    report = json.loads((finished.directory / "artifacts/report.json").read_text())
+    by_name = {row["name"]: row for row in report["networks"]}
+    for name in NAMES:
+        accuracies = {
+            event.epoch: event.values["validation.accuracy"]
+            for event in finished.events()
+            if event.student == name and event.phase == "distilling" and event.kind == "evaluation"
+        }
+        assert accuracies[by_name[name]["best_epoch"]] == max(accuracies.values())
+        assert by_name[name]["test"].keys() == {"best", "last"}
+    assert "test.agreement" not in by_name["teacher"]["test"]["best"]
+    assert by_name["nckd"]["role"] == "student"
+    assert by_name["baseline"]["role"] == "baseline"
+    assert by_name["kd"]["collapse"].keys() == {"nc1", "nc2_norms", "nc2_angles", "nc3"}
+
+
+def test_the_report_tells_agreement_calibration_and_classes_of_what_is_shipped(finished):
+    report = json.loads((finished.directory / "artifacts/report.json").read_text())
+    rows = {row["name"]: row for row in report["networks"]}
+    test = Digits().load([]).test
+    images = test.images(torch.arange(len(test))).float() / 255
+    said = {}
+    for name in rows:
+        network, _ = load_student(*(finished.directory / f"artifacts/{name}{s}" for s in (".json", ".safetensors")))
+        with torch.no_grad():
+            said[name] = network(images).argmax(1)
+    for name in NAMES:
+        shipped = rows[name]["test"][report["ship"]]
+        assert shipped["test.agreement"] == pytest.approx(float((said[name] == said["teacher"]).double().mean()))
+        assert 0 < shipped["test.calibration_error"] < 1
+        shares = rows[name]["class_accuracies"][report["ship"]]
+        assert shares == pytest.approx([float((said[name] == k)[test.labels == k].double().mean()) for k in range(10)])
+    (event,) = [event for event in finished.events() if event.kind == "evaluation" and event.student == "kd"][-1:]
+    assert event.values["test.agreement"] == rows["kd"]["test"][report["ship"]]["test.agreement"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "teacher"])
+def test_a_rebuilt_network_gives_the_reported_accuracy_to_the_image(finished, name):
+    network, description = load_student(
+        *(finished.directory / f"artifacts/{name}{s}" for s in (".json", ".safetensors"))
+    )
+    test = Digits().load([]).test
+    images = test.images(torch.arange(len(test))).float() / 255
+    with torch.no_grad():
+        guesses = network(images).argmax(1)
+    assert (guesses == test.labels).sum() == description["test"]["correct"]
+    assert network.parameter_count() == description["parameters"]
+
+
+@pytest.mark.parametrize("name", ["kd", "nckd"])
+def test_onnx_gives_the_reported_accuracy_to_the_image(with_onnx, name):
+    session = onnxruntime.InferenceSession(with_onnx.directory / f"artifacts/{name}.onnx")
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["class_names"]) == list("0123456789")
+    assert json.loads(metadata["input"])["size"] == 8
+    test = Digits().load([]).test
+    images = test.images(torch.arange(len(test))).float().numpy() / 255
+    guesses = session.run(["logits"], {"images": images.astype(np.float32)})[0].argmax(1)
+    assert (guesses == test.labels.numpy()).sum() == json.loads(metadata["retort"])["test"]["correct"]
+
+
+MOMENTS = [
+    (signal.SIGKILL, lambda line: line["phase"] == "teaching" and line["line"] == "checkpoint" and line["step"] > 5),
+    (signal.SIGTERM, lambda line: line["phase"] == "distilling" and line["line"] == "checkpoint" and line["step"] > 5),
+    (signal.SIGKILL, lambda line: line["phase"] == "distilling" and line["line"] == "checkpoint" and line["step"] > 25),
+    (signal.SIGKILL, lambda line: line["phase"] == "exporting"),
+]
+
+
+@pytest.mark.long
+def test_killed_and_started_again_it_ends_with_the_same_bits(finished, tmp_path):
+    engine = Engine(tmp_path / "disturbed", RECIPE)
+    for number, draw_context in MOMENTS:
+        process = engine.start("--checkpoint-seconds", "0.2")
+        engine.wait_for(process, draw_context)
+        process.send_signal(number)
+        assert process.wait(timeout=60) == (STOPPED if number == signal.SIGTERM else -number)
+    assert engine.run() == FINISHED
+    assert engine.digests() == finished.digests()
+    # What a resumed run says again is what was said before.
+    said = {}
+    for event in engine.events():
+        assert said.setdefault(event.key, event) == event
+    assert said == {event.key: event for event in finished.events()}
+
+
+def test_students_do_not_depend_on_what_is_trained_beside_them(finished, tmp_path):
+    alone = Engine(tmp_path / "alone", {**RECIPE, "students": [RECIPE["students"][2]], "baseline": False})
+    assert alone.run() == FINISHED
+    name = "r2kd.safetensors"
+    assert alone.digests()[name] == finished.digests()[name]
+
+
+def test_an_impossible_recipe_says_why(tmp_path):
+    teacher = {"architecture": "resnet20", "weights": {"job": "job_0", "network": "kd"}}
+    engine = Engine(tmp_path / "x", {**RECIPE, "teacher": teacher})
+    assert engine.run() == IMPOSSIBLE
+    last = engine.events()[-1]
+    assert last.kind == "failed"
+    assert last.text.startswith("the weights of kd from job_0 cannot be used")
+
+
+def test_a_network_whose_head_was_replaced_is_no_start(finished, tmp_path):
+    kept = tmp_path / "weights/job_1"
+    kept.parent.mkdir()
+    kept.symlink_to(finished.directory / "artifacts")
+    student = {"architecture": "resnet8", "weights": {"job": "job_1", "network": "nckd"}}
+    engine = Engine(tmp_path / "x", {"dataset": {"name": "digits"}, "student": student})
+    assert engine.run("--weights", str(tmp_path / "weights")) == IMPOSSIBLE
+    assert "the head of nckd of job_1 was replaced by the method nckd" in engine.events()[-1].text
+
+
+def test_a_loss_that_explodes_ends_with_its_step_and_term(tmp_path):
+    wild = {"optimizer": {"name": "sgd", "learning_rate": 100}, "epochs": 3, "threads": 1}
+    engine = Engine(
+        tmp_path / "x", {"dataset": {"name": "digits"}, "student": {"architecture": "resnet8"}, "training": wild}
+    )
+    assert engine.run() == IMPOSSIBLE
+    said = engine.events()[-1].text
+    assert re.match(r"student: labels was no finite number in step \d+, epoch \d; ", said)
+    assert said.endswith("the last good checkpoint is none")
+
+
+def test_a_network_that_explodes_in_the_last_step_of_an_epoch_is_found_in_validation(tmp_path):
+    wild = {
+        "optimizer": {"name": "sgd", "learning_rate": 100, "weight_decay": 1},
+        "schedule": {"name": "constant"},
+        "batch_size": 2048,
+        "epochs": 6,
+        "threads": 1,
+    }
+    engine = Engine(
+        tmp_path / "x", {"dataset": {"name": "digits"}, "student": {"architecture": "resnet8"}, "training": wild}
+    )
+    assert engine.run() == IMPOSSIBLE
+    assert "validation.loss was no finite number in step" in engine.events()[-1].text
+
+
+def test_weights_of_an_earlier_run_are_a_teacher_and_a_start(finished, tmp_path):
+    kept = tmp_path / "weights/job_1"
+    kept.parent.mkdir()
+    kept.symlink_to(finished.directory / "artifacts")
+    recipe = {
+        "dataset": {"name": "digits"},
+        "teacher": {"architecture": "resnet20", "weights": {"job": "job_1", "network": "teacher"}},
+        "student": {"architecture": "resnet8", "weights": {"job": "job_1", "network": "kd"}},
+        "methods": [{"name": "kd"}],
+        "training": {"epochs": 1, "threads": 1, "optimizer": {"name": "sgd", "learning_rate": 1e-6}},
+        "compression": {"weights": "float16"},
+        "exports": [{"name": "safetensors"}],
+    }
+    engine = Engine(tmp_path / "second", recipe)
+    assert engine.run("--weights", str(tmp_path / "weights")) == FINISHED
+    rows = {
+        row["name"]: row for row in json.loads((engine.directory / "artifacts/report.json").read_text())["networks"]
+    }
+    before = json.loads((finished.directory / "artifacts/teacher.json").read_text())["test"]
+    assert rows["teacher"]["test"]["best"]["test.correct"] == before["correct"]
+    assert not (engine.directory / "artifacts/teacher.safetensors").exists()
+    small, whole = (
+        d / "artifacts" / f
+        for d, f in ((engine.directory, "student.safetensors"), (finished.directory, "kd.safetensors"))
+    )
+    assert small.stat().st_size < 0.6 * whole.stat().st_size
+    network, description = load_student(small.with_suffix(".json"), small)
+    test = Digits().load([]).test
+    with torch.no_grad():
+        guesses = network(test.images(torch.arange(len(test))).float() / 255).argmax(1)
+    assert (guesses == test.labels).sum() == description["test"]["correct"]
+
+
+def test_a_warm_engine_ends_with_its_parent():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "retort.engine", "--warm"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    process.stdin.close()
+    assert process.wait(timeout=60) == STOPPED
+    process.stdout.close()
+
+
+def test_a_running_engine_stops_with_its_parent(tmp_path):
+    job = {
+        "recipe": {**RECIPE, "training": {"epochs": 1000}},
+        "directory": str(tmp_path / "attempt"),
+        "checkpoints": str(tmp_path / "checkpoints"),
+        "weights": str(tmp_path),
+        "data_roots": [],
+        "run": "7",
+        "checkpoint_seconds": 1000,
+        "store": str(tmp_path / "store"),
+        "store_bytes": 10**8,
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "retort.engine", "--warm"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        process.stdin.write(json.dumps(job).encode() + b"\n")
+        process.stdin.flush()
+        for line in process.stdout:
+            if b'"progress"' in line:
+                break
+        process.stdin.close()
+        rest = process.stdout.read().splitlines()
+        assert process.wait(timeout=60) == STOPPED
+    assert json.loads(rest[-1])["line"] == "checkpoint"
+    assert len(list((tmp_path / "checkpoints").iterdir())) >= 1

@@ -1,0 +1,157 @@
+"""What every method must satisfy; a new file in retort/methods/ is tested here without a change."""
+
+import math
+
+import pytest
+import torch
+
+from retort.engine.checkpoint import Checkpoints
+from retort.method import Batch, Method
+from retort.methods import METHODS
+
+
+@pytest.fixture(params=sorted(METHODS))
+def method(request):
+    return METHODS[request.param](name=request.param)
+
+
+def test_terms_are_finite_scalars(method, pair):
+    made = pair(method)
+    assert made.learners
+    for learner in made.learners:
+        terms = made.terms(made.batch(learner=learner), learner)
+        assert terms
+        for name, term in terms.items():
+            assert term.shape == (), name
+            assert math.isfinite(term.item()), name
+
+
+def test_gradient_reaches_all_that_is_trained_and_never_the_teacher(method, pair):
+    made = pair(method)
+    for learner in made.learners:
+        learner.network.train()
+        sum(made.terms(made.batch(learner=learner), learner).values()).backward()
+        if learner.phase is None or learner.phase.trains is not None:
+            assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in learner.network.parameters())
+    if made.part.modules is not None:
+        for name, parameter in made.part.modules.named_parameters():
+            assert not parameter.requires_grad or parameter.grad.abs().sum() > 0, name
+    trained = {learner.spec for learner in made.learners}
+    for spec, network in made.shop.frozen.items():
+        assert spec in trained or all(p.grad is None for p in network.parameters()), spec
+
+
+def test_frozen_networks_are_the_same_after_a_step(method, pair):
+    made = pair(method)
+    for learner in made.learners:
+        others = {spec: network for spec, network in made.shop.frozen.items() if spec != learner.spec}
+        before = {spec: {k: v.clone() for k, v in net.state_dict().items()} for spec, net in others.items()}
+        made.step(0, learner)
+        for spec, network in others.items():
+            for key, value in network.state_dict().items():
+                assert torch.equal(value, before[spec][key]), key
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_in_float32_inside(method, pair, dtype):
+    made = pair(method)
+    for learner in made.learners:
+        full = made.terms(made.batch(learner=learner), learner)
+        half = made.terms(made.batch(learner=learner, change=lambda tensor: tensor.to(dtype)), learner)
+        for name, term in half.items():
+            assert term.dtype == torch.float32, name
+            assert term.item() == pytest.approx(full[name].item(), rel=0.1, abs=0.05), name
+
+
+def test_double_precision_stays(method, pair):
+    made = pair(method)
+    for learner in made.learners:
+        learner.network.double()
+        if made.part.modules is not None:
+            made.part.modules.double()
+        batch = made.batch(learner=learner, change=torch.Tensor.double)
+        assert all(term.dtype == torch.float64 for term in made.terms(batch, learner).values())
+
+
+def test_a_batch_of_one_is_finite(method, pair):
+    made = pair(method)
+    for learner in made.learners:
+        learner.network.eval()
+        if made.part.modules is not None:
+            made.part.modules.eval()
+        terms = made.terms(made.batch(size=1, learner=learner), learner)
+        assert all(math.isfinite(term.item()) for term in terms.values())
+
+
+class Watched(Batch):
+    """A batch that takes down whether its labels or positions were looked at."""
+
+    def __getattribute__(self, name):
+        if name in ("labels", "indices"):
+            vars(self)["looked"] = True
+        return super().__getattribute__(name)
+
+
+def test_it_says_whether_it_reads_labels_or_positions(method, pair):
+    made, looked = pair(method), method.chooses_images
+    for learner in made.learners:
+        batch = Watched(**vars(made.batch(learner=learner)))
+        made.terms(batch, learner)
+        learner.update(batch, first=method.updates_first)
+        looked = looked or "looked" in vars(batch)
+    # With another base it may.
+    assert looked == method.reads_labels or (method.reads_labels and hasattr(method, "base"))
+
+
+def test_terms_have_no_side_effect(method, pair):
+    made = pair(method)
+    for learner in made.learners:
+        batch = made.batch(learner=learner)
+        first, second = made.terms(batch, learner), made.terms(batch, learner)
+        assert {k: term.item() for k, term in first.items()} == {k: term.item() for k, term in second.items()}
+
+
+def test_json_round_trip(method):
+    assert type(method).model_validate_json(method.model_dump_json()) == method
+
+
+def test_it_says_where_it_comes_from(method):
+    assert "https://" in method.source
+    assert method.formula
+    assert type(method).__doc__
+    assert method.refuses or type(method).check is Method.check, "what check refuses is said in `refuses`"
+    if method.reconstruction:
+        assert "reconstruction" in type(method).__doc__
+
+
+def test_it_compiles_in_one_graph(method, pair):
+    torch.compiler.reset()  # or the tests of other methods count against how often one function may be compiled anew
+    made = pair(method)
+    for learner in made.learners:
+        batch = made.batch(learner=learner, change=lambda tensor: tensor.detach().requires_grad_())
+
+        def loss(learner=learner, batch=batch):
+            return sum(made.terms(batch, learner).values())
+
+        torch.testing.assert_close(torch.compile(loss, fullgraph=True, backend="eager")(), loss())
+
+
+def test_a_few_steps_on_one_batch_lower_its_terms(method, pair):
+    made = pair(method)
+    for learner in made.learners:
+        losses = [made.step(0, learner) for _ in range(8)]
+        assert losses[-1] < losses[0]
+
+
+def test_saved_and_restored_it_goes_on_with_the_same_bits(method, pair, tmp_path):
+    straight, restored = pair(method), pair(method)
+    for i, (one, other) in enumerate(zip(straight.learners, restored.learners, strict=True)):
+        for number in range(2):
+            straight.step(number, one)
+        checkpoints = Checkpoints(tmp_path / str(i), "recipe", "data", "1", seconds=1)
+        checkpoints.write(one.state())
+        other.load(checkpoints.newest(torch.device("cpu")))
+        for number in range(2, 4):
+            assert straight.step(number, one) == restored.step(number, other)
+        for key, value in one.network.state_dict().items():
+            assert torch.equal(value, other.network.state_dict()[key]), key

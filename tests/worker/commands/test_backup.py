@@ -1,0 +1,86 @@
+"""Backup and restore as commands, next to a database; no service runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.db import make_engine
+from service.migrations import upgrade
+from tests.service.filling import Snapshot, fill, snapshot
+
+
+def run(*words: str, given: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RETORT_")}
+    command = [sys.executable, "-m", "retort.cli.main", *words]
+    return subprocess.run(command, input=given, capture_output=True, env=environment, timeout=60)
+
+
+def projects(data_dir: Path) -> Snapshot:
+    engine = make_engine(f"sqlite:///{data_dir / 'retort.db'}")
+    found = snapshot(engine)
+    engine.dispose()
+    return {"projects": found["projects"]}
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> str:
+    """A data directory whose database holds something."""
+    engine = make_engine(f"sqlite:///{tmp_path / 'filled' / 'retort.db'}")
+    upgrade(engine)
+    fill(engine)
+    engine.dispose()
+    return str(tmp_path / "filled")
+
+
+def test_a_backup_goes_into_a_file_and_comes_back(filled: str, tmp_path: Path) -> None:
+    file = str(tmp_path / "backup")
+    made = run("backup", file, "--data-dir", filled)
+    assert (made.returncode, made.stdout) == (0, b""), made.stderr
+    assert made.stderr.startswith(b"Backed up 12 projects, 12 jobs, 12 events, 12 artifacts of 20")
+    restored = run("restore", file, "--data-dir", str(tmp_path / "fresh"))
+    assert (restored.returncode, restored.stdout) == (0, b""), restored.stderr
+    assert restored.stderr == made.stderr.replace(b"Backed up", b"Restored")
+    assert projects(tmp_path / "fresh") == projects(Path(filled))
+
+
+def test_a_backup_goes_through_pipes(filled: str, tmp_path: Path) -> None:
+    made = run("backup", "-", "--data-dir", filled)
+    assert made.stdout.startswith(b"SQLite format 3\0")
+    fresh = str(tmp_path / "fresh")
+    cut = run("restore", "-", "--data-dir", fresh, given=made.stdout[:-1])
+    assert (cut.returncode, cut.stdout) == (1, b"")
+    assert b"standard-input is damaged: " in cut.stderr
+    assert cut.stderr.count(b"\n") == 1
+    assert run("restore", "-", "--data-dir", fresh, given=made.stdout).returncode == 0
+    assert projects(Path(fresh)) == projects(Path(filled))
+
+
+def test_refusals_are_one_sentence(filled: str, tmp_path: Path) -> None:
+    file = str(tmp_path / "backup")
+    run("backup", file, "--data-dir", filled)
+    for words, sentence in (
+        (("backup", file), f"{file} exists; a backup is written into a new file"),
+        (("restore", file), "the database holds 12 projects and 12 jobs; --replace gives them up"),
+        (("restore", f"{file}s"), f"{file}s cannot be read: No such file or directory"),
+    ):
+        refused = run(*words, "--data-dir", filled)
+        assert (refused.returncode, refused.stderr.decode()) == (1, f"retort: {sentence}\n")
+    assert run("restore", file, "--replace", "--data-dir", filled).returncode == 0
+    empty = run("disown", "--data-dir", str(tmp_path / "fresh"))
+    assert (empty.returncode, empty.stderr.count(b"\n")) == (1, 1)
+    assert empty.stderr.startswith(b"retort: the database cannot be used: ")
+
+
+def test_a_database_that_came_back_otherwise_is_taken_from_its_workers(filled: str) -> None:
+    done = run("disown", "--data-dir", filled)
+    assert (done.returncode, done.stderr) == (0, b"Done; 0 running jobs wait for a worker.\n")
+    engine = make_engine(f"sqlite:///{filled}/retort.db")
+    found = snapshot(engine)
+    engine.dispose()
+    assert found["workers"]["id"] == []
+    assert min(found["jobs"]["fence"]) > 50_000_000

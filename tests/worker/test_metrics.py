@@ -1,0 +1,155 @@
+"""A worker's metrics: what they count, and who can read them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from socket import create_server
+from typing import Any
+
+import pytest
+
+from docs.operations import PAGE
+from retort.event import Progress
+from service.jobs.models import State
+from service.settings import get_settings
+from tests.conftest import wait_until
+from tests.service.conftest import on_sqlite
+from tests.service.rows import add_project
+from tests.worker.plays import add_play, kinds, running_shell, wait_for_state
+from worker import metrics as meters
+
+Environment = Callable[..., None]
+
+
+def value(name: str, **labels: str) -> float:
+    return meters.registry.get_sample_value(name, labels) or 0.0
+
+
+@pytest.fixture
+def grown() -> Iterator[Callable[..., float]]:
+    """By how much a counter grew since the test asked for it first."""
+    before: dict[tuple[Any, ...], float] = {}
+
+    def since(name: str, **labels: str) -> float:
+        key = (name, *sorted(labels.items()))
+        return value(name, **labels) - before.setdefault(key, value(name, **labels))
+
+    yield since
+    meters.ended("succeeded")
+
+
+def progress(step: int | None, phase: str = "distilling", student: str = "student", speed: float = 100.0) -> Progress:
+    return Progress(phase=phase, student=student, step=step, images_per_second=speed)
+
+
+def test_steps_and_their_seconds_grow_by_what_lies_between_two_reports(
+    grown: Callable[..., float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 100.0
+    monkeypatch.setattr("worker.metrics.time.monotonic", lambda: clock)
+    steps, seconds = "retort_worker_steps_total", "retort_worker_steps_seconds_total"
+    assert (grown(steps), grown(seconds)) == (0, 0)
+    meters.progressed(progress(40))  # a resumed run: what came before is another attempt's
+    clock += 2
+    meters.progressed(progress(50))
+    clock += 1
+    meters.progressed(progress(None))
+    clock += 1
+    meters.progressed(progress(60, speed=250.0))
+    assert (grown(steps), grown(seconds)) == (20, 4)
+    assert value("retort_worker_images_per_second") == 250
+    meters.progressed(progress(5, phase="teaching"))
+    clock += 1
+    meters.progressed(progress(2, phase="teaching"))
+    assert (grown(steps), grown(seconds)) == (20, 4)
+
+
+def test_when_an_attempt_has_ended_nothing_trains(grown: Callable[..., float]) -> None:
+    assert grown("retort_worker_attempts_total", outcome="failed", cause="SIGKILL") == 0
+    meters.progressed(progress(1))
+    meters.ended("failed", "SIGKILL")
+    assert value("retort_worker_images_per_second") == 0
+    assert grown("retort_worker_attempts_total", outcome="failed", cause="SIGKILL") == 1
+    steps = grown("retort_worker_steps_total")
+    meters.progressed(progress(900))
+    assert grown("retort_worker_steps_total") == steps, "another job's steps are not the difference to the one before"
+
+
+@pytest.mark.parametrize(
+    ("cause", "label"),
+    [
+        (None, ""),
+        ("out_of_memory", "out_of_memory"),
+        ("SIGSEGV", "SIGSEGV"),
+        ("exit_77", "exit"),
+        ("KeyError", "worker"),
+    ],
+)
+def test_causes_are_few(cause: str | None, label: str) -> None:
+    assert meters.bounded(cause) == label
+
+
+def test_without_a_port_nothing_listens(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment()
+    monkeypatch.setattr("worker.metrics.start_http_server", lambda *_: pytest.fail("it listens"))
+    meters.serve(get_settings())
+
+
+def test_a_port_that_is_taken_is_said_in_one_sentence(environment: Environment) -> None:
+    with create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        environment(metrics_port=port)
+        with pytest.raises(SystemExit) as refused:
+            meters.serve(get_settings())
+    assert str(refused.value) == (
+        f"metrics cannot be told at 127.0.0.1:{port}: Address already in use; RETORT_METRICS_PORT names another port"
+    )
+
+
+def test_the_page_names_all_that_is_told_with_its_labels() -> None:
+    meters.renewed("ok")
+    meters.ended("succeeded")
+    meters.stored("artifact", 1)
+    rows = re.findall(r"^\| `(retort_worker_\w+)` \| \w+ \| (.*?) \|", PAGE.read_text(), re.MULTILINE)
+    told = [sample for family in meters.registry.collect() for sample in family.samples]
+    assert {name: set(re.findall(r"\w+", labels)) for name, labels in rows} == {
+        sample.name: set(sample.labels) for sample in told if sample.name.startswith("retort_")
+    }
+
+
+@on_sqlite
+def test_a_shell_counts_what_it_does(database: str, environment: Environment, grown: Callable[..., float]) -> None:
+    environment(database_url=database, look_seconds=0.2)
+    ends = [("succeeded", ""), ("queued", "exit"), ("cancelled", "")]
+
+    def counts() -> dict[str, float]:
+        return {
+            "claims": grown("retort_worker_claims_total"),
+            "renewals": grown("retort_worker_lease_renewals_total", result="ok"),
+            "steps": grown("retort_worker_steps_total"),
+            "events": grown("retort_worker_events_total"),
+            "artifacts": grown("retort_worker_stored_files_total", what="artifact"),
+            "bytes": grown("retort_worker_stored_bytes_total", what="artifact"),
+            "checkpoints": grown("retort_worker_stored_files_total", what="checkpoint"),
+            **{end: grown("retort_worker_attempts_total", outcome=end[0], cause=end[1]) for end in ends},
+        }
+
+    counts()
+    reports = [("progress", {"student": "student", "step": step, "images_per_second": 50.0}) for step in (3, 13)]
+    metrics = ("event", {"student": "student", "step": 1, "values": {"loss": 0.5}})
+    with running_shell():
+        first = add_play(
+            add_project(), metrics, *reports, ("sleep", 1.0), ("checkpoint", "x"), ("ship", {"a": "12345"})
+        )
+        wait_for_state(first, State.succeeded)
+        crash = add_play("project_default", ("exit", 77))
+        wait_until(lambda: "requeued" in kinds(crash), "it is put back")
+    found = counts()
+    assert found.pop("renewals") >= 2
+    assert found.pop("checkpoints") <= 1, "a job that ends sooner than the copy keeps none"
+    assert found == {
+        "claims": 2, "steps": 10, "events": 1, "artifacts": 1, "bytes": 5,
+        ("succeeded", ""): 1, ("queued", "exit"): 1, ("cancelled", ""): 0,
+    }  # fmt: skip
+    assert value("retort_worker_images_per_second") == 0

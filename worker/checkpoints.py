@@ -1,0 +1,109 @@
+"""Keeps the engine's checkpoints in the database, so that a worker on another machine can go on from them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from retort.event import Checkpoint
+from service.artifacts.repository import BlobGone, write_blob
+from service.db import transaction
+from service.workers import service
+from service.workers.repository import Claim, LostLease
+from worker import metrics as meters
+from worker.lease import DATABASE_AWAY, RETRY_SECONDS, why
+from worker.workspace import open_left
+
+REST = 9.0
+"""How long it rests after a copy, in times that the copy took: it writes for a tenth of the time at most."""
+WATCH_SECONDS = 0.05
+
+Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
+
+
+class CheckpointCopies:
+    """Copies checkpoints from a thread of its own, one after the other and always the newest, while the engine goes on.
+
+    A checkpoint that is replaced before its turn comes is left out; the worker's own disk has it all the same.
+    """
+
+    def __init__(self, claim: Claim, folder: Path, log: Log) -> None:
+        self._claim = claim
+        self._folder = folder
+        self._log = log
+        self._newest: Checkpoint | None = None
+        """What is to be copied; None when all is."""
+        self._changed = threading.Condition()
+        self._hurried = False
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def hear(self, said: Checkpoint) -> None:
+        """A checkpoint lies in the folder, whole."""
+        with self._changed:
+            self._newest = said
+            self._changed.notify()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="checkpoint-keeper", daemon=True)
+            self._thread.start()
+
+    def finish(self, may_wait: Callable[[], bool]) -> None:
+        """The engine has ended: copy the newest without rest, for as long as that may take."""
+        with self._changed:
+            self._hurried = True
+            self._changed.notify()
+        while self._newest is not None and self._thread is not None and self._thread.is_alive() and may_wait():
+            self._thread.join(WATCH_SECONDS)
+        if self._newest is not None:
+            self._log.warning("checkpoint %s is on this worker's disk alone", self._newest.file)
+
+    def close(self) -> None:
+        """Copy no more. What is half copied is swept later."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def _work(self) -> None:
+        while said := self._next():
+            begun = time.monotonic()
+            try:
+                self._copy(said)
+            except LostLease:
+                return
+            except (*DATABASE_AWAY, BlobGone) as error:
+                self._log.warning("checkpoint %s is not in the database yet: %s", said.file, why(error))
+                self._rest(RETRY_SECONDS, in_hurry=RETRY_SECONDS)
+                continue
+            except FileNotFoundError:
+                pass  # the engine has dropped it for newer ones
+            except (OSError, ValueError) as error:
+                self._log.error("checkpoint %r is left where it is: %s", said.file, error)
+            with self._changed:
+                if self._newest is said:
+                    self._newest = None
+            self._rest(REST * (time.monotonic() - begun), in_hurry=0)
+
+    def _next(self) -> Checkpoint | None:
+        """The checkpoint to copy, once there is one; None when no more is to be copied."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._newest is not None)
+            return None if self._closed else self._newest
+
+    def _rest(self, seconds: float, *, in_hurry: float) -> None:
+        begun = time.monotonic()
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._hurried, seconds)
+            if self._hurried:
+                self._changed.wait_for(lambda: self._closed, max(0.0, begun + in_hurry - time.monotonic()))
+
+    def _copy(self, said: Checkpoint) -> None:
+        if Path(said.file).name != said.file:
+            raise ValueError(f"{said.file!r} is no name of a file")
+        with open_left(self._folder / said.file) as file:
+            written = write_blob(file)
+        with transaction() as session:
+            service.store_checkpoint(session, self._claim, said, written)
+        meters.stored("checkpoint", written.size)

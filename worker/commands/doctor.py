@@ -1,0 +1,59 @@
+"""`retort doctor`: what is well, what is not, and what to do about it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from retort.cli.errors import REFUSED, speaks
+from retort.cli.screen import Json, console, print_json
+
+if TYPE_CHECKING:
+    from worker.commands.checks import Finding
+
+COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+
+
+@speaks
+def doctor(
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Of the embedded service; RETORT_DATA_DIR, or ~/.retort, without it.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check database, broker, storage, clock, device, workers and the service; exit code 1 when something fails."""
+    from worker.commands.checks import everything
+
+    logging.getLogger().addHandler(logging.NullHandler())  # what libraries say beside it, a finding says better
+    found: list[Finding] = []
+    for finding in everything(data_dir):
+        found.append(finding)
+        if not as_json:
+            show(finding)
+    failed = any(finding.status == "fail" for finding in found)
+    if as_json:
+        print_json({"ok": not failed, "checks": [shown(finding) for finding in found]})
+    if failed:
+        raise typer.Exit(REFUSED)
+
+
+def shown(finding: Finding) -> dict[str, str]:
+    """A finding without secrets."""
+    from service.redaction import without_secrets
+
+    return {name: without_secrets(text) for name, text in asdict(finding).items()}
+
+
+def show(finding: Finding) -> None:
+    """A line, and what to do on the next."""
+    from rich.text import Text
+
+    clean = shown(finding)
+    line = Text.assemble((f"{clean['status']:5}", COLOURS[clean["status"]]), f" {clean['name']:11}{clean['found']}")
+    if clean["advice"]:
+        line.append(f"\n{'':17}{clean['advice']}")
+    console().print(line, soft_wrap=True)

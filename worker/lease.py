@@ -1,0 +1,142 @@
+"""A lease, kept alive while the engine works, and the end of the engine when it cannot be kept."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TypeVar
+
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
+from sqlalchemy.orm import Session
+
+from service.db import transaction
+from service.logs import logger_for
+from service.workers import service
+from service.workers.repository import Claim, LostLease
+from service.workers.service import Order
+from worker import metrics as meters
+
+DATABASE_AWAY = (OperationalError, InterfaceError, NoConnectionFree)
+"""What is raised while the database cannot be reached or is too busy; trying again later may help."""
+RETRY_SECONDS = 1.0
+WATCH_SECONDS = 0.25
+LEAVE_SECONDS = 5.0
+"""How long to wait at the end for a renewal that the database keeps waiting."""
+
+Given = TypeVar("Given")
+
+
+def why(error: BaseException) -> str:
+    """A database error in one line, without the statement and what it carried."""
+    return str(getattr(error, "orig", None) or error).partition("\n")[0]
+
+
+def boottime() -> float:
+    """Seconds by a clock that nobody sets and that goes on while the machine sleeps."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class Lease:
+    """Renews a claim from a thread of its own; calls `on_loss` as soon as the job may belong to somebody else.
+
+    It counts from before the last renewal that succeeded, so it always ends before the database's own count does.
+    A second thread, which never waits for the database, watches over that end.
+    """
+
+    def __init__(
+        self,
+        claim: Claim,
+        *,
+        seconds: float,
+        every_seconds: float,
+        claimed_at: float,
+        on_loss: Callable[[], None],
+        also: Callable[[Session], None],
+    ) -> None:
+        self.claim = claim
+        self._log = logger_for(__name__, job=claim.job_id, attempt=claim.attempt, fence=claim.fence)
+        self.order = Order(claim.wanted)
+        """What is to be done with the job."""
+        self._seconds = seconds
+        self._every_seconds = every_seconds
+        self._ends_at = claimed_at + seconds
+        self._on_loss = on_loss
+        self._also = also
+        self._lost = threading.Event()
+        self._released = threading.Event()
+        self._writing = threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._renew_by_and_by, name="lease-renewal", daemon=True),
+            threading.Thread(target=self._watch, name="lease-watch", daemon=True),
+        ]
+
+    def __enter__(self) -> Lease:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._released.set()
+        for thread in self._threads:
+            thread.join(LEAVE_SECONDS)
+
+    def check(self) -> None:
+        """Raise LostLease when nothing may be written any more."""
+        if self._lost.is_set():
+            raise LostLease(f"the lease of job {self.claim.job_id} under fence {self.claim.fence} has ended")
+
+    def wait(self, seconds: float) -> None:
+        """Wait that long, or until the lease is lost."""
+        self._lost.wait(seconds)
+
+    def conclude(self, write: Callable[[], Given]) -> Given:
+        """Do the job's last write; no renewal comes while it is done, or after."""
+        with self._writing:
+            given = write()
+            self._released.set()
+        return given
+
+    def _renew_by_and_by(self) -> None:
+        pause = self._every_seconds
+        while not self._released.wait(pause):
+            with self._writing:
+                if self._released.is_set():
+                    return
+                pause = self._every_seconds if self._renew() else min(RETRY_SECONDS, self._every_seconds)
+
+    def _renew(self) -> bool:
+        before = boottime()
+        try:
+            with transaction() as session:
+                self.order = service.renew(session, self.claim, self._seconds)
+                self._also(session)
+                self.check()  # it may have waited so long that the job was given up: then it is not taken again
+        except LostLease as lost:
+            self._lose(str(lost))
+            self._released.set()
+        except DATABASE_AWAY as error:
+            self._log.warning("the lease was not renewed: %s", why(error))
+            meters.renewed("failed")
+            return False
+        else:
+            self._ends_at = before + self._seconds
+            meters.renewed("ok")
+        return True
+
+    def _watch(self) -> None:
+        while not self._released.wait(WATCH_SECONDS):
+            if boottime() >= self._ends_at:
+                self._lose(f"the lease of job {self.claim.job_id} could not be renewed in {self._seconds:g} s")
+                return
+
+    def _lose(self, reason: str) -> None:
+        if not self._lost.is_set():
+            self._lost.set()
+            meters.renewed("lost")
+            self._log.error("%s; the engine is killed and nothing more is written", reason)
+            self._on_loss()

@@ -1,0 +1,105 @@
+"""What a worker counts, for Prometheus. Labels have few values: words that stand in our code, and names of signals."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+from prometheus_client import Counter, Gauge, start_http_server
+
+from retort.event import Progress
+from service.metrics import make_registry
+from service.settings import Settings
+
+registry = make_registry()
+
+_claims = Counter("retort_worker_claims", "Jobs that this worker claimed.", registry=registry)
+_attempts = Counter(
+    "retort_worker_attempts", "Attempts that ended, by the state they left the job in and, where something went wrong,"
+    " its cause; abandoned: the lease was lost.", ("outcome", "cause"), registry=registry,
+)  # fmt: skip
+_renewals = Counter(
+    "retort_worker_lease_renewals", "Renewals of leases: ok, failed (the database did not answer), or lost for good.",
+    ("result",), registry=registry,
+)  # fmt: skip
+_steps = Counter("retort_worker_steps", "Optimizer steps that engines reported.", registry=registry)
+_step_seconds = Counter(
+    "retort_worker_steps_seconds", "Seconds between the reports of those steps, evaluations within them included.",
+    registry=registry,
+)  # fmt: skip
+_images_per_second = Gauge(
+    "retort_worker_images_per_second", "Images that the running phase trains on a second, as the engine last said; 0"
+    " when none runs.", registry=registry,
+)  # fmt: skip
+_events = Counter("retort_worker_events", "Events written into jobs' diaries.", registry=registry)
+_files = Counter(
+    "retort_worker_stored_files", "Files stored in the database, by what they are.", ("what",), registry=registry
+)
+_bytes = Counter("retort_worker_stored_bytes", "Bytes of those files.", ("what",), registry=registry)
+
+_last: tuple[str, str | None, int, float] | None = None
+"""Phase, student and step of the last report, and when it came."""
+
+
+def serve(settings: Settings) -> None:
+    """Answer scrapes from a thread of its own, where a port is set. Raises SystemExit when it cannot be had."""
+    if settings.metrics_port is None:
+        return
+    try:
+        start_http_server(settings.metrics_port, settings.metrics_host, registry)
+    except OSError as error:
+        where = f"{settings.metrics_host}:{settings.metrics_port}"
+        said = error.strerror or str(error)
+        raise SystemExit(f"metrics cannot be told at {where}: {said}; RETORT_METRICS_PORT names another port") from None
+
+
+def claimed() -> None:
+    """Count a claim."""
+    _claims.inc()
+
+
+def renewed(result: Literal["ok", "failed", "lost"]) -> None:
+    """Count a lease's renewal, or that it failed."""
+    _renewals.labels(result).inc()
+
+
+def ended(outcome: str, cause: str | None = None) -> None:
+    """Count an attempt's end: the state that the job has now, or `abandoned`; from now on nothing trains."""
+    global _last
+    _attempts.labels(outcome, bounded(cause)).inc()
+    _images_per_second.set(0)
+    _last = None
+
+
+def bounded(cause: str | None) -> str:
+    """A cause as a label: exit codes and types of our own errors, of which there are many, are one word each."""
+    if cause is None:
+        return ""
+    if cause.startswith("exit_"):
+        return "exit"
+    return cause if cause.startswith("SIG") or cause.islower() else "worker"
+
+
+def progressed(progress: Progress) -> None:
+    """Count the steps since the engine's last report of the same phase and student."""
+    global _last
+    now = time.monotonic()
+    if progress.images_per_second is not None:
+        _images_per_second.set(progress.images_per_second)
+    if progress.step is None:
+        return
+    if _last and _last[:2] == (progress.phase, progress.student) and progress.step > _last[2]:
+        _steps.inc(progress.step - _last[2])
+        _step_seconds.inc(now - _last[3])
+    _last = (progress.phase, progress.student, progress.step, now)
+
+
+def wrote(events: int) -> None:
+    """Count events written."""
+    _events.inc(events)
+
+
+def stored(what: Literal["artifact", "checkpoint"], size: int) -> None:
+    """Count a file stored, of that many bytes."""
+    _files.labels(what).inc()
+    _bytes.labels(what).inc(size)

@@ -1,0 +1,483 @@
+"""What an engine may do on this machine: decided once, tried once, and told when a worker starts.
+
+`retort.confine` has the means. Before an engine starts, all that does not depend on its job is taken from it; with its
+order it gets what its job leaves it, and takes the rest from itself once what is published was fetched.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import pwd
+import re
+import shutil
+import site
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import retort
+from retort import confine
+from service.settings import SECRETS_DIR, Settings
+from worker.machine import first_gpu, memory
+
+HANDED_ON = re.compile(
+    r"^(PATH|LANG|LANGUAGE|LC_\w+|TZ|LD_(LIBRARY_PATH|PRELOAD)|MALLOC_\w+|GLIBC_TUNABLES|PYTHON\w+|VIRTUAL_ENV"
+    r"|(CUDA|CUBLAS|CUDNN|NVIDIA|NCCL|HIP|HSA|ROCR|ROCM|MIOPEN|OMP|GOMP|KMP|MKL|OPENBLAS|ONEDNN|DNNL|BLIS|VECLIB"
+    r"|NUMEXPR|TORCH\w*|PYTORCH|ATEN)_\w+|HF_(HOME|ENDPOINT|HUB_\w+)|SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE"
+    r"|(?i:https?_proxy|no_proxy|all_proxy))$"
+)
+"""Names in our environment that an engine needs; all others stay here."""
+SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|API_?KEY|ACCESS_KEY", re.IGNORECASE)
+WITH_PASSWORD = re.compile(r"^\w+://[^/@]*@")
+"""A proxy's address that holds a secret."""
+
+SYSTEM = (
+    *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/opt", "/nix/store", "/gnu/store", "/proc", "/sys"),
+    *("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/ld.so.preload", "/etc/alternatives"),
+    *("/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/etc/localtime", "/etc/timezone", "/etc/mime.types"),
+    *("/etc/hosts", "/etc/host.conf", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/services"),
+    *("/etc/protocols", "/etc/passwd", "/etc/group", "/etc/os-release", "/etc/nvidia", "/etc/OpenCL"),
+    *("/etc/locale.conf", "/run/systemd/resolve", "/run/nvidia-persistenced"),
+    *("/dev/random", "/dev/urandom", "/dev/zero", "/dev/full"),
+)  # fmt: skip
+"""What programs read anywhere; what may hold secrets, like the rest of /etc, /home, /root, /tmp and /var, is not."""
+DEVICES = re.compile(r"^(nvidia.*|kfd|dri|dxg|null)$")
+SHARED_MEMORY = "/dev/shm"
+
+FILES = 4096
+"""How many files may be open at once."""
+TASKS, TASKS_A_CORE = 4096, 32
+"""How many processes and threads an engine may have, beside those that its user has already: engines in other
+containers, which cannot be seen from here, may have the same user."""
+TRY_SECONDS = 120.0
+TRIAL = """
+import json, ssl, sys, tempfile
+import pydantic
+from retort.confine import enter
+enter(json.loads(sys.argv[1]))
+tempfile.TemporaryFile().write(b"x")
+"""
+"""What an engine must be able to do, to begin with."""
+TRIAL_ON_GPU = f"{TRIAL}\nimport torch\ntorch.zeros(1, device='cuda').sum().item()"
+"""The same where there is a GPU: one that cannot be used would not be seen."""
+TRIALS = (("user",), ("files",), ("limits",), ("network",), ("calls",), ("memory",), ("privileges",))
+"""What is left out when no engine starts with all that the system offers, in this order."""
+SCRATCH = "scratch"
+YOUNG_SECONDS = 60.0
+"""How long a new folder is left alone by who sweeps."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """What of all that can be had here, and what not."""
+
+    settings: Settings
+    user: pwd.struct_passwd | None
+    """Who engines run as; None is this worker's own user."""
+    missing: Mapping[str, str]
+    """Why something does not hold, by its name in PROMISES."""
+    also: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Further files, with what may be done with them."""
+
+    def cell(self) -> Cell:
+        """A place for one engine."""
+        if self.user is not None:
+            storage = self.settings.storage
+            _let_pass(storage, *(storage / name for name in (SCRATCH, "jobs", "teacher_outputs", "cache")))
+        return Cell(self, _scratch(self.settings.storage, self.user))
+
+    def without(self, missing: Mapping[str, str]) -> Sandbox:
+        """The same without that, for those reasons."""
+        return Sandbox(self.settings, None if "user" in missing else self.user, missing, self.also)
+
+    def holds(self, name: str) -> bool:
+        return name not in self.missing
+
+    def start(self, scratch: Path | None) -> dict[str, Any]:
+        """What is taken from an engine before it starts, as `retort.confine` reads it."""
+        user = self.user
+        return {
+            "limits": self._limits() if self.holds("limits") else None,
+            "memory": self.holds("memory"),
+            "user": {"uid": user.pw_uid, "gid": user.pw_gid, "groups": _device_groups()} if user else None,
+            "privileges": self.holds("privileges"),
+            "files": self._files(scratch) if self.holds("files") else None,
+            "calls": self.holds("calls"),
+        }
+
+    def work(self, scratch: Path, writes: Sequence[Path]) -> dict[str, Any]:
+        """What an engine keeps once it has a job: the order's words for it."""
+        files = None
+        if self.holds("files"):
+            files = {
+                "list": [str(_root())],
+                "read": [*self._readable(), *map(str, self.caches().values())],
+                "write": [*map(str, (scratch, *writes)), *self.also.get("write", ())],
+                "use": _devices(),
+            }
+        room = shutil.disk_usage(scratch).free
+        limits = {"RLIMIT_FSIZE": room} if self.holds("limits") else {}
+        return {"files": files, "network": not self.holds("network"), "limits": limits}
+
+    def caches(self) -> dict[str, Path]:
+        """Folders of what was fetched from outside, which all jobs share, by the variable that names them."""
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        if self.user is not None:
+            home = self.settings.storage / "cache"
+        named = {"TORCH_HOME": home / "torch", "HF_HOME": home / "huggingface"}
+        if self.user is not None:
+            return named
+        return {name: Path(os.environ.get(name) or folder) for name, folder in named.items()}
+
+    def environment(self, scratch: Path) -> dict[str, str]:
+        """What an engine sees of our environment, with places of its own."""
+        kept = needed(os.environ, self.settings.engine_environment)
+        root = str(_root())
+        if not any(root == folder for folder in _packages()):
+            kept["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+        own = {"HOME": scratch, "TMPDIR": scratch, "PWD": scratch, **self.caches()}
+        return kept | {name: str(value) for name, value in own.items()}
+
+    def _limits(self) -> dict[str, int]:
+        tasks = _tasks_of(self.user.pw_uid if self.user else os.getuid())
+        return {
+            "RLIMIT_CORE": 0,
+            "RLIMIT_NOFILE": FILES,
+            "RLIMIT_NPROC": tasks + TASKS + TASKS_A_CORE * (os.cpu_count() or 1),
+            "RLIMIT_FSIZE": shutil.disk_usage(self.settings.storage).total,
+            # What a driver of GPUs reserves counts as if it were used.
+            **({} if first_gpu() else {"RLIMIT_DATA": memory()}),
+        }
+
+    def _readable(self) -> list[str]:
+        """Programs and libraries, and what recipes may name; nothing that holds anything of ours."""
+        settings = self.settings
+        ours = (settings.data_dir, settings.storage, _sqlite_file(settings), _secrets_folder())
+        private = [Path(os.path.realpath(each)) for each in ours if each is not None]
+        readable = [*_programs(), *settings.data_roots]
+        kept = [str(path) for folder in readable for path in around(folder, private)]
+        return [*kept, *self.also.get("read", ())]
+
+    def _files(self, scratch: Path | None) -> dict[str, list[str]]:
+        storage = self.settings.storage
+        work = [storage / "jobs", storage / "teacher_outputs", *self.caches().values()]
+        for folder in work:
+            folder.mkdir(parents=True, exist_ok=True)
+        return {
+            "list": [str(_root())],
+            "read": self._readable(),
+            "write": [*map(str, filter(None, (*work, scratch))), SHARED_MEMORY, *self.also.get("write", ())],
+            "use": _devices(),
+        }
+
+
+class Cell:
+    """The place of one engine: a folder that is its home, for what it leaves lying about, and gone with it."""
+
+    def __init__(self, sandbox: Sandbox, scratch: Path) -> None:
+        self._sandbox = sandbox
+        self.scratch = scratch
+        self._lock = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def command(self, command: Sequence[str]) -> list[str]:
+        """What starts that command, confined. Raises FileNotFoundError when there is no such program."""
+        if shutil.which(command[0]) is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), command[0])
+        return [*LAUNCHER, json.dumps(self._sandbox.start(self.scratch)), *command]
+
+    def environment(self) -> dict[str, str]:
+        return self._sandbox.environment(self.scratch)
+
+    def admit(self, writes: Sequence[Path]) -> dict[str, Any]:
+        """Let the engine into its job's folders, which no other user can enter; what its order says of it.
+
+        `writes` are folders of its own from now on, with all that earlier attempts left in them. The first was made
+        for it, and lends it files of ours.
+        """
+        user = self._sandbox.user
+        for folder in writes:
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)
+            if user is not None:
+                _let_pass(folder.parent)
+                _give(folder, user, lends=folder == writes[0])
+        return self._sandbox.work(self.scratch, writes)
+
+    def clear(self) -> None:
+        """Remove it."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        os.close(self._lock)
+
+
+LAUNCHER = (sys.executable, "-I", "-S", confine.__file__)
+
+PROMISES = {
+    "user": "another user",
+    "privileges": "no privileges, and none to gain",
+    "limits": "limits on processes, open files, memory and sizes of files",
+    "memory": "first to go when memory runs out",
+    "processes": "no fork bomb",
+    "files": "its job's files alone",
+    "signals": "no signals to other processes",
+    "calls": "no way out of its process group, no look into other processes",
+    "network": "no network once what is published was fetched",
+}
+"""What is taken from an engine, in words."""
+WALLS = ("files", "calls", "network")
+"""What any system of today has; where it is missing, somebody should know."""
+
+
+def prepare(settings: Settings, also: Mapping[str, tuple[str, ...]] | None = None) -> Sandbox:
+    """Find out what can be had here, by trying it."""
+    if not settings.engine_confined:
+        return Sandbox(settings, None, dict.fromkeys(PROMISES, "RETORT_ENGINE_CONFINED is off"), also or {})
+    user, missing = _other_user(settings)
+    wanted = Sandbox(settings, user, missing, also or {})
+    if user not in _tried:
+        _tried[user] = _try(wanted)
+    failed = {**missing, **_tried[user]}
+    if "limits" in failed:
+        failed["processes"] = failed["limits"]
+    elif os.geteuid() == 0 and "user" in failed:
+        failed["processes"] = "no limit binds root"
+    version = confine.landlock_version()
+    if "files" in failed:
+        failed["signals"] = failed["files"]
+    elif version < confine.SIGNALS_SINCE:
+        failed["signals"] = f"the kernel's Landlock has version {version}; {confine.SIGNALS_SINCE} was wanted"
+    return wanted.without(failed)
+
+
+_tried: dict[pwd.struct_passwd | None, dict[str, str]] = {}
+"""What cannot be had, by the user that engines would be: asked once, for it takes a moment."""
+
+
+def tell(sandbox: Sandbox) -> None:
+    """Say in the log what holds and what does not."""
+    log.info("an engine here has: %s", "; ".join(words for name, words in PROMISES.items() if sandbox.holds(name)))
+    for name, why in sandbox.missing.items():
+        level = logging.WARNING if name in WALLS else logging.INFO
+        log.log(level, "an engine here does without: %s (%s)", PROMISES[name], why)
+
+
+def needed(environment: Mapping[str, str], further: Iterable[str] = ()) -> dict[str, str]:
+    """What an engine may see of an environment: users' files are read in it, so it gets what it needs and no secret."""
+    named = set(further)
+    return {
+        name: value
+        for name, value in environment.items()
+        if name in named or (HANDED_ON.match(name) and not SECRET.search(name) and not WITH_PASSWORD.match(value))
+    }
+
+
+def around(folder: Path, private: Sequence[Path]) -> Iterator[Path]:
+    """That folder, or what is in it but for what is private."""
+    folder = Path(os.path.realpath(folder))
+    if any(folder.is_relative_to(each) for each in private):
+        return
+    if not any(each.is_relative_to(folder) for each in private):
+        yield folder
+        return
+    with suppress(OSError):
+        for inner in folder.iterdir():
+            yield from around(inner, private)
+
+
+def sweep_scratch(storage: Path) -> None:
+    """Remove what engines left whose worker was killed."""
+    for folder in (storage / SCRATCH).glob("*"):
+        with suppress(OSError):
+            opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                if time.time() - os.fstat(opened).st_ctime > YOUNG_SECONDS:
+                    fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(opened)
+
+
+def _scratch(storage: Path, user: pwd.struct_passwd | None) -> Path:
+    place = storage / SCRATCH
+    place.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=place))
+    if user is not None:
+        os.chown(folder, user.pw_uid, user.pw_gid)
+    return folder
+
+
+def _let_pass(*folders: Path) -> None:
+    """Make folders of ours such that other users can enter what is theirs in it, and list nothing."""
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(folder.stat().st_mode & 0o7777 | 0o011)
+
+
+def _other_user(settings: Settings) -> tuple[pwd.struct_passwd | None, dict[str, str]]:
+    """Whom to be, or why not."""
+    if os.geteuid() != 0:
+        return None, {"user": f"this worker is not root: its engines have its own user id, {os.geteuid()}"}
+    if settings.engine_user in ("", "root"):
+        return None, {"user": f"RETORT_ENGINE_USER is {settings.engine_user!r}"}
+    if not confine.may_rule_others():
+        return None, {"user": "this worker is root without the capabilities to give files and processes to others"}
+    try:
+        return pwd.getpwnam(settings.engine_user), {}
+    except KeyError:
+        return None, {"user": f"this machine has no user {settings.engine_user}, whom RETORT_ENGINE_USER names"}
+
+
+def _try(wanted: Sandbox) -> dict[str, str]:
+    """What cannot be had, and why: each step is tried, then whether a program starts under all that can be had."""
+    failed = _try_steps(wanted)
+    trial = TRIAL_ON_GPU if first_gpu() else TRIAL
+    said = _try_program(wanted, failed, trial)
+    if said is not None and first_gpu() and _try_program(wanted, dict.fromkeys(PROMISES, ""), trial) is not None:
+        trial = TRIAL  # that GPU cannot be used at all, which is not for us to say
+        said = _try_program(wanted, failed, trial)
+    # One thing is left out, then two, until it starts.
+    for left_out in (*TRIALS, *combinations(("user", "files", "limits", "network", "calls"), 2)):
+        if said is None:
+            return failed
+        if not failed.keys() & set(left_out):
+            without = failed | dict.fromkeys(left_out, f"no engine starts with it: {said}")
+            if _try_program(wanted, without, trial) is None:
+                return without
+    return dict.fromkeys(PROMISES, f"no engine starts with it: {said}") if said else failed
+
+
+def _try_steps(wanted: Sandbox) -> dict[str, str]:
+    cell = wanted.cell()
+    try:
+        said = _run(cell, [*LAUNCHER, "--try", json.dumps({**wanted.start(cell.scratch), "network": True})])
+    finally:
+        cell.clear()
+    failed: dict[str, str] = json.loads(said.stdout) if said.returncode == 0 else {}
+    return failed if said.returncode == 0 else dict.fromkeys(PROMISES, _last_line(said))
+
+
+def _try_program(wanted: Sandbox, failed: Mapping[str, str], trial: str) -> str | None:
+    """Why no program starts in that sandbox; None when one does."""
+    sandbox = wanted.without(failed)
+    cell = sandbox.cell()
+    try:
+        if sandbox.user is not None:
+            for folder in sandbox.caches().values():
+                folder.mkdir(parents=True, exist_ok=True)
+                _give(folder, sandbox.user)
+        work = json.dumps(sandbox.work(cell.scratch, ()))
+        said = _run(cell, cell.command([sys.executable, "-c", trial, work]))
+    except subprocess.TimeoutExpired:
+        return f"it did not come to an end within {TRY_SECONDS:g} s"
+    finally:
+        cell.clear()
+    return None if said.returncode == 0 else _last_line(said)
+
+
+def _run(cell: Cell, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, env=cell.environment(), cwd=cell.scratch, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=TRY_SECONDS, start_new_session=True, check=False,
+    )  # fmt: skip
+
+
+def _last_line(said: subprocess.CompletedProcess[str]) -> str:
+    return (said.stderr.strip().splitlines() or [f"exit code {said.returncode}"])[-1]
+
+
+def _give(folder: Path, user: pwd.struct_passwd, *, lends: bool = False) -> None:
+    """Make that user the owner of a folder and all that is in it, but for files that have other names elsewhere.
+
+    A folder that `lends` those lets the user read them; in others they could be links to what is none of its business.
+    """
+    os.chown(folder, user.pw_uid, user.pw_gid, follow_symlinks=False)
+    for place, folders, files in os.walk(folder):
+        for name in folders:
+            os.chown(os.path.join(place, name), user.pw_uid, user.pw_gid, follow_symlinks=False)
+        for name in files:
+            path = os.path.join(place, name)
+            if os.lstat(path).st_nlink == 1:
+                os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
+            elif lends:
+                os.chmod(path, 0o644)
+
+
+def _programs() -> Iterator[Path]:
+    """Where programs and libraries lie that an engine needs."""
+    yield from map(Path, SYSTEM)
+    yield from map(Path, {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix})
+    yield Path(os.path.realpath(sys.executable)).parent
+    yield from map(Path, _packages())
+    yield Path(retort.__file__).parent
+    for name in (
+        "LD_LIBRARY_PATH",
+        "PYTHONPATH",
+        "CUDA_HOME",
+        "CUDA_PATH",
+        "LD_PRELOAD",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+    ):
+        yield from map(Path, filter(os.path.isabs, os.environ.get(name, "").split(os.pathsep)))
+
+
+def _packages() -> list[str]:
+    return [*site.getsitepackages(), site.getusersitepackages()]
+
+
+def _root() -> Path:
+    """The folder that our packages lie in."""
+    return Path(retort.__file__).parent.parent
+
+
+def _sqlite_file(settings: Settings) -> Path | None:
+    kind, _, path = settings.database.partition(":///")
+    return Path(path) if kind.startswith("sqlite") and path else None
+
+
+def _secrets_folder() -> Path | None:
+    folder = os.environ.get(SECRETS_DIR)
+    return Path(folder) if folder else None
+
+
+@cache
+def _devices() -> list[str]:
+    return [f"/dev/{name}" for name in sorted(os.listdir("/dev")) if DEVICES.match(name)]
+
+
+@cache
+def _device_groups() -> list[int]:
+    """The groups whose members alone may use a GPU here: render and video, say."""
+    groups = set()
+    for name in _devices():
+        for place in (Path(name), *Path(name).glob("*")):
+            found = place.stat()
+            if stat.S_ISCHR(found.st_mode) and found.st_mode & 0o066 != 0o066 and found.st_mode & 0o060 == 0o060:
+                groups.add(found.st_gid)
+    return sorted(groups - {0})
+
+
+def _tasks_of(uid: int) -> int:
+    """How many processes and threads a user has."""
+    count = 0
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError, KeyError, ValueError):
+            said = dict(line.split(":", 1) for line in Path("/proc", process, "status").read_text().splitlines())
+            if int(said["Uid"].split()[0]) == uid:
+                count += int(said["Threads"])
+    return count
