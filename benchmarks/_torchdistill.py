@@ -32,7 +32,7 @@ class Pictures(Dataset[tuple[Any, int]]):
     def __init__(self, transform: Any) -> None:
         part = noise(IMAGES, 0)
         self._pixels = part.pixels.permute(0, 2, 3, 1).contiguous().numpy()
-        self._labels = part.labels.tolist()
+        self._labels = part.targets.tolist()
         self._transform = transform
 
     def __len__(self) -> int:

@@ -116,7 +116,7 @@ class Work:
                 workers.succeed(session, claim, [])
                 return
             event = Event(
-                kind="metrics", phase="distilling", student="student", step=step, values={"loss": 1 / (1 + step)}
+                kind="metrics", phase="distilling", network="student", step=step, values={"loss": 1 / (1 + step)}
             )
             workers.record(session, claim, [event], None, "distilling")
         self._running.append((claim, step + 1))

@@ -49,10 +49,10 @@ class RandomImages:
     def __init__(self, images: int) -> None:
         generator = torch.Generator().manual_seed(0)
         self.pixels = torch.randint(256, (images, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator)
-        self.labels = torch.randint(CLASSES, (images,), generator=generator)
+        self.targets = torch.randint(CLASSES, (images,), generator=generator)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
     def images(self, indices: Tensor) -> Tensor:
         """(N, 3, H, W) uint8."""
@@ -87,7 +87,7 @@ class Bench:
             device=self.device,
             teacher=self.teacher,
             teacher_card=CARDS[TEACHER],
-            labels=self.data.train.labels,
+            targets=self.data.train.targets,
             teacher_pass=self.teacher_pass,
             cards=CARDS,
         )
@@ -119,7 +119,7 @@ class Bench:
                 maps=maps,
                 preactivations=maps,
             )
-            yield outputs, self.data.train.labels[chosen].to(self.device), chosen.to(self.device)
+            yield outputs, self.data.train.targets[chosen].to(self.device), chosen.to(self.device)
 
     def seconds(self, trainer: Trainer) -> float:
         """Of one step."""

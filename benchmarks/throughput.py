@@ -81,7 +81,7 @@ def serve_limit(precision: str) -> None:
     optimizer = make_optimizer(training, student.parameters(), ())
     part = noise(BATCH, 0)
     images = (part.pixels.to(device()).float() / 255).contiguous(memory_format=torch.channels_last)
-    labels = part.labels.to(device())
+    labels = part.targets.to(device())
     turns = Turns()
     while True:
         with autocast(training, device()):

@@ -43,10 +43,10 @@ class DataFacts(Spec):
     """Standard deviation of each channel, in [0, 1]: the published one, or the training part's; null likewise."""
 
 
-class Part(Protocol):
+class Split(Protocol):
     """Some labelled images: the training, validation or test part of a data set. Several threads may read it."""
 
-    labels: Tensor
+    targets: Tensor
     """(M,) int64 class indices in [0, K)."""
 
     def __len__(self) -> int: ...
@@ -61,9 +61,9 @@ class LoadedDataset:
     """A data set in the engine's hands."""
 
     facts: DataFacts
-    train: Part
-    validation: Part
-    test: Part
+    train: Split
+    validation: Split
+    test: Split
     digest: str
     """sha256, hex, of images and labels in order: a checkpoint of other data is refused. Of images in files, of the
     files' bytes and of what brings them to their size."""

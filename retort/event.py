@@ -17,7 +17,7 @@ class Event(Spec):
     phase: str
     """What the job is doing: preparing, teaching, a method's own phase, distilling, compressing, exporting,
     evaluating."""
-    student: str | None = None
+    network: str | None = None
     """The network that it is about; null when it is about the job."""
     epoch: int | None = None
     """Epochs finished in this phase."""
@@ -33,7 +33,7 @@ class Event(Spec):
     @property
     def key(self) -> str:
         """Unique a job: what a resumed run says again bears the key it had before."""
-        return f"{self.phase}/{self.student or ''}/{self.kind}/{self.step}" + (
+        return f"{self.phase}/{self.network or ''}/{self.kind}/{self.step}" + (
             f"/{self.text}" if self.kind == "warning" else ""
         )
 
@@ -43,7 +43,7 @@ class Progress(Spec):
 
     line: Literal["progress"] = "progress"
     phase: str
-    student: str | None = None
+    network: str | None = None
     """The network being trained; several names joined by a comma when they share a pass."""
     epoch: int | None = None
     """Epochs finished in this phase."""

@@ -155,7 +155,7 @@ class Batch:
     """All that a method may look at in one step."""
 
     outputs: Mapping[tuple[NetworkSpec, View], Outputs]
-    labels: Tensor
+    targets: Tensor
     """(N,) int64 class indices in [0, K)."""
     indices: Tensor
     """(N,) int64 positions in the training part."""
@@ -206,7 +206,7 @@ class LiveSetup(Setup):
 
     student_network: Network
     teacher_network: Network | None
-    labels: Tensor
+    targets: Tensor
     """(M,) int64 classes of all training images, by position, on the CPU."""
     teacher_pass: TeacherPass
     rebuild_teacher: Callable[[], Network]

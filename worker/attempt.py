@@ -132,7 +132,7 @@ class Attempt:
         data_roots = [*self._settings.data_roots, *self._desk.fetched()]
         order = {
             "kind": self._claim.kind,
-            "recipe": self._claim.recipe,
+            "spec": self._claim.spec,
             "directory": str(self._desk.directory),
             "checkpoints": str(self._desk.checkpoints),
             "weights": str(self._desk.weights),

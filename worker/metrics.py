@@ -88,10 +88,10 @@ def progressed(progress: Progress) -> None:
         _images_per_second.set(progress.images_per_second)
     if progress.step is None:
         return
-    if _last and _last[:2] == (progress.phase, progress.student) and progress.step > _last[2]:
+    if _last and _last[:2] == (progress.phase, progress.network) and progress.step > _last[2]:
         _steps.inc(progress.step - _last[2])
         _step_seconds.inc(now - _last[3])
-    _last = (progress.phase, progress.student, progress.step, now)
+    _last = (progress.phase, progress.network, progress.step, now)
 
 
 def wrote(events: int) -> None:

@@ -79,13 +79,13 @@ class Desk:
         """
         for folder in (self.checkpoints, self.weights):
             folder.mkdir(parents=True, exist_ok=True)
-        for job_id, network in KINDS[claim.kind].weights(claim.recipe):
+        for job_id, network in KINDS[claim.kind].weights(claim.spec):
             for suffix in ("safetensors", "json"):
                 target = self.weights / job_id / f"{network}.{suffix}"
                 target.parent.mkdir(exist_ok=True)
                 with target.open("wb") as file:
                     _fetch(claim.project_id, job_id, target.name, file)
-        for stored_id in KINDS[claim.kind].inputs(claim.recipe):
+        for stored_id in KINDS[claim.kind].inputs(claim.spec):
             if stored_id.startswith("model_"):
                 self._fetch_model(claim.project_id, stored_id, cache, check)
             else:

@@ -207,7 +207,7 @@ def _doing(job: Job) -> str:
     if job.state != "running" or job.progress is None:
         return wish or job.phase or ""
     at = job.progress
-    parts = [at.phase, at.student or "", f"{at.epoch}/{at.epochs}" if at.epochs else "", wish]
+    parts = [at.phase, at.network or "", f"{at.epoch}/{at.epochs}" if at.epochs else "", wish]
     return " ".join(part for part in parts if part)
 
 

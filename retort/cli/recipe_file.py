@@ -29,7 +29,7 @@ def wanted_recipe(client: Retort, file: str | None, job_id: str | None, changes:
 def recipe_of(client: Retort, job_id: str) -> dict[str, Any]:
     """The recipe that a job stored, or that it estimated."""
     job = client.jobs.get(job_id)
-    recipe = (job.recipe or {}).get("recipe") if job.kind == "estimate" else job.recipe
+    recipe = (job.spec or {}).get("recipe") if job.kind == "estimate" else job.spec
     if job.kind not in ("distill", "estimate") or recipe is None:
         raise CommandError(
             f"job {job_id} is of kind {job.kind} and has no recipe; wanted one of kind distill or estimate"

@@ -70,7 +70,7 @@ def follow(client: Retort, job_id: str, *, as_json: bool = False, quiet: bool = 
 def line_of(event: Event) -> str:
     """One event as one line of text."""
     where = [f"{event.at:%H:%M:%S}", event.kind]
-    where += [word for word in (event.phase, event.student) if word]
+    where += [word for word in (event.phase, event.network) if word]
     if event.epoch is not None:
         where.append(f"epoch {event.epoch}")
     numbers = [f"{name}={value:.4g}" for name, value in (event.values or {}).items()]
@@ -148,7 +148,7 @@ class PhaseBars:
         self._newest[at.phase] = at
         total, done = (at.steps, at.step) if at.steps else (at.epochs, at.epoch)
         self._bars.update(
-            self._tasks[at.phase], description=description(at.phase, at.student), total=total, completed=done or 0,
+            self._tasks[at.phase], description=description(at.phase, at.network), total=total, completed=done or 0,
             said=numbers_of(at),
         )  # fmt: skip
 
@@ -171,9 +171,9 @@ class PhaseBars:
         self._current = None
 
 
-def description(phase: str, student: str | None = None) -> str:
+def description(phase: str, network: str | None = None) -> str:
     """What stands before a bar, as wide as any other."""
-    return f"{phase} {student or ''}"[:34].ljust(34)
+    return f"{phase} {network or ''}"[:34].ljust(34)
 
 
 def numbers_of(at: Progress) -> str:

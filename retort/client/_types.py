@@ -40,7 +40,7 @@ class Progress(Answer):
     """Where a running job stands."""
 
     phase: str
-    student: str | None = None
+    network: str | None = None
     """The network being trained; several names joined by a comma when they share a pass."""
     epoch: int | None = None
     """Epochs finished in this phase."""
@@ -103,7 +103,7 @@ class Job(Answer):
     deadline_at: datetime | None = None
     """When its wall-clock time is over; null before the first start and without a limit."""
     ended_at: datetime | None
-    recipe: dict[str, Any] | None = None
+    spec: dict[str, Any] | None = None
     """The stored recipe; lists of jobs leave it out."""
     waiting: Waiting | None = None
     """Said of a single job that is queued."""
@@ -117,7 +117,7 @@ class Event(Answer):
     kind: str
     attempt: int
     phase: str | None = None
-    student: str | None = None
+    network: str | None = None
     epoch: int | None = None
     step: int | None = None
     values: dict[str, float] | None = None

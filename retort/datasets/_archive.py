@@ -17,20 +17,22 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
+from pydantic import AliasChoices, Field
+
 from retort.dataset import Channels, DataFacts, DatasetError
 from retort.datasets._listing import Labelled
 from retort.spec import Spec
 
 FORMAT = 1
 DESCRIPTION, INDEX = "dataset.json", "index.jsonl"
-PARTS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 BLOCK = tarfile.BLOCKSIZE
 COPIED = 1 << 20
 """Bytes that are in memory at once while a file is copied."""
 
 
-class PartDescription(Spec):
-    """One part of a stored data set."""
+class SplitDescription(Spec):
+    """One split of a stored data set."""
 
     images: int
     bytes: int
@@ -50,12 +52,12 @@ class Description(Spec):
     """Mean of each channel over the training part's squares, in [0, 1]."""
     std: Channels
     """Standard deviation likewise."""
-    parts: dict[str, PartDescription]
-    """By name: train, validation, test."""
+    splits: dict[str, SplitDescription] = Field(validation_alias=AliasChoices("splits", "parts"))
+    """By name: train, validation, test. Archives of version 0.1 say `parts`."""
 
     def facts(self) -> DataFacts:
         """What is known of the data set at its own image size."""
-        counts = {name: self.parts[name].images for name in PARTS}
+        counts = {name: self.splits[name].images for name in SPLITS}
         return DataFacts(
             classes=len(self.class_names), class_names=self.class_names, image_size=self.image_size, mean=self.mean,
             std=self.std, **counts,
@@ -66,7 +68,7 @@ class Description(Spec):
 class Packed:
     """An image that is to be put into an archive."""
 
-    part: str
+    split: str
     label: int
     ending: str
     """By what it is, not by what it was called: `.jpg`, say."""
@@ -111,11 +113,11 @@ class Archive:
 
     def listed(self) -> dict[str, list[Labelled]]:
         """The images of each part with their labels, in order."""
-        parts: dict[str, list[Labelled]] = {part: [] for part in PARTS}
+        splits: dict[str, list[Labelled]] = {split: [] for split in SPLITS}
         for file in self._places:
-            part, label, _ = file.split("/")
-            parts[part].append((file, int(label)))
-        return parts
+            split, label, _ = file.split("/")
+            splits[split].append((file, int(label)))
+        return splits
 
     @cached_property
     def _places(self) -> dict[str, tuple[int, int]]:
@@ -140,7 +142,7 @@ class Archive:
 
 
 def _name(image: Packed, number: int) -> str:
-    return f"{image.part}/{image.label:05d}/{number:08d}{image.ending}"
+    return f"{image.split}/{image.label:05d}/{number:08d}{image.ending}"
 
 
 def _write(file: BinaryIO, name: str, blocks: Iterable[bytes], size: int | None = None) -> None:

@@ -42,8 +42,8 @@ class Cifar(Arrays):
     def _read(self, files: Files) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         import torch
 
-        parts = [self._read_file(files.file(name)) for name in self.training_files]
-        train = torch.cat([pixels for pixels, _ in parts]), torch.cat([labels for _, labels in parts])
+        splits = [self._read_file(files.file(name)) for name in self.training_files]
+        train = torch.cat([pixels for pixels, _ in splits]), torch.cat([labels for _, labels in splits])
         return train, self._read_file(files.file(self.test_file))
 
     def _read_file(self, file: Path) -> tuple[Tensor, Tensor]:

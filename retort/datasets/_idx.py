@@ -34,23 +34,23 @@ class Idx(Arrays):
     def _count(self, files: Files) -> tuple[int, int]:
         return self._count_part(files, TRAIN), self._count_part(files, TEST)
 
-    def _count_part(self, files: Files, part: str) -> int:
+    def _count_part(self, files: Files, split: str) -> int:
         counts = []
         for kind, shape in ((IMAGES, (SIDE, SIDE)), (LABELS, ())):
-            file = _either(files, f"{part}-{kind}")
+            file = _either(files, f"{split}-{kind}")
             with _opened(file) as content:
                 counts.append(_count(content, file.name, shape))
         images, labels = counts
         if images != labels:
-            raise DatasetError(f"{part}-{IMAGES} has {images:,} images, {part}-{LABELS} has {labels:,} labels")
+            raise DatasetError(f"{split}-{IMAGES} has {images:,} images, {split}-{LABELS} has {labels:,} labels")
         return images
 
     def _read(self, files: Files) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         return self._read_part(files, TRAIN), self._read_part(files, TEST)
 
-    def _read_part(self, files: Files, part: str) -> tuple[Tensor, Tensor]:
-        grey = _numbers(_either(files, f"{part}-{IMAGES}"), (SIDE, SIDE))
-        name = f"{part}-{LABELS}"
+    def _read_part(self, files: Files, split: str) -> tuple[Tensor, Tensor]:
+        grey = _numbers(_either(files, f"{split}-{IMAGES}"), (SIDE, SIDE))
+        name = f"{split}-{LABELS}"
         labels = _numbers(_either(files, name), ()).long()
         self._refuse_labels(name, labels)
         return grey.unsqueeze(1).expand(-1, 3, -1, -1).contiguous(), labels
@@ -58,7 +58,7 @@ class Idx(Arrays):
 
 def idx_downloads(mirrors: Sequence[str], md5s: Sequence[str]) -> tuple[Download, ...]:
     """The four files: training images and labels, test images and labels."""
-    names = [f"{part}-{kind}.gz" for part in (TRAIN, TEST) for kind in (IMAGES, LABELS)]
+    names = [f"{split}-{kind}.gz" for split in (TRAIN, TEST) for kind in (IMAGES, LABELS)]
     return tuple(
         Download(tuple(f"{mirror}{name}" for mirror in mirrors), md5) for name, md5 in zip(names, md5s, strict=True)
     )

@@ -19,10 +19,10 @@ class MemorySplit:
 
     def __init__(self, pixels: Tensor, labels: Tensor) -> None:
         self.pixels = pixels
-        self.labels = labels
+        self.targets = labels
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
     def images(self, indices: Tensor) -> Tensor:
         """(N, 3, H, W) uint8 RGB images at those (N,) int64 positions."""
@@ -65,11 +65,11 @@ def _three(values: Tensor) -> Channels:
     return red, green, blue
 
 
-def digest(parts: tuple[MemorySplit, ...]) -> str:
+def digest(splits: tuple[MemorySplit, ...]) -> str:
     """sha256, hex, of all parts' shapes, images and labels in order."""
     made = sha256()
-    for part in parts:
-        made.update(repr(tuple(part.pixels.shape)).encode())
-        made.update(part.pixels.contiguous().numpy().data)
-        made.update(part.labels.contiguous().numpy().data)
+    for split in splits:
+        made.update(repr(tuple(split.pixels.shape)).encode())
+        made.update(split.pixels.contiguous().numpy().data)
+        made.update(split.targets.contiguous().numpy().data)
     return made.hexdigest()

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
-from retort.dataset import DataFacts, DatasetError, LoadedDataset, Part
+from retort.dataset import DataFacts, DatasetError, LoadedDataset, Split
 from retort.datasets._listing import Labelled, first_few, short
 from retort.datasets._memory import MemorySplit, with_statistics
 from retort.datasets._split import drawn_order
@@ -69,14 +69,14 @@ Image.MAX_IMAGE_PIXELS = WARNED_PIXELS
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-class StreamedPart:
+class StreamedSplit:
     """Labelled images that are decoded by some threads whenever they are asked for; nothing of them is kept."""
 
     def __init__(self, source: Source, listed: Sequence[Labelled], side: int) -> None:
         self._source = source
         self._files = [file for file, _ in listed]
         self._side = side
-        self.labels = _labels(listed)
+        self.targets = _labels(listed)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -103,20 +103,20 @@ def load_pictures(
     a fixed seed draws. Raises DatasetError with the names of files that are no images.
     """
     lists = [train, test] if validation is None else [train, validation, test]
-    every = [file for part in lists for file, _ in part]
+    every = [file for split in lists for file, _ in split]
     side = facts.image_size
     fit = len(every) * 3 * side * side <= memory_budget()
     taken = _digest(source, lists, side, look=not fit) if checked is None else _digest_of_checked(checked, side)
-    parts: list[Part] = []
+    splits: list[Split] = []
     if fit:
         pixels = torch.from_numpy(decode(source, every, side))
-        for some, listed in zip(torch.split(pixels, [len(part) for part in lists]), lists, strict=True):
-            parts.append(MemorySplit(some, _labels(listed)))
+        for some, listed in zip(torch.split(pixels, [len(split) for split in lists]), lists, strict=True):
+            splits.append(MemorySplit(some, _labels(listed)))
     else:
-        parts += [StreamedPart(source, listed, side) for listed in lists]
+        splits += [StreamedSplit(source, listed, side) for listed in lists]
     if facts.mean is None:
-        facts = with_statistics(facts, _sample(parts[0]))
-    return LoadedDataset(facts, parts[0], parts[1], parts[-1], taken, warnings)
+        facts = with_statistics(facts, _sample(splits[0]))
+    return LoadedDataset(facts, splits[0], splits[1], splits[-1], taken, warnings)
 
 
 def memory_budget() -> int:
@@ -235,7 +235,7 @@ def _digest(source: Source, lists: Sequence[Sequence[Labelled]], side: int, *, l
     return made.hexdigest()
 
 
-def _sample(train: Part) -> Iterator[Tensor]:
+def _sample(train: Split) -> Iterator[Tensor]:
     """The images that statistics are measured on, a batch at a time."""
     drawn = sorted(drawn_order(len(train), 0, "statistics")[:SAMPLE])
     for positions in torch.split(torch.tensor(drawn, dtype=torch.int64), SAMPLE_BATCH):

@@ -108,9 +108,9 @@ class Published(Dataset):
     def _facts(self, class_names: tuple[str, ...], image_size: int, train: int, test: int) -> DataFacts:
         """The facts of so many images; a folder without images, or with more than were published, is refused."""
         official = self.official
-        for part, found, most in (("training", train, official.train), ("test", test, official.test)):
+        for split, found, most in (("training", train, official.train), ("test", test, official.test)):
             if not 0 < found <= most:
-                raise DatasetError(f"{found:,} {part} images were found; {self.name} has {most:,}")
+                raise DatasetError(f"{found:,} {split} images were found; {self.name} has {most:,}")
         validation = split_count(train, self.validation_share)
         return DataFacts(
             classes=len(class_names),
@@ -182,12 +182,12 @@ class Arrays(Published):
         counts = len(labels), len(test_arrays[1])
         stay, off = self._split(labels.tolist())
 
-        def part(positions: list[int]) -> MemorySplit:
+        def split(positions: list[int]) -> MemorySplit:
             taken = torch.tensor(positions, dtype=torch.int64)
             return MemorySplit(pixels[taken], labels[taken])
 
         test = MemorySplit(*test_arrays)
-        train, validation = part(stay), test if off is None else part(off)
+        train, validation = split(stay), test if off is None else split(off)
         return loaded(facts, train, validation, test, tuple(self._warnings(*counts)))
 
     def _refuse_labels(self, name: str, labels: Tensor) -> None:

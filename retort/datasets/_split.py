@@ -25,7 +25,7 @@ def drawn_order(count: int, seed: int, purpose: str) -> list[int]:
     return sorted(range(count), key=lambda i: sha256(f"{seed}/{purpose}/{i}".encode()).digest())
 
 
-def take_parts(
+def take_splits(
     images: Sequence[Labelled], class_names: Sequence[str], shares: Mapping[str, float], seed: int
 ) -> dict[str, list[Labelled]]:
     """Training images, and the parts that are taken out of them by their shares, class by class; one image at least.
@@ -35,19 +35,19 @@ def take_parts(
     members: list[list[Labelled]] = [[] for _ in class_names]
     for image in images:
         members[image[1]].append(image)
-    parts: dict[str, list[Labelled]] = {part: [] for part in ("train", *shares)}
+    splits: dict[str, list[Labelled]] = {split: [] for split in ("train", *shares)}
     for name, own in zip(class_names, members, strict=True):
         if len(own) < 1 + len(shares):
             what = f"one for training and each part that is split off ({', '.join(shares)})" if shares else "one"
             raise DatasetError(f"class {name!r} has too few images ({len(own)}) to train on: it needs {what}")
         drawn = [own[i] for i in drawn_order(len(own), seed, f"class {name}")]
-        for part, share in shares.items():
+        for split, share in shares.items():
             # Rounded down, so that something is left to train on.
             count = max(1, int(share * len(own)))
-            parts[part] += sorted(drawn[:count])
+            splits[split] += sorted(drawn[:count])
             drawn = drawn[count:]
-        parts["train"] += sorted(drawn)
-    return parts
+        splits["train"] += sorted(drawn)
+    return splits
 
 
 def split_off(labels: Sequence[int], share: float, seed: int) -> tuple[list[int], list[int]]:

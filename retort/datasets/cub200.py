@@ -37,17 +37,19 @@ class Cub200(Photographs):
     name: Literal["cub200"] = "cub200"
 
     def _listing(self, files: Files) -> Listing:
-        images, labels, split, classes = (_pairs(files, name) for name in (IMAGES, LABELS, SPLIT, CLASSES))
+        images, labels, membership, classes = (_pairs(files, name) for name in (IMAGES, LABELS, SPLIT, CLASSES))
         order = {key: label for label, key in enumerate(classes)}
-        parts: dict[str, list[Labelled]] = {"1": [], "0": []}
+        splits: dict[str, list[Labelled]] = {"1": [], "0": []}
         for key, file in images.items():
             if labels.get(key) not in order:
                 raise DatasetError(f"{LABELS} gives image {key} the class {labels.get(key)}, which {CLASSES} lacks")
-            if split.get(key) not in parts:
-                raise DatasetError(f"{SPLIT} says {split.get(key)} of image {key}; 1 (training) or 0 (test) is wanted")
-            parts[split[key]].append((f"images/{file}", order[labels[key]]))
+            if membership.get(key) not in splits:
+                raise DatasetError(
+                    f"{SPLIT} says {membership.get(key)} of image {key}; 1 (training) or 0 (test) is wanted"
+                )
+            splits[membership[key]].append((f"images/{file}", order[labels[key]]))
         named = [name.partition(".")[2].replace("_", " ") or name for name in classes.values()]
-        train, test = (held(files, parts[wanted], IMAGES) for wanted in ("1", "0"))
+        train, test = (held(files, splits[wanted], IMAGES) for wanted in ("1", "0"))
         return Listing(told_apart(named, list(classes)), train, test)
 
 

@@ -55,7 +55,7 @@ class Digits(Dataset):
         scans, targets = scans_and_labels[:, :-1], scans_and_labels[:, -1].long()
         grey = scans.reshape(-1, 1, 8, 8).mul(255 / GREY_LEVELS).round().to(torch.uint8)
         pixels = grey.expand(-1, 3, -1, -1)
-        positions = [torch.tensor(part) for part in self._parts(targets.tolist())]
+        positions = [torch.tensor(split) for split in self._parts(targets.tolist())]
         train, validation, test = (MemorySplit(pixels[p].contiguous(), targets[p]) for p in positions)
         return loaded(self.facts(roots), train, validation, test)
 
@@ -68,15 +68,15 @@ class Digits(Dataset):
 
     def _parts(self, labels: list[int]) -> tuple[list[int], list[int], list[int]]:
         """Positions of the training, validation and test images, in rising order."""
-        parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+        splits: tuple[list[int], list[int], list[int]] = ([], [], [])
         for digit, (train, validation, test) in enumerate(self._sizes()):
             members = [i for i, label in enumerate(labels) if label == digit]
             drawn = [members[i] for i in drawn_order(len(members), self.split_seed, f"digit {digit}")]
             held_out = validation + test
-            parts[2].extend(drawn[:test])
-            parts[1].extend(drawn[test:held_out])
-            parts[0].extend(drawn[held_out : held_out + train])
-        train_part, validation_part, test_part = (sorted(part) for part in parts)
+            splits[2].extend(drawn[:test])
+            splits[1].extend(drawn[test:held_out])
+            splits[0].extend(drawn[held_out : held_out + train])
+        train_part, validation_part, test_part = (sorted(split) for split in splits)
         return train_part, validation_part, test_part
 
 

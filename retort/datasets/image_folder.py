@@ -12,9 +12,9 @@ from pydantic import Field
 from retort.dataset import DataFacts, Dataset, DatasetError, LoadedDataset
 from retort.datasets._listing import Labelled, images_in, stray_warning
 from retort.datasets._roots import LONGEST_PATH, PATH_PATTERN, Files, Roots, reading
-from retort.datasets._split import take_parts
+from retort.datasets._split import take_splits
 
-PART_FOLDERS = {
+SPLIT_FOLDERS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val"),
     "test": ("test", "testing"),
@@ -26,7 +26,7 @@ class Found:
     """What lies in a folder, before any image is decoded."""
 
     class_names: tuple[str, ...]
-    parts: dict[str, list[Labelled]]
+    splits: dict[str, list[Labelled]]
     """The images of each part, in a fixed order."""
     stray: list[str] = field(default_factory=list)
     """What was passed over: no images, hidden, or links out of the allowed folders."""
@@ -66,12 +66,12 @@ class ImageFolder(Dataset):
         allowed = Roots(roots)
         files = Files(allowed.folder(self.path), allowed)
         found = self._find(files)
-        train, validation, test = (found.parts[part] for part in PART_FOLDERS)
+        train, validation, test = (found.splits[split] for split in SPLIT_FOLDERS)
         warnings = tuple(stray_warning(found.stray))
         return load_pictures(self._facts(found), Folder(files.folder), train, validation, test, warnings)
 
     def _facts(self, found: Found) -> DataFacts:
-        sizes = {name: len(images) for name, images in found.parts.items()}
+        sizes = {name: len(images) for name, images in found.splits.items()}
         return DataFacts(
             classes=len(found.class_names), class_names=found.class_names, image_size=self.image_size, **sizes
         )
@@ -83,19 +83,19 @@ class ImageFolder(Dataset):
             return self._listing(files)
 
     def _listing(self, files: Files) -> Found:
-        named = {part: _first_folder(files, names) for part, names in PART_FOLDERS.items()}
+        named = {split: _first_folder(files, names) for split, names in SPLIT_FOLDERS.items()}
         training = named["train"] or ""
         class_names = tuple(files.folders(training))
         if len(class_names) < 2:
             raise DatasetError(f"{self.path!r} holds {len(class_names)} class folders; at least 2 are needed")
         found = Found(class_names, {"train": [], "validation": [], "test": []})
         found.stray += [str(child) for child in (files.folder / training).iterdir() if not child.is_dir()]
-        for part, place in {**named, "train": training}.items():
+        for split, place in {**named, "train": training}.items():
             if place is not None:
-                found.parts[part] = list(_images(files, place, found))
+                found.splits[split] = list(_images(files, place, found))
         shares = {"validation": self.validation_share, "test": self.test_share}
-        missing = {part: share for part, share in shares.items() if named[part] is None}
-        found.parts |= take_parts(found.parts["train"], found.class_names, missing, self.split_seed)
+        missing = {split: share for split, share in shares.items() if named[split] is None}
+        found.splits |= take_splits(found.splits["train"], found.class_names, missing, self.split_seed)
         return found
 
 

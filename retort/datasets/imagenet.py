@@ -44,8 +44,8 @@ class Imagenet(Photographs):
         wnids = self._classes(files)
         stray: list[str] = []
         train, test = (
-            [(file, label) for label, wnid in enumerate(wnids) for file in images_in(files, f"{part}/{wnid}", stray)]
-            for part in ("train", "val")
+            [(file, label) for label, wnid in enumerate(wnids) for file in images_in(files, f"{split}/{wnid}", stray)]
+            for split in ("train", "val")
         )
         return Listing(_names(wnids), train, test, stray)
 

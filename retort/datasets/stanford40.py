@@ -33,9 +33,9 @@ class Stanford40(Photographs):
         return Listing(tuple(actions), _part(files, actions, "train"), _part(files, actions, "test"))
 
 
-def _part(files: Files, actions: list[str], part: str) -> list[Labelled]:
+def _part(files: Files, actions: list[str], split: str) -> list[Labelled]:
     found: list[Labelled] = []
     for label, action in enumerate(actions):
-        name = f"ImageSplits/{action}_{part}.txt"
+        name = f"ImageSplits/{action}_{split}.txt"
         found += held(files, [(f"JPEGImages/{image}", label) for image in files.lines(name)], name)
     return found

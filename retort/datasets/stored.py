@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from retort.dataset import DataFacts, Dataset, DatasetError, LoadedDataset
-from retort.datasets._archive import PARTS, Archive
+from retort.datasets._archive import SPLITS, Archive
 from retort.datasets._roots import fetched
 
 
@@ -39,7 +39,7 @@ class Stored(Dataset):
             raise DatasetError(f"the data set {self.dataset!r} was not fetched to this machine")
         archive = Archive(file)
         facts = self.at_its_size(archive.description.facts())
-        train, validation, test = (archive.listed()[part] for part in PARTS)
+        train, validation, test = (archive.listed()[split] for split in SPLITS)
         return load_pictures(facts, archive, train, validation, test, (), checked=file.name)
 
     def at_its_size(self, facts: DataFacts) -> DataFacts:

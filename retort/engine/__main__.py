@@ -177,7 +177,7 @@ def _from_parent(order: bytes, interrupt: Interrupt) -> tuple[str, bytes, RunPat
         store=Path(job["store"]),
         store_bytes=job["store_bytes"],
     )
-    return job.get("kind", DISTILL), json.dumps(job["recipe"]).encode(), place, job.get("confine")
+    return job.get("kind", DISTILL), json.dumps(job["spec"]).encode(), place, job.get("confine")
 
 
 def _hear_signals(interrupt: Interrupt) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from retort.architecture import Input
 from retort.check import REPORT, Check
-from retort.dataset import LoadedDataset, Part
+from retort.dataset import LoadedDataset, Split
 from retort.engine import networks
 from retort.engine import user_weights as user_weights
 from retort.engine.artifacts import Packer
@@ -135,26 +135,26 @@ class ModelCheck:
         order = class_order(record.class_names, data.facts.class_names)
         if order is not None and order != tuple(range(len(order))):
             user_weights.reorder(network, order)
-        part = data.validation
-        drawn = torch.randperm(len(part), generator=torch.Generator().manual_seed(self.spec.seed))
+        split = data.validation
+        drawn = torch.randperm(len(split), generator=torch.Generator().manual_seed(self.spec.seed))
         positions = drawn[: self.spec.images]
         self.event_log.enter("testing the model")
-        logits_NK, labels_N = self._answers(network, part, positions)
+        logits_NK, labels_N = self._answers(network, split, positions)
         _check_finite(logits_NK)
         accuracy = _accuracy(logits_NK, labels_N)
         values = {"validation.accuracy": accuracy, "validation.images": float(len(labels_N))}
-        self.event_log.record("evaluation", student="teacher", values=values)
+        self.event_log.record("evaluation", network="teacher", values=values)
         return {
             "images": len(labels_N),
             "accuracy": accuracy,
             "outputs": _range(logits_NK),
             "permuted": self._permuted(logits_NK, labels_N, data.facts.class_names),
-            "normalisations": self._normalisations(network, part, positions[:COMPARED_IMAGES]),
+            "normalisations": self._normalisations(network, split, positions[:COMPARED_IMAGES]),
         }
 
-    def _answers(self, network: Network, part: Part, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def _answers(self, network: Network, split: Split, positions: Tensor) -> tuple[Tensor, Tensor]:
         logits, labels = [], []
-        run = passes(network, part, BATCH_SIZE, self.device, interrupt=self.interrupt, positions=positions)
+        run = passes(network, split, BATCH_SIZE, self.device, interrupt=self.interrupt, positions=positions)
         for outputs, batch_labels, _ in run:
             logits.append(outputs.logits.float().cpu())
             labels.append(batch_labels.cpu())
@@ -181,7 +181,7 @@ class ModelCheck:
             )
         return {"order": order, "accuracy": after, "accuracy_as_given": before, "images": len(labels_N) - half}
 
-    def _normalisations(self, network: Network, part: Part, positions: Tensor) -> dict[str, float]:
+    def _normalisations(self, network: Network, split: Split, positions: Tensor) -> dict[str, float]:
         """Accuracies under other preparations of the same images."""
         given, classes = network.image, 2
         found: dict[str, float] = {}
@@ -189,7 +189,7 @@ class ModelCheck:
             for name, image in _preparations(given):
                 network.set_input(image)
                 network.to(self.device)
-                logits_NK, labels_N = self._answers(network, part, positions)
+                logits_NK, labels_N = self._answers(network, split, positions)
                 classes = logits_NK.shape[1]
                 found[name] = _accuracy(logits_NK, labels_N)
         finally:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from retort.dataset import Part
+from retort.dataset import Split
 from retort.engine.group import ALONE, Group
 from retort.engine.interrupt import Interrupt
 from retort.method import Outputs
@@ -59,7 +59,7 @@ class Score:
 
 def passes(
     network: Network,
-    part: Part,
+    split: Split,
     batch_size: int,
     device: torch.device,
     *wanted: str,
@@ -73,19 +73,19 @@ def passes(
     was_training = network.training
     network.eval()
     try:
-        order = torch.arange(len(part)) if positions is None else positions.cpu()
+        order = torch.arange(len(split)) if positions is None else positions.cpu()
         for indices in torch.split(order, batch_size):
             interrupt.check()
-            images = part.images(indices).to(device).float() / 255
+            images = split.images(indices).to(device).float() / 255
             with torch.no_grad():
-                yield network.read(images, wanted), part.labels[indices].to(device), indices.to(device)
+                yield network.read(images, wanted), split.targets[indices].to(device), indices.to(device)
     finally:
         network.train(was_training)
 
 
 def score(
     network: Network,
-    part: Part,
+    split: Split,
     batch_size: int,
     device: torch.device,
     interrupt: Interrupt,
@@ -95,13 +95,13 @@ def score(
 
     What is found stays on the device until the last.
     """
-    count = len(part)
+    count = len(split)
     share = torch.arange(count)[group.share(count)]
     in_5 = torch.zeros((), dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
     first, sure = [], []
     classes = 0
-    for outputs, labels, _ in passes(network, part, batch_size, device, interrupt=interrupt, positions=share):
+    for outputs, labels, _ in passes(network, split, batch_size, device, interrupt=interrupt, positions=share):
         logits = outputs.logits.float()
         classes = logits.shape[1]
         guesses = logits.topk(min(5, classes), dim=1).indices
@@ -110,7 +110,7 @@ def score(
         first.append(guesses[:, 0])
         sure.append(logits.softmax(1).amax(1))
     guesses_N, confidences_N = (group.gather(torch.cat(found), count).cpu() for found in (first, sure))
-    labels_N = part.labels.cpu()
+    labels_N = split.targets.cpu()
     right_N = guesses_N == labels_N
     images_K, right_K = (labels.bincount(minlength=classes).tolist() for labels in (labels_N, labels_N[right_N]))
     return Score(
@@ -139,7 +139,7 @@ def calibration_error(confidences_N: Tensor, right_N: Tensor) -> float:
 
 
 def neural_collapse(
-    network: Network, part: Part, classes: int, batch_size: int, device: torch.device, interrupt: Interrupt
+    network: Network, split: Split, classes: int, batch_size: int, device: torch.device, interrupt: Interrupt
 ) -> dict[str, float]:
     """The measures of Papyan, Han, Donoho 2020 (https://arxiv.org/abs/2008.08186) on a part of the data.
 
@@ -148,7 +148,7 @@ def neural_collapse(
     aligned, left out where the classifier has no rows for classes. float64.
     """
     features, labels = [], []
-    for outputs, batch_labels, _ in passes(network, part, batch_size, device, "embedding", interrupt=interrupt):
+    for outputs, batch_labels, _ in passes(network, split, batch_size, device, "embedding", interrupt=interrupt):
         assert outputs.embedding is not None
         features.append(outputs.embedding.double().cpu())
         labels.append(batch_labels.cpu())

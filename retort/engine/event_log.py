@@ -35,7 +35,7 @@ class EventLog:
         self,
         kind: Kind,
         *,
-        student: str | None = None,
+        network: str | None = None,
         epoch: int | None = None,
         step: int = 0,
         values: dict[str, float] | None = None,
@@ -46,7 +46,7 @@ class EventLog:
         event = Event(
             kind=kind,
             phase=self.phase,
-            student=student,
+            network=network,
             epoch=epoch,
             step=step,
             values=values or {},

@@ -26,7 +26,7 @@ from retort.engine.interrupt import NOT_TRAINED, Impossible, Interrupt, NothingT
 from retort.engine.loading import on_device
 from retort.engine.students import StudentFactory, StudentState, make_student_state, phase_train_state
 from retort.engine.teacher_cache import TeacherCache
-from retort.engine.train_state import Part, TrainState, snapshot
+from retort.engine.train_state import MethodState, TrainState, snapshot
 from retort.engine.trainer import Trainer, TrainerContext, epoch_plan_of
 from retort.exports.safetensors import Safetensors
 from retort.method import STUDENT, NetworkSpec, Outputs, Phase, Read
@@ -101,7 +101,7 @@ class Section:
 
 
 def _start_phase(
-    student_state: StudentState, part: Part, phase: Phase, factory: StudentFactory
+    student_state: StudentState, part: MethodState, phase: Phase, factory: StudentFactory
 ) -> tuple[list[TrainState], Training]:
     train_state, training = phase_train_state(student_state, part, phase, factory)
     return [train_state], training
@@ -254,7 +254,7 @@ class Run:
         self.event_log.enter("examining the teacher")
         size = self.recipe.evaluation.batch_size
         found = score(teacher, self.data.validation, size, self.device, self.interrupt, self.group)
-        self.event_log.record("evaluation", student=TEACHER_NAME, values=found.values("validation"))
+        self.event_log.record("evaluation", network=TEACHER_NAME, values=found.values("validation"))
         if found.accuracy < least:
             raise Impossible(
                 f"the teacher guesses {found.accuracy:.4f} of the validation part ({found.correct} of {found.images} "
@@ -268,7 +268,7 @@ class Run:
             device=self.device,
             teacher=teacher.network if teacher else None,
             teacher_card=teacher.card if teacher else None,
-            labels=self.data.train.labels,
+            targets=self.data.train.targets,
             teacher_pass=partial(self._teacher_pass, teacher.network if teacher else None),
             cards=CARDS | self.cards,
         )
@@ -451,7 +451,7 @@ class Run:
             one.load(ship, self._weights_dtype(one))
             shipped[one.name] = tested[ship]
             row = self._row(one, tested, shipped.get(TEACHER_NAME) if one.role != "teacher" else None)
-            self.event_log.record("evaluation", student=one.name, values=row["test"][ship] | row["collapse"])
+            self.event_log.record("evaluation", network=one.name, values=row["test"][ship] | row["collapse"])
             rows.append(row)
         names = {one.name for one in finished}
         left_out = [student.name for student in self.recipe.students if student.name not in names]

@@ -14,7 +14,7 @@ from retort.architecture import Card
 from retort.dataset import DataFacts
 from retort.engine.interrupt import Impossible
 from retort.engine.networks import build, freeze, placed, plain
-from retort.engine.train_state import Part, TrainState
+from retort.engine.train_state import MethodState, TrainState
 from retort.method import STUDENT, TEACHER, LiveSetup, Method, MethodError, NetworkSpec, Phase, TeacherPass, Wrapper
 from retort.network import Network
 from retort.recipe import Constant, Student, Training
@@ -30,7 +30,7 @@ class StudentFactory:
     device: torch.device
     teacher: Network | None
     teacher_card: Card | None
-    labels: Tensor
+    targets: Tensor
     """(M,) int64 classes of all training images, on the CPU."""
     teacher_pass: TeacherPass
     cards: Mapping[str, Card]
@@ -50,7 +50,7 @@ class StudentFactory:
             batch_size=self.training.batch_size,
             epochs=self.training.epochs,
             cards=self.cards,
-            labels=self.labels,
+            targets=self.targets,
             student_network=network,
             teacher_network=self.teacher,
             teacher_pass=self.teacher_pass,
@@ -78,11 +78,11 @@ class StudentState:
     wrapper: tuple[str, Wrapper] | None
     """Name of the method that wrapped the network, and how; `student.json` tells it."""
 
-    def phases(self) -> Iterator[tuple[Part, Phase]]:
+    def phases(self) -> Iterator[tuple[MethodState, Phase]]:
         """What its methods train before the shared loop, in order."""
-        for part in self.train_state.parts:
-            for phase in part.method.phases(self.setup):
-                yield part, phase
+        for method_state in self.train_state.method_states:
+            for phase in method_state.method.phases(self.setup):
+                yield method_state, phase
 
 
 def make_student_state(student: Student, network: Network, card: Card, factory: StudentFactory) -> StudentState:
@@ -94,7 +94,9 @@ def make_student_state(student: Student, network: Network, card: Card, factory: 
     try:
         wrapper, card = _wrap(student.methods, student.seed, network, card, factory)
         setup = factory.setup(card, network)
-        parts = [Part(method, _modules(method, student.seed, setup, factory.device)) for method in student.methods]
+        method_states = [
+            MethodState(method, _modules(method, student.seed, setup, factory.device)) for method in student.methods
+        ]
         for method in student.methods:
             for spec in sorted(_networks(method, setup) - factory.frozen.keys(), key=repr):
                 factory.frozen[spec] = _further(spec, setup, factory)
@@ -109,7 +111,7 @@ def make_student_state(student: Student, network: Network, card: Card, factory: 
         factory.training,
         label_weight=label_weight(student),
         smoothing=student.labels.smoothing,
-        parts=parts,
+        method_states=method_states,
         taps=taps,
         images=tuple(chooser.images_in_epoch(epoch, setup) for epoch in range(setup.epochs)) if chooser else None,
     )
@@ -117,7 +119,7 @@ def make_student_state(student: Student, network: Network, card: Card, factory: 
 
 
 def phase_train_state(
-    student_state: StudentState, part: Part, phase: Phase, factory: StudentFactory
+    student_state: StudentState, method_state: MethodState, phase: Phase, factory: StudentFactory
 ) -> tuple[TrainState, Training]:
     """A network and modules under a method's own phase, with an optimizer of their own."""
     optimizer = factory.training.optimizer
@@ -127,7 +129,9 @@ def phase_train_state(
     training = factory.training.model_copy(update=changes)
     main = student_state.train_state
     network = main.network if phase.trains in (None, STUDENT) else factory.frozen[phase.trains].requires_grad_(True)
-    return TrainState(main.name, main.seed, network, training, parts=[part], taps=phase.taps, phase=phase), training
+    return TrainState(
+        main.name, main.seed, network, training, method_states=[method_state], taps=phase.taps, phase=phase
+    ), training
 
 
 def _wrap(

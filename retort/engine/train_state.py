@@ -21,7 +21,7 @@ Terms = Callable[[Batch], dict[str, Tensor]]
 
 
 @dataclass
-class Part:
+class MethodState:
     """A method of a student, and its modules."""
 
     method: Method
@@ -46,9 +46,9 @@ def cross_entropy(logits: Tensor, batch: Batch, smoothing: float) -> Tensor:
     """The mean over (N, K) logits of a batch's clean images; of a mixed one both labels count, by their shares."""
     mixed = batch.mixed.get(CLEAN)
     if mixed is None:
-        return F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
+        return F.cross_entropy(logits, batch.targets, label_smoothing=smoothing)
     own, other = (
-        F.cross_entropy(logits, batch.labels[of], label_smoothing=smoothing, reduction="none")
+        F.cross_entropy(logits, batch.targets[of], label_smoothing=smoothing, reduction="none")
         for of in (mixed.image, mixed.partner)
     )
     return (mixed.weight * own + (1 - mixed.weight) * other).mean()
@@ -66,7 +66,7 @@ class TrainState:
         *,
         label_weight: float = 1.0,
         smoothing: float = 0.0,
-        parts: Iterable[Part] = (),
+        method_states: Iterable[MethodState] = (),
         taps: frozenset[Tap] = frozenset(),
         phase: Phase | None = None,
         images: tuple[int, ...] | None = None,
@@ -74,7 +74,7 @@ class TrainState:
         self.name = name
         self.seed = seed
         self.network = network
-        self.parts = list(parts)
+        self.method_states = list(method_states)
         self.taps = taps
         self.label_weight = label_weight
         self.smoothing = smoothing
@@ -85,7 +85,7 @@ class TrainState:
         self.spec: NetworkSpec = (phase.trains if phase is not None else None) or STUDENT
         """What the network is called in a batch."""
         trained = network.parameters() if phase is None or phase.trains is not None else ()
-        methods = [(part.method, part.modules) for part in self.parts]
+        methods = [(method_state.method, method_state.modules) for method_state in self.method_states]
         self.optimizer = make_optimizer(training, trained, methods)
         self.clip_norm = training.clip_gradient_norm
         averages = training.weight_average is not None and phase is None
@@ -122,36 +122,46 @@ class TrainState:
 
     def begin_epoch(self, epoch: int) -> None:
         """Let the methods change their buffers before the first step of an epoch."""
-        for part in self.parts if self.phase is None else ():
-            part.method.begin_epoch(epoch, part.modules)
+        for method_state in self.method_states if self.phase is None else ():
+            method_state.method.begin_epoch(epoch, method_state.modules)
 
     def choose(self, epoch: int) -> Choice | None:
         """Which training images the epoch sees; None is all of them."""
-        part = self._chooser()
-        return part.method.choose(epoch, part.modules) if part else None
+        method_state = self._chooser()
+        return method_state.method.choose(epoch, method_state.modules) if method_state else None
 
-    def _chooser(self) -> Part | None:
-        return next((part for part in self.parts if part.method.chooses_images and self.phase is None), None)
+    def _chooser(self) -> MethodState | None:
+        return next(
+            (
+                method_state
+                for method_state in self.method_states
+                if method_state.method.chooses_images and self.phase is None
+            ),
+            None,
+        )
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """All terms of the loss by name: the labels' and each method's, or those of the phase."""
         if self.phase is not None:
-            (part,) = self.parts
-            return {f"{part.method.name}.{name}": term for name, term in self.phase.terms(batch, part.modules).items()}
+            (method_state,) = self.method_states
+            return {
+                f"{method_state.method.name}.{name}": term
+                for name, term in self.phase.terms(batch, method_state.modules).items()
+            }
         terms = {}
         if self.label_weight:
             logits = at_least_float32(batch.student(CLEAN).logits)
             terms["labels"] = self.label_weight * cross_entropy(logits, batch, self.smoothing)
-        for part in self.parts:
-            for name, term in part.method.terms(batch, part.modules).items():
-                terms[f"{part.method.name}.{name}"] = term
+        for method_state in self.method_states:
+            for name, term in method_state.method.terms(batch, method_state.modules).items():
+                terms[f"{method_state.method.name}.{name}"] = term
         return terms
 
     def update(self, batch: Batch, *, first: bool) -> None:
         """Let the methods change their buffers, those that do so before their terms or the others."""
-        for part in self.parts:
-            if self.phase is None and part.method.updates_first == first:
-                part.method.update(batch, part.modules)
+        for method_state in self.method_states:
+            if self.phase is None and method_state.method.updates_first == first:
+                method_state.method.update(batch, method_state.modules)
 
     def keep_if_best(self, epoch: int, correct: int) -> None:
         """Keep the weights when this epoch is better than all before."""
@@ -162,7 +172,9 @@ class TrainState:
         """All that resuming needs."""
         return {
             "network": self.network.state_dict(),
-            "modules": [part.modules.state_dict() if part.modules else {} for part in self.parts],
+            "modules": [
+                method_state.modules.state_dict() if method_state.modules else {} for method_state in self.method_states
+            ],
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
             "best": {"epoch": self.best.epoch, "correct": self.best.correct, "weights": self.best.weights},
@@ -171,9 +183,9 @@ class TrainState:
 
     def load(self, state: State) -> None:
         self.network.load_state_dict(state["network"])
-        for part, saved in zip(self.parts, state["modules"], strict=True):
-            if part.modules is not None:
-                part.modules.load_state_dict(saved)
+        for method_state, saved in zip(self.method_states, state["modules"], strict=True):
+            if method_state.modules is not None:
+                method_state.modules.load_state_dict(saved)
         load_optimizer(self.optimizer, state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from retort import draws
-from retort.dataset import DataFacts, LoadedDataset, Part
+from retort.dataset import DataFacts, LoadedDataset, Split
 from retort.engine.causes import is_out_of_memory
 from retort.engine.checkpoint import State
 from retort.engine.epoch_plan import SMALLEST_BATCH, EpochPlan
@@ -45,7 +45,7 @@ class TrainerContext:
     interrupt: Interrupt
     evaluation: Evaluation
     checkpoint_is_due: Callable[[], bool]
-    train: Part
+    train: Split
     """The training part where it is read from: on the device if it fits there."""
     last_checkpoint: Callable[[], str | None] = lambda: None
     """File of the newest checkpoint, if there is one."""
@@ -103,7 +103,7 @@ class Trainer:
         self._fill = torch.tensor(mean, device=context.device).view(1, 3, 1, 1)
         self.epoch_plan = epoch_plan_of(train_states, training, facts)
         self.steps = self.epoch_plan.steps
-        self.parts = training.accumulate
+        self.micro_batches = training.accumulate
         """Parts in which a batch is computed."""
         self.frozen = FrozenNetworks(
             frozen,
@@ -142,12 +142,12 @@ class Trainer:
     def state(self) -> State:
         return {
             "step": self.step,
-            "parts": self.parts,
+            "parts": self.micro_batches,
             "learners": [train_state.state() for train_state in self.train_states],
         }
 
     def load(self, state: State) -> None:
-        self.step, self.parts = state["step"], state["parts"]
+        self.step, self.micro_batches = state["step"], state["parts"]
         # What fitted once fits; when it does not now, something else has taken the memory, and later it may.
         self._fits |= self.step > 0 and self.training.on_out_of_memory == "fail"
         for train_state, saved in zip(self.train_states, state["learners"], strict=True):
@@ -158,7 +158,7 @@ class Trainer:
         yield from self._frozen_networks
         for train_state in self.train_states:
             yield train_state.network
-            yield from (part.modules for part in train_state.parts if part.modules is not None)
+            yield from (part.modules for part in train_state.method_states if part.modules is not None)
             if train_state.average is not None:
                 yield train_state.average
 
@@ -175,7 +175,7 @@ class Trainer:
             "augmentation": training.augmentation.model_dump(mode="json"),
             "data_seed": training.data_seed,
             "batch_size": training.batch_size,
-            "parts": self.parts,
+            "parts": self.micro_batches,
             "precision": training.precision,
             "threads": training.threads,
         }
@@ -251,14 +251,14 @@ class Trainer:
             if self._computes(epoch, loaded):
                 return
             self._forget(before)
-            if self.training.on_out_of_memory == "fail" or self.parts > len(loaded.labels) // 2:
+            if self.training.on_out_of_memory == "fail" or self.micro_batches > len(loaded.targets) // 2:
                 raise MemoryExhausted(self._what_fits(epoch, loaded, before))
-            self.parts *= 2
+            self.micro_batches *= 2
             self.context.event_log.record(
                 "warning",
                 step=self.step,
                 text=f"a batch of {self.training.batch_size} images does not fit into memory at once; each is computed "
-                f"in {self.parts} parts",
+                f"in {self.micro_batches} parts",
             )
             self._use_store()
             self.frozen.begin_epoch(epoch)
@@ -277,14 +277,14 @@ class Trainer:
         """Take back a step that ended halfway."""
         for train_state in self.train_states:
             train_state.optimizer.zero_grad(set_to_none=True)
-        self.load(before | {"parts": self.parts})
+        self.load(before | {"parts": self.micro_batches})
         if self.context.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _what_fits(self, epoch: int, loaded: LoadedBatch, before: State) -> str:
         """A sentence with the largest batch that fits, found by trying, to an eighth."""
-        parts, self.parts = self.parts, 1
-        too_many, fitting = -(-len(loaded.labels) // parts), 0
+        micro_batches, self.micro_batches = self.micro_batches, 1
+        too_many, fitting = -(-len(loaded.targets) // micro_batches), 0
         tried = too_many // 2
         while tried >= SMALLEST_BATCH and too_many - fitting > too_many / 8:
             self.context.interrupt.check()
@@ -295,19 +295,19 @@ class Trainer:
             self._forget(before)
             tried = (too_many + fitting) // 2
         found = f"{fitting} do" if fitting else f"not even {SMALLEST_BATCH} do"
-        images = -(-len(loaded.labels) // parts)
+        images = -(-len(loaded.targets) // micro_batches)
         return f"the device's memory ran out: {images} images of a batch do not fit at once, {found}"
 
     def _compute_step(self, epoch: int, loaded: LoadedBatch) -> None:
-        clock = Clock.at(self.step, epoch, self.step / self.steps, loaded.labels.device)
+        clock = Clock.at(self.step, epoch, self.step / self.steps, loaded.targets.device)
         factor = course(self.training, self.epoch_plan.done(self.step), 1 / self.epoch_plan.batches[epoch])
-        pieces = loaded.parts(self.parts)
+        pieces = loaded.micro_batches(self.micro_batches)
         for number, piece in enumerate(pieces):
             # With draws of their own for each part: what a batch shares, a part shares.
             draw_context = DrawContext(
                 self.training.data_seed,
                 epoch,
-                self.step * self.parts + number,
+                self.step * self.micro_batches + number,
                 piece.indices,
                 self._fill,
                 self.frozen.teacher_logits,
@@ -317,8 +317,8 @@ class Trainer:
             for train_state in self.train_states:
                 if number == 0:
                     train_state.optimizer.zero_grad(set_to_none=True)
-                share = len(piece.labels) / len(loaded.labels)
-                batch = self._learn(train_state, views, outputs, piece.labels, draw_context, clock, share)
+                share = len(piece.targets) / len(loaded.targets)
+                batch = self._learn(train_state, views, outputs, piece.targets, draw_context, clock, share)
                 if number == len(pieces) - 1:
                     self.context.group.average_gradients(train_state.optimizer)
                     train_state.step(factor)
@@ -376,7 +376,7 @@ class Trainer:
             means = train_state.term_sums.means()
             means["learning_rate"] = train_state.optimizer.param_groups[0]["lr"]
             self.context.event_log.record(
-                "metrics", student=train_state.name, epoch=epoch, step=self.step, values=means
+                "metrics", network=train_state.name, epoch=epoch, step=self.step, values=means
             )
             if due:
                 self._evaluate(train_state, epoch)
@@ -397,7 +397,7 @@ class Trainer:
         train_state.keep_if_best(epoch, found.correct)
         self._accuracy = found.accuracy
         context.event_log.record(
-            "evaluation", student=train_state.name, epoch=epoch, step=self.step, values=found.values("validation")
+            "evaluation", network=train_state.name, epoch=epoch, step=self.step, values=found.values("validation")
         )
 
     def _refuse_nonsense(self, train_state: TrainState) -> None:
@@ -421,7 +421,7 @@ class Trainer:
         seconds, steps = time.monotonic() - since, self.step - step_then
         images = sum(self.epoch_plan.images) / self.steps
         self.context.event_log.progress(
-            student=", ".join(train_state.name for train_state in self.train_states),
+            network=", ".join(train_state.name for train_state in self.train_states),
             epoch=self.epoch_plan.epoch(self.step),
             epochs=self.training.epochs,
             step=self.step,

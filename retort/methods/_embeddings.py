@@ -118,7 +118,7 @@ class MemoryBanks(LinearEmbeddings):
         return self.order_M[(self.ends_K[labels_N][:, None] + steps_NJ) % images]
 
     def _scores(self, batch: Batch, student_ND: Tensor, teacher_ND: Tensor) -> list[Tensor]:
-        negatives_NJ = self.draw_negatives(batch.labels, batch.key)
+        negatives_NJ = self.draw_negatives(batch.targets, batch.key)
         candidates_NJ = torch.cat([batch.indices[:, None], negatives_NJ], dim=1)
         pairs = (student_ND, self.teacher_MD), (teacher_ND, self.student_MD)
         # Multiplied with all rows first: the rows of all candidates would take D times the memory of their products.

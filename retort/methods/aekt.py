@@ -63,7 +63,7 @@ class AEKT(Method):
         assert modules is not None
         pair = same_classes(modules(at_least_float32(batch.student().logits)), batch.teacher().logits)
         t = self.temperature
-        (log_b_s, log_q_s), (log_b_t, log_q_t) = (split_target(z_NK / t, batch.labels) for z_NK in pair)
+        (log_b_s, log_q_s), (log_b_t, log_q_t) = (split_target(z_NK / t, batch.targets) for z_NK in pair)
         ratios_N = (log_b_t - log_b_s)[:, 0].detach().exp().clamp(max=self.ratio_limit)
         return {
             "explicit": self.explicit_weight * t**2 * (ratios_N * divergences(log_b_s, log_b_t)).mean(),

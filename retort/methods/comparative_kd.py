@@ -85,7 +85,7 @@ class ComparativeKD(Method):
         from torch.nn.functional import one_hot
 
         student_NK, teacher_NK = same_classes(batch.student().logits, cast("TeacherAnswers", modules)(batch.indices))
-        labels_NK = one_hot(batch.labels, student_NK.shape[1]).to(student_NK.dtype)
+        labels_NK = one_hot(batch.targets, student_NK.shape[1]).to(student_NK.dtype)
         (first_NG, second_NH), share = self._groups(batch), self._share(batch)
         return self.distances(
             *(self.compare(x, first_NG, second_NH, share) for x in (student_NK, teacher_NK, labels_NK))

@@ -54,7 +54,7 @@ class DKD(Method):
     def terms_at(self, temperature: float | Tensor, batch: Batch) -> dict[str, Tensor]:
         """The terms at another temperature, which may be one that is trained."""
         target, non_target = decoupled_divergences(
-            batch.student(CLEAN).logits, batch.teacher(CLEAN).logits, batch.labels, temperature
+            batch.student(CLEAN).logits, batch.teacher(CLEAN).logits, batch.targets, temperature
         )
         warm = ((batch.epoch + 1).to(target.dtype) / self.warmup_epochs).clamp(max=1)
         return {"target": warm * self.alpha * target, "non_target": warm * self.beta * non_target}

@@ -73,7 +73,7 @@ class MLLD(Method):
         from torch.nn import functional as F
 
         logits_NK = at_least_float32(batch.student(STRONG).logits)
-        return {"strong_labels": self.strong_label_weight * F.cross_entropy(logits_NK, batch.labels)}
+        return {"strong_labels": self.strong_label_weight * F.cross_entropy(logits_NK, batch.targets)}
 
     @property
     def _temperatures(self) -> tuple[float, ...]:

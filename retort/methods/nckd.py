@@ -166,9 +166,9 @@ class NCKD(Method):
         h_ND = _embedding(batch, state)
         terms = {}
         if self.nc1_weight:
-            terms["nc1"] = self.nc1_weight * self._nc1(h_ND, batch.labels, state)
+            terms["nc1"] = self.nc1_weight * self._nc1(h_ND, batch.targets, state)
         if self.nc2_weight:
-            terms["nc2"] = self.nc2_weight * self._nc2(h_ND, batch.labels, state)
+            terms["nc2"] = self.nc2_weight * self._nc2(h_ND, batch.targets, state)
         return terms
 
     def update(self, batch: Batch, modules: nn.Module | None) -> None:
@@ -177,7 +177,7 @@ class NCKD(Method):
 
         state = cast("ClassMeans", modules)
         with torch.no_grad():
-            means_KD, seen_K, _ = state.with_batch(_embedding(batch, state), batch.labels, self.nc2_momentum)
+            means_KD, seen_K, _ = state.with_batch(_embedding(batch, state), batch.targets, self.nc2_momentum)
             state.means_KD.copy_(means_KD)
             state.seen_K.copy_(seen_K)
 

@@ -49,7 +49,7 @@ class WSLD(Method):
         student_NK, teacher_NK = same_classes(batch.student().logits, batch.teacher().logits)
         t = self.temperature
         divergences_N = divergences((student_NK / t).log_softmax(1), (teacher_NK / t).log_softmax(1))
-        weights_N = image_weights(student_NK.detach(), teacher_NK, batch.labels)
+        weights_N = image_weights(student_NK.detach(), teacher_NK, batch.targets)
         return {"soft": self.weight * t**2 * (weights_N * divergences_N).mean()}
 
 

@@ -31,7 +31,7 @@ class EventRead(Shown):
     attempt: int
     """The start of the job that it belongs to; 0 before the first."""
     phase: str | None
-    student: str | None
+    network: str | None
     """The network that it is about; null when it is about the job."""
     epoch: int | None
     """Epochs finished in this phase."""

@@ -60,7 +60,7 @@ class Job(Base):
     state: Mapped[State] = mapped_column(default=State.queued)
     wanted: Mapped[Wanted] = mapped_column(default=Wanted.run)
     priority: Mapped[int] = mapped_column(default=0)
-    recipe: Mapped[dict[str, Any]] = mapped_column(JSON)
+    spec: Mapped[dict[str, Any]] = mapped_column(JSON)
     """The resolved recipe, or the spec of another kind, kept as it was: it stays readable when a method's fields have
     changed since."""
     phase: Mapped[str | None]

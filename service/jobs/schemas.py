@@ -121,7 +121,7 @@ class JobRead(Shown):
 class JobDetail(JobRead):
     """One job, with its recipe and why it waits."""
 
-    recipe: StoredSpec
+    spec: StoredSpec
     """As it was resolved and stored; of another kind than `distill`, that kind's spec."""
     waiting: Waiting | None
     """Null unless it is queued."""
@@ -151,7 +151,7 @@ def shown(job: Job) -> JobRead:
 
 def detail(job: Job, waiting: Waiting | None) -> JobDetail:
     """A job as it is shown alone."""
-    return JobDetail(**_fields(job), recipe=job.recipe, waiting=waiting)
+    return JobDetail(**_fields(job), spec=job.spec, waiting=waiting)
 
 
 def _fields(job: Job) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def _fields(job: Job) -> dict[str, Any]:
     parts = {part: f"{here}/{part}" for part in ("events", "metrics", "artifacts")}
     return {
         **{name: getattr(job, name) for name in copied},
-        "tags": job.recipe.get("tags", []),
+        "tags": job.spec.get("tags", []),
         "terminal": job.state in TERMINAL,
         "progress": progress,
         "links": Links(self=here, **parts),

@@ -143,7 +143,7 @@ def enqueue(
         kind=sent.kind,
         state=State.queued,
         wanted=Wanted.run,
-        recipe=spec.model_dump(mode="json"),
+        spec=spec.model_dump(mode="json"),
         latest={},
         attempt=0,
         max_attempts=get_settings().max_attempts,

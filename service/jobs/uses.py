@@ -41,8 +41,8 @@ def users(
     found: dict[str, set[str]] = {}
     # What the ids begin with stands nowhere by chance, so few specs hold it that mean something else.
     text = commonprefix([*ids])  # noqa: RUF071 - of strings, which are no paths
-    named = cast(Job.recipe, String).contains(text, autoescape=True)
-    naming = select(Job.id, Job.kind, Job.recipe).where(*own, named).order_by(Job.id)
+    named = cast(Job.spec, String).contains(text, autoescape=True)
+    naming = select(Job.id, Job.kind, Job.spec).where(*own, named).order_by(Job.id)
     with session.execute(naming.execution_options(yield_per=SPECS_A_LOOK)) as rows:
         for job_id, kind, spec in rows:
             for use in KINDS[kind].uses(spec):

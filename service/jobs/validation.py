@@ -186,4 +186,4 @@ def _one_weight_problem(
 
 
 def _networks_of(job: Job) -> list[str]:
-    return [TEACHER_NAME, *(student["name"] for student in job.recipe.get("students", []))]
+    return [TEACHER_NAME, *(student["name"] for student in job.spec.get("students", []))]

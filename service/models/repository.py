@@ -67,7 +67,7 @@ def forget(session: Session, model: Model) -> None:
 
 def note_result(session: Session, claim: Claim, blobs: Mapping[str, str]) -> None:
     """Write down what the job found that takes a model in, in the transaction that ends it; others change nothing."""
-    if claim.recipe["dataset"] is not None:
+    if claim.spec["dataset"] is not None:
         return
     report = _read_json(session, blobs[REPORT])
     known = {name: report["model"][name] for name in ("classes", "class_names", "expects", "card")}

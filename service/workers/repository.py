@@ -62,7 +62,7 @@ class Claim:
     job_id: str
     project_id: str
     kind: str
-    recipe: dict[str, Any]
+    spec: dict[str, Any]
     """The spec, whatever the kind."""
     attempt: int
     max_attempts: int
@@ -95,11 +95,11 @@ def claim_best(session: Session, worker_id: str, lease_seconds: float, machine: 
         if session.scalar(best, offer) is None:
             return None
         raise Overtaken
-    job_id, project_id, kind, recipe, attempt, max_attempts, fence, wanted, seen = row
+    job_id, project_id, kind, spec, attempt, max_attempts, fence, wanted, seen = row
     turn = update(Project).where(Project.id == project_id, Project.served_at == seen)
     if session.scalar(turn.values(served_at=database_now()).returning(Project.id)) is None:
         raise Overtaken
-    return Claim(job_id, project_id, kind, recipe, attempt, max_attempts, fence, worker_id, wanted)
+    return Claim(job_id, project_id, kind, spec, attempt, max_attempts, fence, worker_id, wanted)
 
 
 def unheld(session: Session, limit: int = 100) -> Sequence[tuple[Job, Standing]]:
@@ -200,7 +200,7 @@ def _claim_statements(
         .where(Job.id == best.scalar_subquery(), _claimable(Job))
         .values(taken)
         .returning(
-            *(Job.id, Job.project_id, Job.kind, Job.recipe, Job.attempt, Job.max_attempts, Job.fence, Job.wanted),
+            *(Job.id, Job.project_id, Job.kind, Job.spec, Job.attempt, Job.max_attempts, Job.fence, Job.wanted),
             served_at,
         )
         .execution_options(synchronize_session=False)

@@ -83,7 +83,7 @@ def claim(session: Session, worker_id: str, lease_seconds: float, machine: Machi
         return None
     lost = _lost_before(session, taken)
     values: dict[str, Any] = {"error": asdict(lost), "progress": None} if lost else {}
-    if deadline := taken.recipe.get("deadline"):
+    if deadline := taken.spec.get("deadline"):
         values["deadline_at"] = func.coalesce(Job.deadline_at, Job.started_at + deadline["seconds"])
     if values:
         repository.write(session, taken, **values)
@@ -117,7 +117,7 @@ def store_checkpoint(session: Session, claim: Claim, said: Checkpoint, written: 
 def _order(session: Session, claim: Claim, standing: Standing) -> Order:
     if standing.wanted is not Wanted.run or not standing.overdue:
         return Order(standing.wanted)
-    if claim.recipe["deadline"]["then"] == "fail":
+    if claim.spec["deadline"]["then"] == "fail":
         return Order.expire
     repository.write(session, claim, wanted=Wanted.stop)
     append(session, claim.job_id, claim.attempt, [_change(claim, "stop_wanted", "its time is over")])
@@ -134,14 +134,14 @@ def record(session: Session, claim: Claim, events: Sequence[Event], progress: Pr
         values["progress"] = progress.model_dump(mode="json", exclude={"line"})
     for event in events:
         if event.kind == "resolved":
-            values["recipe"] = event.data
+            values["spec"] = event.data
     standing = repository.write(session, claim, **values)
     new = append(session, claim.job_id, claim.attempt, [_entry(event) for event in events])
-    metrics = [entry.body for entry in new if entry.body["student"] and entry.body["values"]]
+    metrics = [entry.body for entry in new if entry.body["network"] and entry.body["values"]]
     if metrics:
         latest = repository.read_latest(session, claim.job_id)
         for body in metrics:
-            latest = {**latest, body["student"]: {**latest.get(body["student"], {}), **body["values"]}}
+            latest = {**latest, body["network"]: {**latest.get(body["network"], {}), **body["values"]}}
         repository.write(session, claim, latest=latest)
     return _order(session, claim, standing)
 
@@ -170,7 +170,7 @@ def fail(session: Session, claim: Claim, trouble: Trouble) -> State:
 
 def expire(session: Session, claim: Claim) -> State:
     """End the job because its time is over. Raises LostLease."""
-    return fail(session, claim, _overdue(claim.recipe))
+    return fail(session, claim, _overdue(claim.spec))
 
 
 def cancel(session: Session, claim: Claim, why: str = "cancelled while it ran") -> State:
@@ -234,7 +234,7 @@ def _leave(session: Session, claim: Claim, state: State, **values: Any) -> None:
 def _settle_unheld(session: Session, job: Job, standing: Standing, worker_id: str) -> None:
     """Give a job that nobody holds and whose row is locked the state that it should have."""
     held = {"asker": "worker", "worker": worker_id, "fence": job.fence}
-    if standing.overdue and standing.wanted is Wanted.run and job.recipe["deadline"]["then"] == "stop":
+    if standing.overdue and standing.wanted is Wanted.run and job.spec["deadline"]["then"] == "stop":
         job.wanted = Wanted.stop
         session.flush()
         append(session, job.id, job.attempt, [change("stop_wanted", "its time is over", **held)])
@@ -246,7 +246,7 @@ def _settle_unheld(session: Session, job: Job, standing: Standing, worker_id: st
     elif standing.wanted is Wanted.pause and not spent:
         state, entry = State.paused, change("paused", "paused while no worker held it", **held)
     else:
-        trouble = _overdue(job.recipe) if standing.overdue and standing.wanted is Wanted.run else lost
+        trouble = _overdue(job.spec) if standing.overdue and standing.wanted is Wanted.run else lost
         job.error = asdict(trouble)
         state, entry = State.failed, change("failed", trouble.detail, **held, **asdict(trouble))
     check_follow(job.id, job.state, state, Asker.worker)

@@ -239,9 +239,9 @@ def _check_real(
             continue
         name = json.dumps(accepted[job_id].recipe_of[job_id])
         if name not in undisturbed:
-            engine = Engine(installation.folder / f"undisturbed-{len(undisturbed)}", job.recipe)
+            engine = Engine(installation.folder / f"undisturbed-{len(undisturbed)}", job.spec)
             if engine.run() != FINISHED:
-                wrong.append(f"its recipe does not run to its end alone: {job.recipe}")
+                wrong.append(f"its recipe does not run to its end alone: {job.spec}")
             undisturbed[name] = engine.digests(), {event.key: (event.kind, event.values) for event in engine.events()}
         bits, told = undisturbed[name]
         if _digests(job_id) != bits:

@@ -47,7 +47,7 @@ def weights(seed: int, steps: int) -> bytes:
 def metrics(seed: int, step: int) -> dict[str, Any]:
     """What is said about a step."""
     loss = int(digest_after(seed, step)[:8], 16) / 2**32
-    return {"kind": "metrics", "phase": "distilling", "student": "student", "step": step, "values": {"loss": loss}}
+    return {"kind": "metrics", "phase": "distilling", "network": "student", "step": step, "values": {"loss": loss}}
 
 
 class Run:
@@ -55,8 +55,8 @@ class Run:
 
     def __init__(self, order: dict[str, Any]) -> None:
         self.order = order
-        self.seed = order["recipe"]["training"]["data_seed"]
-        self.steps = order["recipe"]["training"]["epochs"]
+        self.seed = order["spec"]["training"]["data_seed"]
+        self.steps = order["spec"]["training"]["epochs"]
         self.checkpoints = Path(order["checkpoints"])
         self.step, self.said = self.newest()
 
@@ -79,7 +79,7 @@ class Run:
         event = metrics(self.seed, self.step)
         self.said.append(event)
         say(line="event", **event)
-        say(line="progress", phase="distilling", student="student", step=self.step, steps=self.steps)
+        say(line="progress", phase="distilling", network="student", step=self.step, steps=self.steps)
         if self.step % STEPS_A_CHECKPOINT == 0:
             self.write_checkpoint()
 

@@ -60,7 +60,7 @@ def test_the_engine_does_what_the_kind_says(tmp_path: Path, monkeypatch: pytest.
 
 def test_an_order_without_a_kind_is_one_to_distil() -> None:
     order = (
-        b'{%s "recipe": {}, "directory": "", "checkpoints": "", "weights": "", "data_roots": [], "run": "1",'
+        b'{%s "spec": {}, "directory": "", "checkpoints": "", "weights": "", "data_roots": [], "run": "1",'
         b' "checkpoint_seconds": 1, "store": "", "store_bytes": 0}'
     )
     assert [_from_parent(order % said, Interrupt())[0] for said in (b"", b'"kind": "greet",')] == ["distill", "greet"]

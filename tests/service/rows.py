@@ -25,6 +25,6 @@ def add_job(project_id: str, **values: Any) -> str:
     job_id = f"job_{uuid4().hex}"
     with transaction() as session:
         created_at = session.scalar(database_now().select()) - values.pop("age", 0)
-        defaults = {"recipe": RECIPE, "max_attempts": 3, "body_digest": "0" * 64, "created_at": created_at}
+        defaults = {"spec": RECIPE, "max_attempts": 3, "body_digest": "0" * 64, "created_at": created_at}
         session.add(Job(id=job_id, project_id=project_id, **{**defaults, **values}))
     return job_id

@@ -27,7 +27,7 @@ STAND_IN = (sys.executable, str(Path(__file__).with_name("stand_in.py")))
 
 def add_play(project_id: str, *play: tuple[str, Any], **values: Any) -> str:
     recipe = {**RECIPE, **values.pop("recipe", {}), "play": play}
-    return add_job(project_id, recipe=recipe, **values)
+    return add_job(project_id, spec=recipe, **values)
 
 
 @contextmanager

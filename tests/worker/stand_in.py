@@ -134,7 +134,7 @@ def main() -> None:
     if job["finish"]:
         finishing.set()
     threading.Thread(target=watch_parent, daemon=True).start()
-    for verb, argument in job["recipe"]["play"]:
+    for verb, argument in job["spec"]["play"]:
         VERBS[verb](job, argument)
 
 

@@ -25,7 +25,7 @@ from tests.worker.plays import FILES, STAND_IN, add_play, alive, kinds, lines, r
 from worker.engine_process import ENGINE
 
 Environment = Callable[..., None]
-METRICS = ("event", {"student": "student", "step": 1, "values": {"loss": 0.5}})
+METRICS = ("event", {"network": "student", "step": 1, "values": {"loss": 0.5}})
 
 
 class Worker:
@@ -182,7 +182,7 @@ def digits(epochs: int) -> dict[str, object]:
 def test_a_real_job_runs_to_its_end(service: Environment, start: Start) -> None:
     service(lease_seconds=30, grace_seconds=20)
     start(ENGINE).wait_ready()
-    job_id = add_job(add_project(), recipe=digits(epochs=1))
+    job_id = add_job(add_project(), spec=digits(epochs=1))
     ring()
     job = wait_for_state(job_id, State.succeeded, 240)
     assert job.latest["student"]["test.accuracy"] > 0.05
@@ -199,7 +199,7 @@ def test_a_real_job_survives_its_workers_death(
 ) -> None:
     environment(database_url=postgresql_database, broker_url=redis_broker, look_seconds=0.5, lease_seconds=5)
     environment(checkpoint_seconds=0.2)
-    job_id = add_job(add_project(), recipe=digits(epochs=40))
+    job_id = add_job(add_project(), spec=digits(epochs=40))
     first = start(ENGINE)
     wait_until(lambda: row(job_id).phase == "distilling", "it distils", 240)
     first.stop(signal.SIGKILL)

@@ -57,7 +57,7 @@ def error(job_id: str) -> dict[str, str]:
     return row(job_id).error or {}
 
 
-METRICS = ("event", {"student": "student", "step": 1, "values": {"loss": 0.5}})
+METRICS = ("event", {"network": "student", "step": 1, "values": {"loss": 0.5}})
 
 
 def test_a_job_runs_to_success_with_its_diary_and_files(project_id: str) -> None:
@@ -66,7 +66,7 @@ def test_a_job_runs_to_success_with_its_diary_and_files(project_id: str) -> None
         ("event", {"kind": "phase", "phase": "preparing"}),
         ("event", {"kind": "resolved", "phase": "preparing", "data": {"recipe_version": 1, "students": []}}),
         METRICS,
-        ("progress", {"student": "student", "epoch": 1, "epochs": 2}),
+        ("progress", {"network": "student", "epoch": 1, "epochs": 2}),
         ("ship", {"student.txt": "weights", "empty.txt": ""}),
     )
     with running_shell():
@@ -74,7 +74,7 @@ def test_a_job_runs_to_success_with_its_diary_and_files(project_id: str) -> None
     assert kinds(job_id) == ["claimed", "phase", "resolved", "metrics", "succeeded"]
     assert files(job_id) == {"student.txt": "weights", "empty.txt": ""}
     assert job.latest == {"student": {"loss": 0.5}}
-    assert job.recipe == {"recipe_version": 1, "students": []}
+    assert job.spec == {"recipe_version": 1, "students": []}
     assert (job.phase, (job.progress or {})["epoch"]) == ("distilling", 1)
     assert (job.attempt, job.error, job.lease_owner) == (1, None, None)
     assert lines(job_id)[-1].body["data"]["artifacts"] == ["empty.txt", "student.txt"]
@@ -91,7 +91,7 @@ def test_the_engine_gets_its_orders_and_no_secrets(
     with running_shell():
         wait_for_state(job_id, State.succeeded)
     orders = json.loads((tmp_path / "orders.json").read_text())
-    assert orders["recipe"] == json.loads(json.dumps(row(job_id).recipe))
+    assert orders["spec"] == json.loads(json.dumps(row(job_id).spec))
     assert orders["kind"] == "distill"
     assert orders["directory"] == str(job_folder(job_id) / "attempt-1")
     assert orders["checkpoints"] == str(job_folder(job_id) / "checkpoints")

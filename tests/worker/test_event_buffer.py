@@ -20,7 +20,7 @@ def line(said: Event | Progress | Checkpoint) -> bytes:
 
 
 def event(step: int, phase: str = "distilling") -> bytes:
-    return line(Event(kind="metrics", phase=phase, student="student", step=step, values={"loss": 1.0}))
+    return line(Event(kind="metrics", phase=phase, network="student", step=step, values={"loss": 1.0}))
 
 
 def test_events_are_due_at_once_and_then_gathered() -> None:

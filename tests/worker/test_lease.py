@@ -24,7 +24,7 @@ from tests.worker.plays import add_play, alive, kinds, row, running_shell, wait_
 from worker.lease import Lease, boottime
 
 Environment = Callable[..., None]
-METRICS = ("event", {"student": "student", "step": 1, "values": {"loss": 0.5}})
+METRICS = ("event", {"network": "student", "step": 1, "values": {"loss": 0.5}})
 
 
 @pytest.fixture(autouse=True)

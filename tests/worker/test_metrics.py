@@ -39,8 +39,8 @@ def grown() -> Iterator[Callable[..., float]]:
     meters.ended("succeeded")
 
 
-def progress(step: int | None, phase: str = "distilling", student: str = "student", speed: float = 100.0) -> Progress:
-    return Progress(phase=phase, student=student, step=step, images_per_second=speed)
+def progress(step: int | None, phase: str = "distilling", network: str = "student", speed: float = 100.0) -> Progress:
+    return Progress(phase=phase, network=network, step=step, images_per_second=speed)
 
 
 def test_steps_and_their_seconds_grow_by_what_lies_between_two_reports(
@@ -136,8 +136,8 @@ def test_a_shell_counts_what_it_does(database: str, environment: Environment, gr
         }
 
     counts()
-    reports = [("progress", {"student": "student", "step": step, "images_per_second": 50.0}) for step in (3, 13)]
-    metrics = ("event", {"student": "student", "step": 1, "values": {"loss": 0.5}})
+    reports = [("progress", {"network": "student", "step": step, "images_per_second": 50.0}) for step in (3, 13)]
+    metrics = ("event", {"network": "student", "step": 1, "values": {"loss": 0.5}})
     with running_shell():
         first = add_play(
             add_project(), metrics, *reports, ("sleep", 1.0), ("checkpoint", "x"), ("ship", {"a": "12345"})

@@ -50,7 +50,7 @@ class Proof:
 def prove(folder: Path, recipe: dict[str, Any], report: dict[str, Any]) -> list[Proof]:
     """Check every network of the report that was downloaded into the folder, on the recipe's own test images."""
     test = Recipe.model_validate(recipe).dataset.load(()).test
-    images, labels = _all_images(test), test.labels
+    images, labels = _all_images(test), test.targets
     return [_prove_one(folder, row, report["ship"], images, labels) for row in report["networks"]]
 
 

@@ -11,12 +11,12 @@ from hashlib import sha256
 from pathlib import Path
 
 from retort.dataset import Channels, DatasetError
-from retort.datasets._archive import PARTS, Description, Packed, PartDescription, in_blocks, write_archive
+from retort.datasets._archive import SPLITS, Description, Packed, SplitDescription, in_blocks, write_archive
 from retort.datasets._listing import Labelled, first_few
 from retort.datasets._memory import ONE_STEP
 from retort.datasets._pictures import QUEUED, threads
 from retort.datasets._roots import Files, Roots, fetched
-from retort.datasets._split import take_parts
+from retort.datasets._split import take_splits
 from retort.engine.artifacts import Packer
 from retort.engine.event_log import EventLog
 from retort.engine.group import ALONE, Group
@@ -65,8 +65,8 @@ class Ingestion:
             self.stray.extend(layout.stray)
             looks, broken = self._look(spool, pieces, layout)
             self._refuse_broken(broken, len(looks) + len(broken))
-            parts = self._split(layout, looks)
-            self._pack(spool, pieces, layout, parts, looks, broken)
+            splits = self._split(layout, looks)
+            self._pack(spool, pieces, layout, splits, looks, broken)
 
     # Reading
 
@@ -118,7 +118,7 @@ class Ingestion:
     def _look(self, spool: int, pieces: dict[str, Piece], layout: Layout) -> tuple[dict[str, Look], Broken]:
         """What each image is, by name; and of those that cannot be decoded, why."""
         self.event_log.enter("checking images")
-        names = [name for part in layout.parts.values() for name, _ in part]
+        names = [name for split in layout.splits.values() for name, _ in split]
         looks: dict[str, Look] = {}
         broken: Broken = {}
 
@@ -148,15 +148,15 @@ class Ingestion:
 
     def _split(self, layout: Layout, looks: dict[str, Look]) -> dict[str, list[Labelled]]:
         """The images of all three parts. What is made of the training images keeps those that look alike together."""
-        given = {part: [item for item in listed if item[0] in looks] for part, listed in layout.parts.items()}
+        given = {split: [item for item in listed if item[0] in looks] for split, listed in layout.splits.items()}
         shares = {"validation": self.spec.splits.validation_share, "test": self.spec.splits.test_share}
-        self.made = {part: share for part, share in shares.items() if not given.get(part)}
+        self.made = {split: share for split, share in shares.items() if not given.get(split)}
         alike: dict[tuple[int, bytes], list[Labelled]] = defaultdict(list)
         for name, label in given["train"]:
             alike[label, looks[name].pixels].append((name, label))
         first = {group[0]: group for group in alike.values()}
-        drawn = take_parts([*first], layout.class_names, self.made, self.spec.splits.seed)
-        return given | {part: [item for one in firsts for item in first[one]] for part, firsts in drawn.items()}
+        drawn = take_splits([*first], layout.class_names, self.made, self.spec.splits.seed)
+        return given | {split: [item for one in firsts for item in first[one]] for split, firsts in drawn.items()}
 
     # Storing
 
@@ -165,29 +165,29 @@ class Ingestion:
         spool: int,
         pieces: dict[str, Piece],
         layout: Layout,
-        parts: dict[str, list[Labelled]],
+        splits: dict[str, list[Labelled]],
         looks: dict[str, Look],
         broken: Broken,
     ) -> None:
         self.event_log.enter("packing")
-        mean, std = statistics([looks[name] for name, _ in parts["train"]], self.spec.image_size)
+        mean, std = statistics([looks[name] for name, _ in splits["train"]], self.spec.image_size)
         description = Description(
             class_names=layout.class_names,
             image_size=self.spec.image_size,
             mean=mean,
             std=std,
-            parts={part: _describe(parts[part], pieces, looks) for part in PARTS},
+            splits={split: _describe(splits[split], pieces, looks) for split in SPLITS},
         )
         images = [
-            Packed(part, label, looks[name].ending, pieces[name][1], name)
-            for part in PARTS
-            for name, label in parts[part]
+            Packed(split, label, looks[name].ending, pieces[name][1], name)
+            for split in SPLITS
+            for name, label in splits[split]
         ]
         with Packer(self.place.directory) as packer:
             archive = packer.directory / ARCHIVE
             write_archive(archive, description, images, self._contents(spool, pieces, images))
             packer.add(archive, None, "application/x-tar")
-            report = report_of(layout, parts, [*self.made], looks, broken, self.stray, self.spec)
+            report = report_of(layout, splits, [*self.made], looks, broken, self.stray, self.spec)
             for warning in report["warnings"]:
                 self.event_log.record("warning", text=warning)
             self.event_log.record("report", data=report)
@@ -220,11 +220,11 @@ def statistics(looks: Sequence[Look], side: int) -> tuple[Channels, Channels]:
     return (means[0], means[1], means[2]), (deviations[0], deviations[1], deviations[2])
 
 
-def _describe(listed: Sequence[Labelled], pieces: dict[str, Piece], looks: dict[str, Look]) -> PartDescription:
+def _describe(listed: Sequence[Labelled], pieces: dict[str, Piece], looks: dict[str, Look]) -> SplitDescription:
     made = sha256()
     for name, label in listed:
         made.update(f"{label}\0".encode() + looks[name].sha256)
-    return PartDescription(
+    return SplitDescription(
         images=len(listed), bytes=sum(pieces[name][1] for name, _ in listed), digest=made.hexdigest()
     )
 

@@ -10,9 +10,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from retort.dataset import DatasetError
-from retort.datasets._archive import PARTS
+from retort.datasets._archive import SPLITS
 from retort.datasets._listing import Labelled, first_few, is_named_image
-from retort.datasets.image_folder import PART_FOLDERS
+from retort.datasets.image_folder import SPLIT_FOLDERS
 from retort.engine.ingest.members import safe_name, shown
 
 MANIFEST_ENDINGS = (".csv", ".jsonl", ".ndjson")
@@ -31,7 +31,7 @@ class Layout:
     told: str
     """How it was told, in words."""
     class_names: tuple[str, ...]
-    parts: dict[str, list[Labelled]]
+    splits: dict[str, list[Labelled]]
     """The images of each part, sorted by class and name; only `train`, and others that the source brings."""
     stray: list[str] = field(default_factory=list)
     """Images that no class claims."""
@@ -39,10 +39,10 @@ class Layout:
 
 def may_matter(name: str) -> bool:
     """Whether a file may be an image or a manifest by its name; what may not is stray."""
-    parts = name.split("/")
-    if any(part.startswith(".") or part in JUNK for part in parts):
+    splits = name.split("/")
+    if any(split.startswith(".") or split in JUNK for split in splits):
         return False
-    return is_named_image(parts[-1]) or is_named_manifest(name)
+    return is_named_image(splits[-1]) or is_named_manifest(name)
 
 
 def is_named_manifest(name: str) -> bool:
@@ -59,8 +59,8 @@ def find_layout(images: Sequence[str], manifests: Mapping[str, bytes]) -> Layout
         raise DatasetError(f"{len(rows)} manifests were found ({first_few([*rows])}); wanted one")
     layout = _by_manifest(images, *rows.popitem()) if rows else _by_folders(images)
     _check_classes(layout)
-    for images_of_part in layout.parts.values():
-        images_of_part.sort(key=lambda item: (item[1], item[0]))
+    for images_of_split in layout.splits.values():
+        images_of_split.sort(key=lambda item: (item[1], item[0]))
     layout.stray += [name for name in manifests if layout.told != _told_by(name)]
     return layout
 
@@ -69,51 +69,51 @@ def find_layout(images: Sequence[str], manifests: Mapping[str, bytes]) -> Layout
 
 
 def _by_folders(images: Sequence[str]) -> Layout:
-    split = [PurePosixPath(name).parts for name in images]
-    tops = {parts[0] for parts in split}
-    wrapped = len(tops) == 1 and _part_of(next(iter(tops))) is None and any(len(parts) > 2 for parts in split)
+    paths = [PurePosixPath(name).parts for name in images]
+    tops = {path[0] for path in paths}
+    wrapped = len(tops) == 1 and _split_of(next(iter(tops))) is None and any(len(path) > 2 for path in paths)
     depth = 1 if wrapped else 0
-    named = _part_folders({parts[depth] for parts in split if len(parts) > depth + 2})
-    claimed: dict[str, list[tuple[str, str]]] = {part: [] for part in named.values() or ("train",)}
+    named = _split_folders({path[depth] for path in paths if len(path) > depth + 2})
+    claimed: dict[str, list[tuple[str, str]]] = {split: [] for split in named.values() or ("train",)}
     stray: list[str] = []
-    for name, parts in zip(images, split, strict=True):
-        inner = parts[depth:]
-        part = named.get(inner[0]) if named else "train"
+    for name, path in zip(images, paths, strict=True):
+        inner = path[depth:]
+        split = named.get(inner[0]) if named else "train"
         label = inner[1 if named else 0]
-        if part is None or len(inner) < (3 if named else 2):
+        if split is None or len(inner) < (3 if named else 2):
             stray.append(name)
         else:
-            claimed[part].append((name, label))
+            claimed[split].append((name, label))
     classes = sorted({label for _, label in claimed["train"]})
     told = "folders of classes in folders of parts" if named else "folders of classes"
     return Layout(told, tuple(classes), _labelled(claimed, classes), stray)
 
 
-def _part_folders(names: set[str]) -> dict[str, str]:
+def _split_folders(names: set[str]) -> dict[str, str]:
     """The folders that hold class folders and are named as parts, if one of them is for training."""
-    found = {name: part for name in sorted(names) if (part := _part_of(name)) is not None}
+    found = {name: split for name in sorted(names) if (split := _split_of(name)) is not None}
     if found and set(found) == names and "train" not in found.values():
         raise DatasetError(f"the folders {first_few([*found])} hold images, and none to train on was found")
-    for part in PARTS:
-        same = [name for name in found if found[name] == part]
+    for split in SPLITS:
+        same = [name for name in found if found[name] == split]
         if len(same) > 1 and "train" in found.values():
-            raise DatasetError(f"the folders {first_few(same)} are both the {part} part; wanted one")
+            raise DatasetError(f"the folders {first_few(same)} are both the {split} part; wanted one")
     return found if "train" in found.values() else {}
 
 
-def _part_of(name: str) -> str | None:
-    return next((part for part, names in PART_FOLDERS.items() if name.casefold() in names), None)
+def _split_of(name: str) -> str | None:
+    return next((split for split, names in SPLIT_FOLDERS.items() if name.casefold() in names), None)
 
 
 def _labelled(claimed: Mapping[str, Iterable[tuple[str, str]]], classes: Sequence[str]) -> dict[str, list[Labelled]]:
     order = {name: label for label, name in enumerate(classes)}
-    for part, images in claimed.items():
+    for split, images in claimed.items():
         strangers = {label for _, label in images}.difference(order)
         if strangers:
             raise DatasetError(
-                f"the {part} part holds classes that the train part lacks: {first_few(sorted(strangers))}"
+                f"the {split} part holds classes that the train part lacks: {first_few(sorted(strangers))}"
             )
-    return {part: [(name, order[label]) for name, label in images] for part, images in claimed.items()}
+    return {split: [(name, order[label]) for name, label in images] for split, images in claimed.items()}
 
 
 # Manifest
@@ -122,27 +122,27 @@ def _labelled(claimed: Mapping[str, Iterable[tuple[str, str]]], classes: Sequenc
 def _by_manifest(images: Sequence[str], manifest: str, rows: Iterable[Mapping[str, Any]]) -> Layout:
     base = manifest.rpartition("/")[0]
     held = set(images)
-    claimed: dict[str, dict[str, str]] = {part: {} for part in PARTS}
+    claimed: dict[str, dict[str, str]] = {split: {} for split in SPLITS}
     missing: list[str] = []
     seen: dict[str, tuple[str, str]] = {}
     for number, row in enumerate(rows, 1):
         where = f"row {number} of {manifest}"
-        path, label, part = _row(row, where)
+        path, label, split = _row(row, where)
         name = next((name for name in (f"{base}/{path}" if base else path, path) if name in held), None)
         if name is None:
             missing.append(path)
-        elif seen.setdefault(name, (label, part)) != (label, part):
+        elif seen.setdefault(name, (label, split)) != (label, split):
             raise DatasetError(f"{where} gives {shown(path)} another label or part than a row before")
         else:
-            claimed[part][name] = label
+            claimed[split][name] = label
     if missing:
         raise DatasetError(
             f"{manifest} names {len(missing)} files that are not there or are named like no image: {first_few(missing)}"
         )
     classes = sorted(set(claimed["train"].values()), key=_by_number)
-    parts = {part: list(labels.items()) for part, labels in claimed.items() if labels or part == "train"}
+    splits = {split: list(labels.items()) for split, labels in claimed.items() if labels or split == "train"}
     stray = [name for name in images if name not in seen]
-    return Layout(_told_by(manifest), tuple(classes), _labelled(parts, classes), stray)
+    return Layout(_told_by(manifest), tuple(classes), _labelled(splits, classes), stray)
 
 
 def _told_by(manifest: str) -> str:
@@ -198,10 +198,10 @@ def _row(row: Mapping[str, Any], where: str) -> tuple[str, str, str]:
         raise DatasetError(f"{where} has no path")
     if isinstance(label, bool) or not isinstance(label, str | int) or not str(label).strip():
         raise DatasetError(f"{where} has no label; wanted text or a whole number")
-    part = "train" if split in (None, "") else _part_of(str(split).strip())
-    if part is None:
+    split = "train" if split in (None, "") else _split_of(str(split).strip())
+    if split is None:
         raise DatasetError(f"{where} has the split {shown(str(split))}; wanted train, validation or test")
-    return safe_name(path), str(label).strip(), part
+    return safe_name(path), str(label).strip(), split
 
 
 def _by_number(label: str) -> tuple[int, str]:

@@ -159,15 +159,15 @@ def safe_name(found: str) -> str:
         plain = unicodedata.normalize("NFKC", spelt).translate(SLASHES)
         if plain.startswith("/") or DRIVE.match(plain):
             raise DatasetError(f"the name {shown(found)} is absolute; wanted names relative to the archive")
-        if any(part.strip(" .") == "" and part.strip(" ").startswith("..") for part in plain.split("/")):
+        if any(split.strip(" .") == "" and split.strip(" ").startswith("..") for split in plain.split("/")):
             raise DatasetError(f"the name {shown(found)} leads out of the archive")
     if "\0" in found:
         raise DatasetError(f"the name {shown(found)} holds a NUL character")
-    parts = [part for part in found.replace("\\", "/").split("/") if part not in ("", ".")]
-    name = unicodedata.normalize("NFC", "/".join(parts))
-    if len(name) > LONGEST_NAME or len(parts) > DEEPEST:
+    splits = [split for split in found.replace("\\", "/").split("/") if split not in ("", ".")]
+    name = unicodedata.normalize("NFC", "/".join(splits))
+    if len(name) > LONGEST_NAME or len(splits) > DEEPEST:
         raise DatasetError(
-            f"the name {shown(found)} has {len(name)} characters in {len(parts)} parts; at most {LONGEST_NAME} in "
+            f"the name {shown(found)} has {len(name)} characters in {len(splits)} parts; at most {LONGEST_NAME} in "
             f"{DEEPEST} are read"
         )
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from retort.datasets._archive import PARTS
+from retort.datasets._archive import SPLITS
 from retort.datasets._listing import Labelled, first_few
 from retort.engine.ingest.layout import Layout
 from retort.engine.ingest.look import Look, misnamed
@@ -23,7 +23,7 @@ UNEVEN = 10
 
 def report_of(
     layout: Layout,
-    parts: Mapping[str, Sequence[Labelled]],
+    splits: Mapping[str, Sequence[Labelled]],
     made: Sequence[str],
     looks: Mapping[str, Look],
     broken: Broken,
@@ -31,20 +31,20 @@ def report_of(
     spec: Ingest,
 ) -> dict[str, Any]:
     """The report, as JSON; a function of the images and the spec alone."""
-    kept = [looks[name] for part in PARTS for name, _ in parts[part]]
+    kept = [looks[name] for split in SPLITS for name, _ in splits[split]]
     report: dict[str, Any] = {
         "layout": layout.told,
-        "parts": {part: len(parts[part]) for part in PARTS},
+        "splits": {split: len(splits[split]) for split in SPLITS},
         "parts_made": [*made],
-        "classes": _classes(layout, parts),
+        "classes": _classes(layout, splits),
         "formats": _counted(each.format for each in kept),
         "modes": _counted(each.mode for each in kept),
         "sizes": _sizes(kept),
         "turned": sum(each.turned for each in kept),
         "animated": sum(each.animated for each in kept),
         "deep": sum(each.deep for each in kept),
-        "misnamed": sum(misnamed(name, looks[name]) for part in PARTS for name, _ in parts[part]),
-        "duplicates": _duplicates(parts, looks),
+        "misnamed": sum(misnamed(name, looks[name]) for split in SPLITS for name, _ in splits[split]),
+        "duplicates": _duplicates(splits, looks),
         "broken": {
             "count": len(broken),
             "allowed": spec.limits.broken,
@@ -55,10 +55,11 @@ def report_of(
     return {**report, "warnings": [*_warnings(report)]}
 
 
-def _classes(layout: Layout, parts: Mapping[str, Sequence[Labelled]]) -> list[dict[str, Any]]:
-    counts = {part: Counter(label for _, label in parts[part]) for part in PARTS}
+def _classes(layout: Layout, splits: Mapping[str, Sequence[Labelled]]) -> list[dict[str, Any]]:
+    counts = {split: Counter(label for _, label in splits[split]) for split in SPLITS}
     return [
-        {"name": name, **{part: counts[part][label] for part in PARTS}} for label, name in enumerate(layout.class_names)
+        {"name": name, **{split: counts[split][label] for split in SPLITS}}
+        for label, name in enumerate(layout.class_names)
     ]
 
 
@@ -78,24 +79,25 @@ def _sizes(looks: Sequence[Look]) -> dict[str, Any]:
     }
 
 
-def _duplicates(parts: Mapping[str, Sequence[Labelled]], looks: Mapping[str, Look]) -> dict[str, Any]:
+def _duplicates(splits: Mapping[str, Sequence[Labelled]], looks: Mapping[str, Look]) -> dict[str, Any]:
     """Images that are there more than once: by their files' bytes, and by what is seen."""
     found: dict[str, Any] = {}
     ways: dict[str, Callable[[Look], bytes]] = {"files": lambda each: each.sha256, "pixels": lambda each: each.pixels}
     for way, key in ways.items():
         groups: dict[bytes, list[tuple[str, str, int]]] = defaultdict(list)
-        for part in PARTS:
-            for name, label in parts[part]:
-                groups[key(looks[name])].append((part, name, label))
+        for split in SPLITS:
+            for name, label in splits[split]:
+                groups[key(looks[name])].append((split, name, label))
         several = [group for group in groups.values() if len(group) > 1]
-        across = [group for group in several if len({part for part, _, _ in group}) > 1]
+        across = [group for group in several if len({split for split, _, _ in group}) > 1]
         torn = [group for group in several if len({label for _, _, label in group}) > 1]
         found[way] = {
             "groups": len(several),
             "across_parts": len(across),
             "of_several_classes": len(torn),
             "examples": [
-                [f"{part}: {name}" for part, name, _ in group[:SHOWN]] for group in (across or torn or several)[:SHOWN]
+                [f"{split}: {name}" for split, name, _ in group[:SHOWN]]
+                for group in (across or torn or several)[:SHOWN]
             ],
         }
     return found
@@ -116,13 +118,13 @@ def _warnings(report: Mapping[str, Any]) -> Iterable[str]:
         )
     if seen["of_several_classes"]:
         yield f"{_times(seen['of_several_classes'], 'picture')} in more than one class"
-    totals = [sum(each[part] for part in PARTS) for each in report["classes"]]
+    totals = [sum(each[split] for split in SPLITS) for each in report["classes"]]
     if max(totals) >= UNEVEN * min(totals):
         yield f"the largest class has {max(totals):,} images and the smallest {min(totals):,}"
-    for part in PARTS:
-        empty = [each["name"] for each in report["classes"] if not each[part]]
+    for split in SPLITS:
+        empty = [each["name"] for each in report["classes"] if not each[split]]
         if empty:
-            yield f"the {part} part has no image of {first_few(empty)}"
+            yield f"the {split} part has no image of {first_few(empty)}"
     if report["turned"]:
         yield f"{_times(report['turned'], 'image')} stored turned or mirrored, and read upright, as the EXIF data say"
     if report["animated"]:

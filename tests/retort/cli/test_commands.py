@@ -57,7 +57,7 @@ def test_json_and_standard_input_and_changes(retort: Run) -> None:
     del_students = json.dumps({key: value for key, value in json.loads(body).items() if key != "students"})
     result = retort("submit", "-", *changes, "--set", "tags=[a, b]", "--json", input=del_students)
     assert result.exit_code == 0, result.stderr
-    recipe = json.loads(result.stdout)["recipe"]
+    recipe = json.loads(result.stdout)["spec"]
     assert recipe["training"]["epochs"] == 7
     assert recipe["training"]["optimizer"]["learning_rate"] == 0.001
     assert recipe["students"][0]["methods"][0]["temperature"] == 2
@@ -80,7 +80,7 @@ def test_a_job_is_sent_anew_with_changes(retort: Run, service: Service, tmp_path
     again = retort("submit", "--from", first, *changed)
     assert again.exit_code == 0, again.stderr
     (second,) = again.stdout.split()
-    old, new = (json.loads(retort("show", job_id, "--json").stdout)["recipe"] for job_id in (first, second))
+    old, new = (json.loads(retort("show", job_id, "--json").stdout)["spec"] for job_id in (first, second))
     assert (old["name"], old["training"]["epochs"]) == ("a try", 2)
     assert (new["name"], new["training"].pop("epochs")) == ("again", 20)
     assert [student.pop("architecture") for student in new["students"]] == ["resnet20", "resnet8"]
@@ -92,9 +92,9 @@ def test_a_job_is_sent_anew_with_changes(retort: Run, service: Service, tmp_path
     assert new == old
     assert "valid" in retort("validate", "--from", second).stdout
     estimate = json.loads(retort("submit", "--from", second, "--estimate", "--json").stdout)
-    assert (estimate["kind"], estimate["recipe"]["recipe"]["training"]["epochs"]) == ("estimate", 20)
+    assert (estimate["kind"], estimate["spec"]["recipe"]["training"]["epochs"]) == ("estimate", 20)
     third = json.loads(retort("submit", "--from", estimate["id"], "--json").stdout)
-    assert (third["kind"], third["recipe"]["name"]) == ("distill", "again")
+    assert (third["kind"], third["spec"]["name"]) == ("distill", "again")
 
 
 def test_a_job_that_cannot_be_sent_anew_is_a_sentence(retort: Run, service: Service, tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_a_watch_sees_what_happens_while_it_watches(service: Service) -> None:
     with process("watch", job_id) as watching:
         assert watching.stdout is not None
         assert "created" in watching.stdout.readline()
-        entry = Entry("metrics", {"phase": "distilling", "student": "student", "epoch": 3, "values": {"loss": 0.25}})
+        entry = Entry("metrics", {"phase": "distilling", "network": "student", "epoch": 3, "values": {"loss": 0.25}})
         with transaction() as session:
             append(session, job_id, 1, [entry])
         assert watching.stdout.readline().endswith("metrics distilling student epoch 3  loss=0.25\n")

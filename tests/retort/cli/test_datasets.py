@@ -25,7 +25,7 @@ def test_an_archive_is_brought_and_taken_in(retort: Run, tmp_path: Path) -> None
     shown = json.loads(retort("datasets", "show", dataset_id, "--json").stdout)
     assert (shown["state"], shown["source"]["folder"]) == ("ingesting", None)
     taken = take(shown["job_id"])
-    assert (taken.kind, taken.recipe["limits"]["broken"], taken.recipe["splits"]["seed"]) == ("ingest", 2, 7)
+    assert (taken.kind, taken.spec["limits"]["broken"], taken.spec["splits"]["seed"]) == ("ingest", 2, 7)
     told = retort("datasets", "show", dataset_id).stdout
     assert "it is still being taken in by job" in told
     classes = [{"name": "aster", "train": 40, "validation": 5, "test": 5}]

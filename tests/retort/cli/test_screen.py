@@ -25,7 +25,7 @@ def test_sizes(count: float, said: str) -> None:
 
 
 def progress(**fields: object) -> Progress:
-    return Progress.model_validate({"phase": "distilling", "student": "student, baseline", **fields})
+    return Progress.model_validate({"phase": "distilling", "network": "student, baseline", **fields})
 
 
 def event(kind: str, number: int = 1, **fields: object) -> Event:
@@ -40,7 +40,7 @@ def test_all_numbers_that_are_known_are_said() -> None:
 
 
 def test_an_event_is_a_line() -> None:
-    said = event("metrics", phase="distilling", student="student", epoch=2, values={"loss": 0.5})
+    said = event("metrics", phase="distilling", network="student", epoch=2, values={"loss": 0.5})
     assert line_of(said) == "12:00:01 metrics distilling student epoch 2  loss=0.5"
 
 
@@ -48,7 +48,7 @@ def test_each_phase_has_a_bar_that_fills() -> None:
     out = StringIO()
     with PhaseBars(Console(file=out, force_terminal=True, width=140)) as bars:
         bars.heard(event("phase", phase="teaching"))
-        bars.update(Progress(phase="teaching", student="teacher", epoch=1, epochs=2, step=5, steps=10, seconds_left=9))
+        bars.update(Progress(phase="teaching", network="teacher", epoch=1, epochs=2, step=5, steps=10, seconds_left=9))
         bars.update(Progress(phase="preparing", epoch=1, epochs=1))  # late, of a phase that is over
         bars.heard(event("phase", phase="distilling"))
         bars.update(progress(epoch=1, epochs=4, images_per_second=500.0))

@@ -24,8 +24,8 @@ def test_a_data_set_from_an_upload_to_its_end(client: Retort, upload: str) -> No
     )  # fmt: skip
     assert made.job_id is not None
     job = client.jobs.get(made.job_id)
-    assert job.recipe is not None
-    assert (job.kind, job.recipe["image_size"], job.recipe["limits"]["broken"]) == ("ingest", 32, 3)
+    assert job.spec is not None
+    assert (job.kind, job.spec["image_size"], job.spec["limits"]["broken"]) == ("ingest", 32, 3)
     assert [each.id for each in client.jobs.list(kind="ingest")] == [job.id]
     with pytest.raises(Conflict, match="is being taken in by job"):
         client.datasets.delete(made.id)

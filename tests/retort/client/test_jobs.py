@@ -15,8 +15,8 @@ def test_a_job_is_queued_and_read_back(client: Retort) -> None:
     job = client.jobs.create({**RECIPE, "tags": ["a", "b"]})
     assert (job.state, job.terminal, job.name, job.tags, job.attempt) == ("queued", False, "a try", ["a", "b"], 0)
     again = client.jobs.get(job.id)
-    assert again.recipe is not None
-    assert again.recipe["students"][0]["methods"][0]["name"] == "kd"
+    assert again.spec is not None
+    assert again.spec["students"][0]["methods"][0]["name"] == "kd"
     assert again.waiting is not None
     assert again.waiting.position >= 1
     assert again.created_at == job.created_at
@@ -25,7 +25,7 @@ def test_a_job_is_queued_and_read_back(client: Retort) -> None:
 
 def test_a_typed_recipe_goes_over_the_wire_as_its_stored_form(client: Retort) -> None:
     recipe = Recipe.model_validate(RECIPE)
-    stored = client.jobs.create(recipe).recipe
+    stored = client.jobs.create(recipe).spec
     assert stored is not None
     assert [student["name"] for student in stored["students"]] == ["student"]
 

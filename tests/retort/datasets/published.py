@@ -72,11 +72,11 @@ def idx(arrays: NDArray[np.uint8]) -> bytes:
 def mnist(root: Path) -> Path:
     folder = root / "MNIST" / "raw"
     folder.mkdir(parents=True)
-    for part, each in (("train", TRAIN_EACH), ("t10k", TEST_EACH)):
+    for split, each in (("train", TRAIN_EACH), ("t10k", TEST_EACH)):
         labels = np.repeat(np.arange(10, dtype=np.uint8), each)
         grey = np.broadcast_to((labels * 20)[:, None, None], (len(labels), 28, 28))
-        (folder / f"{part}-images-idx3-ubyte").write_bytes(idx(grey))
-        (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
+        (folder / f"{split}-images-idx3-ubyte").write_bytes(idx(grey))
+        (folder / f"{split}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
     return folder
 
 
@@ -108,18 +108,18 @@ def tiny_imagenet(root: Path) -> Path:
 
 def imagenet(root: Path) -> Path:
     order = sorted(WNIDS)
-    for part, numbers in (("train", TRAIN), ("val", TEST)):
-        paint_all(root / "ILSVRC" / part, lambda c, n: f"{order[c]}/ILSVRC2012_{n}.JPEG", 4, numbers)
+    for split, numbers in (("train", TRAIN), ("val", TEST)):
+        paint_all(root / "ILSVRC" / split, lambda c, n: f"{order[c]}/ILSVRC2012_{n}.JPEG", 4, numbers)
     return root / "ILSVRC"
 
 
 def cub200(root: Path) -> Path:
     folder = root / "CUB_200_2011"
     names = [f"{label + 1:03}.{bird}" for label, bird in enumerate(("Black_footed_Albatross", "Auklet", "Wren"))]
-    parts = [
+    splits = [
         paint_all(folder / "images", lambda c, n: f"{names[c]}/bird_{n}.jpg", 3, numbers) for numbers in (TRAIN, TEST)
     ]
-    images = [(label, file, int(part == 0)) for part, made in enumerate(parts) for label, file in made]
+    images = [(label, file, int(split == 0)) for split, made in enumerate(splits) for label, file in made]
     for list_name, of in (
         ("images.txt", lambda row: row[1]),
         ("image_class_labels.txt", lambda row: row[0] + 1),
@@ -132,9 +132,9 @@ def cub200(root: Path) -> Path:
 
 def stanford_dogs(root: Path) -> Path:
     breeds = ("n02085620-Chihuahua", "n02085782-Japanese_spaniel", "n02107683-Bernese_mountain_dog")
-    for part, numbers in (("train", TRAIN), ("test", TEST)):
+    for split, numbers in (("train", TRAIN), ("test", TEST)):
         made = paint_all(root / "Images", lambda c, n: f"{breeds[c]}/{breeds[c][:9]}_{n}.jpg", 3, numbers)
-        write_mat(root / f"{part}_list.mat", [file for _, file in made], [label + 1 for label, _ in made])
+        write_mat(root / f"{split}_list.mat", [file for _, file in made], [label + 1 for label, _ in made])
     return root
 
 
@@ -156,11 +156,11 @@ def mit67(root: Path) -> Path:
 def stanford40(root: Path) -> Path:
     actions = ("applauding", "brushing_teeth", "riding_a_bike")
     (root / "ImageSplits").mkdir(parents=True)
-    for part, numbers in (("train", TRAIN), ("test", TEST)):
+    for split, numbers in (("train", TRAIN), ("test", TEST)):
         made = paint_all(root / "JPEGImages", lambda c, n: f"{actions[c]}_{n:03}.jpg", 3, numbers)
         for label, action in enumerate(actions):
             lines = [f"{file}\n" for of, file in made if of == label]
-            (root / "ImageSplits" / f"{action}_{part}.txt").write_text("".join(lines))
+            (root / "ImageSplits" / f"{action}_{split}.txt").write_text("".join(lines))
     table = "action_name\tnumber_of_images\n" + "".join(f"{action}\t\t23\n" for action in actions)
     (root / "ImageSplits" / "actions.txt").write_text(table)
     return root

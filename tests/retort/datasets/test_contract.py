@@ -67,18 +67,18 @@ def test_the_facts_are_true(dataset: Dataset, loaded: LoadedDataset, tmp_path: P
 
 def test_images_and_labels_are_what_the_contract_says(loaded: LoadedDataset) -> None:
     side = loaded.facts.image_size
-    for part in (loaded.train, loaded.validation, loaded.test):
-        images = part.images(torch.tensor([len(part) - 1, 0, 0]))
+    for split in (loaded.train, loaded.validation, loaded.test):
+        images = split.images(torch.tensor([len(split) - 1, 0, 0]))
         assert images.dtype == torch.uint8
         assert images.shape == (3, 3, side, side)
         assert torch.equal(images[1], images[2])
-        assert part.labels.dtype == torch.int64
-        assert part.labels.shape == (len(part),)
+        assert split.targets.dtype == torch.int64
+        assert split.targets.shape == (len(split),)
 
 
 def test_every_class_is_in_every_part(loaded: LoadedDataset) -> None:
-    for part in (loaded.train, loaded.validation, loaded.test):
-        assert part.labels.unique().tolist() == list(range(loaded.facts.classes))
+    for split in (loaded.train, loaded.validation, loaded.test):
+        assert split.targets.unique().tolist() == list(range(loaded.facts.classes))
 
 
 def test_the_statistics_are_the_published_ones_or_those_of_the_training_part(

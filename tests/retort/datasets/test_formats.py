@@ -24,7 +24,7 @@ def test_cifar_pixels_are_red_green_blue_row_by_row(tmp_path: Path) -> None:
     pixels = np.arange(3072, dtype=np.uint32).astype(np.uint8)
     (folder / "test.bin").write_bytes(bytes([3, 42]) + pixels.tobytes())
     test = dataset("cifar100", folder).load([tmp_path]).test
-    assert test.labels.tolist() == [42]
+    assert test.targets.tolist() == [42]
     assert torch.equal(everything(test)[0], torch.from_numpy(pixels).view(3, 32, 32))
 
 
@@ -163,8 +163,8 @@ def test_a_subset_of_imagenet_is_named_and_ordered_likewise(tmp_path: Path) -> N
 
 def test_a_whole_imagenet_is_known_without_counting_its_files(tmp_path: Path) -> None:
     for wnid in imagenet._known_names():
-        for part in ("train", "val"):
-            (tmp_path / part / wnid).mkdir(parents=True)
+        for split in ("train", "val"):
+            (tmp_path / split / wnid).mkdir(parents=True)
     facts = dataset("imagenet", tmp_path).facts([tmp_path])
     assert facts is not None
     assert (facts.classes, facts.train + facts.validation, facts.test) == (1000, 1_281_167, 50_000)

@@ -45,14 +45,14 @@ def test_colours_are_found_under_their_labels(root: Path) -> None:
     loaded = folder(trees(root / "trees")).load([root])
     assert loaded.facts.class_names == ("ash", "birch", "cedar")
     assert (loaded.facts.train, loaded.facts.validation, loaded.facts.test) == (24, 3, 3)
-    for part in (loaded.train, loaded.validation, loaded.test):
-        for image, label in zip(part.images(torch.arange(len(part))), part.labels, strict=True):
+    for split in (loaded.train, loaded.validation, loaded.test):
+        for image, label in zip(split.images(torch.arange(len(split))), split.targets, strict=True):
             assert image.amax((1, 2)).tolist() == list(COLOURS[loaded.facts.class_names[label]])
 
 
 def test_parts_that_are_named_are_taken_as_they_are(root: Path) -> None:
-    for part, images in (("train", 5), ("val", 2), ("test", 3)):
-        trees(root / "trees" / part, images)
+    for split, images in (("train", 5), ("val", 2), ("test", 3)):
+        trees(root / "trees" / split, images)
     facts = folder(root / "trees").facts([root])
     assert facts is not None
     assert (facts.train, facts.validation, facts.test) == (15, 6, 9)
@@ -60,8 +60,8 @@ def test_parts_that_are_named_are_taken_as_they_are(root: Path) -> None:
 
 @pytest.mark.parametrize("word", ["val", "valid", "validation"])
 def test_only_what_is_missing_is_split_off(root: Path, word: str) -> None:
-    for part in ("train", word):
-        trees(root / "trees" / part, 10)
+    for split in ("train", word):
+        trees(root / "trees" / split, 10)
     facts = folder(root / "trees", test_share=0.2).facts([root])
     assert facts is not None
     assert (facts.train, facts.validation, facts.test) == (24, 30, 6)

@@ -16,7 +16,7 @@ from retort.dataset import DataFacts, DatasetError, LoadedDataset
 from retort.datasets import _pictures
 from retort.datasets._listing import Labelled
 from retort.datasets._memory import MemorySplit
-from retort.datasets._pictures import MEMORY_SHARE, Folder, StreamedPart, load_pictures, memory_budget
+from retort.datasets._pictures import MEMORY_SHARE, Folder, StreamedSplit, load_pictures, memory_budget
 
 SIDE = 16
 
@@ -56,11 +56,11 @@ def test_streamed_images_are_those_in_memory_to_the_bit(tmp_path: Path, monkeypa
     for name in ("train", "validation", "test"):
         here, there = getattr(whole, name), getattr(streamed, name)
         assert isinstance(here, MemorySplit)
-        assert isinstance(there, StreamedPart)
+        assert isinstance(there, StreamedSplit)
         assert len(here) == len(there)
         order = torch.randperm(len(here), generator=torch.Generator().manual_seed(1)).repeat(2)
         assert torch.equal(here.images(order), there.images(order))
-        assert torch.equal(here.labels, there.labels)
+        assert torch.equal(here.targets, there.targets)
 
 
 def test_statistics_are_those_of_a_sample_that_a_seed_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,9 +85,9 @@ def test_what_is_streamed_takes_no_more_memory_than_a_few_batches(
     decoded = len(listed) * 3 * side * side
     tracemalloc.start()
     try:
-        part = load(tmp_path, listed, side).train
-        for positions in torch.split(torch.arange(len(part)), 20):
-            part.images(positions)
+        split = load(tmp_path, listed, side).train
+        for positions in torch.split(torch.arange(len(split)), 20):
+            split.images(positions)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -96,11 +96,11 @@ def test_what_is_streamed_takes_no_more_memory_than_a_few_batches(
 
 @pytest.mark.usefixtures("no_memory")
 def test_threads_may_read_one_part_together(tmp_path: Path) -> None:
-    part = load(tmp_path, photographs(tmp_path, 60)).train
-    wanted = part.images(torch.arange(len(part)))
-    orders = [torch.randperm(len(part), generator=torch.Generator().manual_seed(seed)) for seed in range(12)]
+    split = load(tmp_path, photographs(tmp_path, 60)).train
+    wanted = split.images(torch.arange(len(split)))
+    orders = [torch.randperm(len(split), generator=torch.Generator().manual_seed(seed)) for seed in range(12)]
     with ThreadPoolExecutor(4) as readers:
-        for order, found in zip(orders, readers.map(part.images, orders), strict=True):
+        for order, found in zip(orders, readers.map(split.images, orders), strict=True):
             assert torch.equal(found, wanted[order])
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from retort.dataset import DatasetError, LoadedDataset, Part
+from retort.dataset import DatasetError, LoadedDataset, Split
 from retort.datasets import DATASETS, _pictures
 from retort.datasets._memory import MemorySplit
-from retort.datasets._pictures import StreamedPart
+from retort.datasets._pictures import StreamedSplit
 from retort.datasets._published import Published
 from tests.retort.datasets.published import WRITERS, refusal
 
@@ -26,12 +26,12 @@ def dataset(name: str, path: Path | None, **fields: object) -> Published:
     return made
 
 
-def everything(part: Part) -> torch.Tensor:
-    return part.images(torch.arange(len(part)))
+def everything(split: Split) -> torch.Tensor:
+    return split.images(torch.arange(len(split)))
 
 
-def colours(part: Part) -> list[tuple[int, ...]]:
-    return sorted(tuple(image[:, 3, 3].tolist()) for image in everything(part))
+def colours(split: Split) -> list[tuple[int, ...]]:
+    return sorted(tuple(image[:, 3, 3].tolist()) for image in everything(split))
 
 
 def test_each_has_a_writer() -> None:
@@ -42,25 +42,25 @@ def test_each_has_a_writer() -> None:
 def test_images_are_under_their_labels(name: str, tmp_path: Path) -> None:
     loaded = dataset(name, WRITERS[name](tmp_path)).load([tmp_path])
     step = {"cifar10": 1, "cifar100": 1, "mnist": 20, "fashion_mnist": 20}.get(name, 40)
-    for part in (loaded.train, loaded.validation, loaded.test):
-        red = everything(part)[:, 0].float().mean((1, 2))
-        assert torch.equal((red / step).round().long(), part.labels)
+    for split in (loaded.train, loaded.validation, loaded.test):
+        red = everything(split)[:, 0].float().mean((1, 2))
+        assert torch.equal((red / step).round().long(), split.targets)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_validation_part_is_split_off_the_training_part_class_by_class(name: str, tmp_path: Path) -> None:
     folder = WRITERS[name](tmp_path)
     whole = dataset(name, folder, validation_share=0).load([tmp_path])
-    split = dataset(name, folder, validation_share=0.2).load([tmp_path])
-    assert split.validation.labels.bincount().tolist() == [
-        count // 5 for count in whole.train.labels.bincount().tolist()
+    divided = dataset(name, folder, validation_share=0.2).load([tmp_path])
+    assert divided.validation.targets.bincount().tolist() == [
+        count // 5 for count in whole.train.targets.bincount().tolist()
     ]
-    assert sorted(colours(split.train) + colours(split.validation)) == colours(whole.train)
-    assert torch.equal(everything(split.test), everything(whole.test))
+    assert sorted(colours(divided.train) + colours(divided.validation)) == colours(whole.train)
+    assert torch.equal(everything(divided.test), everything(whole.test))
     other = dataset(name, folder, validation_share=0.2, split_seed=1).load([tmp_path])
-    assert torch.equal(other.validation.labels.bincount(), split.validation.labels.bincount())
+    assert torch.equal(other.validation.targets.bincount(), divided.validation.targets.bincount())
     if name not in ("mnist", "fashion_mnist"):  # whose images of a class are all alike
-        assert colours(other.validation) != colours(split.validation)
+        assert colours(other.validation) != colours(divided.validation)
 
 
 @pytest.mark.parametrize("name", ["cifar100", "cub200"])
@@ -161,13 +161,13 @@ def test_photographs_are_streamed_when_they_do_not_fit(
     monkeypatch.setattr(_pictures, "MEMORY_SHARE", 0.0)
     there = made.load([tmp_path])
     assert (there.digest, there.facts, there.warnings) == (here.digest, here.facts, here.warnings)
-    for one, other in zip(parts(here), parts(there), strict=True):
+    for one, other in zip(splits(here), splits(there), strict=True):
         assert isinstance(one, MemorySplit)
-        assert isinstance(other, StreamedPart)
+        assert isinstance(other, StreamedSplit)
         assert torch.equal(everything(one), everything(other))
 
 
-def parts(loaded: LoadedDataset) -> tuple[Part, Part, Part]:
+def splits(loaded: LoadedDataset) -> tuple[Split, Split, Split]:
     return loaded.train, loaded.validation, loaded.test
 
 

@@ -47,7 +47,7 @@ class Ended:
         return [line["text"] for line in self.lines if line.get("kind") == "warning"]
 
     def metrics(self) -> list[dict]:
-        return [line["values"] for line in self.lines if line.get("kind") == "metrics" and line["student"] == "student"]
+        return [line["values"] for line in self.lines if line.get("kind") == "metrics" and line["network"] == "student"]
 
 
 def run(recipe: dict, directory: Path, store: Path | None = None, store_bytes: int = 10**9) -> Ended:

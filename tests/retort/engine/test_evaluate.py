@@ -24,10 +24,10 @@ class RandomPart:
         generator = torch.Generator().manual_seed(0)
         self.pixels = torch.randint(256, (images, 3, 2, 2), dtype=torch.uint8, generator=generator)
         labels = torch.randint(CLASSES - 1, (images,), generator=generator)
-        self.labels = labels + (labels >= WITHOUT_IMAGES)
+        self.targets = labels + (labels >= WITHOUT_IMAGES)
 
     def __len__(self):
-        return len(self.labels)
+        return len(self.targets)
 
     def images(self, indices):
         return self.pixels[indices]
@@ -53,7 +53,7 @@ def probabilities(seed):
 
 
 def test_scores_are_those_of_scikit_learn():
-    found, said, labels = scored(1), probabilities(1), PART.labels.numpy()
+    found, said, labels = scored(1), probabilities(1), PART.targets.numpy()
     said /= said.sum(1, keepdims=True)
     guesses = said.argmax(1)
     assert found.correct == accuracy_score(labels, guesses, normalize=False)
@@ -69,7 +69,7 @@ def test_scores_are_those_of_scikit_learn():
 
 def test_calibration_error_is_that_of_scikit_learns_bins():
     said = probabilities(1)
-    sure, right = said.max(1), said.argmax(1) == PART.labels.numpy()
+    sure, right = said.max(1), said.argmax(1) == PART.targets.numpy()
     shares, means = calibration_curve(right, sure, n_bins=CALIBRATION_BINS)
     images, _ = np.histogram(sure, bins=CALIBRATION_BINS, range=(0, 1))
     wanted = (images[images > 0] * abs(shares - means)).sum() / len(sure)

@@ -19,7 +19,7 @@ def test_a_run_says_again_what_was_said_before_it_and_nothing_twice():
     def first(event_log):
         event_log.enter("preparing")
         event_log.enter("distilling")
-        event_log.record("metrics", student="student", epoch=1, step=3, values={"loss": 0.1 + 0.2})
+        event_log.record("metrics", network="student", epoch=1, step=3, values={"loss": 0.1 + 0.2})
         event_log.progress(step=4)
         return event_log.said
 
@@ -29,7 +29,7 @@ def test_a_run_says_again_what_was_said_before_it_and_nothing_twice():
         event_log.enter("preparing")
         event_log.replay(said)
         event_log.enter("distilling")
-        event_log.record("metrics", student="student", epoch=2, step=6)
+        event_log.record("metrics", network="student", epoch=2, step=6)
         return event_log.said
 
     after, kept = lines_of(second)

@@ -115,7 +115,7 @@ def test_a_student_in_its_first_epoch_is_looked_at_and_shipped_and_one_that_had_
         for line in ended(tmp_path / "a").lines
         if line.get("kind") == "evaluation" and line["phase"] == "distilling"
     )
-    assert (judged["student"], judged["epoch"], judged["step"]) == ("student", 0, 3)
+    assert (judged["network"], judged["epoch"], judged["step"]) == ("student", 0, 3)
     assert 0 < judged["values"]["validation.accuracy"] < 1
 
 
@@ -219,7 +219,7 @@ LONG = recipe_of({"name": "kd"}, epochs=2000)
 
 def order(directory: Path, recipe: dict, **more: object) -> bytes:
     job = {
-        "recipe": recipe,
+        "spec": recipe,
         "directory": str(directory / "attempt"),
         "checkpoints": str(directory / "checkpoints"),
         "weights": str(directory),

@@ -43,7 +43,7 @@ class Together(Engine):
 
 def metrics(engine: Engine) -> dict[tuple, dict]:
     told = [event for event in engine.events() if event.kind in ("metrics", "evaluation")]
-    return {(event.phase, event.student, event.kind, event.epoch): event.values for event in told}
+    return {(event.phase, event.network, event.kind, event.epoch): event.values for event in told}
 
 
 def apart(one: Engine, other: Engine, network: str) -> float:

@@ -115,7 +115,7 @@ def test_each_record_is_said_once(finished):
 
 def test_every_epoch_of_every_student_has_its_metrics(finished):
     said = {
-        (event.student, event.kind, event.epoch)
+        (event.network, event.kind, event.epoch)
         for event in finished.events()
         if event.phase == "distilling" and event.kind != "phase"
     }
@@ -148,7 +148,7 @@ def test_best_is_chosen_on_validation_and_the_report_tells_best_and_last(finishe
         accuracies = {
             event.epoch: event.values["validation.accuracy"]
             for event in finished.events()
-            if event.student == name and event.phase == "distilling" and event.kind == "evaluation"
+            if event.network == name and event.phase == "distilling" and event.kind == "evaluation"
         }
         assert accuracies[by_name[name]["best_epoch"]] == max(accuracies.values())
         assert by_name[name]["test"].keys() == {"best", "last"}
@@ -173,8 +173,8 @@ def test_the_report_tells_agreement_calibration_and_classes_of_what_is_shipped(f
         assert shipped["test.agreement"] == pytest.approx(float((said[name] == said["teacher"]).double().mean()))
         assert 0 < shipped["test.calibration_error"] < 1
         shares = rows[name]["class_accuracies"][report["ship"]]
-        assert shares == pytest.approx([float((said[name] == k)[test.labels == k].double().mean()) for k in range(10)])
-    (event,) = [event for event in finished.events() if event.kind == "evaluation" and event.student == "kd"][-1:]
+        assert shares == pytest.approx([float((said[name] == k)[test.targets == k].double().mean()) for k in range(10)])
+    (event,) = [event for event in finished.events() if event.kind == "evaluation" and event.network == "kd"][-1:]
     assert event.values["test.agreement"] == rows["kd"]["test"][report["ship"]]["test.agreement"]
 
 
@@ -187,7 +187,7 @@ def test_a_rebuilt_network_gives_the_reported_accuracy_to_the_image(finished, na
     images = test.images(torch.arange(len(test))).float() / 255
     with torch.no_grad():
         guesses = network(images).argmax(1)
-    assert (guesses == test.labels).sum() == description["test"]["correct"]
+    assert (guesses == test.targets).sum() == description["test"]["correct"]
     assert network.parameter_count() == description["parameters"]
 
 
@@ -200,7 +200,7 @@ def test_onnx_gives_the_reported_accuracy_to_the_image(with_onnx, name):
     test = Digits().load([]).test
     images = test.images(torch.arange(len(test))).float().numpy() / 255
     guesses = session.run(["logits"], {"images": images.astype(np.float32)})[0].argmax(1)
-    assert (guesses == test.labels.numpy()).sum() == json.loads(metadata["retort"])["test"]["correct"]
+    assert (guesses == test.targets.numpy()).sum() == json.loads(metadata["retort"])["test"]["correct"]
 
 
 MOMENTS = [
@@ -310,7 +310,7 @@ def test_weights_of_an_earlier_run_are_a_teacher_and_a_start(finished, tmp_path)
     test = Digits().load([]).test
     with torch.no_grad():
         guesses = network(test.images(torch.arange(len(test))).float() / 255).argmax(1)
-    assert (guesses == test.labels).sum() == description["test"]["correct"]
+    assert (guesses == test.targets).sum() == description["test"]["correct"]
 
 
 def test_a_warm_engine_ends_with_its_parent():
@@ -324,7 +324,7 @@ def test_a_warm_engine_ends_with_its_parent():
 
 def test_a_running_engine_stops_with_its_parent(tmp_path):
     job = {
-        "recipe": {**RECIPE, "training": {"epochs": 1000}},
+        "spec": {**RECIPE, "training": {"epochs": 1000}},
         "directory": str(tmp_path / "attempt"),
         "checkpoints": str(tmp_path / "checkpoints"),
         "weights": str(tmp_path),

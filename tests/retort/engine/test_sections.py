@@ -35,7 +35,7 @@ def finished(tmp_path_factory) -> Engine:
 
 
 def metrics(engine, student):
-    return [event for event in engine.events() if event.kind == "metrics" and event.student == student]
+    return [event for event in engine.events() if event.kind == "metrics" and event.network == student]
 
 
 def test_phases_come_before_the_loop_and_an_equal_further_network_is_trained_once(finished):

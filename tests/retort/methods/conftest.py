@@ -47,7 +47,7 @@ class Pair:
         teacher = teacher or next(name for name in TEACHERS if serves(method, student, name))
         generator = torch.Generator().manual_seed(seed)
         self.images = torch.rand(IMAGES, 3, side, side, generator=generator)
-        self.labels = torch.arange(IMAGES) % CLASSES
+        self.targets = torch.arange(IMAGES) % CLASSES
         self.teacher = freeze(self.build(teacher, side))
         self.shop = StudentFactory(
             facts=FACTS.model_copy(update={"image_size": side}),
@@ -55,7 +55,7 @@ class Pair:
             device=torch.device("cpu"),
             teacher=self.teacher,
             teacher_card=CARDS[teacher],
-            labels=self.labels,
+            targets=self.targets,
             teacher_pass=self.teacher_pass,
             cards=CARDS,
         )
@@ -79,7 +79,7 @@ class Pair:
         positions = torch.arange(IMAGES) if positions is None else positions
         with torch.no_grad():
             for part in positions.split(16):
-                yield self.teacher.read(self.images[part], reads), self.labels[part], part
+                yield self.teacher.read(self.images[part], reads), self.targets[part], part
 
     def batch(self, size=8, step=0, change=None, learner=None):
         """A batch as the engine hands it over, with each output tensor changed if asked for."""
@@ -101,7 +101,7 @@ class Pair:
         mixed = {view: made.mixed for view, made in views.items() if made.mixed is not None}
         # Not the first epoch: there some weights are zero on purpose.
         clock = torch.tensor(step), torch.tensor(1), torch.tensor(0.5)
-        return Batch(outputs, self.labels[indices], indices, *clock, torch.tensor(step), mixed)
+        return Batch(outputs, self.targets[indices], indices, *clock, torch.tensor(step), mixed)
 
     def terms(self, batch, learner=None):
         """The terms of the method's phase that the learner trains, or of the method itself."""

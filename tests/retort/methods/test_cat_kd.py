@@ -33,7 +33,7 @@ def golden(case, given):
         classes=h["partial"] or None,
         counting="published" if "strictly above" in case["formula"] else "paper",
     )
-    labels = h["ce_weight"] * F.cross_entropy(batch.student().logits, batch.labels)
+    labels = h["ce_weight"] * F.cross_entropy(batch.student().logits, batch.targets)
     maps = method.terms(batch, None)["class_maps"]
     return {"loss": labels + maps, "ce_weighted": labels, "cat_weighted": maps}
 

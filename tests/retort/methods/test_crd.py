@@ -90,7 +90,7 @@ def test_scores_are_the_candidates_own(pair):
     state, batch = made.part.modules, made.batch()
     state.normalisers_2.copy_(torch.tensor([2.0, 4.0]))
     student, teacher = state(batch.student().embedding, batch.teacher().embedding)
-    candidates = torch.cat([batch.indices[:, None], state.draw_negatives(batch.labels, batch.key)], 1)
+    candidates = torch.cat([batch.indices[:, None], state.draw_negatives(batch.targets, batch.key)], 1)
     for found, u, bank, z in zip(
         state.probabilities(batch), (student, teacher), (state.teacher_MD, state.student_MD), (2, 4), strict=True
     ):
@@ -123,7 +123,7 @@ def test_only_the_batchs_rows_of_the_memory_move_and_they_have_length_one(pair):
 def test_images_of_one_class_have_no_negatives(pair):
     setup = pair(CRD()).pupil.setup
     with pytest.raises(MethodError, match="all training images are of one class"):
-        CRD().modules(replace(setup, labels=torch.zeros(40, dtype=torch.int64)))
+        CRD().modules(replace(setup, targets=torch.zeros(40, dtype=torch.int64)))
 
 
 def test_there_are_no_more_negatives_than_training_images(pair):

@@ -87,7 +87,7 @@ def test_prototypes_come_from_the_teachers_class_means(pair):
     made = pair(NCKD())
     with torch.no_grad():
         features = made.teacher.read(made.images, ["embedding"]).embedding
-    means = torch.stack([features[made.labels == c].mean(0) for c in range(10)])
+    means = torch.stack([features[made.targets == c].mean(0) for c in range(10)])
     prototypes = made.learner.network.classifier
     assert isinstance(prototypes, Prototypes)
     torch.testing.assert_close(prototypes.origin_D.data, means.mean(0))

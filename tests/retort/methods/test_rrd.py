@@ -98,6 +98,6 @@ def test_a_queue_shorter_than_a_batch(pair):
 
 
 def test_images_of_one_class_have_no_negatives(pair):
-    setup = replace(pair(RRD()).pupil.setup, labels=torch.zeros(40, dtype=torch.int64))
+    setup = replace(pair(RRD()).pupil.setup, targets=torch.zeros(40, dtype=torch.int64))
     with pytest.raises(MethodError, match="all training images are of one class"):
         RRD(memory="momentum").modules(setup)

@@ -37,7 +37,7 @@ def write(job_id: str, *entries: Entry) -> None:
 
 
 def metrics(epoch: int, loss: float, student: str = "student") -> Entry:
-    body = {"phase": "distilling", "student": student, "epoch": epoch, "step": 20 * epoch, "values": {"loss": loss}}
+    body = {"phase": "distilling", "network": student, "epoch": epoch, "step": 20 * epoch, "values": {"loss": loss}}
     return Entry("metrics", body, f"distilling/{student}/metrics/{epoch}")
 
 
@@ -62,7 +62,7 @@ def test_events_are_numbered_without_gap(client: TestClient, job_id: str) -> Non
     assert [event["kind"] for event in events] == ["created", "metrics", "metrics", "warning"]
     assert events[1] == {
         "number": 2, "at": events[1]["at"], "kind": "metrics", "attempt": 1, "phase": "distilling",
-        "student": "student", "epoch": 1, "step": 20, "values": {"loss": 2.5}, "text": None, "data": None,
+        "network": "student", "epoch": 1, "step": 20, "values": {"loss": 2.5}, "text": None, "data": None,
     }  # fmt: skip
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", events[1]["at"])
 
@@ -83,7 +83,7 @@ def test_pages_and_after(client: TestClient, job_id: str) -> None:
 
 def test_curves(client: TestClient, job_id: str) -> None:
     write(job_id, metrics(1, 2.5), metrics(1, 3.5, "baseline"), metrics(2, 1.5))
-    write(job_id, Entry("evaluation", {"phase": "distilling", "student": "student", "epoch": 2, "step": 40,
+    write(job_id, Entry("evaluation", {"phase": "distilling", "network": "student", "epoch": 2, "step": 40,
                                        "values": {"validation.accuracy": 0.75}}, "e"))  # fmt: skip
     assert client.get(f"/v1/jobs/{job_id}/metrics").json() == {
         "students": {

@@ -37,13 +37,13 @@ def test_a_job_is_stored_as_it_was_resolved(client: TestClient, recipe: dict[str
     assert (job["state"], job["wanted"], job["terminal"], job["attempt"]) == ("queued", "run", False, 0)
     assert job["kind"] == "distill"
     assert (job["started_at"], job["ended_at"], job["error"], job["progress"], job["phase"]) == (None,) * 5
-    (student,) = job["recipe"]["students"]
+    (student,) = job["spec"]["students"]
     assert student["methods"] == [{"name": "kd", "temperature": 4.0, "weight": 0.9, "teacher_top": None}]
     assert student["labels"]["weight"] == 0.1
-    assert job["recipe"]["training"]["optimizer"]["learning_rate"] == 0.05
-    assert "student" not in job["recipe"]
-    assert Recipe.model_validate(job["recipe"]).model_dump(mode="json") == job["recipe"]
-    assert client.get(answer.headers["Location"]).json()["recipe"] == job["recipe"]
+    assert job["spec"]["training"]["optimizer"]["learning_rate"] == 0.05
+    assert "student" not in job["spec"]
+    assert Recipe.model_validate(job["spec"]).model_dump(mode="json") == job["spec"]
+    assert client.get(answer.headers["Location"]).json()["spec"] == job["spec"]
     (event,) = client.get(job["links"]["events"]).json()["items"]
     assert (event["number"], event["kind"], event["attempt"]) == (1, "created", 0)
     assert count(JobTag) == 2
@@ -59,9 +59,9 @@ def test_a_stored_recipe_stays_readable_when_fields_have_changed(client: TestCli
     job_id = client.post("/v1/jobs", json=recipe).json()["id"]
     old = {"recipe_version": 1, "students": [{"name": "student", "methods": [{"name": "gone", "field": 1}]}]}
     with transaction() as session:
-        session.execute(update(Job).values(recipe=old))
+        session.execute(update(Job).values(spec=old))
     job = client.get(f"/v1/jobs/{job_id}").json()
-    assert (job["recipe"], job["tags"]) == (old, [])
+    assert (job["spec"], job["tags"]) == (old, [])
     assert client.get("/v1/jobs").json()["items"][0]["id"] == job_id
 
 
@@ -231,7 +231,7 @@ def test_validate_resolves_warns_and_queues_nothing(client: TestClient, recipe: 
     assert [student["name"] for student in said["resolved"]["students"]] == ["student", "baseline"]
     assert (said["facts"]["classes"], said["facts"]["test"]) == (10, 360)
     assert count(Job) == 0
-    assert client.post("/v1/jobs", json=body).json()["recipe"] == said["resolved"]
+    assert client.post("/v1/jobs", json=body).json()["spec"] == said["resolved"]
 
 
 @on_sqlite
@@ -260,7 +260,7 @@ def test_a_protocol_is_stored_as_what_it_sets(client: TestClient, recipe: dict[s
     assert (resolved["training"]["epochs"], resolved["evaluation"]["ship"]) == (250, "last")
     assert resolved["teacher"]["teach"]["epochs"] == 240
     assert resolved["training"]["schedule"] == {"name": "steps", "milestones": [150, 180, 210], "factor": 0.1}
-    assert client.post("/v1/jobs", json=body).json()["recipe"] == resolved
+    assert client.post("/v1/jobs", json=body).json()["spec"] == resolved
     named = {"small": "torchvision.mobilenet_v2", "other": "resnet8"}
     two = [{"name": name, "architecture": architecture} for name, architecture in named.items()]
     mixed = {"dataset": recipe["dataset"], "protocol": "cifar100", "students": two}
@@ -399,7 +399,7 @@ def test_a_student_may_start_from_an_earlier_jobs_network(client: TestClient, re
     finish(earlier, RESNET8)
     answer = client.post("/v1/jobs", json=recipe)
     assert answer.status_code == 201, answer.text
-    assert answer.json()["recipe"]["students"][0]["weights"] == {"job": earlier, "network": "student"}
+    assert answer.json()["spec"]["students"][0]["weights"] == {"job": earlier, "network": "student"}
 
 
 @pytest.mark.parametrize(

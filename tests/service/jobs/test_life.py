@@ -160,7 +160,7 @@ def test_another_projects_job_does_not_exist(client: TestClient, stranger: TestC
 
 def test_a_running_job_shows_what_its_worker_wrote(client: TestClient, recipe: dict[str, Any]) -> None:
     job_id = make(client, recipe)
-    progress = {"line": "progress", "phase": "distilling", "student": "student", "epoch": 1, "epochs": 2}
+    progress = {"line": "progress", "phase": "distilling", "network": "student", "epoch": 1, "epochs": 2}
     error = {"fault": "machine", "cause": "signal 9", "detail": "the engine was killed"}
     with transaction() as session:
         claim = claim_best(session, "worker-1", 60, Machine())
@@ -176,7 +176,7 @@ def test_a_running_job_shows_what_its_worker_wrote(client: TestClient, recipe: d
     assert job["error"] == error
     assert job["started_at"] is not None
     (listed,) = client.get("/v1/jobs").json()["items"]
-    assert listed == {k: v for k, v in job.items() if k not in ("recipe", "waiting")}
+    assert listed == {k: v for k, v in job.items() if k not in ("spec", "waiting")}
 
 
 # Waiting

@@ -160,7 +160,7 @@ def test_a_workers_disk_must_hold_what_is_fetched(client: TestClient, recipe: di
     job, estimate = (client.post(path, json=named).json() for path in ("/v1/jobs", "/v1/jobs/estimate"))
     with reading() as session:
         needs = [session.get_one(Job, made["id"]).needs_disk_bytes for made in (job, estimate)]
-    assert needs == [disk_bytes(Recipe.model_validate(job["recipe"])) + 740, 740]
+    assert needs == [disk_bytes(Recipe.model_validate(job["spec"])) + 740, 740]
 
 
 def test_it_is_known_to_the_hour_when_something_was_used_last(

@@ -67,7 +67,7 @@ def work(tmp_path: Path) -> Callable[[], State]:
         with log.open("wb") as out:
             place = RunPaths(desk.directory, desk.checkpoints, desk.weights, desk.fetched(), "1", 600)
             code = carry_out(
-                json.dumps(claim.recipe).encode(), place, EventLog(out.fileno()), Interrupt(), kind=claim.kind
+                json.dumps(claim.spec).encode(), place, EventLog(out.fileno()), Interrupt(), kind=claim.kind
             )
         said = [json.loads(line) for line in log.read_text().splitlines()]
         if code != FINISHED:

@@ -64,7 +64,7 @@ def test_a_network_is_brought_taken_in_and_teaches(client: TestClient, stranger:
 
     job = client.post("/v1/jobs", json=recipe(made["id"]))
     assert job.status_code == 201, job.text
-    assert job.json()["recipe"]["teacher"]["architecture"] == "resnet8"
+    assert job.json()["spec"]["teacher"]["architecture"] == "resnet8"
     assert client.delete(f"/v1/models/{made['id']}").status_code == 409
     assert work() is State.succeeded
     assert client.delete(f"/v1/models/{made['id']}").status_code == 204
@@ -225,7 +225,7 @@ def test_an_estimate_runs_some_steps_of_the_recipe(client: TestClient, ready: di
     answer = client.post("/v1/jobs/estimate", json=recipe(ready["id"]))
     assert answer.status_code == 202, answer.text
     job = answer.json()
-    assert (job["kind"], job["recipe"]["recipe"]["teacher"]["architecture"]) == ("estimate", "resnet8")
+    assert (job["kind"], job["spec"]["recipe"]["teacher"]["architecture"]) == ("estimate", "resnet8")
     assert work() is State.succeeded
     report = client.get(f"/v1/jobs/{job['id']}/artifacts/report.json").json()
     assert [section["phase"] for section in report["sections"]] == ["distilling"]

@@ -152,7 +152,7 @@ def test_a_full_store_takes_no_job(client: TestClient, recipe: dict[str, Any]) -
     made = client.post("/v1/keys", json={"name": "k", "project": "full"}).json()["key"]
     client.patch(f"/v1/projects/{other}", json={"max_stored_bytes": 1})
     with transaction() as session:
-        session.add(Job(id="job_x", project_id=other, recipe={}, max_attempts=1, body_digest="", created_at=0.0))
+        session.add(Job(id="job_x", project_id=other, spec={}, max_attempts=1, body_digest="", created_at=0.0))
     store("job_x", "a", b"xy")
     answer = bearing(made).post("/v1/jobs", json=recipe)
     assert (answer.status_code, answer.json()["detail"]) == (

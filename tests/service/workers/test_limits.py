@@ -99,7 +99,7 @@ def test_projects_take_turns_though_many_claim_at_once() -> None:
 
 def test_a_job_whose_time_is_over_while_it_waits_fails_at_the_next_look(later: Later) -> None:
     recipe = {**RECIPE, "deadline": {"seconds": 10.0, "then": "fail"}}
-    job_id = add_job(add_project(), recipe=recipe)
+    job_id = add_job(add_project(), spec=recipe)
     taken = take()
     assert taken is not None
     with transaction() as session:
@@ -113,7 +113,7 @@ def test_a_job_whose_time_is_over_while_it_waits_fails_at_the_next_look(later: L
 
 def test_a_job_whose_time_is_over_while_it_waits_is_wrapped_up(later: Later) -> None:
     recipe = {**RECIPE, "deadline": {"seconds": 10.0, "then": "stop"}}
-    job_id = add_job(add_project(), recipe=recipe)
+    job_id = add_job(add_project(), spec=recipe)
     taken = take()
     assert taken is not None
     with transaction() as session:

@@ -207,7 +207,7 @@ class Story:
         self.tick(0.5)
         limit = {"then": deadline[0], "seconds": deadline[1]} if deadline else None
         values = {"priority": priority, "max_attempts": max_attempts, "needs_gpu": needs_gpu}
-        job_id = add_job(f"project_{project}", recipe={**RECIPE, "deadline": limit}, **values)
+        job_id = add_job(f"project_{project}", spec={**RECIPE, "deadline": limit}, **values)
         with transaction() as session:
             append(session, job_id, 0, [change("created", asker="owner", fence=0)])
         self.world.jobs[job_id] = Expected(
@@ -270,7 +270,7 @@ class Story:
 
     def record(self, back: int, first: int, count: int) -> None:
         said = [
-            Event(kind="metrics", phase="distilling", student="student", step=step, values={"loss": 1.0})
+            Event(kind="metrics", phase="distilling", network="student", step=step, values={"loss": 1.0})
             for step in range(first, first + count)
         ]
         job, order = self.act(back, record, said, Progress(phase="distilling"), "distilling")
@@ -293,7 +293,7 @@ class Story:
             job.leave(State.succeeded, "succeeded")
 
     def end(self, back: int, step: Callable[..., State]) -> None:
-        if step is expire and self.claims[-1 - back % len(self.claims)].recipe["deadline"] is None:
+        if step is expire and self.claims[-1 - back % len(self.claims)].spec["deadline"] is None:
             return
         job, state = self.act(back, step, *([CRASH] if step is fail else []))
         if job is not None:
@@ -587,7 +587,7 @@ class Crowd:
         limit = {"then": chance.choice(["fail", "stop"]), "seconds": 3.0} if chance.random() < 0.1 else None
         recipe = {**RECIPE, "deadline": limit}
         values = {"priority": chance.randint(-1, 1), "max_attempts": chance.randint(2, 5)}
-        job_id = add_job(chance.choice(self.projects), recipe=recipe, **values)
+        job_id = add_job(chance.choice(self.projects), spec=recipe, **values)
         with transaction() as session:
             append(session, job_id, 0, [change("created", asker="owner", fence=0)])
         return job_id
@@ -611,7 +611,7 @@ class Crowd:
         for step in range(chance.randint(1, 6)):
             if chance.random() < 0.04:
                 time.sleep(2 * self.lease_seconds)
-            said = [Event(kind="metrics", phase="distilling", student="student", step=step, values={"loss": 1.0})]
+            said = [Event(kind="metrics", phase="distilling", network="student", step=step, values={"loss": 1.0})]
             if chance.random() < 0.3:
                 file = Checkpoint(file=f"{step:08d}-{taken.fence}", phase="distilling", step=step)
                 written = write_blob(io.BytesIO(file.file.encode()))

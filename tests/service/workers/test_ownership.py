@@ -64,14 +64,14 @@ def change_row(job_id: str, **values: Any) -> None:
 
 
 def metrics(step: int, **values: float) -> Event:
-    return Event(kind="metrics", phase="distilling", student="student", step=step, values=values)
+    return Event(kind="metrics", phase="distilling", network="student", step=step, values=values)
 
 
 def test_a_claim_takes_a_job_and_says_so() -> None:
     job_id = add_job(add_project())
     taken = must_take()
     job = row(job_id)
-    assert (taken.job_id, taken.attempt, taken.fence, taken.recipe) == (job_id, 1, 1, job.recipe)
+    assert (taken.job_id, taken.attempt, taken.fence, taken.spec) == (job_id, 1, 1, job.spec)
     assert (job.state, job.lease_owner, job.attempt, job.fence) == (State.running, "worker_a", 1, 1)
     assert job.started_at is not None
     assert job.lease_ends == pytest.approx(job.started_at + LEASE_SECONDS, abs=1)
@@ -256,11 +256,11 @@ def test_what_the_engine_says_is_written_down() -> None:
         metrics(10, loss=2.0, accuracy=0.1),
         metrics(20, loss=1.0),
     ]
-    progress = Progress(phase="distilling", student="student", epoch=1, epochs=3)
+    progress = Progress(phase="distilling", network="student", epoch=1, epochs=3)
     with transaction() as session:
         record(session, taken, said, progress, "distilling")
     job = row(job_id)
-    assert job.recipe == {"recipe_version": 1, "training": {"threads": 2}}
+    assert job.spec == {"recipe_version": 1, "training": {"threads": 2}}
     assert job.latest == {"student": {"loss": 1.0, "accuracy": 0.1}}
     assert job.phase == "distilling"
     assert job.progress == progress.model_dump(exclude={"line"})
@@ -272,7 +272,7 @@ def test_what_the_engine_says_is_written_down() -> None:
     ]
     assert diary(job_id)[2].body == {
         "phase": "distilling",
-        "student": "student",
+        "network": "student",
         "epoch": None,
         "step": 10,
         "values": {"loss": 2.0, "accuracy": 0.1},

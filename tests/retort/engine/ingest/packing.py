@@ -143,7 +143,7 @@ class Taken:
             assert index is not None
             sources = {name: source for name, _, source in map(json.loads, index)}
         listed = Archive(self.archive).listed()
-        return {part: [(sources[name], label) for name, label in items] for part, items in listed.items()}
+        return {split: [(sources[name], label) for name, label in items] for split, items in listed.items()}
 
     def warnings(self) -> list[str]:
         return [line["text"] for line in self.lines if line.get("kind") == "warning"]

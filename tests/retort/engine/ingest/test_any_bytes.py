@@ -69,10 +69,10 @@ def test_a_name_that_is_let_in_leads_nowhere_else(name: str) -> None:
         safe = safe_name(name)
     except DatasetError:
         return
-    parts = safe.split("/")
+    splits = safe.split("/")
     assert not safe.startswith("/")
-    assert ".." not in parts
+    assert ".." not in splits
     assert "\0" not in safe
-    assert len(parts) <= DEEPEST
+    assert len(splits) <= DEEPEST
     assert Path("/base", safe).resolve().is_relative_to("/base")
     assert len(safe) <= 10 * LONGEST_NAME

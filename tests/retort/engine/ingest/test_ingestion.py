@@ -103,7 +103,7 @@ def test_the_archive_is_a_plain_tar_whose_images_are_untouched(tmp_path: Path) -
     sources = {name: source for name, _, source in map(json.loads, members.pop("index.jsonl").splitlines())}
     assert {sources[name]: content for name, content in members.items()} == files
     assert described["class_names"] == ["aster", "poppy"]
-    assert {part: each["images"] for part, each in described["parts"].items()} == {
+    assert {split: each["images"] for split, each in described["splits"].items()} == {
         "train": 16, "validation": 2, "test": 2,
     }  # fmt: skip
     assert list(members) == sorted(
@@ -126,12 +126,12 @@ def test_it_is_what_image_folder_would_have_made_of_it(tmp_path: Path, monkeypat
         )
         assert found.facts.mean == pytest.approx(wanted.facts.mean, abs=2e-6)
         assert found.facts.std == pytest.approx(wanted.facts.std, abs=2e-6)
-        for part in ("train", "validation", "test"):
-            mine, theirs = getattr(found, part), getattr(wanted, part)
+        for split in ("train", "validation", "test"):
+            mine, theirs = getattr(found, split), getattr(wanted, split)
             everything = torch.arange(len(theirs))
-            assert torch.equal(mine.labels, theirs.labels)
+            assert torch.equal(mine.targets, theirs.targets)
             assert torch.equal(mine.images(everything), theirs.images(everything))
-            assert type(mine).__name__ == ("MemorySplit" if share else "StreamedPart")
+            assert type(mine).__name__ == ("MemorySplit" if share else "StreamedSplit")
 
 
 def test_a_channel_that_never_changes_is_not_divided_by_nothing(tmp_path: Path) -> None:
@@ -152,10 +152,10 @@ def test_a_recipe_may_want_another_size(tmp_path: Path) -> None:
 
 
 def test_parts_that_come_are_kept_and_others_made(tmp_path: Path) -> None:
-    files = {f"{part}/{name}": content for part in ("train", "test") for name, content in garden().items()}
+    files = {f"{split}/{name}": content for split in ("train", "test") for name, content in garden().items()}
     files = {name: noise(number) for number, name in enumerate(files)}
     taken = take_in(tmp_path, tar(files), splits={"validation_share": 0.3})
-    assert taken.report["parts"] == {"train": 14, "validation": 6, "test": 20}
+    assert taken.report["splits"] == {"train": 14, "validation": 6, "test": 20}
     assert taken.report["parts_made"] == ["validation"]
     names = taken.names()
     assert all(name.startswith("test/") for name, _ in names["test"])
@@ -171,8 +171,8 @@ def test_pictures_that_look_alike_are_told_and_never_torn_apart_by_a_split(tmp_p
             image.save(out, "BMP")
         files[f"aster/copy {i:02d}.bmp"] = out.getvalue()
     taken = take_in(tmp_path, tar(files))
-    parts = {name: part for part, listed in taken.names().items() for name, _ in listed}
-    assert all(parts[f"aster/{i:02d}.png"] == parts[f"aster/copy {i:02d}.bmp"] for i in range(10))
+    splits = {name: split for split, listed in taken.names().items() for name, _ in listed}
+    assert all(splits[f"aster/{i:02d}.png"] == splits[f"aster/copy {i:02d}.bmp"] for i in range(10))
     assert taken.report["duplicates"]["pixels"]["groups"] == 10
     assert taken.report["duplicates"]["pixels"]["across_parts"] == 0
     assert taken.report["duplicates"]["files"]["groups"] == 0
@@ -180,7 +180,7 @@ def test_pictures_that_look_alike_are_told_and_never_torn_apart_by_a_split(tmp_p
 
 def test_duplicates_across_parts_and_classes_are_told(tmp_path: Path) -> None:
     files = {
-        f"{part}/{name}": noise(len(part) * 100 + i) for part in ("train", "test") for i, name in enumerate(garden())
+        f"{split}/{name}": noise(len(split) * 100 + i) for split in ("train", "test") for i, name in enumerate(garden())
     }
     files["test/aster/00.png"] = files["train/aster/00.png"]
     files["test/poppy/01.png"] = files["train/aster/01.png"]
@@ -305,8 +305,8 @@ def test_names_in_other_encodings(tmp_path: Path) -> None:
     mac = {f"train/{composed}/{i}.png": noise(100 + i) for i in range(6)}
     mac |= {f"test/{decomposed}/{i}.png": noise(200 + i) for i in range(3)}
     mac |= {
-        f"{part}/{name}": noise(300 + 50 * j + i)
-        for j, part in enumerate(("train", "test"))
+        f"{split}/{name}": noise(300 + 50 * j + i)
+        for j, split in enumerate(("train", "test"))
         for i, name in enumerate(files)
     }
     assert "aster/caf\\xe9.png" in {name for listed in take_in(tmp_path, odd).names().values() for name, _ in listed}

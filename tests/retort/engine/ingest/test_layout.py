@@ -21,7 +21,7 @@ def found(*names: str, **manifests: str) -> Layout:
 def test_folders_of_classes_with_and_without_one_that_wraps_them(before: str) -> None:
     layout = found(*(before + name for name in ("aster/1.png", "aster/2.png", "poppy/1.png")), f"{before}loose.png")
     assert layout.class_names == ("aster", "poppy")
-    assert [(name.removeprefix(before), label) for name, label in layout.parts["train"]] == [
+    assert [(name.removeprefix(before), label) for name, label in layout.splits["train"]] == [
         ("aster/1.png", 0),
         ("aster/2.png", 0),
         ("poppy/1.png", 1),
@@ -36,14 +36,14 @@ def test_folders_of_classes_with_and_without_one_that_wraps_them(before: str) ->
 def test_folders_of_parts(before: str, names: tuple[str, str, str]) -> None:
     train, _, test = names
     layout = found(
-        *(f"{before}{part}/{name}/{i}.png" for part in names for name in ("poppy", "aster") for i in range(2)),
+        *(f"{before}{split}/{name}/{i}.png" for split in names for name in ("poppy", "aster") for i in range(2)),
         f"{before}extra/aster/1.png",
         f"{before}{train}/loose.png",
         f"{before}{test}/aster/inner/deep.png",
     )
     assert layout.class_names == ("aster", "poppy")
-    assert {part: len(listed) for part, listed in layout.parts.items()} == {"train": 4, "validation": 4, "test": 5}
-    assert layout.parts["test"][2] == (f"{before}{test}/aster/inner/deep.png", 0)
+    assert {split: len(listed) for split, listed in layout.splits.items()} == {"train": 4, "validation": 4, "test": 5}
+    assert layout.splits["test"][2] == (f"{before}{test}/aster/inner/deep.png", 0)
     assert sorted(layout.stray) == sorted([f"{before}extra/aster/1.png", f"{before}{train}/loose.png"])
     assert layout.told == "folders of classes in folders of parts"
 
@@ -82,7 +82,7 @@ def test_a_manifest_in_csv(base: str) -> None:
     layout = find_layout(names, {f"{base}labels.csv": text.encode(), f"{base}other.csv": b"size,price\n1,2\n"})
     assert layout.told == f"the manifest {base}labels.csv"
     assert layout.class_names == ("aster", "poppy")
-    assert layout.parts == {
+    assert layout.splits == {
         "train": [(f"{base}deep/b.png", 0), (f"{base}a.png", 1)],
         "validation": [(f"{base}c.png", 0)],
         "test": [(f"{base}d.png", 1)],
@@ -94,7 +94,7 @@ def test_labels_that_are_numbers_sort_as_numbers() -> None:
     lines = [json.dumps({"path": f"{label}.png", "label": label}) for label in (10, 9, 2)]
     layout = found("10.png", "9.png", "2.png", manifest_jsonl="\n".join([*lines, ""]))
     assert layout.class_names == ("2", "9", "10")
-    assert layout.parts == {"train": [("2.png", 0), ("9.png", 1), ("10.png", 2)]}
+    assert layout.splits == {"train": [("2.png", 0), ("9.png", 1), ("10.png", 2)]}
 
 
 @pytest.mark.parametrize(
