@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from retort.dataset import DataFacts, LoadedDataset
+from retort.dataset import ImageClassFacts, LoadedDataset
 from retort.datasets._memory import MemorySplit, loaded
 from retort.datasets.digits import Digits
 from retort.engine.event_log import EventLog
@@ -56,9 +56,9 @@ class Noise(Digits):
         return loaded(facts(self.images), *parts)
 
 
-def facts(images: int) -> DataFacts:
+def facts(images: int) -> ImageClassFacts:
     """Of so many random training images; mean and deviation are those of even noise."""
-    return DataFacts(
+    return ImageClassFacts(
         classes=CLASSES,
         class_names=tuple(map(str, range(CLASSES))),
         image_size=SIDE,

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from retort.architectures import CARDS
-from retort.dataset import DataFacts, LoadedDataset
+from retort.dataset import ImageClassFacts, LoadedDataset
 from retort.engine.event_log import EventLog
 from retort.engine.interrupt import Interrupt
 from retort.engine.loading import batches, on_device
@@ -54,7 +54,7 @@ class RandomImages:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def images(self, indices: Tensor) -> Tensor:
+    def inputs(self, indices: Tensor) -> Tensor:
         """(N, 3, H, W) uint8."""
         return self.pixels[indices]
 
@@ -65,7 +65,7 @@ class Bench:
     def __init__(self, batch_size: int) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         part = RandomImages(IMAGES)
-        self.facts = DataFacts(
+        self.facts = ImageClassFacts(
             classes=CLASSES,
             class_names=tuple(map(str, range(CLASSES))),
             image_size=SIDE,

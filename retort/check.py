@@ -9,6 +9,7 @@ from pydantic import Field
 from retort.datasets import AnyDataset
 from retort.recipe import Deadline, Seed
 from retort.spec import Spec
+from retort.tasks import TaskName
 from retort.user_model import ModelId
 
 REPORT = "report.json"
@@ -22,6 +23,8 @@ class Check(Spec):
 
     check_version: Literal[1] = 1
     """Version of this contract."""
+    task: TaskName = "classification"
+    """Task of the network."""
     model: ModelId
     """The network."""
     dataset: AnyDataset | None = None

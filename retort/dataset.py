@@ -1,4 +1,4 @@
-"""What a data set is: facts that anyone may ask for, and images that only the engine loads. Imports no torch."""
+"""Data sets: facts that anyone may ask for, and examples that only the engine loads. Imports no torch."""
 
 from __future__ import annotations
 
@@ -23,36 +23,49 @@ class DatasetError(ValueError):
 
 
 class DataFacts(Spec):
-    """What is known of a data set without loading its images."""
+    """Facts of a data set that are known without loading its examples; a task names the class that it needs."""
+
+    train: int
+    """Examples in the training split."""
+    validation: int
+    """Examples in the validation split; the best epoch is chosen on it."""
+    test: int
+    """Examples in the test split, looked at once, at the end."""
+
+
+class ImageFacts(DataFacts):
+    """Facts of a data set whose inputs are images."""
+
+    image_size: int
+    """Side of the square images that the engine gets, in pixels."""
+    mean: Channels | None = None
+    """Mean of each channel, in [0, 1]: the published one, or the training split's; null until that was measured."""
+    std: Channels | None = None
+    """Standard deviation of each channel, in [0, 1]: the published one, or the training split's; null likewise."""
+
+
+class ImageClassFacts(ImageFacts):
+    """Facts of a data set of images whose targets are classes."""
 
     classes: int
     """Number of classes."""
     class_names: tuple[str, ...]
-    """Name of each class, in label order."""
-    image_size: int
-    """Side of the square images that the engine gets, in pixels."""
-    train: int
-    """Images in the training part."""
-    validation: int
-    """Images in the validation part; the best epoch is chosen on it."""
-    test: int
-    """Images in the test part, looked at once, at the end."""
-    mean: Channels | None = None
-    """Mean of each channel, in [0, 1]: the published one, or the training part's; null until that was measured."""
-    std: Channels | None = None
-    """Standard deviation of each channel, in [0, 1]: the published one, or the training part's; null likewise."""
+    """Name of each class, in the order of the targets."""
 
 
 class Split(Protocol):
-    """Some labelled images: the training, validation or test part of a data set. Several threads may read it."""
+    """The training, validation or test examples of a data set. Several threads may read it."""
 
     targets: Tensor
-    """(M,) int64 class indices in [0, K)."""
+    """(M, ...) one target an example: int64 class indices in [0, K) where targets are classes."""
 
     def __len__(self) -> int: ...
 
-    def images(self, indices: Tensor) -> Tensor:
-        """(N, 3, H, W) uint8 RGB images at those (N,) int64 positions, on the device where the part lives."""
+    def inputs(self, indices: Tensor) -> Tensor:
+        """The inputs at those (N,) int64 positions, on the device where the split lives.
+
+        Of images (N, 3, H, W) uint8 RGB.
+        """
         ...
 
 
@@ -65,10 +78,10 @@ class LoadedDataset:
     validation: Split
     test: Split
     digest: str
-    """sha256, hex, of images and labels in order: a checkpoint of other data is refused. Of images in files, of the
+    """sha256, hex, of inputs and targets in order: a checkpoint of other data is refused. Of images in files, of the
     files' bytes and of what brings them to their size."""
     warnings: tuple[str, ...] = ()
-    """What was odd, in sentences for the job's diary (stray files, say)."""
+    """Sentences for the job's event log about what is odd (stray files, say)."""
 
 
 class Dataset(Spec):
@@ -83,14 +96,14 @@ class Dataset(Spec):
 
     @abstractmethod
     def facts(self, roots: Sequence[Path]) -> DataFacts | None:
-        """What can be said without torch and without decoding an image; None if it can only be said on a worker.
+        """The facts that are known without torch and without decoding an image; None where a worker must look.
 
         `roots` are the folders under which a recipe may name local paths. Raises DatasetError.
         """
 
     def fetch(self) -> None:
-        """Have here what is to be fetched from outside before it is loaded. Raises DatasetError, or Unreachable."""
+        """Download what comes from outside, before it is loaded. Raises DatasetError, or Unreachable."""
 
     @abstractmethod
     def load(self, roots: Sequence[Path]) -> LoadedDataset:
-        """The images, on the CPU. Imports torch. Raises DatasetError."""
+        """The examples, on the CPU. Imports torch. Raises DatasetError."""

@@ -7,8 +7,9 @@ SplitMix64's finaliser (Steele, Lea, Flood 2014), on wrapping int64, which gives
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
@@ -18,6 +19,20 @@ from torch import Tensor
 GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed integer: the fraction of the golden ratio
 FIRST = -4658895280553007687  # 0xBF58476D1CE4E5B9
 SECOND = -7723592293110705685  # 0x94D049BB133111EB
+
+
+@dataclass(frozen=True)
+class DrawPoint:
+    """The place of a batch in the training: all that its draws depend on."""
+
+    data_seed: int
+    epoch: int
+    step: int
+    """Counts micro-batches, each with draws of its own."""
+    indices: Tensor
+    """(N,) int64 positions of the batch's examples in the training split."""
+    teacher: Callable[[Tensor], Tensor] | None = None
+    """Gives the teacher's (N, K) logits of a view's inputs, for views that depend on them."""
 
 
 def key_of(*parts: int | str) -> int:

@@ -51,13 +51,15 @@ class Progress(Spec):
     step: int | None = None
     """Optimizer steps done in this phase."""
     steps: int | None = None
-    images_per_second: float | None = None
+    examples_per_second: float | None = None
     seconds_left: float | None = None
     """Estimated, for this phase."""
     loss: float | None = None
     """Sum of all terms in the last step that was read."""
-    accuracy: float | None = None
-    """On the validation part, after the last evaluation, in [0, 1]."""
+    metric: str | None = None
+    """Name of the task's headline metric."""
+    value: float | None = None
+    """Its value on the validation split, after the last evaluation."""
 
 
 class Checkpoint(Spec):

@@ -1,8 +1,6 @@
-"""What a method is: frozen hyper-parameters, what it wants to read, and a formula over a batch.
+"""Methods: frozen hyper-parameters, the taps that are read, and a formula over a batch.
 
-Imports no torch, so that the API can read every method's fields.
-
-Legend of shapes, everywhere: N images, K classes, D features, C H W map (channels, height, width).
+Imports no torch, so that the API can read every method's fields. The legend of shapes stands in `retort.outputs`.
 """
 
 from __future__ import annotations
@@ -11,12 +9,13 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
 
 from pydantic import ConfigDict
 
+from retort.outputs import READS, Outputs, Read
 from retort.spec import Spec
-from retort.view import CLEAN, View
+from retort.view import CLEAN, Mixing, View
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -87,17 +86,6 @@ class StudentNetwork(NetworkSpec):
 TEACHER = TeacherNetwork()
 STUDENT = StudentNetwork()
 
-Read = Literal["logits", "embedding", "maps", "preactivations", "class_maps"]
-
-READS: dict[Read, str] = {
-    "logits": "logits",
-    "embedding": "embedding",
-    "maps": "stage maps",
-    "preactivations": "stage maps before activation",
-    "class_maps": "class activation maps",
-}
-"""What can be read of a network, in words."""
-
 
 def _words(name: str) -> str:
     """`PrunedTeacher` to `pruned teacher`."""
@@ -123,40 +111,12 @@ class Tap:
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """What one network says about N images. What was not tapped is None or empty."""
-
-    logits: Tensor
-    """(N, K) class scores before softmax."""
-    embedding: Tensor | None = None
-    """(N, D) what goes into the classifier."""
-    maps: tuple[Tensor, ...] = ()
-    """Each stage's map, shallow to deep, (N, C, H, W)."""
-    preactivations: tuple[Tensor, ...] = ()
-    """The same before the stage's last activation."""
-    class_maps: Tensor | None = None
-    """(N, K, H, W) the classifier at each position of the last map; its mean over space is the logits."""
-
-
-@dataclass(frozen=True)
-class Mixing:
-    """How a view was made of the clean images."""
-
-    image: Tensor
-    """(N,) int64 position in the batch of the image itself; 0, 1, 2, ... unless the view picks among several."""
-    partner: Tensor
-    """(N,) int64 position in the batch of the image mixed in."""
-    weight: Tensor
-    """(N,) float32 share of the image itself, lambda, in [0, 1]."""
-
-
-@dataclass(frozen=True)
 class Batch:
     """All that a method may look at in one step."""
 
     outputs: Mapping[tuple[NetworkSpec, View], Outputs]
     targets: Tensor
-    """(N,) int64 class indices in [0, K)."""
+    """(N, ...) targets as the task gives them; (N,) int64 class indices in [0, K) where they are classes."""
     indices: Tensor
     """(N,) int64 positions in the training part."""
     step: Tensor
@@ -182,6 +142,8 @@ class Setup:
     """What is known of a job before anything is built."""
 
     facts: DataFacts
+    outputs: int
+    """K, the outputs of every network's head: the classes of a classifier."""
     student: Card
     """The student's card; once a wrap stands, the wrapped one's."""
     teacher: Card | None
@@ -190,6 +152,16 @@ class Setup:
     epochs: int
     cards: Mapping[str, Card]
     """Every card that is known, by architecture."""
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """Names of the classes, where the targets are classes; empty elsewhere."""
+        return getattr(self.facts, "class_names", ())
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images, in pixels; 0 where the examples are not images."""
+        return getattr(self.facts, "image_size", 0)
 
 
 class TeacherPass(Protocol):
@@ -207,7 +179,7 @@ class LiveSetup(Setup):
     student_network: Network
     teacher_network: Network | None
     targets: Tensor
-    """(M,) int64 classes of all training images, by position, on the CPU."""
+    """(M, ...) targets of all training examples, by position, on the CPU."""
     teacher_pass: TeacherPass
     rebuild_teacher: Callable[[], Network]
     """Another copy of the teacher with the same weights, on the CPU, for a network derived from it."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from retort.architecture import Input
-from retort.method import Outputs
+from retort.outputs import Outputs
 
 Form = Literal["channels_first", "channels_last", "tokens"]
 """How a module hands out a map: (N, C, H, W), (N, H, W, C), or (N, T + H W, C), square, with T tokens in front that

@@ -17,6 +17,7 @@ from retort.methods import AnyMethod
 from retort.protocols import PROTOCOLS, expand
 from retort.registry import nearest
 from retort.spec import Spec
+from retort.tasks import TaskName
 from retort.user_model import ONNX, ModelId
 
 Auto = Literal["auto"]
@@ -130,9 +131,9 @@ class Training(Spec):
     """How a network is trained."""
 
     epochs: int = Field(default=100, ge=1, le=100_000)
-    """Passes over the training part."""
+    """Passes over the training split."""
     batch_size: int = Field(default=64, ge=2, le=65_536)
-    """Images per optimizer step."""
+    """Examples per optimizer step."""
     optimizer: Annotated[SGD | AdamW, Field(discriminator="name")] = SGD()
     """How gradients become steps."""
     schedule: Annotated[Constant | Cosine | Steps, Field(discriminator="name")] = Cosine()
@@ -145,24 +146,24 @@ class Training(Spec):
     """Largest Euclidean norm of all gradients of a student; longer ones are scaled down to it. Null leaves them."""
     weight_average: WeightAverage | None = None
     """Averages the weights over the steps; null ships them as they are."""
-    accumulate: int = Field(default=1, ge=1, le=1024)
-    """Parts in which a batch is computed, one after the other, their gradients added up: less memory for the same
-    step, but for batch norm, which sees a part at a time."""
+    gradient_accumulation: int = Field(default=1, ge=1, le=1024)
+    """Micro-batches in which a batch is computed, one after the other, their gradients added up: less memory for the
+    same step, but for batch norm, which sees a micro-batch at a time."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the networks in training; losses are float32 at least, and so is all evaluation. `auto` is
     bfloat16 on a GPU or a CPU that computes in it, else float32."""
-    keep_teacher_outputs: bool = True
-    """Whether the logits and embeddings of frozen networks are rounded to float16 and kept on the worker, for later
-    jobs of the same teacher, data, augmentation, data_seed and batch. The result is the same whether they were kept
+    cache_teacher_outputs: bool = True
+    """Whether the logits and embeddings of frozen networks are rounded to float16 and cached on the worker, for later
+    jobs of the same teacher, data, augmentation, data_seed and batch. The result is the same whether they were cached
     or computed."""
     data_seed: Seed = 0
-    """Rules the order of the images and the views of them."""
+    """Rules the order of the examples and the views of them."""
     threads: Auto | Annotated[int, Field(ge=1, le=1024)] = "auto"
     """Threads of the arithmetic on a CPU, which change the last bits of sums. `auto` takes what the first worker
     has."""
     on_out_of_memory: Literal["fail", "accumulate"] = "fail"
     """What to do when the first batch does not fit the device's memory: fail and say which would fit, or compute it
-    in as many parts as it takes (see `accumulate`)."""
+    in as many micro-batches as it takes (see `gradient_accumulation`)."""
 
     @model_validator(mode="after")
     def _times_fit(self) -> Training:
@@ -172,11 +173,11 @@ class Training(Spec):
                 "warmup_epochs is {warmup}; it must be less than epochs, which is {epochs}",
                 {"warmup": self.warmup_epochs, "epochs": self.epochs, "field": "warmup_epochs"},
             )
-        if self.accumulate > self.batch_size // 2:
+        if self.gradient_accumulation > self.batch_size // 2:
             raise PydanticCustomError(
-                "parts_too_small",
-                "accumulate is {parts}; each part of a batch of {batch} must hold 2 images at least",
-                {"parts": self.accumulate, "batch": self.batch_size, "field": "accumulate"},
+                "micro_batches_too_small",
+                "gradient_accumulation is {count}; each micro-batch of a batch of {batch} needs at least 2 examples",
+                {"count": self.gradient_accumulation, "batch": self.batch_size, "field": "gradient_accumulation"},
             )
         if isinstance(self.schedule, Steps):
             wrong = [m for m in self.schedule.milestones if m >= self.epochs]
@@ -285,11 +286,11 @@ class Evaluation(Spec):
     """How networks are judged."""
 
     every_epochs: int = Field(default=1, ge=1)
-    """Epochs from one look at the validation part to the next; the last epoch is always looked at."""
+    """Epochs from one evaluation on the validation split to the next; the last epoch is always evaluated."""
     batch_size: int = Field(default=256, ge=1, le=65_536)
-    """Images at once; it changes no result that is counted in images."""
+    """Examples at once; it changes no result that is counted in examples."""
     ship: Literal["best", "last"] = "best"
-    """Which epoch's network is exported: the best on the validation part, or the last."""
+    """Epoch whose network is exported: the best on the validation split, or the last."""
 
 
 class Compression(Spec):
@@ -330,8 +331,8 @@ class Recipe(Spec):
 
     recipe_version: Literal[1] = 1
     """Version of this contract."""
-    task: Literal["classification"] = "classification"
-    """What the networks do."""
+    task: TaskName = "classification"
+    """The networks' task (see /v1/tasks)."""
     name: str = Field(default="", max_length=200)
     """What the job is called, for people."""
     tags: tuple[Tag, ...] = Field(default=(), max_length=32)
@@ -345,14 +346,14 @@ class Recipe(Spec):
     protocol: Literal["cifar100", "imagenet", "tiny_imagenet"] | None = Field(default=None, exclude=True)
     """Shorthand for the published settings under which papers compare methods on that data: `training` (epochs,
     batch, optimizer, schedule, augmentation), the teacher's `teach` where it is given, and shipping the last epoch,
-    with no validation part split off the data set that it is named for. What else the recipe gives stands over it."""
+    with no validation split taken off the data set that it is named for. What else the recipe gives stands over it."""
     dataset: AnyDataset
-    """Labelled images."""
+    """The data set, with the facts that the task needs."""
     teacher: Teacher | None = None
     """The network to imitate; null when no method needs one."""
-    require_teacher_accuracy: float | None = Field(default=None, ge=0, le=1)
-    """Least share of the validation part's images that the teacher must guess before the first student's step, in
-    [0, 1]; below it the job fails and says both numbers. Null asks for none."""
+    require_teacher: float | None = None
+    """Headline metric (accuracy, for classification) that the teacher must reach on the validation split before the
+    first student's step; otherwise the job fails and says both numbers. Null asks for none."""
     students: tuple[Student, ...] = Field(default=(), max_length=64)
     """The networks to train; they share each pass over the data and each pass of the teacher."""
     student: StudentShorthand | None = Field(default=None, exclude=True)
@@ -444,11 +445,11 @@ class Recipe(Spec):
     @model_validator(mode="after")
     def _teacher_where_needed(self) -> Recipe:
         if self.teacher is None:
-            if self.require_teacher_accuracy is not None:
+            if self.require_teacher is not None:
                 raise PydanticCustomError(
                     "no_teacher_to_require",
-                    "require_teacher_accuracy is {least}, but teacher is null",
-                    {"least": self.require_teacher_accuracy, "field": "require_teacher_accuracy"},
+                    "require_teacher is {least}, but teacher is null",
+                    {"least": self.require_teacher, "field": "require_teacher"},
                 )
             for student in self.students:
                 for method in student.methods:

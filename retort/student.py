@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,9 +11,12 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from retort.architecture import Input
 from retort.architectures import ARCHITECTURES
+from retort.dataset import DataFacts
 from retort.method import Wrapper
 from retort.methods import METHODS
 from retort.spec import Spec
+from retort.task import Task, TaskError
+from retort.tasks import TASKS, TaskName
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,11 +60,10 @@ class Description(Spec):
     """Version of this description."""
     name: str
     """The network's name in its job."""
+    task: TaskName = "classification"
+    """The network's task, which has further fields here; files of version 0.1 do not name it."""
     architecture: str
     """Name in the catalogue of architectures."""
-    classes: int = Field(ge=1)
-    class_names: tuple[str, ...]
-    """Name of each class, in the order of the logits."""
     input: ShippedInput
     wrapper: ShippedWrapper | None
     """Null for a network as its architecture gives it."""
@@ -76,8 +79,9 @@ def describe(
     network: Network,
     *,
     name: str,
+    task: Task,
+    facts: DataFacts,
     architecture: str,
-    class_names: tuple[str, ...],
     wrapper: tuple[str, Wrapper] | None,
     weights_dtype: str,
 ) -> dict[str, Any]:
@@ -87,16 +91,24 @@ def describe(
     """
     described = Description(
         name=name,
+        task=task.name,
         architecture=architecture,
-        classes=len(class_names),
-        class_names=class_names,
         input=ShippedInput(**network.image.model_dump()),
         wrapper=ShippedWrapper(method=wrapper[0], fields=wrapper[1].model_dump(mode="json")) if wrapper else None,
         weights_dtype=weights_dtype,
         parameters=network.parameter_count(),
         weights_file=f"{name}.safetensors",
     )
-    return described.model_dump(mode="json")
+    return described.model_dump(mode="json") | task.describe(facts)
+
+
+def outputs_of(description: Mapping[str, Any]) -> int:
+    """Number of outputs of a described network. Raises StudentError where the description is at odds."""
+    task = TASKS[description.get("task", "classification")]
+    try:
+        return task.described_outputs(task.description_type.model_validate(description))
+    except TaskError as error:
+        raise StudentError(str(error)) from error
 
 
 def load_student(description_file: Path, weights_file: Path | None = None) -> tuple[Network, dict[str, Any]]:
@@ -107,7 +119,7 @@ def load_student(description_file: Path, weights_file: Path | None = None) -> tu
     """
     file = Path(description_file)
     description, everything = _read_description(file)
-    network = _build(description)
+    network = _build(description, outputs_of(everything))
     _load_weights(network, Path(weights_file or file.with_name(description.weights_file)))
     return network.eval(), everything
 
@@ -115,7 +127,9 @@ def load_student(description_file: Path, weights_file: Path | None = None) -> tu
 def _read_description(file: Path) -> tuple[Description, dict[str, Any]]:
     try:
         everything = json.loads(file.read_text(encoding="utf-8"))
-        return Description.model_validate(everything), everything
+        described = Description.model_validate(everything)
+        TASKS[described.task].description_type.model_validate(everything)
+        return described, everything
     except OSError as error:
         raise StudentError(f"{file.name} cannot be read: {error}") from error
     except ValidationError as error:
@@ -126,18 +140,14 @@ def _read_description(file: Path) -> tuple[Description, dict[str, Any]]:
         raise StudentError(f"{file.name} is not JSON: {error}") from error
 
 
-def _build(description: Description) -> Network:
+def _build(description: Description, outputs: int) -> Network:
     import torch
 
     if description.architecture not in ARCHITECTURES:
         raise StudentError(f"the network is a {description.architecture!r}; no such architecture is installed here")
-    if len(description.class_names) != description.classes:
-        raise StudentError(
-            f"the description has {description.classes} classes and {len(description.class_names)} class names"
-        )
     try:
         with torch.random.fork_rng(devices=[]):
-            network = _build_network(description.architecture, description.classes)
+            network = _build_network(description.architecture, outputs)
             if description.wrapper is not None:
                 _wrapper(description.wrapper).build(network, _build_network)
     except LookupError as error:
@@ -147,8 +157,8 @@ def _build(description: Description) -> Network:
     return network
 
 
-def _build_network(architecture: str, classes: int) -> Network:
-    return ARCHITECTURES[architecture].build(architecture, classes)
+def _build_network(architecture: str, outputs: int) -> Network:
+    return ARCHITECTURES[architecture].build(architecture, outputs)
 
 
 def _wrapper(shipped: ShippedWrapper) -> Wrapper:

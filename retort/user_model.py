@@ -75,6 +75,11 @@ class UserModel(Spec):
     """Of an ONNX file, whose card no catalogue has."""
 
     @property
+    def outputs(self) -> int | None:
+        """Number of outputs of its head; null where `classes` is."""
+        return self.classes
+
+    @property
     def file(self) -> str:
         """Name of its file on a worker."""
         return f"model.{self.form}"

@@ -1,22 +1,23 @@
-"""What can be said of a recipe before anything is built: resolved values, all that is wrong, what is odd.
+"""Validation of a recipe before anything is built: resolved values, all that is wrong, all that is odd.
 
-Read by the API's `validate` and `create` and by the engine alike, so that they refuse with the same sentence.
+The API's `validate` and `create` and the engine call it alike, so that they refuse with the same sentence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from retort.architecture import Card
 from retort.architectures import CARDS
 from retort.dataset import DataFacts
-from retort.method import READS, TEACHER, Method, MethodError, Setup
+from retort.method import TEACHER, Method, MethodError, Setup
+from retort.outputs import READS
 from retort.recipe import BASELINE_NAME, SGD, Recipe, Student, Teacher, Training
-from retort.user_model import ONNX, UserModel, class_sentence
+from retort.task import Task
+from retort.tasks import TASKS
+from retort.user_model import ONNX, UserModel
 
-FEWEST_CLASSES = 2
-"""There is nothing to tell apart in one; methods are not asked about it."""
 REFERENCE_BATCH = 64
 """The batch for which the papers' CIFAR protocol gives its learning rate."""
 
@@ -41,8 +42,8 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Review:
-    """All that can be said of a recipe without building anything."""
+class RecipeValidation:
+    """All findings about a recipe."""
 
     resolved: Recipe
     problems: tuple[Problem, ...]
@@ -51,23 +52,30 @@ class Review:
     """Names of the students that share one pass over the data and one of the teacher, a group each."""
 
 
-def review(
+def validate(
     recipe: Recipe,
     facts: DataFacts | None,
     cards: Mapping[str, Card] = CARDS,
     models: Mapping[str, UserModel] | None = None,
-) -> Review:
+) -> RecipeValidation:
     """Resolve what is `auto` and find all that is wrong, as far as facts, cards and the users' models are known."""
     models = models or {}
-    problems = [*_label_problems(recipe), *_model_problems(recipe, facts, models)]
+    task = TASKS[recipe.task]
+    problems = [*_label_problems(recipe, task), *_teacher_problems(recipe, task)]
+    if facts is not None and not isinstance(facts, task.facts_type):
+        found = f"data set {recipe.dataset.name} does not hold examples of the task {task.name} ({task.title})"
+        problems.append(Problem("/dataset", found))
+        facts = None
+    problems += _model_problems(recipe, task, facts, models)
     if facts is not None:
-        problems += _data_problems(recipe, facts, cards)
-        if facts.classes >= FEWEST_CLASSES:
-            problems += _method_problems(recipe, facts, cards)
-    return Review(
+        unfit = [*task.data_problems(facts)]
+        problems += _data_problems(recipe, task, facts, cards, unfit)
+        if not unfit:
+            problems += _method_problems(recipe, task, facts, cards)
+    return RecipeValidation(
         resolved=recipe if problems else resolve(recipe),
         problems=tuple(problems),
-        warnings=(*_warnings(recipe, facts, cards), *class_warnings(recipe, facts, models)),
+        warnings=(*_warnings(recipe, task, facts, cards), *model_warnings(recipe, facts, models)),
         sharing=tuple(tuple(recipe.students[i].name for i in group) for group in sharing_groups(recipe)),
     )
 
@@ -124,11 +132,16 @@ def setup_for(student: Student, recipe: Recipe, facts: DataFacts, cards: Mapping
     teacher = cards.get(recipe.teacher.architecture) if recipe.teacher else None
     if card is None or (recipe.teacher is not None and teacher is None):
         return None
-    return Setup(facts, card, teacher, recipe.training.batch_size, recipe.training.epochs, cards)
+    outputs = TASKS[recipe.task].outputs(facts)
+    return Setup(facts, outputs, card, teacher, recipe.training.batch_size, recipe.training.epochs, cards)
 
 
-def check_methods(methods: tuple[Method, ...], setup: Setup) -> Iterator[tuple[int, str]]:
-    """What is wrong with each method for that setup: (position, sentence)."""
+def check_methods(methods: tuple[Method, ...], setup: Setup, task: Task) -> Iterator[tuple[int, str]]:
+    """Whatever keeps each method from serving that setup: (position, sentence)."""
+    unserved = [(i, lack) for i, method in enumerate(methods) if (lack := lacking(method, setup, task))]
+    if unserved:
+        yield from unserved
+        return
     choosers = [method.name for method in methods if method.chooses_images]
     if len(choosers) > 1:
         yield 0, f"{' and '.join(choosers)} both choose the images of an epoch; at most one of a student's methods may"
@@ -149,6 +162,21 @@ def check_methods(methods: tuple[Method, ...], setup: Setup) -> Iterator[tuple[i
     wraps = [method.name for method in methods if not refused and method.wrapper(setup) is not None]
     if len(wraps) > 1:
         yield 0, f"{' and '.join(wraps)} both replace the student's head; at most one of a student's methods may"
+
+
+def lacking(method: Method, setup: Setup, task: Task) -> str:
+    """A sentence on what a method reads that networks of the task do not offer; empty where it serves the task."""
+    if method.reads_labels and not task.class_targets:
+        return f"{method.name}: it reads class labels, and the targets of the task {task.name} are not classes"
+    try:
+        phases = method.phases(setup)
+        taps = method.taps(setup).union(*(phase.taps for phase in phases))
+    except MethodError:
+        return ""  # `check` says why
+    missing = task.missing_reads(tap.reads for tap in taps)
+    if missing:
+        return f"{method.name}: it reads {' and '.join(missing)}, which networks of the task {task.name} do not offer"
+    return ""
 
 
 def _reads_beyond_logits(method: Method, setup: Setup) -> str:
@@ -177,8 +205,11 @@ def _resolve_training(training: Training) -> Training:
     return training.model_copy(update={"optimizer": optimizer})
 
 
-def _label_problems(recipe: Recipe) -> Iterator[Problem]:
+def _label_problems(recipe: Recipe, task: Task) -> Iterator[Problem]:
     for i, student in enumerate(recipe.students):
+        for name in sorted(type(student.labels).model_fields.keys() - {"weight"} - task.label_fields):
+            if getattr(student.labels, name) != type(student.labels).model_fields[name].default:
+                yield Problem(f"/students/{i}/labels/{name}", f"{name} means nothing for the task {task.name}")
         try:
             weight = label_weight(student)
         except MethodError as error:
@@ -191,25 +222,36 @@ def _label_problems(recipe: Recipe) -> Iterator[Problem]:
             )
 
 
-def class_warnings(recipe: Recipe, facts: DataFacts | None, models: Mapping[str, UserModel]) -> Iterator[str]:
-    """What is odd about the order of the classes of networks that users brought."""
-    for role, network in _brought(recipe):
+def _teacher_problems(recipe: Recipe, task: Task) -> Iterator[Problem]:
+    wanted, metric = recipe.require_teacher, task.headline
+    low, high = metric.lowest, metric.highest
+    if wanted is not None and ((low is not None and wanted < low) or (high is not None and wanted > high)):
+        bounds = " and ".join(
+            f"{word} {bound:g}" for word, bound in (("at least", low), ("at most", high)) if bound is not None
+        )
+        yield Problem("/require_teacher", f"require_teacher is {wanted:g}; {metric.name} is {bounds}")
+
+
+def model_warnings(recipe: Recipe, facts: DataFacts | None, models: Mapping[str, UserModel]) -> Iterator[str]:
+    """Sentences about what is odd about the user models of a recipe for its data."""
+    task = TASKS[recipe.task]
+    for role, network in _user_models(recipe):
         model = models.get(network.model or "")
-        if facts is not None and model is not None and model.classes == facts.classes:
-            sentence = class_sentence(f"{role} ({model.id})", model.class_names, facts.class_names)
-            if sentence is not None:
-                yield sentence
+        if model is not None and isinstance(facts, task.facts_type):
+            yield from task.model_warnings(role, model, facts)
 
 
-def _brought(recipe: Recipe) -> Iterator[tuple[str, Teacher | Student]]:
-    """The networks that users brought, with what they are called."""
+def _user_models(recipe: Recipe) -> Iterator[tuple[str, Teacher | Student]]:
+    """The networks that are user models, each with its role in words."""
     students = [(f"student {student.name!r}", student) for student in recipe.students]
     for role, network in [("the teacher", recipe.teacher), *students]:
         if network is not None and network.model is not None:
             yield role, network
 
 
-def _model_problems(recipe: Recipe, facts: DataFacts | None, models: Mapping[str, UserModel]) -> Iterator[Problem]:
+def _model_problems(
+    recipe: Recipe, task: Task, facts: DataFacts | None, models: Mapping[str, UserModel]
+) -> Iterator[Problem]:
     teacher = recipe.teacher
     for pointer, network in [("/teacher", teacher), *((f"/students/{i}", s) for i, s in enumerate(recipe.students))]:
         if network is None:
@@ -225,39 +267,37 @@ def _model_problems(recipe: Recipe, facts: DataFacts | None, models: Mapping[str
     if teacher.architecture == ONNX and teacher.teach is not None:
         yield Problem("/teacher/teach", f"{teacher.model} is an ONNX file, which cannot be taught; teach must be null")
     model = models.get(teacher.model or "")
-    if model is not None and facts is not None and teacher.teach is None and model.classes != facts.classes:
+    if model is not None and facts is not None and teacher.teach is None and model.outputs != task.outputs(facts):
         yield Problem(
             "/teacher/model",
-            f"the teacher {model.id} gives {model.classes} classes, the data set has {facts.classes}; "
+            f"the teacher {model.id} gives {model.outputs} {task.output_word}, the data set has {task.outputs(facts)}; "
             "give teach, to tune it on the data set",
         )
 
 
-def _data_problems(recipe: Recipe, facts: DataFacts, cards: Mapping[str, Card]) -> Iterator[Problem]:
-    for part in ("train", "validation", "test"):
-        if getattr(facts, part) == 0:
-            yield Problem("/dataset", f"the data set's {part} part is empty; each part needs an image")
-    if facts.classes < FEWEST_CLASSES:
-        yield Problem("/dataset", f"the data set has {facts.classes} class; at least {FEWEST_CLASSES} are needed")
+def _data_problems(
+    recipe: Recipe, task: Task, facts: DataFacts, cards: Mapping[str, Card], unfit: Iterable[str]
+) -> Iterator[Problem]:
+    for split in ("train", "validation", "test"):
+        if getattr(facts, split) == 0:
+            yield Problem("/dataset", f"the data set's {split} split is empty; each split needs an example")
+    for sentence in unfit:
+        yield Problem("/dataset", sentence)
     named = [(f"/students/{i}/architecture", s.architecture) for i, s in enumerate(recipe.students)]
     if recipe.teacher:
         named.append(("/teacher/architecture", recipe.teacher.architecture))
     for pointer, name in named:
-        card = cards.get(name)
-        if card is not None and facts.image_size < card.smallest_image:
-            yield Problem(
-                pointer,
-                f"{name} reads images of {card.smallest_image} pixels a side at least; "
-                f"the data set's have {facts.image_size}",
-            )
+        if name in cards:
+            for sentence in task.network_problems(facts, cards[name]):
+                yield Problem(pointer, sentence)
 
 
-def _method_problems(recipe: Recipe, facts: DataFacts, cards: Mapping[str, Card]) -> Iterator[Problem]:
+def _method_problems(recipe: Recipe, task: Task, facts: DataFacts, cards: Mapping[str, Card]) -> Iterator[Problem]:
     for i, student in enumerate(recipe.students):
         setup = setup_for(student, recipe, facts, cards)
         if setup is None:
             continue
-        problems = [*check_methods(student.methods, setup), *_part_problems(student, recipe.training)]
+        problems = [*check_methods(student.methods, setup, task), *_micro_batch_problems(student, recipe.training)]
         for j, sentence in problems:
             yield Problem(f"/students/{i}/methods/{j}", sentence)
         reads = problems or not student.methods or any(method.taps(setup) for method in student.methods)
@@ -270,26 +310,26 @@ def _method_problems(recipe: Recipe, facts: DataFacts, cards: Mapping[str, Card]
             )
 
 
-def _part_problems(student: Student, training: Training) -> Iterator[tuple[int, str]]:
-    """Methods whose terms or memories need the whole batch, where it may be computed in parts."""
-    if training.accumulate == 1 and training.on_out_of_memory == "fail":
+def _micro_batch_problems(student: Student, training: Training) -> Iterator[tuple[int, str]]:
+    """Methods whose terms or memories need the whole batch, where it may be computed in micro-batches."""
+    if training.gradient_accumulation == 1 and training.on_out_of_memory == "fail":
         return
     for j, method in enumerate(student.methods):
         if method.couples_batch or type(method).update is not Method.update:
             yield (
                 j,
-                f"{method.name}: its terms need the whole batch at once; training says to compute it in parts "
-                "(accumulate or on_out_of_memory)",
+                f"{method.name}: its terms need the whole batch at once; training says to compute it in micro-batches "
+                "(gradient_accumulation or on_out_of_memory)",
             )
 
 
-def _warnings(recipe: Recipe, facts: DataFacts | None, cards: Mapping[str, Card]) -> Iterator[str]:
-    classes = facts.classes if facts else 1000
+def _warnings(recipe: Recipe, task: Task, facts: DataFacts | None, cards: Mapping[str, Card]) -> Iterator[str]:
+    outputs = task.outputs(facts) if facts else 1000
     teacher = cards.get(recipe.teacher.architecture) if recipe.teacher else None
     for student in recipe.students:
         card = cards.get(student.architecture)
         if card and teacher and student.name != BASELINE_NAME:
-            small, large = card.parameters(classes), teacher.parameters(classes)
+            small, large = card.parameters(outputs), teacher.parameters(outputs)
             if small > large:
                 yield (
                     f"student {student.name!r} ({student.architecture}, {small:,} parameters) is larger than its "
@@ -300,7 +340,7 @@ def _warnings(recipe: Recipe, facts: DataFacts | None, cards: Mapping[str, Card]
         yield "a teacher is given, but no method reads it"
     if facts is not None and facts.train and facts.train < recipe.training.batch_size:
         yield (
-            f"the batch ({recipe.training.batch_size} images) is larger than the training part "
+            f"the batch ({recipe.training.batch_size} examples) is larger than the training split "
             f"({facts.train}): an epoch is one step"
         )
 

@@ -1,13 +1,16 @@
 """Views: the copies of a training image that a method may ask for.
 
 A view is a frozen description. Equal views of several methods and students are made once a batch by the engine
-(`retort/engine/views.py`), with draws that depend on nothing but the data's seed, the epoch, the sample and the view.
+(`retort/images/views.py`), with draws that depend on nothing but the data's seed, the epoch, the sample and the view.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -78,3 +81,24 @@ class AutoAugment(View):
 
 
 CLEAN = Clean()
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How a view was made of two clean examples each."""
+
+    image: Tensor
+    """(N,) int64 position in the batch of the image itself; 0, 1, 2, ... unless the view picks among several."""
+    partner: Tensor
+    """(N,) int64 position in the batch of the image mixed in."""
+    weight: Tensor
+    """(N,) float32 share of the image itself, lambda, in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class ViewBatch:
+    """A view of a batch as networks read it, and how it was mixed, if it was."""
+
+    inputs: Tensor
+    """(N, 3, H, W) float32 RGB in [0, 1] for image tasks."""
+    mixed: Mixing | None = None

@@ -84,8 +84,8 @@ def progressed(progress: Progress) -> None:
     """Count the steps since the engine's last report of the same phase and student."""
     global _last
     now = time.monotonic()
-    if progress.images_per_second is not None:
-        _images_per_second.set(progress.images_per_second)
+    if progress.examples_per_second is not None:
+        _images_per_second.set(progress.examples_per_second)
     if progress.step is None:
         return
     if _last and _last[:2] == (progress.phase, progress.network) and progress.step > _last[2]:

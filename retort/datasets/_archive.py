@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from pydantic import AliasChoices, Field
 
-from retort.dataset import Channels, DataFacts, DatasetError
+from retort.dataset import Channels, DatasetError, ImageClassFacts
 from retort.datasets._listing import Labelled
 from retort.spec import Spec
 
@@ -55,10 +55,10 @@ class Description(Spec):
     splits: dict[str, SplitDescription] = Field(validation_alias=AliasChoices("splits", "parts"))
     """By name: train, validation, test. Archives of version 0.1 say `parts`."""
 
-    def facts(self) -> DataFacts:
+    def facts(self) -> ImageClassFacts:
         """What is known of the data set at its own image size."""
         counts = {name: self.splits[name].images for name in SPLITS}
-        return DataFacts(
+        return ImageClassFacts(
             classes=len(self.class_names), class_names=self.class_names, image_size=self.image_size, mean=self.mean,
             std=self.std, **counts,
         )  # fmt: skip

@@ -8,7 +8,7 @@ from hashlib import sha256
 import torch
 from torch import Tensor
 
-from retort.dataset import Channels, DataFacts, LoadedDataset
+from retort.dataset import Channels, ImageClassFacts, LoadedDataset
 
 ONE_STEP = 1 / 255
 """The least that a channel may differ by."""
@@ -24,14 +24,18 @@ class MemorySplit:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def images(self, indices: Tensor) -> Tensor:
+    def inputs(self, indices: Tensor) -> Tensor:
         """(N, 3, H, W) uint8 RGB images at those (N,) int64 positions."""
         # On the CPU several times as fast as pixels[indices].
         return self.pixels.index_select(0, indices)
 
 
 def loaded(
-    facts: DataFacts, train: MemorySplit, validation: MemorySplit, test: MemorySplit, warnings: tuple[str, ...] = ()
+    facts: ImageClassFacts,
+    train: MemorySplit,
+    validation: MemorySplit,
+    test: MemorySplit,
+    warnings: tuple[str, ...] = (),
 ) -> LoadedDataset:
     """The data set with its digest taken, and mean and deviation measured where the facts do not give them."""
     if facts.mean is None:
@@ -39,7 +43,7 @@ def loaded(
     return LoadedDataset(facts, train, validation, test, digest((train, validation, test)), warnings)
 
 
-def with_statistics(facts: DataFacts, batches: Iterable[Tensor]) -> DataFacts:
+def with_statistics(facts: ImageClassFacts, batches: Iterable[Tensor]) -> ImageClassFacts:
     """The facts with mean and deviation of those (N, 3, H, W) uint8 images."""
     mean, std = channel_statistics(batches)
     return facts.model_copy(update={"mean": mean, "std": std})

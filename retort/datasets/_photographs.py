@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from retort.dataset import DataFacts, DatasetError, LoadedDataset
+from retort.dataset import DatasetError, ImageClassFacts, LoadedDataset
 from retort.datasets._listing import Labelled, stray_warning
 from retort.datasets._published import Published
 from retort.datasets._roots import Files
@@ -39,13 +39,13 @@ class Photographs(Published):
     def _listing(self, files: Files) -> Listing:
         """All its images, none decoded. Raises DatasetError or OSError."""
 
-    def _facts_to_come(self) -> DataFacts | None:
+    def _facts_to_come(self) -> ImageClassFacts | None:
         return None
 
-    def _look(self, files: Files) -> DataFacts | None:
+    def _look(self, files: Files) -> ImageClassFacts | None:
         return self._facts_of(self._listing(files))
 
-    def _facts_of(self, listing: Listing) -> DataFacts:
+    def _facts_of(self, listing: Listing) -> ImageClassFacts:
         return self._facts(listing.class_names, self.image_size, len(listing.train), len(listing.test))
 
     def _load(self, files: Files) -> LoadedDataset:

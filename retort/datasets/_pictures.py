@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
-from retort.dataset import DataFacts, DatasetError, LoadedDataset, Split
+from retort.dataset import DatasetError, ImageClassFacts, LoadedDataset, Split
 from retort.datasets._listing import Labelled, first_few, short
 from retort.datasets._memory import MemorySplit, with_statistics
 from retort.datasets._split import drawn_order
@@ -81,14 +81,14 @@ class StreamedSplit:
     def __len__(self) -> int:
         return len(self._files)
 
-    def images(self, indices: Tensor) -> Tensor:
+    def inputs(self, indices: Tensor) -> Tensor:
         """(N, 3, H, W) uint8 RGB images at those (N,) int64 positions. Raises DatasetError."""
         wanted = [self._files[position] for position in indices.tolist()]
         return torch.from_numpy(decode(self._source, wanted, self._side))
 
 
 def load_pictures(
-    facts: DataFacts,
+    facts: ImageClassFacts,
     source: Source,
     train: Sequence[Labelled],
     validation: Sequence[Labelled] | None,
@@ -239,7 +239,7 @@ def _sample(train: Split) -> Iterator[Tensor]:
     """The images that statistics are measured on, a batch at a time."""
     drawn = sorted(drawn_order(len(train), 0, "statistics")[:SAMPLE])
     for positions in torch.split(torch.tensor(drawn, dtype=torch.int64), SAMPLE_BATCH):
-        yield train.images(positions)
+        yield train.inputs(positions)
 
 
 def _labels(listed: Sequence[Labelled]) -> Tensor:

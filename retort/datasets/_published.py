@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from retort.dataset import Channels, DataFacts, Dataset, DatasetError, LoadedDataset
+from retort.dataset import Channels, Dataset, DatasetError, ImageClassFacts, LoadedDataset
 from retort.datasets._fetch import Download, fetch
 from retort.datasets._roots import LONGEST_PATH, PATH_PATTERN, Files, Roots, reading
 from retort.datasets._split import split_count, split_off
@@ -56,7 +56,7 @@ class Published(Dataset):
     split_seed: int = Field(default=0, ge=0, lt=2**63)
     """Rules which images are split off."""
 
-    def facts(self, roots: Sequence[Path]) -> DataFacts | None:
+    def facts(self, roots: Sequence[Path]) -> ImageClassFacts | None:
         if self.path is None:
             self._insist_on_downloads()
             return self._facts_to_come()
@@ -84,11 +84,11 @@ class Published(Dataset):
             return self._load(self._files(folder, allowed))
 
     @abstractmethod
-    def _facts_to_come(self) -> DataFacts | None:
+    def _facts_to_come(self) -> ImageClassFacts | None:
         """What is known of a set that was not downloaded yet."""
 
     @abstractmethod
-    def _look(self, files: Files) -> DataFacts | None:
+    def _look(self, files: Files) -> ImageClassFacts | None:
         """What its files say without any image being decoded. Raises DatasetError or OSError."""
 
     @abstractmethod
@@ -105,14 +105,14 @@ class Published(Dataset):
         if not self.downloads:
             raise DatasetError(f"{self.name} is not downloaded by itself; give path, a folder that holds {self.layout}")
 
-    def _facts(self, class_names: tuple[str, ...], image_size: int, train: int, test: int) -> DataFacts:
+    def _facts(self, class_names: tuple[str, ...], image_size: int, train: int, test: int) -> ImageClassFacts:
         """The facts of so many images; a folder without images, or with more than were published, is refused."""
         official = self.official
         for split, found, most in (("training", train, official.train), ("test", test, official.test)):
             if not 0 < found <= most:
                 raise DatasetError(f"{found:,} {split} images were found; {self.name} has {most:,}")
         validation = split_count(train, self.validation_share)
-        return DataFacts(
+        return ImageClassFacts(
             classes=len(class_names),
             class_names=class_names,
             image_size=image_size,
@@ -166,10 +166,10 @@ class Arrays(Published):
     def _read(self, files: Files) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Training and test part: (M, 3, H, W) uint8 images and (M,) int64 labels, as the files have them."""
 
-    def _facts_to_come(self) -> DataFacts:
+    def _facts_to_come(self) -> ImageClassFacts:
         return self._facts(self.class_names, self.image_size, self.official.train, self.official.test)
 
-    def _look(self, files: Files) -> DataFacts:
+    def _look(self, files: Files) -> ImageClassFacts:
         return self._facts(self.class_names, self.image_size, *self._count(files))
 
     def _load(self, files: Files) -> LoadedDataset:

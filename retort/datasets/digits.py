@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from retort.dataset import DataFacts, Dataset, DatasetError, LoadedDataset
+from retort.dataset import Dataset, DatasetError, ImageClassFacts, LoadedDataset
 from retort.datasets._split import apportion, drawn_order
 
 COUNTS = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
@@ -34,9 +34,9 @@ class Digits(Dataset):
     split_seed: int = Field(default=0, ge=0, lt=2**63)
     """Rules which images are in which part, and which of the training part are kept."""
 
-    def facts(self, roots: Sequence[Path]) -> DataFacts:
+    def facts(self, roots: Sequence[Path]) -> ImageClassFacts:
         train = sum(kept for kept, _, _ in self._sizes())
-        return DataFacts(
+        return ImageClassFacts(
             classes=len(COUNTS),
             class_names=tuple("0123456789"),
             image_size=8,

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from retort.dataset import DataFacts, Dataset, DatasetError, LoadedDataset
+from retort.dataset import Dataset, DatasetError, ImageClassFacts, LoadedDataset
 from retort.datasets._listing import Labelled, images_in, stray_warning
 from retort.datasets._roots import LONGEST_PATH, PATH_PATTERN, Files, Roots, reading
 from retort.datasets._split import take_splits
@@ -53,7 +53,7 @@ class ImageFolder(Dataset):
     split_seed: int = Field(default=0, ge=0, lt=2**63)
     """Rules which images are split off."""
 
-    def facts(self, roots: Sequence[Path]) -> DataFacts | None:
+    def facts(self, roots: Sequence[Path]) -> ImageClassFacts | None:
         allowed = Roots(roots)
         folder = allowed.folder(self.path)
         if not allowed.are_here(folder):
@@ -70,9 +70,9 @@ class ImageFolder(Dataset):
         warnings = tuple(stray_warning(found.stray))
         return load_pictures(self._facts(found), Folder(files.folder), train, validation, test, warnings)
 
-    def _facts(self, found: Found) -> DataFacts:
+    def _facts(self, found: Found) -> ImageClassFacts:
         sizes = {name: len(images) for name, images in found.splits.items()}
-        return DataFacts(
+        return ImageClassFacts(
             classes=len(found.class_names), class_names=found.class_names, image_size=self.image_size, **sizes
         )
 

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from retort.dataset import DataFacts, DatasetError
+from retort.dataset import DatasetError, ImageClassFacts
 from retort.datasets._listing import images_in
 from retort.datasets._photographs import Listing, Photographs, told_apart
 from retort.datasets._published import IMAGENET_MEAN, IMAGENET_STD, Official
@@ -33,7 +33,7 @@ class Imagenet(Photographs):
 
     name: Literal["imagenet"] = "imagenet"
 
-    def _look(self, files: Files) -> DataFacts | None:
+    def _look(self, files: Files) -> ImageClassFacts | None:
         wnids = self._classes(files)
         if len(wnids) < CLASSES:
             return super()._look(files)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from retort.dataset import DataFacts, DatasetError
+from retort.dataset import DatasetError, ImageClassFacts
 from retort.datasets._photographs import Listing, Photographs, held, told_apart
 from retort.datasets._published import IMAGENET_MEAN, IMAGENET_STD, Official
 from retort.datasets._roots import LARGEST_LIST, Files
@@ -25,7 +25,7 @@ class StanfordDogs(Photographs):
 
     name: Literal["stanford_dogs"] = "stanford_dogs"
 
-    def _look(self, files: Files) -> DataFacts | None:
+    def _look(self, files: Files) -> ImageClassFacts | None:
         for name in (TRAIN, TEST):
             files.file(name)
         folders = files.folders("Images")

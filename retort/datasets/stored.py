@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from retort.dataset import DataFacts, Dataset, DatasetError, LoadedDataset
+from retort.dataset import Dataset, DatasetError, ImageClassFacts, LoadedDataset
 from retort.datasets._archive import SPLITS, Archive
 from retort.datasets._roots import fetched
 
@@ -27,7 +27,7 @@ class Stored(Dataset):
     image_size: int | None = Field(default=None, ge=8, le=1024)
     """Side of the square that images are brought to, in pixels; null is what the data set says."""
 
-    def facts(self, roots: Sequence[Path]) -> DataFacts | None:
+    def facts(self, roots: Sequence[Path]) -> ImageClassFacts | None:
         file = fetched(roots, self.dataset)
         return None if file is None else self.at_its_size(Archive(file).description.facts())
 
@@ -42,7 +42,7 @@ class Stored(Dataset):
         train, validation, test = (archive.listed()[split] for split in SPLITS)
         return load_pictures(facts, archive, train, validation, test, (), checked=file.name)
 
-    def at_its_size(self, facts: DataFacts) -> DataFacts:
+    def at_its_size(self, facts: ImageClassFacts) -> ImageClassFacts:
         """The data set's facts as this recipe wants it: statistics hold for the size at which they were measured."""
         if self.image_size in (None, facts.image_size):
             return facts

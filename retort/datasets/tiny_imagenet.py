@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from retort.dataset import DataFacts, DatasetError
+from retort.dataset import DatasetError, ImageClassFacts
 from retort.datasets._fetch import Download
 from retort.datasets._listing import Labelled, images_in
 from retort.datasets._photographs import Listing, Photographs, held, told_apart
@@ -47,7 +47,7 @@ class TinyImagenet(Photographs):
     image_size: int = Field(default=64, ge=8, le=1024)
     """Side of the square that images are brought to, in pixels; they have 64."""
 
-    def _look(self, files: Files) -> DataFacts | None:
+    def _look(self, files: Files) -> ImageClassFacts | None:
         wnids = _wnids(files)
         if len(wnids) < CLASSES or not set(wnids) <= set(files.folders("train")):
             return super()._look(files)

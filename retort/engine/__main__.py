@@ -36,6 +36,7 @@ import torch
 from retort import confine
 from retort.engine.causes import cause_of
 from retort.engine.checkpoint import are_there
+from retort.engine.context import RunPaths
 from retort.engine.event_log import EventLog, own_standard_output
 from retort.engine.fetch import fetch
 from retort.engine.group import ALONE, Group, join
@@ -49,7 +50,6 @@ from retort.engine.interrupt import (
     NothingToKeep,
     Stopped,
 )
-from retort.engine.run import RunPaths
 from retort.kinds import DISTILL, KINDS
 
 ORPHAN_SECONDS = 20.0
@@ -67,13 +67,13 @@ def main() -> int:
     try:
         if arguments.warm:
             _warm_up()
-            kind, content, place, cell = _from_parent(_await_order(interrupt), interrupt)
+            kind, content, paths, cell = _from_parent(_await_order(interrupt), interrupt)
         else:
-            kind, content, place = arguments.kind, *_from_arguments(arguments)
+            kind, content, paths = arguments.kind, *_from_arguments(arguments)
             group = join()
             if group.rank:
                 event_log = EventLog(os.open(os.devnull, os.O_WRONLY))
-        return carry_out(content, place, event_log, interrupt, group, kind, cell)
+        return carry_out(content, paths, event_log, interrupt, group, kind, cell)
     except Impossible as error:
         return _refuse(event_log, str(error), IMPOSSIBLE)
     except (Stopped, BrokenPipeError):
@@ -91,7 +91,7 @@ def _warm_up() -> None:
 
 def carry_out(
     content: bytes,
-    place: RunPaths,
+    paths: RunPaths,
     event_log: EventLog,
     interrupt: Interrupt,
     group: Group = ALONE,
@@ -106,11 +106,11 @@ def carry_out(
     try:
         spec = KINDS[kind].spec.model_validate_json(content)
         if cell is not None:
-            with interrupt.at_once(nothing_to_keep=not are_there(place.checkpoints)):
+            with interrupt.at_once(nothing_to_keep=not are_there(paths.checkpoints)):
                 event_log.enter("preparing")
                 fetch(spec)
             confine.enter(cell)
-        work(spec, place, event_log, interrupt, group)()
+        work(spec, paths, event_log, interrupt, group)()
     except Stopped:
         return STOPPED
     except NothingToKeep as error:
@@ -118,7 +118,7 @@ def carry_out(
     except BrokenPipeError:
         raise
     except Exception as error:
-        cause = cause_of(error, (place.directory, place.checkpoints, Path(torch.hub.get_dir())))
+        cause = cause_of(error, (paths.directory, paths.checkpoints, Path(torch.hub.get_dir())))
         if cause is None:
             raise
         code, sentence = cause
@@ -150,34 +150,34 @@ def _arguments() -> argparse.Namespace:
 
 
 def _from_arguments(arguments: argparse.Namespace) -> tuple[bytes, RunPaths]:
-    place = RunPaths(
+    paths = RunPaths(
         directory=arguments.out,
         checkpoints=arguments.out / "checkpoints",
         weights=arguments.weights,
         data_roots=tuple(arguments.data_root),
         run="1",
         checkpoint_seconds=arguments.checkpoint_seconds,
-        store=arguments.store,
-        store_bytes=int(arguments.store_gib * 2**30),
+        cache=arguments.store,
+        cache_bytes=int(arguments.store_gib * 2**30),
     )
-    return arguments.recipe.read_bytes(), place
+    return arguments.recipe.read_bytes(), paths
 
 
 def _from_parent(order: bytes, interrupt: Interrupt) -> tuple[str, bytes, RunPaths, dict[str, Any] | None]:
     job: dict[str, Any] = json.loads(order)
     if job.get("finish", False):
         interrupt.set_finish()
-    place = RunPaths(
+    paths = RunPaths(
         directory=Path(job["directory"]),
         checkpoints=Path(job["checkpoints"]),
         weights=Path(job["weights"]),
         data_roots=tuple(map(Path, job["data_roots"])),
         run=job["run"],
         checkpoint_seconds=job["checkpoint_seconds"],
-        store=Path(job["store"]),
-        store_bytes=job["store_bytes"],
+        cache=Path(job["store"]),
+        cache_bytes=job["store_bytes"],
     )
-    return job.get("kind", DISTILL), json.dumps(job["spec"]).encode(), place, job.get("confine")
+    return job.get("kind", DISTILL), json.dumps(job["spec"]).encode(), paths, job.get("confine")
 
 
 def _hear_signals(interrupt: Interrupt) -> None:

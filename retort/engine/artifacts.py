@@ -14,11 +14,11 @@ from torch import Tensor
 from retort.architecture import Card
 from retort.dataset import DataFacts
 from retort.engine.epoch_plan import TrainingExtent
-from retort.engine.evaluate import Score
 from retort.export import Export
 from retort.method import Wrapper
 from retort.network import Network
 from retort.student import describe
+from retort.task import Score, Task
 
 
 @dataclass
@@ -37,7 +37,7 @@ class NetworkResult:
     """Weights after the best epoch on the validation part."""
     best_epoch: int | None = None
     """None for a teacher that came trained; 0 where the first epoch was not finished."""
-    reached: TrainingExtent | None = None
+    extent: TrainingExtent | None = None
     """How far its training came; None for a teacher that came trained."""
     wrapper: tuple[str, Wrapper] | None = None
 
@@ -54,17 +54,22 @@ def round_to(tensor: Tensor, weights_dtype: str) -> Tensor:
     return tensor
 
 
-def describe_result(finished: NetworkResult, facts: DataFacts, weights_dtype: str, test: Score) -> dict[str, Any]:
-    """What `student.json` says: all that is needed to build the network again, and how good it is."""
+def describe_result(
+    result: NetworkResult, task: Task, facts: DataFacts, weights_dtype: str, test: Score | None
+) -> dict[str, Any]:
+    """The content of `student.json`: all that is needed to build the network again, and its test score."""
     description = describe(
-        finished.network,
-        name=finished.name,
-        architecture=finished.architecture,
-        class_names=facts.class_names,
-        wrapper=finished.wrapper,
+        result.network,
+        name=result.name,
+        task=task,
+        facts=facts,
+        architecture=result.architecture,
+        wrapper=result.wrapper,
         weights_dtype=weights_dtype,
     )
-    return description | {"test": {"accuracy": test.accuracy, "correct": test.correct, "images": test.images}}
+    if test is None:
+        return description
+    return description | {"test": {name: test.metrics[name] for name in task.columns if name in test.metrics}}
 
 
 class Packer:
@@ -92,11 +97,11 @@ class Packer:
         else:
             self._clear()
 
-    def export(self, finished: NetworkResult, description: dict[str, Any], export: Export) -> None:
+    def export(self, result: NetworkResult, description: dict[str, Any], export: Export) -> None:
         """Write a network in one format."""
-        file = self.directory / f"{finished.name}{export.suffix}"
-        export.write(finished.network, description, file)
-        self.add(file, finished.name, export.media_type)
+        file = self.directory / f"{result.name}{export.suffix}"
+        export.write(result.network, description, file)
+        self.add(file, result.name, export.media_type)
 
     def write_json(self, name: str, network: str | None, content: dict[str, Any]) -> None:
         file = self.directory / name

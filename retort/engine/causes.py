@@ -22,6 +22,7 @@ from retort.engine.interrupt import (
     Impossible,
     MemoryExhausted,
 )
+from retort.task import TaskError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_ROOM_IN_WORDS = re.compile(rf"\(os error ({'|'.join(map(str, NO_ROOM))})\)")
@@ -54,7 +55,7 @@ def cause_of(error: Exception, places: tuple[Path, ...]) -> tuple[int, str] | No
         found = error.errors(include_url=False)[0]
         where = "/" + "/".join(map(str, found["loc"]))
         return IMPOSSIBLE, f"the recipe is wrong at {where}: {found['msg']}"
-    if isinstance(error, Impossible | DatasetError):
+    if isinstance(error, Impossible | DatasetError | TaskError):
         return IMPOSSIBLE, str(error)
     return None
 

@@ -31,10 +31,10 @@ class TrainingExtent:
 class EpochPlan:
     """The steps of a training, made from how many images each of its epochs sees."""
 
-    def __init__(self, images: Iterable[int], batch_size: int) -> None:
-        self.images = tuple(images)
-        """Images that each epoch sees."""
-        self.batches = tuple(max(1, _batches(count, batch_size)) for count in self.images)
+    def __init__(self, examples: Iterable[int], batch_size: int) -> None:
+        self.examples = tuple(examples)
+        """Examples that each epoch sees."""
+        self.batches = tuple(max(1, _batches(count, batch_size)) for count in self.examples)
         """Steps of each epoch."""
         self._starts = tuple(accumulate(self.batches, initial=0))
 
@@ -47,7 +47,7 @@ class EpochPlan:
         """The epoch of a step; the number of epochs once all steps are done."""
         return bisect_right(self._starts, step) - 1
 
-    def reached(self, step: int) -> TrainingExtent:
+    def extent(self, step: int) -> TrainingExtent:
         """Where the training stands before a step."""
         return TrainingExtent(self.epoch(step), len(self.batches), step, self.steps)
 
@@ -61,6 +61,6 @@ class EpochPlan:
         return epoch + self.within(step) / self.batches[epoch]
 
 
-def _batches(images: int, batch_size: int) -> int:
-    whole, rest = divmod(images, batch_size)
+def _batches(examples: int, batch_size: int) -> int:
+    whole, rest = divmod(examples, batch_size)
     return whole + (rest >= SMALLEST_BATCH)

@@ -17,10 +17,10 @@ class EventLog:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._unsaid = b""
+        self._unwritten = b""
         """What is still to be written of a line: a signal may end the writing of it."""
         self._next_progress = 0.0
-        self.said: dict[str, str] = {}
+        self.recorded: dict[str, str] = {}
         """Every record so far by its key, those of the runs that this one goes on from among them."""
         self.phase = "preparing"
         self._entered = ""
@@ -53,17 +53,17 @@ class EventLog:
             text=text,
             data=data,
         )
-        self.said[event.key] = event.model_dump_json()
-        self._write(self.said[event.key])
+        self.recorded[event.key] = event.model_dump_json()
+        self._write(self.recorded[event.key])
 
-    def replay(self, said: dict[str, str]) -> None:
+    def replay(self, recorded: dict[str, str]) -> None:
         """Say what was said up to the checkpoint that this run goes on from.
 
         Whoever listened to the run before may have ended with it, before all of that was written down.
         """
-        for key, line in said.items():
-            if key not in self.said:
-                self.said[key] = line
+        for key, line in recorded.items():
+            if key not in self.recorded:
+                self.recorded[key] = line
                 self._write(line)
 
     def progress_is_due(self) -> bool:
@@ -80,9 +80,9 @@ class EventLog:
         self._write(Checkpoint(file=file, phase=self.phase, step=step).model_dump_json())
 
     def _write(self, line: str) -> None:
-        self._unsaid += line.encode() + b"\n"
-        while self._unsaid:
-            self._unsaid = self._unsaid[os.write(self._descriptor, self._unsaid) :]
+        self._unwritten += line.encode() + b"\n"
+        while self._unwritten:
+            self._unwritten = self._unwritten[os.write(self._descriptor, self._unwritten) :]
 
 
 def own_standard_output() -> int:

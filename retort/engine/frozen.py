@@ -13,11 +13,11 @@ from retort.engine.group import ALONE, Group, SharedCacheEntry
 from retort.engine.inference import quick
 from retort.engine.loading import LoadedBatch
 from retort.engine.teacher_cache import KEPT_READS, CacheEntry, TeacherCache, network_digest, rounded
-from retort.engine.views import ViewBatch
-from retort.method import STUDENT, TEACHER, NetworkSpec, Outputs, Read, Tap
+from retort.method import STUDENT, TEACHER, NetworkSpec, Tap
 from retort.network import Network
+from retort.outputs import Outputs, Read
 from retort.recipe import Training
-from retort.view import View
+from retort.view import View, ViewBatch
 
 Said = dict[tuple[NetworkSpec, View], Outputs]
 
@@ -30,14 +30,15 @@ class FrozenNetworks:
         networks: Mapping[NetworkSpec, Network],
         taps: Iterable[Tap],
         training: Training,
-        image_size: int,
+        sample: Tensor,
         device: torch.device,
         group: Group = ALONE,
     ) -> None:
-        """`taps` are those of all learners on networks that nobody trains meanwhile."""
+        """`taps` are those of all train states on networks that are not trained meanwhile; networks are compared on
+        the inputs `sample` when they are made quick."""
         self._networks = networks
         self._training = training
-        self._image_size = image_size
+        self._sample = sample
         self._device = device
         self._group = group
         self._reads: dict[tuple[NetworkSpec, View], set[Read]] = defaultdict(set)
@@ -50,8 +51,8 @@ class FrozenNetworks:
         self._quick: dict[NetworkSpec, Network] = {}
         self._entries: dict[tuple[NetworkSpec, View], CacheEntry | SharedCacheEntry] = {}
 
-    def use(self, store: TeacherCache, images: int, classes: int, decides: Mapping[str, object]) -> None:
-        """Keep what can be kept in a store; `decides` is all that a batch of a view depends on but the view."""
+    def use(self, cache: TeacherCache, examples: int, outputs: int, decides: Mapping[str, object]) -> None:
+        """Cache all outputs that may be cached; `decides` is all that a batch of a view depends on but the view."""
         for (spec, view), reads in self._reads.items():
             if not (self._is_rounded(spec, view) and reads <= KEPT_READS):
                 continue
@@ -62,7 +63,7 @@ class FrozenNetworks:
                 "reads": sorted(reads),
             }
             tops = self._tops[spec, view]
-            entry = store.entry(everything, images, classes, next(iter(tops)) if len(tops) == 1 else None)
+            entry = cache.entry(everything, examples, outputs, next(iter(tops)) if len(tops) == 1 else None)
             self._entries[spec, view] = entry if self._group.size == 1 else SharedCacheEntry(entry, self._group)
 
     def begin_epoch(self, epoch: int) -> None:
@@ -81,7 +82,7 @@ class FrozenNetworks:
     def say(self, views: Mapping[View, ViewBatch], loaded: LoadedBatch) -> Said:
         """What each network says about each view that is read of it."""
         with torch.no_grad():
-            return {(spec, view): self._say(spec, view, views[view].images, loaded) for spec, view in self._reads}
+            return {(spec, view): self._say(spec, view, views[view].inputs, loaded) for spec, view in self._reads}
 
     def teacher_logits(self, images: Tensor) -> Tensor:
         """(N, K) what the teacher says of images, for views that depend on it."""
@@ -104,13 +105,13 @@ class FrozenNetworks:
 
     def _compute(self, spec: NetworkSpec, images: Tensor, reads: Iterable[Read]) -> Outputs:
         if spec not in self._quick:
-            self._quick[spec] = quick(self._networks[spec], self._image_size)
+            self._quick[spec] = quick(self._networks[spec], self._sample)
         with autocast(self._training, self._device):
             return self._group.read(self._quick[spec], images, tuple(reads))
 
     def _is_rounded(self, spec: NetworkSpec, view: View) -> bool:
         """Whether logits and embedding are rounded as if they were kept: whatever else is read, and by whom."""
-        return self._training.keep_teacher_outputs and not view.asks_teacher and not spec.batch_statistics
+        return self._training.cache_teacher_outputs and not view.asks_teacher and not spec.batch_statistics
 
 
 def autocast(training: Training, device: torch.device) -> AbstractContextManager[None]:

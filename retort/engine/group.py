@@ -23,8 +23,9 @@ from torch.overrides import TorchFunctionMode
 
 from retort.engine.interrupt import Impossible
 from retort.engine.teacher_cache import CacheEntry
-from retort.method import Outputs, at_least_float32
+from retort.method import at_least_float32
 from retort.network import Network
+from retort.outputs import Outputs
 
 DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d)
 """What multiplies its input by a mask that is drawn for it."""
@@ -189,12 +190,12 @@ class SharedCacheEntry:
         self._wants_check = bool(wants_check)
         if not known:
             return None
-        values = torch.empty(len(positions), self._entry.classes + width, device=device)
+        values = torch.empty(len(positions), self._entry.outputs + width, device=device)
         if kept is not None:
             values = torch.cat([kept.logits, *([] if kept.embedding is None else [kept.embedding])], dim=1)
         dist.broadcast(values, 0)
-        embedding = values[:, self._entry.classes :]
-        return Outputs(values[:, : self._entry.classes], embedding if width else None)
+        embedding = values[:, self._entry.outputs :]
+        return Outputs(values[:, : self._entry.outputs], embedding if width else None)
 
     def wants_check(self) -> bool:
         return self._wants_check

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -28,20 +29,20 @@ class LoadedBatch:
     """(N,) int64 positions in the part, on the CPU."""
     indices: Tensor
     """The same on the device."""
-    pixels: Tensor
-    """(N, 3, H, W) uint8, on the device."""
+    inputs: Tensor
+    """(N, ...) raw inputs, on the device: (N, 3, H, W) uint8 images."""
     targets: Tensor
-    """(N,) int64, on the device."""
+    """(N, ...), on the device."""
 
     def first(self, count: int) -> LoadedBatch:
         """Its first images alone."""
-        return LoadedBatch(self.positions[:count], self.indices[:count], self.pixels[:count], self.targets[:count])
+        return LoadedBatch(self.positions[:count], self.indices[:count], self.inputs[:count], self.targets[:count])
 
     def micro_batches(self, count: int) -> list[LoadedBatch]:
         """The batch in that many parts of nearly equal size."""
         if count == 1:
             return [self]
-        pieces = (torch.tensor_split(t, count) for t in (self.positions, self.indices, self.pixels, self.targets))
+        pieces = (torch.tensor_split(t, count) for t in (self.positions, self.indices, self.inputs, self.targets))
         return [LoadedBatch(*piece) for piece in zip(*pieces, strict=True) if len(piece[0])]
 
 
@@ -55,26 +56,32 @@ def on_device(split: Split, device: torch.device) -> Split:
     return MemorySplit(split.pixels.to(device), split.targets.to(device))
 
 
+Blend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Mixes raw inputs with others by the (N,) shares of the first, as the task does."""
+
+
 def batches(split: Split, positions: Iterable[Tensor], device: torch.device) -> Iterator[LoadedBatch]:
-    """The images at each (N,) int64 positions, in order. What does not lie in memory is read ahead by a thread."""
+    """The examples at each (N,) int64 positions, in order. What does not lie in memory is read ahead by a thread."""
     if isinstance(split, MemorySplit):
         for wanted in positions:
-            yield _load(split, wanted, None, device)
+            yield _load(split, wanted, device)
         return
-    yield from _ahead(split, ((wanted, None) for wanted in positions), device)
+    yield from _ahead(partial(_load, split, wanted, device) for wanted in positions)
 
 
-def chosen_batches(split: Split, choice: Choice, rows: Iterable[Tensor], device: torch.device) -> Iterator[LoadedBatch]:
-    """The images at rows of an epoch's choice, blended as it says."""
-    yield from _ahead(split, ((row, choice) for row in rows), device)
+def chosen_batches(
+    split: Split, choice: Choice, rows: Iterable[Tensor], device: torch.device, blend: Blend
+) -> Iterator[LoadedBatch]:
+    """The examples at rows of an epoch's choice, blended as it says."""
+    yield from _ahead(partial(_load_chosen, split, choice, row, device, blend) for row in rows)
 
 
-def _ahead(split: Split, wanted: Iterable[tuple[Tensor, Choice | None]], device: torch.device) -> Iterator[LoadedBatch]:
+def _ahead(loads: Iterable[Callable[[], LoadedBatch]]) -> Iterator[LoadedBatch]:
     with ThreadPoolExecutor(1, thread_name_prefix="loading") as reader:
         coming: deque[Future[LoadedBatch]] = deque()
         try:
-            for rows, choice in wanted:
-                coming.append(reader.submit(_load, split, rows, choice, device))
+            for load in loads:
+                coming.append(reader.submit(load))
                 if len(coming) > AHEAD:
                     yield coming.popleft().result()
             while coming:
@@ -84,12 +91,16 @@ def _ahead(split: Split, wanted: Iterable[tuple[Tensor, Choice | None]], device:
                 future.cancel()
 
 
-def _load(split: Split, rows: Tensor, choice: Choice | None, device: torch.device) -> LoadedBatch:
-    positions = rows if choice is None else choice.positions.cpu()[rows]
+def _load(split: Split, positions: Tensor, device: torch.device) -> LoadedBatch:
     here = positions.to(split.targets.device)
-    pixels = split.images(here)
-    if choice is not None and choice.partner is not None and choice.weight is not None:
-        weight = choice.weight.to(pixels.device)[rows.to(choice.weight.device)].view(-1, 1, 1, 1)
-        other = split.images(choice.partner.to(pixels.device)[rows.to(pixels.device)])
-        pixels = (weight * pixels + (1 - weight) * other).to(torch.uint8)
-    return LoadedBatch(positions, here.to(device), pixels.to(device), split.targets[here].to(device))
+    return LoadedBatch(positions, here.to(device), split.inputs(here).to(device), split.targets[here].to(device))
+
+
+def _load_chosen(split: Split, choice: Choice, rows: Tensor, device: torch.device, blend: Blend) -> LoadedBatch:
+    loaded = _load(split, choice.positions.cpu()[rows], split.targets.device)
+    inputs = loaded.inputs
+    if choice.partner is not None and choice.weight is not None:
+        weights = choice.weight.to(inputs.device)[rows.to(choice.weight.device)]
+        others = split.inputs(choice.partner.to(inputs.device)[rows.to(inputs.device)])
+        inputs = blend(inputs, others, weights)
+    return LoadedBatch(loaded.positions, loaded.indices.to(device), inputs.to(device), loaded.targets.to(device))

@@ -1,4 +1,4 @@
-"""The networks of a recipe: built by name, given their weights and their input, fitted to the data's classes."""
+"""The networks of a recipe: built by name, given their weights and their input, fitted to the data."""
 
 from __future__ import annotations
 
@@ -8,64 +8,61 @@ import torch
 from torch import nn
 
 from retort import draws
-from retort.architecture import Input
 from retort.architectures import ARCHITECTURES
 from retort.dataset import DataFacts
 from retort.engine.interrupt import Impossible
-from retort.engine.user_weights import read_record, reorder, user_network
+from retort.engine.user_weights import read_record, user_network
 from retort.network import Network
 from retort.recipe import JobWeights, Student, Teacher
-from retort.student import StudentError, load_student
-from retort.user_model import class_order
+from retort.student import StudentError, load_student, outputs_of
+from retort.task import Task
 
 
-def initialised(architecture: str, seed: int, facts: DataFacts) -> Network:
+def initialised(task: Task, architecture: str, seed: int, facts: DataFacts) -> Network:
     """A network whose initialisation a seed decides."""
     with draws.seeded(seed, "initialisation"):
-        return build(architecture, facts)
+        return build(task, architecture, facts)
 
 
-def build(architecture: str, facts: DataFacts) -> Network:
-    """A freshly initialised network (torch's global generator) whose input is normalised with the data's statistics."""
+def build(task: Task, architecture: str, facts: DataFacts) -> Network:
+    """A freshly initialised network (torch's global generator) for such data."""
     try:
-        network = ARCHITECTURES[architecture].build(architecture, facts.classes)
+        return task.build(ARCHITECTURES[architecture], architecture, facts)
     except LookupError as error:
         raise Impossible(str(error)) from error
-    size = network.image.size or facts.image_size
-    network.set_input(Input.model_validate({"size": size, "mean": facts.mean, "std": facts.std}))
-    return network
 
 
-def teacher_network(teacher: Teacher, facts: DataFacts, weights: Path) -> Network:
+def teacher_network(task: Task, teacher: Teacher, facts: DataFacts, weights: Path) -> Network:
     """The teacher as it stands before anything is taught."""
-    if teacher.weights is None and teacher.model is None:
-        return initialised(teacher.architecture, teacher.seed, facts)
-    network, classes = _weighted(teacher, facts, weights)
-    if classes == facts.classes:
+    network, found = _start(task, teacher, facts, weights)
+    wanted = task.outputs(facts)
+    if found == wanted:
         return network
     if teacher.teach is None:
         raise Impossible(
-            f"the teacher gives {classes} classes, the data set has {facts.classes}; "
+            f"the teacher gives {found} {task.output_word}, the data set has {wanted}; "
             "give teach, to tune it on the data set"
         )
-    return _with_new_classifier(network, teacher.architecture, teacher.seed, facts)
+    return _with_fresh_head(task, network, teacher, facts)
 
 
-def student_network(student: Student, facts: DataFacts, weights: Path) -> Network:
+def student_network(task: Task, student: Student, facts: DataFacts, weights: Path) -> Network:
     """A student as its training starts."""
-    if student.weights is None and student.model is None:
-        return initialised(student.architecture, student.seed, facts)
-    network, classes = _weighted(student, facts, weights)
-    if classes == facts.classes:
-        return network
-    return _with_new_classifier(network, student.architecture, student.seed, facts)
+    network, found = _start(task, student, facts, weights)
+    return network if found == task.outputs(facts) else _with_fresh_head(task, network, student, facts)
 
 
-def _weighted(wanted: Teacher | Student, facts: DataFacts, weights: Path) -> tuple[Network, int]:
-    """A network with the weights that a recipe names, and how many classes it gives."""
+def _start(task: Task, wanted: Teacher | Student, facts: DataFacts, weights: Path) -> tuple[Network, int]:
+    """A network with the weights that a recipe names, or freshly initialised, and its number of outputs."""
+    if wanted.weights is None and wanted.model is None:
+        return initialised(task, wanted.architecture, wanted.seed, facts), task.outputs(facts)
+    return _weighted(task, wanted, facts, weights)
+
+
+def _weighted(task: Task, wanted: Teacher | Student, facts: DataFacts, weights: Path) -> tuple[Network, int]:
     architecture, source = wanted.architecture, wanted.weights
     if wanted.model is not None:
-        return _brought(wanted.model, facts, weights)
+        return _user_model(task, wanted.model, facts, weights)
     if isinstance(source, JobWeights):
         stem = weights / source.job / source.network
         try:
@@ -82,7 +79,7 @@ def _weighted(wanted: Teacher | Student, facts: DataFacts, weights: Path) -> tup
             raise Impossible(
                 f"{source.network} of {source.job} is a {description['architecture']}; the recipe says {architecture}"
             )
-        return network, int(description["classes"])
+        return network, outputs_of(description)
     try:
         network, names = ARCHITECTURES[architecture].published(architecture)
     except LookupError as error:
@@ -90,26 +87,24 @@ def _weighted(wanted: Teacher | Student, facts: DataFacts, weights: Path) -> tup
     return network, len(names)
 
 
-def _brought(model_id: str, facts: DataFacts, weights: Path) -> tuple[Network, int]:
-    """A network that a user brought, its outputs in the data set's order where their names say which is which."""
+def _user_model(task: Task, model_id: str, facts: DataFacts, weights: Path) -> tuple[Network, int]:
+    """A user model, its outputs in the data set's order where their names tell it."""
     record = read_record(model_id, weights)
     network = user_network(record, weights / model_id)
-    assert record.classes is not None, "a checked model's classes are known"
-    order = class_order(record.class_names, facts.class_names)
-    if order is not None and order != tuple(range(len(order))):
-        reorder(network, order)
-    return network, record.classes
+    assert record.outputs is not None, "a checked model's outputs are known"
+    task.align(network, record, facts)
+    return network, record.outputs
 
 
-def _with_new_classifier(network: Network, architecture: str, seed: int, facts: DataFacts) -> Network:
-    """The same weights under a fresh classifier for the data's classes; the network keeps its own input."""
-    fresh = initialised(architecture, seed, facts)
+def _with_fresh_head(task: Task, network: Network, wanted: Teacher | Student, facts: DataFacts) -> Network:
+    """The same weights under a fresh head for the data; the network keeps its own input."""
+    fresh = initialised(task, wanted.architecture, wanted.seed, facts)
     heads = tuple(f"{name}." for name in (network.layout.classifier, *network.layout.further_classifiers))
     body = {name: tensor for name, tensor in network.body.state_dict().items() if not name.startswith(heads)}
     missing, unexpected = fresh.body.load_state_dict(body, strict=False)
     wrong = [name for name in missing if not name.startswith(heads)] + list(unexpected)
     if wrong:
-        raise Impossible(f"the weights of {architecture} do not fit it: {', '.join(wrong[:5])}")
+        raise Impossible(f"the weights of {wanted.architecture} do not fit it: {', '.join(wrong[:5])}")
     fresh.set_input(network.image)
     return fresh
 

@@ -18,6 +18,7 @@ from retort.engine.train_state import MethodState, TrainState
 from retort.method import STUDENT, TEACHER, LiveSetup, Method, MethodError, NetworkSpec, Phase, TeacherPass, Wrapper
 from retort.network import Network
 from retort.recipe import Constant, Student, Training
+from retort.task import Task
 from retort.validation import label_weight
 
 
@@ -25,13 +26,14 @@ from retort.validation import label_weight
 class StudentFactory:
     """What all students of a run are made with, and the further networks that their methods ask for."""
 
+    task: Task
     facts: DataFacts
     training: Training
     device: torch.device
     teacher: Network | None
     teacher_card: Card | None
     targets: Tensor
-    """(M,) int64 classes of all training images, on the CPU."""
+    """(M, ...) targets of all training examples, on the CPU."""
     teacher_pass: TeacherPass
     cards: Mapping[str, Card]
     frozen: dict[NetworkSpec, Network] = field(default_factory=dict)
@@ -45,6 +47,7 @@ class StudentFactory:
     def setup(self, card: Card, network: Network) -> LiveSetup:
         return LiveSetup(
             facts=self.facts,
+            outputs=self.task.outputs(self.facts),
             student=card,
             teacher=self.teacher_card,
             batch_size=self.training.batch_size,
@@ -59,9 +62,9 @@ class StudentFactory:
             kept=self.kept,
         )
 
-    def _build_network(self, architecture: str, classes: int) -> Network:
-        assert classes == self.facts.classes, "further networks score the classes of the data"
-        return build(architecture, self.facts)
+    def _build_network(self, architecture: str, outputs: int) -> Network:
+        assert outputs == self.task.outputs(self.facts), "further networks have the outputs of the data"
+        return build(self.task, architecture, self.facts)
 
     def _rebuild_teacher(self) -> Network:
         assert self.teacher is not None, "the recipe's validation asks for a teacher where a method needs one"
@@ -88,7 +91,7 @@ class StudentState:
 def make_student_state(student: Student, network: Network, card: Card, factory: StudentFactory) -> StudentState:
     """Wrap the network, make the methods' modules and further networks, and an optimizer over all of it.
 
-    The recipe has been reviewed: every method's `check` has passed on the cards. Raises Impossible for what only the
+    The recipe has been validated: every method's `check` has passed on the cards. Raises Impossible for what only the
     data or the networks themselves show.
     """
     try:
@@ -109,11 +112,12 @@ def make_student_state(student: Student, network: Network, card: Card, factory: 
         student.seed,
         placed(network, factory.device),
         factory.training,
+        factory.task,
         label_weight=label_weight(student),
-        smoothing=student.labels.smoothing,
+        labels=student.labels,
         method_states=method_states,
         taps=taps,
-        images=tuple(chooser.images_in_epoch(epoch, setup) for epoch in range(setup.epochs)) if chooser else None,
+        examples=tuple(chooser.images_in_epoch(epoch, setup) for epoch in range(setup.epochs)) if chooser else None,
     )
     return StudentState(student, train_state, setup, wrapper)
 
@@ -130,7 +134,14 @@ def phase_train_state(
     main = student_state.train_state
     network = main.network if phase.trains in (None, STUDENT) else factory.frozen[phase.trains].requires_grad_(True)
     return TrainState(
-        main.name, main.seed, network, training, method_states=[method_state], taps=phase.taps, phase=phase
+        main.name,
+        main.seed,
+        network,
+        training,
+        factory.task,
+        method_states=[method_state],
+        taps=phase.taps,
+        phase=phase,
     ), training
 
 

@@ -24,8 +24,9 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
-from retort.method import LARGEST_FLOAT16, Outputs, from_top, top_logits
+from retort.method import LARGEST_FLOAT16, from_top, top_logits
 from retort.network import Network
+from retort.outputs import Outputs
 
 FORMAT = 1
 """Of the files, and of all code that decides what a view or a network says."""
@@ -74,13 +75,13 @@ class TeacherCache:
     warn: Callable[[str], None]
     """Takes a sentence about kept outputs that cannot be used."""
 
-    def entry(self, decides: dict[str, Any], images: int, classes: int, top: int | None) -> CacheEntry:
+    def entry(self, decides: dict[str, Any], examples: int, outputs: int, top: int | None) -> CacheEntry:
         """The epochs of one network on one view; `decides` is all that its outputs depend on.
 
         With `top` no more is kept of the logits than `top_logits` leaves of them.
         """
         key = sha256(json.dumps(decides | {"top": top}, sort_keys=True).encode()).hexdigest()[:32]
-        return CacheEntry(self, self.directory / key, images, classes, top)
+        return CacheEntry(self, self.directory / key, examples, outputs, top)
 
     def has_room(self, needed_bytes: int) -> bool:
         """Whether so much may be added, once what was used longest ago is removed."""
@@ -109,11 +110,11 @@ Rows = np.memmap[Any, np.dtype[np.float16]]
 class CacheEntry:
     """What one network says of one view, epoch after epoch."""
 
-    def __init__(self, store: TeacherCache, directory: Path, images: int, classes: int, top: int | None) -> None:
-        self.store = store
+    def __init__(self, cache: TeacherCache, directory: Path, examples: int, outputs: int, top: int | None) -> None:
+        self.cache = cache
         self.directory = directory
-        self.images = images
-        self.classes = classes
+        self.examples = examples
+        self.outputs = outputs
         self.top = top
         self.trusted = True
         """False once a row differed from what the network says: from then on nothing kept is used."""
@@ -140,7 +141,7 @@ class CacheEntry:
         if not rows[:, -1].all():
             return None
         values = torch.from_numpy(rows[:, :-1]).to(device)
-        width = self.classes if self.top is None else 2 * self.top + 1
+        width = self.outputs if self.top is None else 2 * self.top + 1
         embedding = values[:, width:].float()
         return Outputs(self._logits(values[:, :width]), embedding if embedding.shape[1] else None)
 
@@ -155,7 +156,7 @@ class CacheEntry:
         if taken.embedding is not None and computed.embedding is not None:
             both.append((taken.embedding, computed.embedding))
         if not all(torch.equal(a, b) for a, b in both):
-            self.store.warn(
+            self.cache.warn(
                 f"the outputs kept for epoch {self._epoch + 1} are not what the network says; they are not used"
             )
             self.trusted, self._known, self._takes_down = False, None, True
@@ -173,18 +174,18 @@ class CacheEntry:
             self._draft[positions.numpy()] = rows
 
     def _columns(self, logits_NK: Tensor) -> Tensor:
-        """(N, L) float16: the logits; or the largest, the bits of their classes, and the mean of the others."""
+        """(N, L) float16: the logits; or the largest, the bits of their positions, and the mean of the others."""
         if self.top is None:
             return logits_NK.half()
-        values, classes, rest = top_logits(logits_NK, self.top)
-        return torch.cat([values, classes.short().view(torch.float16), rest], dim=1)
+        values, at, rest = top_logits(logits_NK, self.top)
+        return torch.cat([values, at.short().view(torch.float16), rest], dim=1)
 
     def _logits(self, columns: Tensor) -> Tensor:
         """(N, K) float32 of such columns."""
         if self.top is None:
             return columns.float()
-        values, classes, rest = torch.split(columns, [self.top, self.top, 1], dim=1)
-        return from_top(values, classes.contiguous().view(torch.int16).long(), rest, self.classes)
+        values, at, rest = torch.split(columns, [self.top, self.top, 1], dim=1)
+        return from_top(values, at.contiguous().view(torch.int16).long(), rest, self.outputs)
 
     def end(self) -> None:
         """Keep what was taken down in the epoch, whole or not at all."""
@@ -205,7 +206,7 @@ class CacheEntry:
 
     @property
     def _draft_file(self) -> Path:
-        return self.directory / f".{self._epoch:06d}-{self.store.run}.draft"
+        return self.directory / f".{self._epoch:06d}-{self.cache.run}.draft"
 
     def _open(self) -> None:
         """The newest whole file of the epoch; what was cut short or changed is removed."""
@@ -214,13 +215,13 @@ class CacheEntry:
                 if _digest(file) != file.stem.partition("-")[2]:
                     raise ValueError("its content is not what was written")
                 known = open_memmap(file, mode="r")
-                if len(known) != self.images or known.dtype != np.float16:
+                if len(known) != self.examples or known.dtype != np.float16:
                     raise ValueError(
-                        f"it holds {len(known)} rows of {known.dtype}; {self.images} of float16 were wanted"
+                        f"it holds {len(known)} rows of {known.dtype}; {self.examples} of float16 were wanted"
                     )
                 os.utime(file)
             except (OSError, ValueError) as error:
-                self.store.warn(f"kept outputs {file.name} are not used: {error}")
+                self.cache.warn(f"kept outputs {file.name} are not used: {error}")
                 file.unlink(missing_ok=True)
                 continue
             self._known, self._file = known, file
@@ -229,10 +230,10 @@ class CacheEntry:
     def _start_draft(self, width: int) -> None:
         """Where the epoch's rows are taken down; nowhere when there is no room."""
         self._takes_down = False
-        shape, draft = (self.images, width), self._draft_file
+        shape, draft = (self.examples, width), self._draft_file
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            if not self.store.has_room(2 * self.images * width):
+            if not self.cache.has_room(2 * self.examples * width):
                 return
             rows = open_memmap(draft, mode="w+", dtype=np.float16, shape=shape)
             with draft.open("r+b") as opened:
@@ -242,7 +243,7 @@ class CacheEntry:
                 rows[:] = self._known
         except OSError as error:
             draft.unlink(missing_ok=True)
-            self.store.warn(f"teacher outputs cannot be kept: {error}")
+            self.cache.warn(f"teacher outputs cannot be kept: {error}")
             return
         self._draft, self._takes_down = rows, True
 

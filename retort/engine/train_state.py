@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from retort.engine.checkpoint import State
 from retort.engine.optimize import averaged, load_optimizer, make_optimizer, take_step
 from retort.engine.term_sums import TermSums
-from retort.method import STUDENT, Batch, Choice, Method, NetworkSpec, Phase, Read, Tap, at_least_float32
+from retort.method import STUDENT, Batch, Choice, Method, NetworkSpec, Phase, Tap
 from retort.network import Network
-from retort.recipe import Training
+from retort.outputs import Read
+from retort.recipe import Labels, Training
+from retort.task import Task
 from retort.view import CLEAN, View
 
 Terms = Callable[[Batch], dict[str, Tensor]]
@@ -30,10 +31,11 @@ class MethodState:
 
 @dataclass
 class BestEpoch:
-    """The epoch with the highest validation accuracy so far, the first of equals."""
+    """The epoch with the best headline metric on the validation split so far, the first of equals."""
 
     epoch: int = 0
-    correct: int = -1
+    value: float | None = None
+    """Null before the first evaluation."""
     weights: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -42,16 +44,7 @@ def snapshot(network: Network) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
 
-def cross_entropy(logits: Tensor, batch: Batch, smoothing: float) -> Tensor:
-    """The mean over (N, K) logits of a batch's clean images; of a mixed one both labels count, by their shares."""
-    mixed = batch.mixed.get(CLEAN)
-    if mixed is None:
-        return F.cross_entropy(logits, batch.targets, label_smoothing=smoothing)
-    own, other = (
-        F.cross_entropy(logits, batch.targets[of], label_smoothing=smoothing, reduction="none")
-        for of in (mixed.image, mixed.partner)
-    )
-    return (mixed.weight * own + (1 - mixed.weight) * other).mean()
+NO_SMOOTHING = Labels()
 
 
 class TrainState:
@@ -63,13 +56,14 @@ class TrainState:
         seed: int,
         network: Network,
         training: Training,
+        task: Task,
         *,
         label_weight: float = 1.0,
-        smoothing: float = 0.0,
+        labels: Labels = NO_SMOOTHING,
         method_states: Iterable[MethodState] = (),
         taps: frozenset[Tap] = frozenset(),
         phase: Phase | None = None,
-        images: tuple[int, ...] | None = None,
+        examples: tuple[int, ...] | None = None,
     ) -> None:
         self.name = name
         self.seed = seed
@@ -77,11 +71,12 @@ class TrainState:
         self.method_states = list(method_states)
         self.taps = taps
         self.label_weight = label_weight
-        self.smoothing = smoothing
+        self.task = task
+        self.labels = labels.model_dump()
         self.phase = phase
         """A method's own phase that is trained now, instead of the labels and all methods' terms."""
-        self.images = images
-        """How many training images each epoch sees; None where each sees all of them."""
+        self.examples = examples
+        """How many training examples each epoch sees; None where each sees all of them."""
         self.spec: NetworkSpec = (phase.trains if phase is not None else None) or STUDENT
         """What the network is called in a batch."""
         trained = network.parameters() if phase is None or phase.trains is not None else ()
@@ -150,8 +145,8 @@ class TrainState:
             }
         terms = {}
         if self.label_weight:
-            logits = at_least_float32(batch.student(CLEAN).logits)
-            terms["labels"] = self.label_weight * cross_entropy(logits, batch, self.smoothing)
+            for name, term in self.task.label_terms(batch, self.labels).items():
+                terms[name] = self.label_weight * term
         for method_state in self.method_states:
             for name, term in method_state.method.terms(batch, method_state.modules).items():
                 terms[f"{method_state.method.name}.{name}"] = term
@@ -163,10 +158,10 @@ class TrainState:
             if self.phase is None and method_state.method.updates_first == first:
                 method_state.method.update(batch, method_state.modules)
 
-    def keep_if_best(self, epoch: int, correct: int) -> None:
-        """Keep the weights when this epoch is better than all before."""
-        if correct > self.best.correct:
-            self.best = BestEpoch(epoch, correct, snapshot(self.judged))
+    def keep_if_best(self, epoch: int, value: float) -> None:
+        """Keep the weights when this epoch's headline metric is better than all before."""
+        if self.best.value is None or self.task.headline.better(value, self.best.value):
+            self.best = BestEpoch(epoch, value, snapshot(self.judged))
 
     def state(self) -> State:
         """All that resuming needs."""
@@ -177,7 +172,7 @@ class TrainState:
             ],
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
-            "best": {"epoch": self.best.epoch, "correct": self.best.correct, "weights": self.best.weights},
+            "best": {"epoch": self.best.epoch, "value": self.best.value, "weights": self.best.weights},
             "tally": self.term_sums.state(),
         }
 

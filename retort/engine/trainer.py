@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -13,32 +12,37 @@ from torch import Tensor, nn
 
 from retort import draws
 from retort.dataset import DataFacts, LoadedDataset, Split
-from retort.engine.causes import is_out_of_memory
+from retort.draws import DrawPoint
 from retort.engine.checkpoint import State
-from retort.engine.epoch_plan import SMALLEST_BATCH, EpochPlan
+from retort.engine.epoch_plan import EpochPlan
 from retort.engine.evaluate import score
 from retort.engine.event_log import EventLog
 from retort.engine.frozen import FrozenNetworks, autocast, frozen_taps
 from retort.engine.group import ALONE, Group
-from retort.engine.interrupt import Impossible, Interrupt, MemoryExhausted, Stopped
+from retort.engine.interrupt import Impossible, Interrupt, Stopped
 from retort.engine.loading import LoadedBatch, batches, chosen_batches
+from retort.engine.memory import first_step
 from retort.engine.optimize import course
 from retort.engine.teacher_cache import FORMAT, TeacherCache, device_name
 from retort.engine.train_state import TrainState
-from retort.engine.views import DrawContext, ViewBatch, augment, make, mix
-from retort.method import Batch, NetworkSpec, Outputs
+from retort.method import Batch, NetworkSpec
 from retort.network import Network
+from retort.outputs import Outputs
 from retort.recipe import Evaluation, Training
-from retort.view import CLEAN, View
+from retort.task import Task
+from retort.view import CLEAN, View, ViewBatch
 
+COMPARED_INPUTS = 2
+"""Random inputs on which a network is compared with the copy of it that is made quick."""
 GO_ON, FINISH, STOP = range(3)
 """What may be wanted between two steps; the larger counts."""
 
 
 @dataclass(frozen=True)
 class TrainerContext:
-    """What every trainer of a run shares."""
+    """Everything that the trainers of a run share."""
 
+    task: Task
     data: LoadedDataset
     device: torch.device
     event_log: EventLog
@@ -49,8 +53,8 @@ class TrainerContext:
     """The training part where it is read from: on the device if it fits there."""
     last_checkpoint: Callable[[], str | None] = lambda: None
     """File of the newest checkpoint, if there is one."""
-    store: TeacherCache | None = None
-    """Where outputs of frozen networks are kept; None keeps none."""
+    cache: TeacherCache | None = None
+    """Where outputs of frozen networks are cached; None caches none."""
     group: Group = ALONE
     """The processes that train together."""
 
@@ -99,33 +103,32 @@ class Trainer:
         """Optimizer steps done."""
         self._ends_early = False
         facts = context.data.facts
-        mean = facts.mean or (0.5, 0.5, 0.5)
-        self._fill = torch.tensor(mean, device=context.device).view(1, 3, 1, 1)
         self.epoch_plan = epoch_plan_of(train_states, training, facts)
         self.steps = self.epoch_plan.steps
-        self.micro_batches = training.accumulate
-        """Parts in which a batch is computed."""
+        self.micro_batches = training.gradient_accumulation
+        """Micro-batches in which a batch is computed."""
         self.frozen = FrozenNetworks(
             frozen,
             {tap for train_state in train_states for tap in frozen_taps(train_state.taps, train_state.spec)},
             training,
-            facts.image_size,
+            context.task.sample(facts, COMPARED_INPUTS, seed=0),
             context.device,
             context.group,
         )
         self._views = sorted({CLEAN} | {tap.view for train_state in train_states for tap in train_state.taps}, key=repr)
         # The batches of who chooses its images are its own.
-        self._keeps = training.keep_teacher_outputs and train_states[0].images is None
+        self._caches = training.cache_teacher_outputs and train_states[0].examples is None
         self._fits = context.group.size > 1
         """Whether a batch has been seen to fit into memory; several processes do not look for one that does."""
         self._started = time.monotonic(), 0
-        self._accuracy: float | None = None
+        self._value: float | None = None
+        """Headline metric of the last evaluation."""
 
     def run(self) -> bool:
         """Train from where the state stands to the end of the last epoch; False if asked to finish before it."""
         self._started = time.monotonic(), self.step
         self.context.group.begin_as_one(self._modules())
-        self._use_store()
+        self.use_cache()
         try:
             while self.step < self.steps and not self._ends_early:
                 self._run_epoch(self.epoch_plan.epoch(self.step))
@@ -133,8 +136,8 @@ class Trainer:
             self.frozen.discard()
         return not self._ends_early
 
-    def judge(self) -> None:
-        """Look at the validation part with learners that no epoch's end did: as they are now they are their best."""
+    def evaluate_unevaluated(self) -> None:
+        """Evaluate those that no epoch's end did: as they are now they are their best."""
         for train_state in self.train_states:
             if not train_state.best.weights:
                 self._evaluate(train_state, self.epoch_plan.epoch(self.step))
@@ -142,15 +145,15 @@ class Trainer:
     def state(self) -> State:
         return {
             "step": self.step,
-            "parts": self.micro_batches,
-            "learners": [train_state.state() for train_state in self.train_states],
+            "micro_batches": self.micro_batches,
+            "train_states": [train_state.state() for train_state in self.train_states],
         }
 
     def load(self, state: State) -> None:
-        self.step, self.micro_batches = state["step"], state["parts"]
+        self.step, self.micro_batches = state["step"], state["micro_batches"]
         # What fitted once fits; when it does not now, something else has taken the memory, and later it may.
         self._fits |= self.step > 0 and self.training.on_out_of_memory == "fail"
-        for train_state, saved in zip(self.train_states, state["learners"], strict=True):
+        for train_state, saved in zip(self.train_states, state["train_states"], strict=True):
             train_state.load(saved)
 
     def _modules(self) -> Iterator[nn.Module]:
@@ -162,26 +165,41 @@ class Trainer:
             if train_state.average is not None:
                 yield train_state.average
 
-    def _use_store(self) -> None:
+    @property
+    def device(self) -> torch.device:
+        return self.context.device
+
+    def check_interrupt(self) -> None:
+        """Raise Stopped if a stop is wanted."""
+        self.context.interrupt.check()
+
+    def warn(self, text: str) -> None:
+        """Put a warning about the current step into the event log."""
+        self.context.event_log.record("warning", step=self.step, text=text)
+
+    def use_cache(self) -> None:
+        """Take outputs of frozen networks from the cache, where there is one."""
         context, training = self.context, self.training
-        if context.store is None or not self._keeps:
+        if context.cache is None or not self._caches:
             return
         decides = {
             "format": FORMAT,
             "torch": torch.__version__,
             "device": device_name(context.device),
             "data": context.data.digest,
-            "mean": context.data.facts.mean,
+            "task": context.task.name,
+            "facts": context.data.facts.model_dump(mode="json"),
             "augmentation": training.augmentation.model_dump(mode="json"),
             "data_seed": training.data_seed,
             "batch_size": training.batch_size,
-            "parts": self.micro_batches,
+            "micro_batches": self.micro_batches,
             "precision": training.precision,
             "threads": training.threads,
         }
         if context.group.size > 1:
             decides["processes"] = context.group.size
-        self.frozen.use(context.store, context.data.facts.train, context.data.facts.classes, decides)
+        facts = context.data.facts
+        self.frozen.use(context.cache, facts.train, context.task.outputs(facts), decides)
 
     def _run_epoch(self, epoch: int) -> None:
         for train_state in self.train_states:
@@ -205,13 +223,13 @@ class Trainer:
 
     def _load(self, epoch: int, first: int) -> Iterator[LoadedBatch]:
         """The batches of an epoch from one of them on."""
-        size, images = self.training.batch_size, self.epoch_plan.images[epoch]
+        size, images = self.training.batch_size, self.epoch_plan.examples[epoch]
         order = draws.order(self.training.data_seed, epoch, images, torch.device("cpu"))
         rows = [order[number * size : (number + 1) * size] for number in range(first, self.epoch_plan.batches[epoch])]
         choice = self.train_states[0].choose(epoch)
         if choice is None:
             return batches(self.context.train, rows, self.context.device)
-        return chosen_batches(self.context.train, choice, rows, self.context.device)
+        return chosen_batches(self.context.train, choice, rows, self.context.device, self.context.task.blend)
 
     def _obey(self) -> None:
         """Do between steps what is wanted of the run; several processes agree on it."""
@@ -235,108 +253,48 @@ class Trainer:
 
     def _take_step(self, epoch: int, loaded: LoadedBatch) -> None:
         if self._fits:
-            self._compute_step(epoch, loaded)
+            self.compute_step(epoch, loaded)
         else:
-            self._compute_first_step(epoch, loaded)
+            first_step(self, epoch, loaded)
             self._fits = True
         self.step += 1
         if self.context.event_log.progress_is_due():
             self._say_progress()
 
-    def _compute_first_step(self, epoch: int, loaded: LoadedBatch) -> None:
-        """The first step of this trainer, which shows whether a batch fits into memory."""
-        before = deepcopy(self.state())
-        while True:
-            self.context.interrupt.check()
-            if self._computes(epoch, loaded):
-                return
-            self._forget(before)
-            if self.training.on_out_of_memory == "fail" or self.micro_batches > len(loaded.targets) // 2:
-                raise MemoryExhausted(self._what_fits(epoch, loaded, before))
-            self.micro_batches *= 2
-            self.context.event_log.record(
-                "warning",
-                step=self.step,
-                text=f"a batch of {self.training.batch_size} images does not fit into memory at once; each is computed "
-                f"in {self.micro_batches} parts",
-            )
-            self._use_store()
-            self.frozen.begin_epoch(epoch)
-
-    def _computes(self, epoch: int, loaded: LoadedBatch) -> bool:
-        """Compute a step; False, halfway through it, when memory runs out."""
-        try:
-            self._compute_step(epoch, loaded)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            return False
-        return True
-
-    def _forget(self, before: State) -> None:
-        """Take back a step that ended halfway."""
-        for train_state in self.train_states:
-            train_state.optimizer.zero_grad(set_to_none=True)
-        self.load(before | {"parts": self.micro_batches})
-        if self.context.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def _what_fits(self, epoch: int, loaded: LoadedBatch, before: State) -> str:
-        """A sentence with the largest batch that fits, found by trying, to an eighth."""
-        micro_batches, self.micro_batches = self.micro_batches, 1
-        too_many, fitting = -(-len(loaded.targets) // micro_batches), 0
-        tried = too_many // 2
-        while tried >= SMALLEST_BATCH and too_many - fitting > too_many / 8:
-            self.context.interrupt.check()
-            if self._computes(epoch, loaded.first(tried)):
-                fitting = tried
-            else:
-                too_many = tried
-            self._forget(before)
-            tried = (too_many + fitting) // 2
-        found = f"{fitting} do" if fitting else f"not even {SMALLEST_BATCH} do"
-        images = -(-len(loaded.targets) // micro_batches)
-        return f"the device's memory ran out: {images} images of a batch do not fit at once, {found}"
-
-    def _compute_step(self, epoch: int, loaded: LoadedBatch) -> None:
-        clock = Clock.at(self.step, epoch, self.step / self.steps, loaded.targets.device)
+    def compute_step(self, epoch: int, loaded: LoadedBatch) -> None:
+        clock = Clock.at(self.step, epoch, self.step / self.steps, loaded.inputs.device)
         factor = course(self.training, self.epoch_plan.done(self.step), 1 / self.epoch_plan.batches[epoch])
         pieces = loaded.micro_batches(self.micro_batches)
         for number, piece in enumerate(pieces):
-            # With draws of their own for each part: what a batch shares, a part shares.
-            draw_context = DrawContext(
+            # With draws of their own for each micro-batch: what a batch shares, a micro-batch shares.
+            point = DrawPoint(
                 self.training.data_seed,
                 epoch,
                 self.step * self.micro_batches + number,
                 piece.indices,
-                self._fill,
                 self.frozen.teacher_logits,
             )
-            views = self._make_views(piece.pixels, draw_context)
+            views = self.context.task.make_views(
+                piece.inputs, self._views, self.training.augmentation, self.context.data.facts, point
+            )
             outputs = self.frozen.say(views, piece)
             for train_state in self.train_states:
                 if number == 0:
                     train_state.optimizer.zero_grad(set_to_none=True)
                 share = len(piece.targets) / len(loaded.targets)
-                batch = self._learn(train_state, views, outputs, piece.targets, draw_context, clock, share)
+                batch = self._learn(train_state, views, outputs, piece.targets, point, clock, share)
                 if number == len(pieces) - 1:
                     self.context.group.average_gradients(train_state.optimizer)
                     train_state.step(factor)
                 train_state.update(batch, first=False)
-
-    def _make_views(self, pixels: Tensor, draw_context: DrawContext) -> dict[View, ViewBatch]:
-        wanted = self.training.augmentation
-        augmented = augment(pixels, wanted, draw_context).contiguous(memory_format=torch.channels_last)
-        clean = mix(augmented, wanted.mix, draw_context)
-        return {view: clean if view == CLEAN else make(view, clean.images, draw_context) for view in self._views}
 
     def _learn(
         self,
         train_state: TrainState,
         views: Mapping[View, ViewBatch],
         frozen: Mapping[tuple[NetworkSpec, View], Outputs],
-        labels: Tensor,
-        draw_context: DrawContext,
+        targets: Tensor,
+        point: DrawPoint,
         clock: Clock,
         share: float,
     ) -> Batch:
@@ -345,21 +303,21 @@ class Trainer:
         phase = self.context.event_log.phase
         key = torch.full(
             (),
-            draws.key_of(train_state.seed, "step", phase, draw_context.epoch, draw_context.step),
-            device=labels.device,
+            draws.key_of(train_state.seed, "step", phase, point.epoch, point.step),
+            device=targets.device,
         )
         mixed = {view: made.mixed for view, made in views.items() if made.mixed is not None}
         # Dropout draws from torch's generator: seeded a step, so that it depends on nothing that came before.
-        with draws.seeded(train_state.seed, "dropout", phase, draw_context.epoch, draw_context.step):
-            with autocast(self.training, labels.device):
+        with draws.seeded(train_state.seed, "dropout", phase, point.epoch, point.step):
+            with autocast(self.training, targets.device):
                 own: dict[tuple[NetworkSpec, View], Outputs] = {
                     (train_state.spec, view): self.context.group.read(
-                        train_state.network, views[view].images, reads[view]
+                        train_state.network, views[view].inputs, reads[view]
                     )
                     for view in reads
                 }
             batch = Batch(
-                {**frozen, **own}, labels, draw_context.indices, clock.step, clock.epoch, clock.progress, key, mixed
+                {**frozen, **own}, targets, point.indices, clock.step, clock.epoch, clock.progress, key, mixed
             )
             train_state.update(batch, first=True)
             terms = train_state.terms(batch)
@@ -385,6 +343,7 @@ class Trainer:
         context = self.context
         # Not to be interrupted: between here and the next step the state has no name to be saved under.
         found = score(
+            context.task,
             train_state.judged,
             context.data.validation,
             context.evaluation.batch_size,
@@ -392,10 +351,11 @@ class Trainer:
             Interrupt(),
             context.group,
         )
-        if not math.isfinite(found.loss):
-            raise Impossible(self._nonsense(train_state.name, "validation.loss", self.step, epoch))
-        train_state.keep_if_best(epoch, found.correct)
-        self._accuracy = found.accuracy
+        wrong = [f"validation.{name}" for name, value in found.metrics.items() if not math.isfinite(value)]
+        if wrong:
+            raise Impossible(self._nonsense(train_state.name, ", ".join(wrong), self.step, epoch))
+        self._value = found.metrics[context.task.headline.name]
+        train_state.keep_if_best(epoch, self._value)
         context.event_log.record(
             "evaluation", network=train_state.name, epoch=epoch, step=self.step, values=found.values("validation")
         )
@@ -419,23 +379,24 @@ class Trainer:
     def _say_progress(self) -> None:
         since, step_then = self._started
         seconds, steps = time.monotonic() - since, self.step - step_then
-        images = sum(self.epoch_plan.images) / self.steps
+        examples = sum(self.epoch_plan.examples) / self.steps
         self.context.event_log.progress(
             network=", ".join(train_state.name for train_state in self.train_states),
             epoch=self.epoch_plan.epoch(self.step),
             epochs=self.training.epochs,
             step=self.step,
             steps=self.steps,
-            images_per_second=round(steps * images / seconds, 1),
+            examples_per_second=round(steps * examples / seconds, 1),
             seconds_left=round((self.steps - self.step) * seconds / steps, 1),
             loss=_finite(float(self.train_states[0].term_sums.latest)),
-            accuracy=self._accuracy,
+            metric=self.context.task.headline.name,
+            value=self._value,
         )
 
 
 def epoch_plan_of(train_states: list[TrainState], training: Training, facts: DataFacts) -> EpochPlan:
     """The steps of a training of learners side by side."""
-    chosen = [train_state.images for train_state in train_states if train_state.images is not None]
+    chosen = [one.examples for one in train_states if one.examples is not None]
     assert not chosen or len(train_states) == 1, "who chooses its images has a pass over the data of its own"
     return EpochPlan(chosen[0] if chosen else [facts.train] * training.epochs, training.batch_size)
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from retort.architecture import Card
 from retort.architectures import ARCHITECTURES, CARDS
@@ -175,19 +175,3 @@ def _check_numbers(tensors: Mapping[str, Tensor]) -> None:
     if wrong:
         named = ", ".join(sorted(wrong)[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
         raise Impossible(f"the weights are no finite numbers (NaN or infinite) in {named}")
-
-
-def reorder(network: Network, order: tuple[int, ...]) -> None:
-    """Put a network's outputs into another order, in place: output i is then what output order[i] was.
-
-    Raises Impossible where the classifier has no rows for classes.
-    """
-    index = torch.tensor(order)
-    for name in (network.layout.classifier, *network.layout.further_classifiers):
-        module = network.body.get_submodule(name)
-        rows = [*module.parameters(), *module.buffers()]
-        if isinstance(module, nn.Sequential) or not rows or any(tensor.shape[:1] != index.shape for tensor in rows):
-            raise Impossible("the classifier has no rows for classes, so they cannot be put into the data set's order")
-        with torch.no_grad():
-            for tensor in rows:
-                tensor.copy_(tensor[index])

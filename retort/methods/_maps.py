@@ -105,7 +105,7 @@ def shapes(setup: LiveSetup) -> tuple[tuple[Shape, ...], tuple[Shape, ...]]:
 
     def of(card: Card, network: Network | None) -> tuple[Shape, ...]:
         assert network is not None, "the recipe's validation asks for a teacher where a method needs one"
-        pixels = network.image.size or setup.facts.image_size
+        pixels = network.image.size or setup.image_size
         return tuple(Shape(stage.channels, -(-pixels // stage.stride)) for stage in card.stages)
 
     student, teacher = cards(setup)

@@ -53,7 +53,7 @@ class AEKT(Method):
     def modules(self, setup: LiveSetup) -> nn.Linear:
         from torch import nn
 
-        layer = nn.Linear(setup.facts.classes, setup.facts.classes)
+        layer = nn.Linear(setup.outputs, setup.outputs)
         nn.init.eye_(layer.weight)
         nn.init.zeros_(layer.bias)
         return layer

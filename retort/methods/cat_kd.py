@@ -54,8 +54,8 @@ class CATKD(Method):
             lambda card: card.head == "pool_linear",
             "does not end in the mean of its last map and one linear layer, which class activation maps need",
         )
-        if self.classes is not None and self.classes > setup.facts.classes:
-            raise MethodError(f"{self.classes} classes shall be compared; the data set has {setup.facts.classes}")
+        if self.classes is not None and self.classes > setup.outputs:
+            raise MethodError(f"{self.classes} classes shall be compared; the data set has {setup.outputs}")
         if self._compared == 0:
             raise MethodError("with the published counting, 1 class means none; give 2 or more")
 

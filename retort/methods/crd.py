@@ -81,7 +81,7 @@ def memory_banks(setup: LiveSetup, features: int, negatives: int, temperature: f
     """Banks for the training images. Raises MethodError when all are of one class, so that none has a negative."""
     from retort.methods._embeddings import MemoryBanks
 
-    labels_M, classes = setup.targets, setup.facts.classes
+    labels_M, classes = setup.targets, setup.outputs
     if (labels_M == labels_M[0]).all():
         raise MethodError("all training images are of one class; negatives are images of other classes")
     return MemoryBanks(

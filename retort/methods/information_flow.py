@@ -15,13 +15,13 @@ from retort.method import (
     Method,
     MethodError,
     NetworkSpec,
-    Outputs,
     Phase,
     Setup,
     Tap,
     at_least_float32,
 )
 from retort.methods.pkt import cosine_kernel, shares
+from retort.outputs import Outputs
 from retort.view import CLEAN
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class AuxiliaryTeacher(NetworkSpec):
     kernels: Kernels
 
     def build(self, setup: LiveSetup) -> Network:
-        return setup.build_network(self.architecture, setup.facts.classes)
+        return setup.build_network(self.architecture, setup.outputs)
 
 
 class InformationFlow(Method):
@@ -100,10 +100,10 @@ class InformationFlow(Method):
                 f"the auxiliary network {architecture} has {len(card.stages)} stages, "
                 f"the student {student.architecture} {len(student.stages)}; they are compared stage by stage"
             )
-        if setup.facts.image_size < card.smallest_image:
+        if setup.image_size < card.smallest_image:
             raise MethodError(
                 f"the auxiliary network {architecture} reads images of {card.smallest_image} pixels a side at least; "
-                f"the data set's have {setup.facts.image_size}"
+                f"the data set's have {setup.image_size}"
             )
 
     def taps(self, setup: Setup) -> frozenset[Tap]:

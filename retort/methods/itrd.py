@@ -6,19 +6,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 from pydantic import Field
 
-from retort.method import (
-    STUDENT,
-    TEACHER,
-    Batch,
-    LiveSetup,
-    Method,
-    MethodError,
-    Outputs,
-    Setup,
-    Tap,
-    at_least_float32,
-)
+from retort.method import STUDENT, TEACHER, Batch, LiveSetup, Method, MethodError, Setup, Tap, at_least_float32
 from retort.methods.rkd import embedding_widths, embeddings
+from retort.outputs import Outputs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

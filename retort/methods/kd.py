@@ -45,9 +45,9 @@ class KD(Method):
     classes: outputs that a worker keeps for later jobs then take less room."""
 
     def check(self, setup: Setup) -> None:
-        if self.teacher_top is not None and self.teacher_top >= setup.facts.classes:
+        if self.teacher_top is not None and self.teacher_top >= setup.outputs:
             raise MethodError(
-                f"teacher_top is {self.teacher_top}; it must be less than the {setup.facts.classes} classes of the data"
+                f"teacher_top is {self.teacher_top}; it must be less than the {setup.outputs} classes of the data"
             )
 
     def taps(self, setup: Setup) -> frozenset[Tap]:

@@ -119,9 +119,9 @@ class NCKD(Method):
                     f"the {role} {card.architecture} has no linear classifier on an embedding, "
                     "which class prototypes need"
                 )
-        if setup.facts.train < setup.facts.classes:
+        if setup.facts.train < setup.outputs:
             raise MethodError(
-                f"the training part has {setup.facts.train} images for {setup.facts.classes} classes; "
+                f"the training part has {setup.facts.train} images for {setup.outputs} classes; "
                 "each class needs one for its prototype"
             )
 
@@ -135,8 +135,8 @@ class NCKD(Method):
         return PrototypeClassifier(
             student_features=student,
             teacher_features=teacher,
-            classes=setup.facts.classes,
-            scale=self._scale(setup.facts.classes),
+            classes=setup.outputs,
+            scale=self._scale(setup.outputs),
             projects=self._projects(student, teacher),
         )
 
@@ -249,7 +249,7 @@ def _measure_directions(setup: LiveSetup) -> tuple[Tensor, Tensor]:
     import torch
     from torch.nn import functional as F
 
-    classes = setup.facts.classes
+    classes = setup.outputs
     sums_KD = torch.zeros(classes, _teacher(setup).embedding, dtype=torch.float64)
     counts_K = torch.zeros(classes, dtype=torch.float64)
     for outputs, labels_N, _ in setup.teacher_pass("embedding"):
@@ -257,7 +257,7 @@ def _measure_directions(setup: LiveSetup) -> tuple[Tensor, Tensor]:
         members_NK = F.one_hot(labels_N.cpu(), classes).double()
         sums_KD += members_NK.T @ outputs.embedding.cpu().double()
         counts_K += members_NK.sum(0)
-    empty = [setup.facts.class_names[c] for c in (counts_K == 0).nonzero().flatten().tolist()]
+    empty = [setup.target_names[c] for c in (counts_K == 0).nonzero().flatten().tolist()]
     if empty:
         raise MethodError(
             f"the training part has no image of {', '.join(map(repr, empty[:5]))}; "

@@ -106,7 +106,7 @@ class R2KD(Method):
         if self.teacher_share < 1:
             networks.append(self._pruned)
         candidates = AUGMENTED_VIEWS[self.augmentation]
-        augmented = candidates[:1] if setup.facts.image_size <= SMALL_PIXELS else candidates[-1:]
+        augmented = candidates[:1] if setup.image_size <= SMALL_PIXELS else candidates[-1:]
         return frozenset(Tap(network, "logits", view) for network in networks for view in (CLEAN, *augmented))
 
     def terms(self, batch: Batch, modules: nn.Module | None) -> dict[str, Tensor]:

@@ -116,10 +116,10 @@ class ResidualKD(Method):
                 raise MethodError(
                     f"the {role} {card.architecture} has no linear classifier on an embedding, which is what is learned"
                 )
-        if setup.facts.image_size < assistant.smallest_image:
+        if setup.image_size < assistant.smallest_image:
             raise MethodError(
                 f"the assistant {assistant.architecture} reads images of {assistant.smallest_image} pixels a side at "
-                f"least; the data set's have {setup.facts.image_size}"
+                f"least; the data set's have {setup.image_size}"
             )
 
     def taps(self, setup: Setup) -> frozenset[Tap]:
@@ -133,7 +133,7 @@ class ResidualKD(Method):
             student_features=setup.student.embedding,
             assistant_features=setup.cards[assistant].embedding,
             teacher_features=setup.teacher.embedding,
-            classes=setup.facts.classes,
+            classes=setup.outputs,
         )
 
     def terms(self, batch: Batch, modules: nn.Module | None) -> dict[str, Tensor]:

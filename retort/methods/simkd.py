@@ -106,9 +106,9 @@ class SimKD(Method):
             "does not end in the mean of its last map and one linear layer, which are reused",
         )
         student, teacher = (card.stages[-1] for card in cards(setup))
-        if teacher.stride > max(student.stride, setup.facts.image_size):
+        if teacher.stride > max(student.stride, setup.image_size):
             raise MethodError(
-                f"images of {setup.facts.image_size} pixels a side are smaller than a position of the teacher's last "
+                f"images of {setup.image_size} pixels a side are smaller than a position of the teacher's last "
                 f"map, {teacher.stride} pixels, to which the student's map is averaged"
             )
 
@@ -120,7 +120,7 @@ class SimKD(Method):
         return ReusedClassifier(
             student_channels=student.channels,
             teacher_channels=teacher.channels,
-            classes=setup.facts.classes,
+            classes=setup.outputs,
             reduction=self.reduction,
             pooling=max(1, teacher.stride // student.stride),
         )

@@ -7,13 +7,13 @@ from functools import cache
 from pydantic import TypeAdapter
 
 from retort.architectures import CARDS
-from retort.dataset import DataFacts
+from retort.dataset import ImageClassFacts
 from retort.method import Method, Setup
 from retort.methods import CONFORMANCE, METHODS
 from service.catalogue import entry_read, find
 from service.methods.schemas import Conformance, MethodRead
 
-FACTS = DataFacts(
+FACTS = ImageClassFacts(
     classes=100, class_names=tuple(map(str, range(100))), image_size=32, train=45_000, validation=5_000, test=10_000
 )
 SETUP = Setup(FACTS, CARDS["resnet8x4"], CARDS["resnet32x4"], batch_size=64, epochs=240, cards=CARDS)

@@ -1,12 +1,12 @@
 import pytest
 
 from retort.architectures import CARDS
-from retort.dataset import DataFacts
+from retort.dataset import ImageClassFacts
 from retort.method import MethodError
 from retort.recipe import Recipe
 from retort.validation import label_weight, resolve, review
 
-FACTS = DataFacts(classes=10, class_names=tuple("0123456789"), image_size=8, train=1257, validation=180, test=360)
+FACTS = ImageClassFacts(classes=10, class_names=tuple("0123456789"), image_size=8, train=1257, validation=180, test=360)
 
 
 def recipe(*methods, teacher="resnet20", student="resnet8", **more):

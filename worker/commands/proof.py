@@ -109,7 +109,7 @@ def _all_images(part: Any) -> Tensor:
     """(M, 3, H, W) float32 in [0, 1]: what a shipped network takes."""
     import torch
 
-    images: Tensor = part.images(torch.arange(len(part)))
+    images: Tensor = part.inputs(torch.arange(len(part)))
     return images.float() / 255
 
 

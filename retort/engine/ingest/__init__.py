@@ -18,6 +18,7 @@ from retort.datasets._pictures import QUEUED, threads
 from retort.datasets._roots import Files, Roots, fetched
 from retort.datasets._split import take_splits
 from retort.engine.artifacts import Packer
+from retort.engine.context import RunPaths
 from retort.engine.event_log import EventLog
 from retort.engine.group import ALONE, Group
 from retort.engine.ingest.layout import MANIFEST_BYTES, Layout, find_layout, is_named_manifest, may_matter
@@ -25,7 +26,6 @@ from retort.engine.ingest.look import LARGEST_FILE, Look, look
 from retort.engine.ingest.members import Bounds, Member, Stray, files_of, members_of, shown
 from retort.engine.ingest.report import Broken, report_of
 from retort.engine.interrupt import Impossible, Interrupt, NothingToKeep
-from retort.engine.run import RunPaths
 from retort.ingest import ARCHIVE, REPORT, Ingest
 
 Piece = tuple[int, int]
@@ -39,10 +39,10 @@ class Ingestion:
     """How much is read."""
 
     def __init__(
-        self, spec: Ingest, place: RunPaths, event_log: EventLog, interrupt: Interrupt, group: Group = ALONE
+        self, spec: Ingest, paths: RunPaths, event_log: EventLog, interrupt: Interrupt, group: Group = ALONE
     ) -> None:
         self.spec = spec
-        self.place = place
+        self.paths = paths
         self.event_log = event_log
         self.interrupt = interrupt
         self.stray = Stray()
@@ -58,7 +58,7 @@ class Ingestion:
             raise NothingToKeep("asked to finish before the data set was whole: there is nothing to keep") from None
 
     def _take_in(self) -> None:
-        with _spool(self.place.directory / "spool") as spool:
+        with _spool(self.paths.directory / "spool") as spool:
             pieces = self._read(spool)
             manifests = self._manifests(spool, pieces)
             layout = find_layout([name for name in pieces if name not in manifests], manifests)
@@ -102,13 +102,13 @@ class Ingestion:
     def _members(self) -> Iterator[Member]:
         source, bounds = self.spec.source, replace(self.bounds, files=self.spec.limits.files or self.bounds.files)
         if source.folder is not None:
-            roots = Roots(self.place.data_roots)
+            roots = Roots(self.paths.data_roots)
             folder = roots.folder(source.folder)
             if not folder.is_dir():
                 raise DatasetError(f"{source.folder!r} is no folder")
             return files_of(Files(folder, roots), self.stray, bounds)
         assert source.upload is not None, "the spec says so"
-        file = fetched(self.place.data_roots, source.upload)
+        file = fetched(self.paths.data_roots, source.upload)
         if file is None:
             raise DatasetError(f"the upload {source.upload!r} was not fetched to this machine")
         return members_of(file, bounds)
@@ -123,11 +123,11 @@ class Ingestion:
         broken: Broken = {}
 
         def see(name: str) -> None:
-            place, size = pieces[name]
+            paths, size = pieces[name]
             try:
                 if size > LARGEST_FILE:
                     raise ValueError(f"its file has {size:,} bytes; at most {LARGEST_FILE:,} are decoded")
-                looks[name] = look(b"".join(in_blocks(spool, place, size)), self.spec.image_size)
+                looks[name] = look(b"".join(in_blocks(spool, paths, size)), self.spec.image_size)
             except Exception as error:  # a decoder's error on a hostile file may be anything
                 broken[name] = " ".join(str(error).split()) or type(error).__name__
 
@@ -183,7 +183,7 @@ class Ingestion:
             for split in SPLITS
             for name, label in splits[split]
         ]
-        with Packer(self.place.directory) as packer:
+        with Packer(self.paths.directory) as packer:
             archive = packer.directory / ARCHIVE
             write_archive(archive, description, images, self._contents(spool, pieces, images))
             packer.add(archive, None, "application/x-tar")

@@ -295,10 +295,10 @@ class Forward:
     def tell(self) -> int:
         return self._place
 
-    def seek(self, place: int) -> int:
-        if place < self._place:
+    def seek(self, paths: int) -> int:
+        if paths < self._place:
             raise DatasetError("the archive holds an entry that lies before its own header")
-        while self._place < place and self._take(min(BLOCK, place - self._place)):
+        while self._place < paths and self._take(min(BLOCK, paths - self._place)):
             pass
         return self._place
 
@@ -349,13 +349,13 @@ class Directory:
         each."""
         most = min(self._bounds.files, self._bounds.zip_files)
         count = Count(most, most)
-        place = 0
-        while place + DIRECTORY_ENTRY.size <= len(content):
-            mark, *lengths = DIRECTORY_ENTRY.unpack_from(content, place)
+        paths = 0
+        while paths + DIRECTORY_ENTRY.size <= len(content):
+            mark, *lengths = DIRECTORY_ENTRY.unpack_from(content, paths)
             if mark != b"PK\1\2":
                 break
             count.take(1)
-            place += DIRECTORY_ENTRY.size + sum(lengths)
+            paths += DIRECTORY_ENTRY.size + sum(lengths)
 
 
 def _zip_members(file: Path, bounds: Bounds) -> Iterator[Member]:

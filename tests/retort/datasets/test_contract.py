@@ -68,7 +68,7 @@ def test_the_facts_are_true(dataset: Dataset, loaded: LoadedDataset, tmp_path: P
 def test_images_and_labels_are_what_the_contract_says(loaded: LoadedDataset) -> None:
     side = loaded.facts.image_size
     for split in (loaded.train, loaded.validation, loaded.test):
-        images = split.images(torch.tensor([len(split) - 1, 0, 0]))
+        images = split.inputs(torch.tensor([len(split) - 1, 0, 0]))
         assert images.dtype == torch.uint8
         assert images.shape == (3, 3, side, side)
         assert torch.equal(images[1], images[2])
@@ -87,7 +87,7 @@ def test_the_statistics_are_the_published_ones_or_those_of_the_training_part(
     if isinstance(dataset, Published):
         assert (loaded.facts.mean, loaded.facts.std) == (dataset.official.mean, dataset.official.std)
         return
-    images = loaded.train.images(torch.arange(len(loaded.train))).double() / 255
+    images = loaded.train.inputs(torch.arange(len(loaded.train))).double() / 255
     assert loaded.facts.mean == pytest.approx(images.mean((0, 2, 3)).tolist(), abs=1e-5)
     deviations = images.std((0, 2, 3), correction=0)
     # A channel that never changes has none, and counts as one that does by a step.

@@ -14,7 +14,7 @@ DIGEST = "004b298a4d0fd48f7354d6f79de2d1270f4ed925869b719497eef32d1424d4b0"
 
 
 def everything(split: Split) -> torch.Tensor:
-    return split.images(torch.arange(len(split)))
+    return split.inputs(torch.arange(len(split)))
 
 
 def test_the_parts_are_the_fixed_ones() -> None:

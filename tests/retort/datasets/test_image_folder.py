@@ -46,7 +46,7 @@ def test_colours_are_found_under_their_labels(root: Path) -> None:
     assert loaded.facts.class_names == ("ash", "birch", "cedar")
     assert (loaded.facts.train, loaded.facts.validation, loaded.facts.test) == (24, 3, 3)
     for split in (loaded.train, loaded.validation, loaded.test):
-        for image, label in zip(split.images(torch.arange(len(split))), split.targets, strict=True):
+        for image, label in zip(split.inputs(torch.arange(len(split))), split.targets, strict=True):
             assert image.amax((1, 2)).tolist() == list(COLOURS[loaded.facts.class_names[label]])
 
 
@@ -91,7 +91,7 @@ def test_the_middle_is_taken_after_the_shorter_side_fits(root: Path) -> None:
             picture = Image.new("RGB", (60, 20), RED)
             picture.paste(GREEN, (20, 0, 40, 20))
             picture.save(file)
-    images = folder(root / "trees").load([root]).train.images(torch.arange(24))
+    images = folder(root / "trees").load([root]).train.inputs(torch.arange(24))
     assert (images[:, 1, :, 1:-1] == 255).all()
     assert (images[:, 0, :, 1:-1] == 0).all()
 

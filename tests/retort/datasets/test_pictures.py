@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from retort.dataset import DataFacts, DatasetError, LoadedDataset
+from retort.dataset import ImageClassFacts, DatasetError, LoadedDataset
 from retort.datasets import _pictures
 from retort.datasets._listing import Labelled
 from retort.datasets._memory import MemorySplit
@@ -35,7 +35,7 @@ def photographs(folder: Path, count: int, size: tuple[int, int] = (24, 20)) -> l
 
 def load(folder: Path, listed: list[Labelled], side: int = SIDE) -> LoadedDataset:
     train, validation, test = listed[:-20], listed[-20:-10], listed[-10:]
-    facts = DataFacts(classes=2, class_names=("a", "b"), image_size=side, train=len(train), validation=10, test=10)
+    facts = ImageClassFacts(classes=2, class_names=("a", "b"), image_size=side, train=len(train), validation=10, test=10)
     return load_pictures(facts, Folder(folder), train, validation, test, ())
 
 
@@ -59,7 +59,7 @@ def test_streamed_images_are_those_in_memory_to_the_bit(tmp_path: Path, monkeypa
         assert isinstance(there, StreamedSplit)
         assert len(here) == len(there)
         order = torch.randperm(len(here), generator=torch.Generator().manual_seed(1)).repeat(2)
-        assert torch.equal(here.images(order), there.images(order))
+        assert torch.equal(here.inputs(order), there.images(order))
         assert torch.equal(here.targets, there.targets)
 
 
@@ -87,7 +87,7 @@ def test_what_is_streamed_takes_no_more_memory_than_a_few_batches(
     try:
         split = load(tmp_path, listed, side).train
         for positions in torch.split(torch.arange(len(split)), 20):
-            split.images(positions)
+            split.inputs(positions)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -97,7 +97,7 @@ def test_what_is_streamed_takes_no_more_memory_than_a_few_batches(
 @pytest.mark.usefixtures("no_memory")
 def test_threads_may_read_one_part_together(tmp_path: Path) -> None:
     split = load(tmp_path, photographs(tmp_path, 60)).train
-    wanted = split.images(torch.arange(len(split)))
+    wanted = split.inputs(torch.arange(len(split)))
     orders = [torch.randperm(len(split), generator=torch.Generator().manual_seed(seed)) for seed in range(12)]
     with ThreadPoolExecutor(4) as readers:
         for order, found in zip(orders, readers.map(split.images, orders), strict=True):
@@ -119,14 +119,14 @@ def test_what_does_not_end_as_an_image_is_named_when_it_is_decoded(tmp_path: Pat
     whole = (tmp_path / "0003.png").read_bytes()
     (tmp_path / "0003.png").write_bytes(whole[: len(whole) // 2])
     loaded = load_without_statistics(tmp_path, listed)
-    loaded.train.images(torch.tensor([0, 1, 2]))
+    loaded.train.inputs(torch.tensor([0, 1, 2]))
     with pytest.raises(DatasetError, match=r"^1 of 2 images cannot be read: 0003\.png "):
-        loaded.train.images(torch.tensor([2, 3]))
+        loaded.train.inputs(torch.tensor([2, 3]))
 
 
 def load_without_statistics(folder: Path, listed: list[Labelled]) -> LoadedDataset:
     half = (0.5, 0.5, 0.5)
-    facts = DataFacts(
+    facts = ImageClassFacts(
         classes=2, class_names=("a", "b"), image_size=SIDE, train=40, validation=10, test=10, mean=half, std=half
     )
     loaded = load_pictures(facts, Folder(folder), listed[:40], listed[40:50], listed[50:], ())
@@ -155,7 +155,7 @@ def test_the_digest_changes_with(change: str, tmp_path: Path) -> None:
 
 def test_the_test_part_may_be_the_validation_part(tmp_path: Path) -> None:
     listed = photographs(tmp_path, 60)
-    facts = DataFacts(classes=2, class_names=("a", "b"), image_size=SIDE, train=40, validation=20, test=20)
+    facts = ImageClassFacts(classes=2, class_names=("a", "b"), image_size=SIDE, train=40, validation=20, test=20)
     loaded = load_pictures(facts, Folder(tmp_path), listed[:40], None, listed[40:], ())
     assert loaded.validation is loaded.test
     assert len(loaded.test) == 20

@@ -27,7 +27,7 @@ def dataset(name: str, path: Path | None, **fields: object) -> Published:
 
 
 def everything(split: Split) -> torch.Tensor:
-    return split.images(torch.arange(len(split)))
+    return split.inputs(torch.arange(len(split)))
 
 
 def colours(split: Split) -> list[tuple[int, ...]]:

@@ -29,7 +29,7 @@ class RandomPart:
     def __len__(self):
         return len(self.targets)
 
-    def images(self, indices):
+    def inputs(self, indices):
         return self.pixels[indices]
 
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from retort.dataset import DataFacts
+from retort.dataset import ImageClassFacts
 from retort.engine import inference
 from retort.engine.inference import quick
 from retort.engine.networks import build, freeze
 from retort.network import Layout, Network
 
-FACTS = DataFacts(
+FACTS = ImageClassFacts(
     classes=10, class_names=tuple("0123456789"), image_size=64, train=1, validation=1, test=1,
     mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25),
 )  # fmt: skip

@@ -8,14 +8,14 @@ import torch
 from torch.nn import functional as F
 
 from retort.architectures import ARCHITECTURES
-from retort.dataset import DataFacts
+from retort.dataset import ImageClassFacts
 from retort.engine import networks
 from retort.engine.interrupt import Impossible
 from retort.network import Network
 from retort.recipe import Student, Teacher, Training
 from tests.retort.architectures.published import hub_file, offline_hub, torchvision_checkpoint
 
-FACTS = DataFacts(
+FACTS = ImageClassFacts(
     classes=4,
     class_names=tuple("abcd"),
     image_size=32,

@@ -162,7 +162,7 @@ def test_the_report_tells_agreement_calibration_and_classes_of_what_is_shipped(f
     report = json.loads((finished.directory / "artifacts/report.json").read_text())
     rows = {row["name"]: row for row in report["networks"]}
     test = Digits().load([]).test
-    images = test.images(torch.arange(len(test))).float() / 255
+    images = test.inputs(torch.arange(len(test))).float() / 255
     said = {}
     for name in rows:
         network, _ = load_student(*(finished.directory / f"artifacts/{name}{s}" for s in (".json", ".safetensors")))
@@ -184,7 +184,7 @@ def test_a_rebuilt_network_gives_the_reported_accuracy_to_the_image(finished, na
         *(finished.directory / f"artifacts/{name}{s}" for s in (".json", ".safetensors"))
     )
     test = Digits().load([]).test
-    images = test.images(torch.arange(len(test))).float() / 255
+    images = test.inputs(torch.arange(len(test))).float() / 255
     with torch.no_grad():
         guesses = network(images).argmax(1)
     assert (guesses == test.targets).sum() == description["test"]["correct"]
@@ -198,7 +198,7 @@ def test_onnx_gives_the_reported_accuracy_to_the_image(with_onnx, name):
     assert json.loads(metadata["class_names"]) == list("0123456789")
     assert json.loads(metadata["input"])["size"] == 8
     test = Digits().load([]).test
-    images = test.images(torch.arange(len(test))).float().numpy() / 255
+    images = test.inputs(torch.arange(len(test))).float().numpy() / 255
     guesses = session.run(["logits"], {"images": images.astype(np.float32)})[0].argmax(1)
     assert (guesses == test.targets.numpy()).sum() == json.loads(metadata["retort"])["test"]["correct"]
 
@@ -309,7 +309,7 @@ def test_weights_of_an_earlier_run_are_a_teacher_and_a_start(finished, tmp_path)
     network, description = load_student(small.with_suffix(".json"), small)
     test = Digits().load([]).test
     with torch.no_grad():
-        guesses = network(test.images(torch.arange(len(test))).float() / 255).argmax(1)
+        guesses = network(test.inputs(torch.arange(len(test))).float() / 255).argmax(1)
     assert (guesses == test.targets).sum() == description["test"]["correct"]
 
 

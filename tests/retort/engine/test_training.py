@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from retort.dataset import DataFacts
+from retort.dataset import ImageClassFacts
 from retort.datasets.digits import Digits
 from retort.engine.causes import is_out_of_memory
 from retort.engine.interrupt import MemoryExhausted
@@ -18,7 +18,7 @@ from retort.validation import review
 from tests.retort.engine.runs import recipe_of, run
 
 KD = {"name": "kd"}
-FACTS: DataFacts = Digits().facts(()).model_copy(update={"mean": (0.3,) * 3, "std": (0.3,) * 3})
+FACTS: ImageClassFacts = Digits().facts(()).model_copy(update={"mean": (0.3,) * 3, "std": (0.3,) * 3})
 
 
 def weights(ended) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file, save_file
 
 from retort.architectures import CARDS
-from retort.dataset import DataFacts
+from retort.dataset import ImageClassFacts
 from retort.engine import onnx_network, onnx_wire
 from retort.engine.__main__ import carry_out
 from retort.engine.event_log import EventLog
@@ -536,7 +536,7 @@ def test_a_fixed_batch_and_channels_last_are_served(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_each_method_serves_logits_alone_or_says_what_it_lacks(name: str, bench: Bench) -> None:
-    facts = DataFacts(classes=10, class_names=tuple("0123456789"), image_size=8, train=99, validation=9, test=9)
+    facts = ImageClassFacts(classes=10, class_names=tuple("0123456789"), image_size=8, train=99, validation=9, test=9)
     bare = CARDS["resnet8"].model_copy(update={"architecture": "onnx", "stages": (), "embedding": 0, "head": "other"})
     setup = Setup(facts, CARDS["resnet8"], bare, 32, 2, CARDS)
     method = METHODS[name].model_validate({"name": name})

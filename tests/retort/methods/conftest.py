@@ -7,7 +7,7 @@ import torch
 
 from retort.architecture import Input
 from retort.architectures import ARCHITECTURES, CARDS
-from retort.dataset import DataFacts
+from retort.dataset import ImageClassFacts
 from retort.engine.networks import freeze
 from retort.engine.students import StudentFactory, make_student_state, phase_train_state
 from retort.engine.views import DrawContext, make
@@ -16,7 +16,7 @@ from retort.recipe import SGD, Student, Training
 from retort.view import CLEAN
 
 CLASSES, IMAGES, SIDE = 10, 40, 8
-FACTS = DataFacts(
+FACTS = ImageClassFacts(
     classes=CLASSES,
     class_names=tuple("0123456789"),
     image_size=SIDE,

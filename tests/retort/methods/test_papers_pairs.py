@@ -5,12 +5,12 @@ import math
 import pytest
 
 from retort.architectures import CARDS
-from retort.dataset import DataFacts
+from retort.dataset import ImageClassFacts
 from retort.method import MethodError, Setup
 from retort.methods import METHODS
 
 PAIRS = [("shufflenet_v2", "resnet32x4"), ("mobilenet_v2_half", "vgg13")]
-FACTS = DataFacts(
+FACTS = ImageClassFacts(
     classes=10,
     class_names=tuple("0123456789"),
     image_size=32,

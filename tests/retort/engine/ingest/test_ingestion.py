@@ -130,7 +130,7 @@ def test_it_is_what_image_folder_would_have_made_of_it(tmp_path: Path, monkeypat
             mine, theirs = getattr(found, split), getattr(wanted, split)
             everything = torch.arange(len(theirs))
             assert torch.equal(mine.targets, theirs.targets)
-            assert torch.equal(mine.images(everything), theirs.images(everything))
+            assert torch.equal(mine.inputs(everything), theirs.images(everything))
             assert type(mine).__name__ == ("MemorySplit" if share else "StreamedSplit")
 
 
@@ -145,7 +145,7 @@ def test_a_recipe_may_want_another_size(tmp_path: Path) -> None:
     taken = take_in(tmp_path, tar(garden()))
     own, other = load(taken, tmp_path), load(taken, tmp_path, image_size=32)
     assert (own.facts.image_size, other.facts.image_size) == (16, 32)
-    assert other.train.images(torch.tensor([0])).shape == (1, 3, 32, 32)
+    assert other.train.inputs(torch.tensor([0])).shape == (1, 3, 32, 32)
     assert own.facts.mean != other.facts.mean
     assert own.digest != other.digest
     assert own.digest == load(taken, tmp_path).digest

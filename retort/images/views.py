@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial, singledispatch
 from typing import NamedTuple
@@ -16,17 +16,21 @@ from torch.nn import functional as F
 from retort import augmentation as recipe
 from retort import draws
 from retort.augmentation import Augmentation, Erasing, Mix, MixupOrCutMix, ResizedCrop
-from retort.engine.policies import Draw, follow
-from retort.method import Mixing
-from retort.view import AutoAugment, Clean, CutMix, CutMixPick, Cutout, Mixup, RandAugment, View
-
-
-@dataclass(frozen=True)
-class ViewBatch:
-    """A view of a batch: (N, 3, H, W) float32 RGB in [0, 1], and how it was mixed, if it was."""
-
-    images: Tensor
-    mixed: Mixing | None = None
+from retort.draws import DrawPoint
+from retort.images.policies import Draw, follow
+from retort.view import (
+    CLEAN,
+    AutoAugment,
+    Clean,
+    CutMix,
+    CutMixPick,
+    Cutout,
+    Mixing,
+    Mixup,
+    RandAugment,
+    View,
+    ViewBatch,
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,16 @@ class Boxes(NamedTuple):
     left: Tensor
     height: Tensor
     width: Tensor
+
+
+def make_views(
+    pixels: Tensor, views: Iterable[View], augmentation: Augmentation, fill: Tensor, point: DrawPoint
+) -> dict[View, ViewBatch]:
+    """The views of (N, 3, H, W) uint8 images, each made of the clean one; `fill` (1, 3, 1, 1) is the data's colour."""
+    context = DrawContext(point.data_seed, point.epoch, point.step, point.indices, fill, point.teacher)
+    augmented = augment(pixels, augmentation, context).contiguous(memory_format=torch.channels_last)
+    clean = mix(augmented, augmentation.mix, context)
+    return {view: clean if view == CLEAN else make(view, clean.inputs, context) for view in views}
 
 
 def augment(pixels: Tensor, augmentation: Augmentation, draw_context: DrawContext) -> Tensor:
@@ -220,7 +234,7 @@ def _(view: CutMixPick, clean: Tensor, draw_context: DrawContext) -> ViewBatch:
         _cutmix(view.alpha, clean, draws.shared(draw_context.data_seed, purpose, draw_context.epoch, draw_context.step))
         for purpose in purposes
     ]
-    candidates = torch.cat([made.images for made in runs])
+    candidates = torch.cat([made.inputs for made in runs])
     p = draw_context.teacher(candidates).float().softmax(1)
     picked = torch.special.entr(p).sum(1).topk(len(clean)).indices
 

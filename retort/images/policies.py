@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from retort.augmentation import AutoAugment, Policy, RandAugment, TrivialAugment
-from retort.engine.operations import NUMBER, apply
+from retort.images.operations import NUMBER, apply
 
 DRAWN = 14
 """RandAugment and TrivialAugment draw from the first of OPERATIONS: all but `invert`."""

@@ -1,0 +1,81 @@
+"""The part of a task that depends on its inputs being images; shared by all image tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, ClassVar
+
+from retort.architecture import Architecture, Card, Input
+from retort.augmentation import Augmentation
+from retort.dataset import DataFacts, ImageFacts
+from retort.outputs import READS, Read
+from retort.task import Task
+from retort.view import View, ViewBatch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from retort.draws import DrawPoint
+    from retort.network import Network
+
+MIDDLE_GREY = (0.5, 0.5, 0.5)
+
+
+def image_facts(facts: DataFacts) -> ImageFacts:
+    """The facts of a data set of images. Raises TypeError for others; a recipe's validation refuses them before."""
+    if not isinstance(facts, ImageFacts):
+        raise TypeError(f"facts of images are wanted; found {type(facts).__name__}")
+    return facts
+
+
+class ImageTask(Task):
+    """Base of tasks whose inputs are square RGB images."""
+
+    reads: ClassVar[frozenset[Read]] = frozenset(READS)
+
+    def network_problems(self, facts: DataFacts, card: Card) -> Iterator[str]:
+        size = image_facts(facts).image_size
+        if size < card.smallest_image:
+            yield (
+                f"{card.architecture} reads images of {card.smallest_image} pixels a side at least; "
+                f"the data set's have {size}"
+            )
+
+    def build(self, family: Architecture, architecture: str, facts: DataFacts) -> Network:
+        """The network's input is normalised with the data's statistics."""
+        found = image_facts(facts)
+        network = family.build(architecture, self.outputs(facts))
+        size = network.image.size or found.image_size
+        network.set_input(Input.model_validate({"size": size, "mean": found.mean, "std": found.std}))
+        return network
+
+    def sample(self, facts: DataFacts, count: int, seed: int) -> Tensor:
+        """(count, 3, S, S) uniform in [0, 1)."""
+        import torch
+
+        size = image_facts(facts).image_size
+        return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+    def make_views(
+        self, inputs: Tensor, views: Iterable[View], augmentation: Augmentation, facts: DataFacts, point: DrawPoint
+    ) -> dict[View, ViewBatch]:
+        """(N, 3, H, W) uint8 to float32 in [0, 1], augmented as the recipe says."""
+        import torch
+
+        from retort.images.views import make_views
+
+        # Filled on the device: a copy from the host would make it wait.
+        mean = image_facts(facts).mean or MIDDLE_GREY
+        fill = torch.cat([torch.full((1, 1, 1, 1), value, device=inputs.device) for value in mean], dim=1)
+        return make_views(inputs, views, augmentation, fill, point)
+
+    def blend(self, inputs: Tensor, others: Tensor, weights: Tensor) -> Tensor:
+        """(N, 3, H, W) uint8, rounded down."""
+        import torch
+
+        shares = weights.view(-1, 1, 1, 1)
+        return (shares * inputs + (1 - shares) * others).to(torch.uint8)
+
+    def plain_inputs(self, inputs: Tensor) -> Tensor:
+        """(N, 3, H, W) uint8 to float32 in [0, 1]."""
+        return inputs.float() / 255
