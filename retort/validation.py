@@ -168,6 +168,8 @@ def lacking(method: Method, setup: Setup, task: Task) -> str:
     """A sentence on what a method reads that networks of the task do not offer; empty where it serves the task."""
     if method.reads_labels and not task.class_targets:
         return f"{method.name}: it reads class labels, and the targets of the task {task.name} are not classes"
+    if task.reads >= READS.keys():
+        return ""
     try:
         phases = method.phases(setup)
         taps = method.taps(setup).union(*(phase.taps for phase in phases))

@@ -21,7 +21,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from retort.engine.version_1 import Version1
+
 KEPT = 2
+FORMAT = "2"
 SUFFIX = ".safetensors"
 PATTERN = f"[0-9]*{SUFFIX}"
 
@@ -45,6 +48,8 @@ class Checkpoints:
     """Names the attempt in file names, so that two attempts never write the same file."""
     seconds: float
     """How often one is written."""
+    version_1: Version1 | None = None
+    """Reads those of version 0.1; None passes them over."""
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -59,7 +64,12 @@ class Checkpoints:
         """Write a checkpoint and drop all but the newest two; returns the file's name."""
         number = max((_number(file) for file in self._files()), default=0) + 1
         tensors: dict[str, Tensor] = {}
-        header = {"recipe": self.recipe_digest, "data": self.data_digest, "state": json.dumps(_take(state, tensors))}
+        header = {
+            "format": FORMAT,
+            "recipe": self.recipe_digest,
+            "data": self.data_digest,
+            "state": json.dumps(_take(state, tensors)),
+        }
         draft = self.directory / f".{number:08d}-{self.run}.draft"
         try:
             save_file(tensors, draft, metadata=header)
@@ -92,11 +102,13 @@ class Checkpoints:
             raise ValueError("its content is not what was written")
         with safe_open(file, framework="pt", device=str(device)) as opened:
             header = opened.metadata()
-            for what, wanted in (("recipe", self.recipe_digest), ("data", self.data_digest)):
+            old = self.version_1 if header.get("format", "1") == "1" else None
+            recipe = old.recipe_digest if old else self.recipe_digest
+            for what, wanted in (("recipe", recipe), ("data", self.data_digest)):
                 if header[what] != wanted:
                     raise ValueError(f"it was made with another {what}")
             state: State = _give(json.loads(header["state"]), opened.get_tensor)
-            return state
+            return old.upgrade(state) if old else state
 
     def _files(self) -> list[Path]:
         return sorted(self.directory.glob(PATTERN), key=lambda file: (_number(file), file.name))

@@ -21,6 +21,7 @@ from retort.engine.interrupt import Impossible, Interrupt
 from retort.engine.loading import on_device
 from retort.engine.teacher_cache import TeacherCache
 from retort.engine.trainer import TrainerContext
+from retort.engine.version_1 import Version1
 from retort.recipe import Recipe, Training
 from retort.task import Task
 from retort.tasks import TASKS
@@ -130,8 +131,11 @@ def resolve_for(recipe: Recipe, device: torch.device) -> Recipe:
 
 def recipe_digest(recipe: Recipe) -> str:
     """sha256, hex, of all that decides a run's result."""
-    decides = recipe.model_dump_json(exclude={"name", "tags", "priority", "needs", "deadline"})
-    return sha256(decides.encode()).hexdigest()
+    return sha256(_deciding_json(recipe).encode()).hexdigest()
+
+
+def _deciding_json(recipe: Recipe) -> str:
+    return recipe.model_dump_json(exclude={"name", "tags", "priority", "needs", "deadline"})
 
 
 def prepare(
@@ -162,7 +166,12 @@ def prepare(
     for warning in model_warnings(recipe, data.facts, models):
         warn(warning)
     checkpoints = Checkpoints(
-        paths.checkpoints, recipe_digest(recipe), data.digest, paths.run, paths.checkpoint_seconds
+        paths.checkpoints,
+        recipe_digest(recipe),
+        data.digest,
+        paths.run,
+        paths.checkpoint_seconds,
+        Version1.of(_deciding_json(recipe), len(data.validation)),
     )
     train = on_device(data.train, group.device)
     cache = TeacherCache(paths.cache, paths.cache_bytes, paths.run, warn) if paths.cache else None

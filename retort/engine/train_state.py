@@ -173,7 +173,7 @@ class TrainState:
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
             "best": {"epoch": self.best.epoch, "value": self.best.value, "weights": self.best.weights},
-            "tally": self.term_sums.state(),
+            "term_sums": self.term_sums.state(),
         }
 
     def load(self, state: State) -> None:
@@ -185,4 +185,4 @@ class TrainState:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.best = BestEpoch(**state["best"])
-        self.term_sums.load(state["tally"])
+        self.term_sums.load(state["term_sums"])

@@ -46,11 +46,8 @@ class Onnx(Export):
             verbose=False,
         )
         assert program is not None, "no file was named, so the program is returned"
+        known = {name: description[name] for name in ("class_names", "input") if name in description}
         program.model.metadata_props.update(
-            {
-                "class_names": json.dumps(description["class_names"]),
-                "input": json.dumps(description["input"]),
-                "retort": json.dumps(description),
-            }
+            {name: json.dumps(value) for name, value in [*known.items(), ("retort", description)]}
         )
         program.save(str(file), external_data=False)
