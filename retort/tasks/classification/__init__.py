@@ -75,7 +75,7 @@ class Classification(ImageTask):
 
     def align(self, network: Network, record: UserModel, facts: DataFacts) -> None:
         """Put the classes into the data's order, where both have the same names."""
-        from retort.tasks.classification.class_order import reorder
+        from retort.tasks.classification.reordering import reorder
 
         order = class_order(record.class_names, class_facts(facts).class_names)
         if order is not None and order != tuple(range(len(order))):

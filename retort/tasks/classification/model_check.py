@@ -13,7 +13,7 @@ from torch import Tensor
 from retort.architecture import Input
 from retort.dataset import ImageClassFacts
 from retort.task import ModelTrial, TaskError
-from retort.tasks.classification.class_order import reorder
+from retort.tasks.classification.reordering import reorder
 from retort.user_model import class_order, class_sentence
 
 COMPARED_IMAGES = 512
