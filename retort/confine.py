@@ -218,13 +218,13 @@ def _check(result: int) -> int:
     return result
 
 
-def enter(work: Mapping[str, Any]) -> None:
-    """Confine an engine to its job, once it has fetched what is published: its own files, and no network."""
-    limit(work["limits"])
-    if work["network"] is False:
+def enter(*, files: Mapping[str, Iterable[str]] | None, network: bool, limits: Mapping[str, int]) -> None:
+    """Confine an engine to its job, once it has fetched what is published; see `retort.order.Confinement`."""
+    limit(limits)
+    if not network:
         close_the_network()
-    if work["files"] is not None:
-        keep_to(work["files"], alone=False)
+    if files is not None:
+        keep_to(files, alone=False)
 
 
 def steps(start: Mapping[str, Any]) -> Iterator[tuple[str, Callable[[], None]]]:

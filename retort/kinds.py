@@ -41,7 +41,7 @@ class Kind:
 
     spec: type[Spec]
     work: str
-    """Names a class of the engine, as module:class. It is made of a spec, place, diary, interrupt and group of
+    """Names a class of the engine, as module:class. It is made of a spec, paths, event log, interrupt and group of
     processes; called, it does the work."""
     uses: Callable[[Mapping[str, Any]], Iterable[Use]] = lambda spec: ()
     """All that a stored spec names of what users stored or made before."""
@@ -80,7 +80,7 @@ def _ingests_uses(spec: Mapping[str, Any]) -> Iterator[Use]:
 KINDS: dict[str, Kind] = {
     DISTILL: Kind(Recipe, "retort.engine.run:Run", _recipes_uses),
     INGEST: Kind(Ingest, "retort.engine.ingest:Ingestion", _ingests_uses),
-    CHECK: Kind(Check, "retort.engine.check:Checkup", _checks_uses),
+    CHECK: Kind(Check, "retort.engine.check:ModelCheck", _checks_uses),
     ESTIMATE: Kind(
         Estimate, "retort.engine.estimate:Estimation", lambda spec: _recipes_uses(spec["recipe"], "/recipe")
     ),

@@ -22,8 +22,8 @@ from retort.engine.event_log import EventLog
 from retort.engine.group import ALONE, Group
 from retort.engine.interrupt import Impossible, Interrupt
 from retort.engine.onnx_network import OnnxBody, completed, load_onnx
-from retort.engine.run import RunPaths
 from retort.network import Network
+from retort.order import Paths
 from retort.user_model import UserModel, class_order, class_sentence
 
 BATCH_SIZE = 64
@@ -46,10 +46,10 @@ class ModelCheck:
     """Carries out a check. Raises Impossible, DatasetError or Stopped."""
 
     def __init__(
-        self, spec: Check, place: RunPaths, event_log: EventLog, interrupt: Interrupt, group: Group = ALONE
+        self, spec: Check, paths: Paths, event_log: EventLog, interrupt: Interrupt, group: Group = ALONE
     ) -> None:
         self.spec = spec
-        self.place = place
+        self.paths = paths
         self.event_log = event_log
         self.interrupt = interrupt
         self.device = group.device
@@ -58,7 +58,7 @@ class ModelCheck:
     def __call__(self) -> None:
         with self.interrupt.at_once(nothing_to_keep=True):
             self.event_log.enter("examining the model")
-            record = user_weights.read_record(self.spec.model, self.place.weights)
+            record = user_weights.read_record(self.spec.model, self.paths.weights)
             record, network = self._built(record)
             network = networks.placed(networks.freeze(network), self.device)
             card = user_weights.cards_for([record.architecture], {record.id: record})[record.architecture]
@@ -71,17 +71,17 @@ class ModelCheck:
                 "embedding": card.embedding,
             } | self._tried(network, record)
             if self.spec.dataset is not None:
-                data = self.spec.dataset.load(self.place.data_roots)
+                data = self.spec.dataset.load(self.paths.data_roots)
                 report |= self._on_data(network, record, data)
             report["sentences"] = self.sentences
             for sentence in self.sentences:
                 self.event_log.record("warning", text=sentence)
             self.event_log.record("report", data=report)
-            with Packer(self.place.directory) as packer:
+            with Packer(self.paths.directory) as packer:
                 packer.write_json(REPORT, None, report)
 
     def _built(self, record: UserModel) -> tuple[UserModel, Network]:
-        folder = self.place.weights / record.id
+        folder = self.paths.weights / record.id
         if record.form == "onnx":
             record = completed(record, load_onnx(folder / record.file))
         return record, user_weights.user_network(record, folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from itertools import pairwise
 from math import sqrt
 from pathlib import Path
@@ -24,7 +23,7 @@ from retort.engine.evaluate import Score, passes
 from retort.engine.event_log import EventLog
 from retort.engine.group import ALONE, Group
 from retort.engine.interrupt import Interrupt
-from retort.engine.run import LARGEST_COLLAPSE_WIDTH, Run, RunPaths
+from retort.engine.run import LARGEST_COLLAPSE_WIDTH, Run
 from retort.engine.train_state import TrainState
 from retort.engine.trainer import Trainer, TrainerContext
 from retort.estimate import REPORT, Estimate
@@ -32,6 +31,7 @@ from retort.event import Kind
 from retort.exports.safetensors import Safetensors
 from retort.method import NetworkSpec
 from retort.network import Network
+from retort.order import Paths
 from retort.recipe import Training
 
 WARM_UP = 3
@@ -60,10 +60,12 @@ class Estimation(Run):
     """Carries out an estimate. Raises what a run raises; writes no checkpoint and keeps no teacher outputs."""
 
     def __init__(
-        self, spec: Estimate, place: RunPaths, event_log: EventLog, interrupt: Interrupt, group: Group = ALONE
+        self, spec: Estimate, paths: Paths, event_log: EventLog, interrupt: Interrupt, group: Group = ALONE
     ) -> None:
         recipe = spec.recipe.model_copy(update={"require_teacher_accuracy": None})
-        super().__init__(recipe, replace(place, store=None), _Aside.of(event_log), interrupt, group)
+        super().__init__(
+            recipe, paths.model_copy(update={"teacher_cache": None}), _Aside.of(event_log), interrupt, group
+        )
         self.told = event_log
         self.timed_steps = spec.steps
         self.sections: list[dict[str, Any]] = []
@@ -82,7 +84,7 @@ class Estimation(Run):
         report = self._report(preparing, testing, exporting, sizes)
         self.told.enter("reporting")
         self.told.record("report", data=report)
-        with Packer(self.place.directory) as packer:
+        with Packer(self.paths.directory) as packer:
             packer.write_json(REPORT, None, report)
 
     def _train(
@@ -183,7 +185,7 @@ class Estimation(Run):
         untested = Score(0, 0, 1, 0.0, 0.0, (), torch.zeros(0))
         sizes: dict[str, int] = {}
         begin = self._now()
-        with TemporaryDirectory(dir=self.place.directory) as folder:
+        with TemporaryDirectory(dir=self.paths.directory) as folder:
             for one in finished:
                 if one.role == "teacher" and one.best_epoch is None:
                     continue

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +30,7 @@ from retort.engine.trainer import Trainer, TrainerContext, epoch_plan_of
 from retort.exports.safetensors import Safetensors
 from retort.method import STUDENT, NetworkSpec, Outputs, Phase, Read
 from retort.network import Network
+from retort.order import Paths
 from retort.recipe import TEACHER_NAME, Recipe, Training
 from retort.validation import class_warnings, resolve, review, sharing_groups
 
@@ -38,26 +38,6 @@ STUDENTS = "students"
 """What the names of sections begin with in which students learn by all their terms."""
 DISTILLING = "distilling"
 """The phase of those sections."""
-
-
-@dataclass(frozen=True)
-class RunPaths:
-    """Where a run reads and writes."""
-
-    directory: Path
-    """This attempt's own: artifacts are left in it."""
-    checkpoints: Path
-    """Shared by all attempts at the same job."""
-    weights: Path
-    """What earlier jobs made and this recipe names: <job>/<network>.safetensors and .json."""
-    data_roots: tuple[Path, ...]
-    run: str
-    """Names the attempt in file names."""
-    checkpoint_seconds: float
-    store: Path | None = None
-    """Where outputs of teachers are kept for later jobs of the same owner; None keeps none."""
-    store_bytes: int = 0
-    """How large that folder may grow."""
 
 
 def resolve_for(recipe: Recipe, device: torch.device) -> Recipe:
@@ -115,9 +95,9 @@ class Run:
     """Carries out a recipe. Raises Impossible, DatasetError or Stopped, or whatever else ended it."""
 
     def __init__(
-        self, recipe: Recipe, place: RunPaths, event_log: EventLog, interrupt: Interrupt, group: Group = ALONE
+        self, recipe: Recipe, paths: Paths, event_log: EventLog, interrupt: Interrupt, group: Group = ALONE
     ) -> None:
-        self.place = place
+        self.paths = paths
         self.event_log = event_log
         self.interrupt = interrupt
         self.group = group
@@ -127,7 +107,7 @@ class Run:
         """What teaching left: the teacher's last and best weights."""
 
     def __call__(self) -> None:
-        with self._redoing(begun=are_there(self.place.checkpoints)):
+        with self._redoing(begun=are_there(self.paths.checkpoints)):
             self._prepare()
         teacher = self._teach()
         students = self._distil(teacher)
@@ -152,10 +132,10 @@ class Run:
         assert threads != "auto", "resolved above"
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(self.device.type == "cpu")
-        self.data = self.recipe.dataset.load(self.place.data_roots)
+        self.data = self.recipe.dataset.load(self.paths.data_roots)
         for warning in self.data.warnings:
             self._warn(warning)
-        models = user_weights.records(self.recipe, self.place.weights)
+        models = user_weights.records(self.recipe, self.paths.weights)
         self.cards = user_weights.cards_for(self._architectures(), models)
         problems = review(self.recipe, self.data.facts, self.cards, models).problems
         if problems:
@@ -163,16 +143,16 @@ class Run:
         for warning in class_warnings(self.recipe, self.data.facts, models):
             self._warn(warning)
         self.checkpoints = Checkpoints(
-            self.place.checkpoints,
+            self.paths.checkpoints,
             recipe_digest(self.recipe),
             self.data.digest,
-            self.place.run,
-            self.place.checkpoint_seconds,
+            self.paths.run,
+            self.paths.checkpoint_seconds,
         )
         self.train = on_device(self.data.train, self.device)
         self.store = (
-            TeacherCache(self.place.store, self.place.store_bytes, self.place.run, self._warn)
-            if self.place.store
+            TeacherCache(cache.path, cache.max_bytes, self.paths.run, self._warn)
+            if (cache := self.paths.teacher_cache)
             else None
         )
         self.saved = self.checkpoints.newest(self.device)
@@ -218,7 +198,7 @@ class Run:
         if teacher is None:
             return None
         with self._redoing(begun=self.begun):
-            network = networks.teacher_network(teacher, self.data.facts, self.place.weights)
+            network = networks.teacher_network(teacher, self.data.facts, self.paths.weights)
             network = networks.placed(network, self.device)
         finished = NetworkResult(
             TEACHER_NAME,
@@ -277,7 +257,7 @@ class Run:
         student_states = []
         with self._redoing(begun=self.begun):
             for student in self.recipe.students:
-                network = networks.student_network(student, self.data.facts, self.place.weights)
+                network = networks.student_network(student, self.data.facts, self.paths.weights)
                 network = networks.placed(network, self.device)
                 student_states.append(make_student_state(student, network, self.cards[student.architecture], factory))
         reached = self._train_students(student_states, factory)
@@ -499,7 +479,7 @@ class Run:
 
     def _export(self, finished: list[NetworkResult], scores: dict[str, Score]) -> None:
         self.event_log.enter("exporting")
-        with Packer(self.place.directory) as packer:
+        with Packer(self.paths.directory) as packer:
             for one in finished:
                 if one.role == "teacher" and one.best_epoch is None:
                     continue  # it came from elsewhere and goes out unchanged: nothing to hand back

@@ -33,7 +33,7 @@ class Worker:
 
     def __init__(self, log: Path, engine: Sequence[str]) -> None:
         self.log = log
-        program = f"from worker import app; app.shell.files = {FILES}; app.main({list(engine)!r})"
+        program = f"from worker import app; app.agent.files = {FILES}; app.main({list(engine)!r})"
         with log.open("wb") as file:
             self.process = subprocess.Popen([sys.executable, "-c", program], stdout=file, stderr=file)
 
@@ -80,7 +80,7 @@ def service(request: pytest.FixtureRequest, environment: Environment) -> Environ
     return environment
 
 
-def test_a_worker_hears_the_bell_and_ends_when_asked(service: Environment, start: Start) -> None:
+def test_a_worker_is_woken_up_and_ends_on_a_signal(service: Environment, start: Start) -> None:
     worker = start()
     worker.wait_ready()
     time.sleep(0.5)
@@ -88,7 +88,7 @@ def test_a_worker_hears_the_bell_and_ends_when_asked(service: Environment, start
     started = time.monotonic()
     ring()
     wait_for_state(job_id, State.succeeded, 30)
-    assert time.monotonic() - started < 30, "it was found by looking, not heard"
+    assert time.monotonic() - started < 30, "it was found by looking, not by the wake-up"
     assert worker.stop() == 0
     wait_until(lambda: worker.said("has stopped"), "it says so")
 
@@ -133,7 +133,7 @@ def test_jobs_are_found_while_the_broker_is_down(sqlite_database: str, environme
     assert worker.stop() == 0
 
 
-def test_the_shell_is_one_thread_for_messages_and_no_torch() -> None:
+def test_the_worker_is_one_thread_for_messages_and_no_torch() -> None:
     program = """
 import sys
 from worker.app import app
@@ -161,7 +161,7 @@ def test_all_that_it_writes_is_json_and_its_metrics_can_be_read(
     assert worker.stop() == 0
     said = [json.loads(line) for line in worker.log.read_text().splitlines()]
     assert len({line["worker"] for line in said}) == 1
-    assert {"worker.loop", "celery.apps.worker"} <= {line["logger"] for line in said}
+    assert {"worker.agent", "celery.apps.worker"} <= {line["logger"] for line in said}
     assert "celery.app.trace" not in {line["logger"] for line in said}
     assert {line["level"] for line in said if line["logger"] != "py.warnings"} == {"info"}
 

@@ -21,7 +21,7 @@ from service.keys.service import Caller
 from service.settings import get_settings
 from tests.conftest import wait_until
 from tests.service.rows import add_project
-from tests.worker.plays import add_play, alive, job_folder, kinds, lines, row, running_shell, wait_for_state
+from tests.worker.plays import add_play, alive, job_folder, kinds, lines, row, running_agent, wait_for_state
 
 Environment = Callable[..., None]
 
@@ -59,7 +59,7 @@ def blobs() -> int:
 
 def test_a_paused_job_frees_its_worker_and_goes_on_from_its_checkpoint(project_id: str) -> None:
     job_id = add_play(project_id, ("train_once", 60), ("ship_checkpoint", None))
-    with running_shell():
+    with running_agent():
         wait_for_state(job_id, State.running)
         assert wish(job_id, Wanted.pause).state is State.running
         paused = wait_for_state(job_id, State.paused)
@@ -77,7 +77,7 @@ def test_a_paused_job_frees_its_worker_and_goes_on_from_its_checkpoint(project_i
 
 def test_a_pause_that_is_taken_back_puts_the_job_back_or_changes_nothing(project_id: str) -> None:
     job_id = add_play(project_id, ("train_once", 60), ("ship_checkpoint", None))
-    with running_shell():
+    with running_agent():
         wait_for_state(job_id, State.running)
         wish(job_id, Wanted.pause)
         wish(job_id, Wanted.run)
@@ -89,7 +89,7 @@ def test_a_pause_that_is_taken_back_puts_the_job_back_or_changes_nothing(project
 
 def test_a_stopped_job_keeps_what_it_has_and_succeeds(project_id: str) -> None:
     job_id = add_play(project_id, ("checkpoint", "best so far"), ("train", 60), ("ship_checkpoint", None))
-    with running_shell():
+    with running_agent():
         wait_for_state(job_id, State.running)
         assert wish(job_id, Wanted.stop).state is State.running
         job = wait_for_state(job_id, State.succeeded)
@@ -100,7 +100,7 @@ def test_a_stopped_job_keeps_what_it_has_and_succeeds(project_id: str) -> None:
 
 def test_a_paused_job_is_stopped_by_a_worker_that_only_wraps_up(project_id: str) -> None:
     job_id = add_play(project_id, ("train_once", 60), ("train", 60), ("ship_checkpoint", None))
-    with running_shell():
+    with running_agent():
         wait_for_state(job_id, State.running)
         wish(job_id, Wanted.pause)
         wait_for_state(job_id, State.paused)
@@ -113,7 +113,7 @@ def test_a_paused_job_is_stopped_by_a_worker_that_only_wraps_up(project_id: str)
 def test_a_job_stopped_before_there_is_anything_to_keep_is_cancelled_and_says_so(project_id: str) -> None:
     sentence = "no student was trained yet, so there is nothing to keep"
     job_id = add_play(project_id, ("train", 60), ("event", {"kind": "failed", "text": sentence}), ("exit", 73))
-    with running_shell():
+    with running_agent():
         wait_for_state(job_id, State.running)
         wish(job_id, Wanted.stop)
         job = wait_for_state(job_id, State.cancelled)
@@ -122,7 +122,7 @@ def test_a_job_stopped_before_there_is_anything_to_keep_is_cancelled_and_says_so
 
 def test_a_job_whose_engine_dies_while_it_is_to_pause_is_paused(project_id: str) -> None:
     job_id = add_play(project_id, ("deaf", 4), ("die", 9))  # by when the worker has heard of the wish
-    with running_shell():
+    with running_agent():
         wait_for_state(job_id, State.running)
         wish(job_id, Wanted.pause)
         job = wait_for_state(job_id, State.paused)
@@ -133,7 +133,7 @@ def test_a_deadline_fails_the_job_or_stops_it_with_what_it_has(project_id: str) 
     fails = {"deadline": {"seconds": 1.0, "then": "fail"}}
     stops = {"deadline": {"seconds": 1.0, "then": "stop"}}
     play = (("checkpoint", "best so far"), ("train", 60), ("ship_checkpoint", None))
-    with running_shell():
+    with running_agent():
         late = add_play(project_id, *play, recipe=fails)
         job = wait_for_state(late, State.failed)
         assert (job.error or {})["cause"] == "deadline"
@@ -150,7 +150,7 @@ def test_a_deadline_fails_the_job_or_stops_it_with_what_it_has(project_id: str) 
 def test_what_the_machine_could_not_do_is_tried_again(project_id: str, code: int, cause: str) -> None:
     refusal = ("event", {"kind": "failed", "text": "it said why"})
     job_id = add_play(project_id, refusal, ("fail_once", code), ("ship", {}))
-    with running_shell():
+    with running_agent():
         wait_for_state(job_id, State.succeeded)
     [requeued] = [line.body for line in lines(job_id) if line.kind == "requeued"]
     assert (requeued["text"], requeued["data"]["fault"], requeued["data"]["cause"]) == ("it said why", "machine", cause)
@@ -160,13 +160,13 @@ def test_another_machine_goes_on_from_the_stored_checkpoint(
     project_id: str, environment: Environment, tmp_path: Path
 ) -> None:
     job_id = add_play(project_id, ("train_once", 60), ("ship_checkpoint", None))
-    with running_shell():
+    with running_agent():
         wait_for_state(job_id, State.running)
     assert row(job_id).state is State.queued
     assert len(stored(job_id)) == 1
     shutil.rmtree(get_settings().storage)
     environment(storage_url=f"file://{tmp_path}/another")
-    with running_shell():
+    with running_agent():
         wait_for_state(job_id, State.succeeded)
     assert files(job_id)["student.txt"] == "stopped"
     sweep(0)
@@ -180,7 +180,7 @@ def test_two_checkpoints_are_kept_and_the_rest_is_given_back_at_once(
     texts = [("checkpoint", f"state {i}") for i in range(4)]
     play = [step for text in texts for step in (text, ("sleep", 0.5))]
     job_id = add_play(project_id, *play, ("sleep", 60))
-    with running_shell():
+    with running_agent():
         # One that is replaced before its turn comes is left out, on a busy machine.
         wait_until(lambda: stored(job_id)[-1][:4] == "0003", "the newest is stored")
         assert (len(stored(job_id)), blobs()) == (2, 2)
@@ -194,11 +194,11 @@ def test_two_checkpoints_are_kept_and_the_rest_is_given_back_at_once(
 def test_a_stopping_worker_has_put_its_job_back_within_half_a_minute(project_id: str, environment: Environment) -> None:
     environment(grace_seconds=20, lease_seconds=30)
     job_id = add_play(project_id, ("deaf", 300))
-    with running_shell() as shell:
+    with running_agent() as agent:
         wait_for_state(job_id, State.running)
         begun = time.monotonic()
-        shell.stop()
-        assert shell.join(30)
+        agent.stop()
+        assert agent.join(30)
     assert time.monotonic() - begun < 30
     assert row(job_id).state is State.queued
 
@@ -207,7 +207,7 @@ def test_an_engine_that_is_paused_leaves_no_process_behind(project_id: str, tmp_
     job_id = add_play(
         project_id, ("note", str(tmp_path / "engine")), ("litter", str(tmp_path / "litter")), ("train", 60)
     )
-    with running_shell():
+    with running_agent():
         wait_until(lambda: (tmp_path / "litter").exists() and (tmp_path / "litter").read_text(), "it runs")
         litter = int((tmp_path / "litter").read_text())
         assert alive(litter)
@@ -220,7 +220,7 @@ def test_a_worker_begins_nothing_that_its_disk_does_not_hold(project_id: str, en
     free = shutil.disk_usage(os.path.expanduser("~")).free
     large = add_play(project_id, ("ship", {}), needs_disk_bytes=10 * free)
     small = add_play(project_id, ("ship", {}))
-    with running_shell():
+    with running_agent():
         wait_for_state(small, State.succeeded)
         time.sleep(0.5)
         assert row(large).state is State.queued

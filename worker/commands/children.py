@@ -25,7 +25,7 @@ LARGEST_LOG_BYTES = 16 << 20
 
 
 @dataclass
-class Child:
+class ChildProcess:
     """One process that is started again whenever it ends by itself."""
 
     name: str
@@ -92,7 +92,7 @@ class Child:
             return last
 
 
-class StopAsked:
+class StopRequest:
     """True from the first SIGINT, SIGTERM or SIGHUP on; the second one ends this process at once."""
 
     def __init__(self) -> None:
@@ -110,7 +110,7 @@ class StopAsked:
         self._asked = True
 
 
-def keep_alive(children: Iterable[Child], stop: StopAsked, say: Callable[[str], None]) -> None:
+def keep_alive(children: Iterable[ChildProcess], stop: StopRequest, say: Callable[[str], None]) -> None:
     """Start the children again when they end, until a stop is asked for; then stop them, in order."""
     children = [*children]
     try:
@@ -123,7 +123,7 @@ def keep_alive(children: Iterable[Child], stop: StopAsked, say: Callable[[str], 
             child.stop()
 
 
-def tend(child: Child, say: Callable[[str], None]) -> None:
+def tend(child: ChildProcess, say: Callable[[str], None]) -> None:
     """Notice that a child has ended, and start it when its pause is over."""
     how = child.ended()
     if how is not None:

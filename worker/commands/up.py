@@ -21,7 +21,7 @@ from retort.cli.errors import USAGE, CommandError, speaks
 
 if TYPE_CHECKING:
     from service.settings import Settings
-    from worker.commands.children import Child, StopAsked
+    from worker.commands.children import ChildProcess, StopRequest
 
 HOST = "127.0.0.1"
 PORT = 8765
@@ -53,9 +53,9 @@ def up(
 def serve(settings: Settings, listener: socket.socket, ready_file: Path | None) -> None:
     """Run API and worker until a stop is asked for."""
     from service.logs import set_up
-    from worker.commands.children import StopAsked, keep_alive
+    from worker.commands.children import StopRequest, keep_alive
 
-    stop = StopAsked()
+    stop = StopRequest()
     url = f"http://{HOST}:{listener.getsockname()[1]}"
     api, worker = children(settings, listener)
     try:
@@ -73,19 +73,19 @@ def serve(settings: Settings, listener: socket.socket, ready_file: Path | None) 
     typer.echo("Stopped.")
 
 
-def children(settings: Settings, listener: socket.socket) -> tuple[Child, Child]:
+def children(settings: Settings, listener: socket.socket) -> tuple[ChildProcess, ChildProcess]:
     """The API, which gets the listening socket, and the worker."""
-    from worker.commands.children import Child
+    from worker.commands.children import ChildProcess
 
     logs = settings.data_dir / "logs"
     _make_folder(logs)
     descriptor = listener.fileno()
-    api = Child(
+    api = ChildProcess(
         "API", [sys.executable, "-m", "service.app", "--fd", str(descriptor)], logs / "api.log", API_STOP_SECONDS,
         inherits=(descriptor,),
     )  # fmt: skip
     stop_seconds = settings.grace_seconds + WORKER_SPARE_SECONDS
-    worker = Child("worker", [sys.executable, "-m", "worker.app"], logs / "worker.log", stop_seconds)
+    worker = ChildProcess("worker", [sys.executable, "-m", "worker.app"], logs / "worker.log", stop_seconds)
     return api, worker
 
 
@@ -120,7 +120,7 @@ def listening(port: int) -> Iterator[socket.socket]:
         yield listener
 
 
-def wait_until_ready(url: str, api: Child, stop: StopAsked) -> bool:
+def wait_until_ready(url: str, api: ChildProcess, stop: StopRequest) -> bool:
     """Wait for the API's word that it is ready; False when a stop was asked for meanwhile. Raises CommandError."""
     from retort.client import Retort, RetortError
 

@@ -25,8 +25,8 @@ from retort.engine.ingest.look import LARGEST_FILE, Look, look
 from retort.engine.ingest.members import Bounds, Member, Stray, files_of, members_of, shown
 from retort.engine.ingest.report import Broken, report_of
 from retort.engine.interrupt import Impossible, Interrupt, NothingToKeep
-from retort.engine.run import RunPaths
 from retort.ingest import ARCHIVE, REPORT, Ingest
+from retort.order import Paths
 
 Piece = tuple[int, int]
 """Where a file's bytes begin in the spool, and how many they are."""
@@ -39,10 +39,10 @@ class Ingestion:
     """How much is read."""
 
     def __init__(
-        self, spec: Ingest, place: RunPaths, event_log: EventLog, interrupt: Interrupt, group: Group = ALONE
+        self, spec: Ingest, paths: Paths, event_log: EventLog, interrupt: Interrupt, group: Group = ALONE
     ) -> None:
         self.spec = spec
-        self.place = place
+        self.paths = paths
         self.event_log = event_log
         self.interrupt = interrupt
         self.stray = Stray()
@@ -58,7 +58,7 @@ class Ingestion:
             raise NothingToKeep("asked to finish before the data set was whole: there is nothing to keep") from None
 
     def _take_in(self) -> None:
-        with _spool(self.place.directory / "spool") as spool:
+        with _spool(self.paths.directory / "spool") as spool:
             pieces = self._read(spool)
             manifests = self._manifests(spool, pieces)
             layout = find_layout([name for name in pieces if name not in manifests], manifests)
@@ -102,13 +102,13 @@ class Ingestion:
     def _members(self) -> Iterator[Member]:
         source, bounds = self.spec.source, replace(self.bounds, files=self.spec.limits.files or self.bounds.files)
         if source.folder is not None:
-            roots = Roots(self.place.data_roots)
+            roots = Roots(self.paths.data_roots)
             folder = roots.folder(source.folder)
             if not folder.is_dir():
                 raise DatasetError(f"{source.folder!r} is no folder")
             return files_of(Files(folder, roots), self.stray, bounds)
         assert source.upload is not None, "the spec says so"
-        file = fetched(self.place.data_roots, source.upload)
+        file = fetched(self.paths.data_roots, source.upload)
         if file is None:
             raise DatasetError(f"the upload {source.upload!r} was not fetched to this machine")
         return members_of(file, bounds)
@@ -183,7 +183,7 @@ class Ingestion:
             for split in SPLITS
             for name, label in splits[split]
         ]
-        with Packer(self.place.directory) as packer:
+        with Packer(self.paths.directory) as packer:
             archive = packer.directory / ARCHIVE
             write_archive(archive, description, images, self._contents(spool, pieces, images))
             packer.add(archive, None, "application/x-tar")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.commands.children import Child
+from worker.commands.children import ChildProcess
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from worker.commands.children import Child
     ],
 )
 def test_last_words_are_its_last_line_or_the_message_of_it(code: str, words: str, tmp_path: Path) -> None:
-    child = Child("worker", [sys.executable, "-c", code], tmp_path / "log", stop_seconds=5)
+    child = ChildProcess("worker", [sys.executable, "-c", code], tmp_path / "log", stop_seconds=5)
     child.start()
     deadline = time.monotonic() + 30
     while child.ended() is None:
