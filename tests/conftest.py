@@ -23,6 +23,7 @@ from service.db import get_engine, make_engine
 from service.migrations import upgrade
 from service.settings import get_settings
 from service.wake_up import get_bell
+from tests.processes import end_with_this_process
 from tests.servers import PostgreSQL, Redis, free_port, wait_until
 
 __all__ = ["free_port", "wait_until"]
@@ -36,14 +37,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
+# Tests that are stopped, killed even, leave no process behind.
+end_with_this_process()
+
 
 @pytest.fixture(scope="session")
 def postgresql_url() -> Iterator[str]:
     """URL of the session's PostgreSQL, whose database `migrated` was built by the migrations."""
     with tempfile.TemporaryDirectory(prefix="retort-postgresql-") as folder:
         server = PostgreSQL(Path(folder))
-        server.start()
         try:
+            server.start()
             execute(server.url, "CREATE DATABASE migrated")
             engine = make_engine(f"{server.url}/migrated")
             upgrade(engine)
@@ -99,8 +103,8 @@ def redis_server() -> Iterator[int]:
     """Port of the session's Redis."""
     with tempfile.TemporaryDirectory(prefix="retort-redis-") as folder:
         server = Redis(Path(folder))
-        server.start()
         try:
+            server.start()
             yield server.port
         finally:
             server.stop()

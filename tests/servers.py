@@ -18,7 +18,10 @@ import psycopg
 import pytest
 import redis
 
-START_SECONDS = 30
+from tests.processes import kill_tree
+
+START_SECONDS = 120
+"""Seconds after which something that does not come hangs; on a busy machine all takes its time."""
 
 
 def absent(server: str) -> str:
@@ -146,4 +149,7 @@ def ended(process: subprocess.Popen[bytes] | None, number: int) -> None:
     """Send a process a signal and wait for its end; a second time it does nothing."""
     if process is not None and process.poll() is None:
         process.send_signal(number)
-        process.wait(START_SECONDS)
+        try:
+            process.wait(START_SECONDS)
+        finally:
+            kill_tree(process)

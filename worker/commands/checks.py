@@ -1,4 +1,4 @@
-"""What `retort doctor` looks at. A check changes nothing, asks each server once, and never raises."""
+"""The checks of `retort doctor`. A check changes nothing, asks each server once, and never raises."""
 
 from __future__ import annotations
 
@@ -26,42 +26,42 @@ Status: TypeAlias = Literal["ok", "warn", "fail"]
 
 PACKAGES = ("retort", "sqlalchemy", "celery", "fastapi", "torch", "torchvision", "timm", "onnxruntime")
 CLOCK_SECONDS = 2.0
-"""How far this machine's clock may be off the database's."""
+"""Seconds by which this machine's clock may be off the database's."""
 PROBE_BYTES = 4096
-"""What is written, and removed, to see that a folder takes files."""
+"""Bytes written, and removed, to see that a folder takes files."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found."""
+    """The result of one check."""
 
     name: str
     status: Status
     found: str
     advice: str = ""
-    """One sentence what to do; empty when all is well."""
+    """One sentence of advice; empty when all is well."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the database told."""
+    """The database, as it describes itself."""
 
     server: str
     """Its kind and version."""
     revision: str | None
     """The migration that it stands at."""
     clock_seconds: float
-    """How far this machine's clock is ahead of the database's."""
+    """Seconds by which this machine's clock is ahead of the database's."""
     workers: int = 0
-    """How many live. This and what follows is known of a migrated database alone."""
+    """Workers that are alive. This and the following are known of a migrated database alone."""
     seen_seconds: float | None = None
-    """When the last of all workers was seen, in seconds before now."""
+    """Seconds since the last of all workers was seen."""
     queued: int = 0
     need_bytes: int = 0
-    """The most that a queued job needs on a worker's disk."""
+    """The largest need of a queued job on a worker's disk."""
 
 
-def everything(data_dir: Path | None) -> Iterator[Finding]:
+def run_checks(data_dir: Path | None) -> Iterator[Finding]:
     """All checks, one after the other."""
     yield from guarded("versions", versions)
     try:
@@ -81,7 +81,7 @@ def everything(data_dir: Path | None) -> Iterator[Finding]:
 
 
 def of_this_server(settings: Settings) -> Iterator[Finding]:
-    """What a server needs besides its code."""
+    """The checks of a server besides its code."""
     yield Finding("settings", "ok", f"read from the environment; the data directory is {settings.data_dir}")
     facts: list[Facts] = []
     yield from guarded("database", lambda: database(settings, facts.append))
@@ -122,8 +122,8 @@ def installed(package: str) -> str | None:
         return None
 
 
-def database(settings: Settings, tell: Callable[[Facts], None]) -> Finding:
-    """Whether it answers and has today's tables; what it said goes to `tell`."""
+def database(settings: Settings, keep: Callable[[Facts], None]) -> Finding:
+    """Whether it answers and has today's tables; its facts go to `keep`."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -138,11 +138,11 @@ def database(settings: Settings, tell: Callable[[Facts], None]) -> Finding:
     if url.get_backend_name() == "sqlite" and not (url.database and Path(url.database).is_file()):
         return Finding("database", "fail", f"there is no file {url.database}", "`retort up` makes it.")
     try:
-        facts = ask(make_engine(settings.database), settings.lease_seconds)
+        facts = query_facts(make_engine(settings.database), settings.lease_seconds)
     except (SQLAlchemyError, ImportError) as error:
         said = first_line(str(getattr(error, "orig", None) or error))
         return Finding("database", "fail", f"{shown} cannot be used: {said}", wanted_url())
-    tell(facts)
+    keep(facts)
     if facts.revision != revisions.head():
         stands = (
             f"{facts.server} at {shown} stands at migration {facts.revision or 'none'}; {revisions.head()} is wanted"
@@ -155,12 +155,12 @@ def database(settings: Settings, tell: Callable[[Facts], None]) -> Finding:
 
 
 def wanted_url() -> str:
-    """What to do about a database that cannot be reached."""
+    """Advice about a database that cannot be reached."""
     return "Start it, or set RETORT_DATABASE_URL to an address like postgresql+psycopg://USER@HOST/DATABASE."
 
 
-def ask(engine: Engine, lease_seconds: float) -> Facts:
-    """What the database tells of itself. Raises SQLAlchemyError."""
+def query_facts(engine: Engine, lease_seconds: float) -> Facts:
+    """The facts of a database. Raises SQLAlchemyError."""
     from sqlalchemy import func, select
 
     from service import revisions
@@ -203,7 +203,7 @@ def clock(facts: Facts | None) -> Finding:
 
 
 def workers(facts: Facts | None) -> Finding:
-    """Which live, as far as the database knows."""
+    """Living workers, as far as the database knows."""
     from service import revisions
 
     if facts is None or facts.revision != revisions.head():
@@ -223,12 +223,12 @@ def unknown(name: str) -> Finding:
 
 
 def broker(settings: Settings) -> Finding:
-    """Whether the bell can be rung."""
+    """Whether wake-ups reach the broker."""
     from service.broker import FILES
     from service.wake_up import Bell
 
     if settings.broker.startswith(f"{FILES}:"):
-        return folder_of_bells(settings.data_dir / "broker")
+        return check_broker_folder(settings.data_dir / "broker")
     bell = Bell(settings)
     problem = bell.reachable()
     bell.close()
@@ -241,8 +241,8 @@ def broker(settings: Settings) -> Finding:
     )  # fmt: skip
 
 
-def folder_of_bells(folder: Path) -> Finding:
-    """The broker that is a folder."""
+def check_broker_folder(folder: Path) -> Finding:
+    """Whether the folder that is the broker takes files."""
     problem = refusal(folder)
     if problem is None:
         return Finding("broker", "ok", f"the folder {folder}")
@@ -274,7 +274,7 @@ def storage(settings: Settings, need_bytes: int) -> Finding:
 
 
 def refusal(folder: Path) -> str | None:
-    """Why a folder, or the one that it will be made in, takes no file; None when it does."""
+    """The reason why a folder, or the one that it will be made in, takes no file; None when it does."""
     try:
         with tempfile.TemporaryFile(dir=nearest(folder)) as probe:
             probe.write(bytes(PROBE_BYTES))
@@ -301,7 +301,7 @@ def data_roots(settings: Settings) -> Finding:
 
 
 def device() -> Finding:
-    """What a worker on this machine would train on."""
+    """The device that a worker on this machine would train on."""
     from worker import machine
 
     torch = installed("torch")
@@ -310,7 +310,7 @@ def device() -> Finding:
     computer = f"{cores} CPU threads, {size(machine.memory())} of memory"
     if gpu is None:
         if shutil.which("nvidia-smi") and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"):
-            said = f"nvidia-smi is installed and tells of no GPU; {computer}"
+            said = f"nvidia-smi is installed and lists no GPU; {computer}"
             return Finding(
                 "device", "warn", said, "Run nvidia-smi and mend the driver; until then a worker uses the CPU."
             )
@@ -324,7 +324,7 @@ def device() -> Finding:
 
 
 def engine(settings: Settings) -> Finding:
-    """What a worker here could take from its engines, which read what users bring."""
+    """The confinement of a worker's engines here, which read hostile files."""
     from worker.sandbox import PROMISES, WALLS, prepare
 
     with tempfile.TemporaryDirectory(dir=nearest(settings.storage)) as folder:
@@ -360,7 +360,7 @@ def service() -> Iterator[Finding]:
 
 
 def readiness(url: str, said: object) -> Finding:
-    """What /readyz means."""
+    """The finding about an answer of /readyz."""
     status = said.get("status") if isinstance(said, dict) else None
     if status == "ok":
         return Finding("service", "ok", f"{url} is ready")
@@ -382,5 +382,5 @@ def key(client: Retort) -> Finding:
 
 
 def first_line(text: str) -> str:
-    """The first line of what a driver said."""
+    """The first line of a driver's message."""
     return text.strip().partition("\n")[0]

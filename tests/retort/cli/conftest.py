@@ -16,11 +16,13 @@ from typer.testing import CliRunner, Result
 
 from retort.cli.main import app
 from tests.conftest import wait_until
+from tests.processes import kill_tree
 from tests.retort.client.conftest import Service, api, service
 
 __all__ = ["api", "service"]
 
-STOP_SECONDS = 90
+START_SECONDS = STOP_SECONDS = 300
+"""Limits for hangs alone: on a busy machine all takes its time."""
 
 
 @pytest.fixture
@@ -62,7 +64,10 @@ class Up:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(STOP_SECONDS)
+        try:
+            return self.process.wait(STOP_SECONDS)
+        finally:
+            kill_tree(self.process)
 
 
 def all_processes() -> list[int]:
@@ -93,8 +98,13 @@ def start_up(folder: Path, *words: str) -> Up:
             [*command, "--ready-file", str(folder / "ready.json"), *words], env=environment, stdout=out, stderr=out
         )
     up = Up(process, folder, log)
-    wait_until(lambda: (folder / "ready.json").exists() or process.poll() is not None, "retort up starts", 60)
-    assert process.poll() is None, up.said()
+    try:
+        ready = folder / "ready.json"
+        wait_until(lambda: ready.exists() or process.poll() is not None, "retort up starts", START_SECONDS)
+        assert process.poll() is None, up.said()
+    except BaseException:
+        kill_tree(process)
+        raise
     return up
 
 

@@ -24,7 +24,7 @@ from tests.retort.cli.conftest import Up
 from worker.commands.demo import read_recipe
 from worker.commands.proof import Proof, prove, read_report
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[3] / "README.md"
 pytestmark = pytest.mark.slow
 
 
@@ -77,7 +77,7 @@ def refuses_what_was_changed(folder: Path, proofs: list[Proof]) -> None:
 
 def readme_session() -> str:
     """The curl session that the README shows."""
-    found = re.search(r"tests/retort/cli/test_demo\.py -->\n```sh\n(.*?)```", README.read_text(), re.DOTALL)
+    found = re.search(r"tests/worker/commands/test_demo\.py -->\n```sh\n(.*?)```", README.read_text(), re.DOTALL)
     assert found
     return found[1]
 

@@ -301,7 +301,7 @@ def program(folder: Path, name: str, script: str) -> None:
     ("script", "state", "said"),
     [
         ("echo 'NVIDIA H100 80GB HBM3, 81559'", "ok", "NVIDIA H100 80GB HBM3 with 79.6 GiB; "),
-        ("echo 'no driver' >&2; exit 9", "warn", "nvidia-smi is installed and tells of no GPU; "),
+        ("echo 'no driver' >&2; exit 9", "warn", "nvidia-smi is installed and lists no GPU; "),
     ],
 )
 def test_the_driver_is_asked_for_a_gpu(

@@ -18,7 +18,7 @@ from retort.cli.report import print_report, report_of
 from retort.client import Retort
 from tests.retort.cli.conftest import Up
 
-TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"
+TUTORIAL = Path(__file__).parents[3] / "docs" / "tutorial.md"
 COLOURS = {"daisy": (250, 250, 240), "rose": (200, 30, 60), "sunflower": (250, 200, 20)}
 IMAGES = 40
 pytestmark = pytest.mark.slow

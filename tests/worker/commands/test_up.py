@@ -123,7 +123,7 @@ def test_what_it_cannot_use_it_says_in_one_sentence(
 
 
 def test_the_containers_health_check_sees_the_worker(shared_up: Up, tmp_path: Path) -> None:
-    script = Path(__file__).parents[2] / "docker" / "worker_alive.py"
+    script = Path(__file__).parents[3] / "docker" / "worker_alive.py"
 
     def check(database: Path) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "RETORT_DATABASE_URL": f"sqlite:///{database}"}
