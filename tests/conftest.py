@@ -25,6 +25,7 @@ from service.settings import get_settings
 from service.wake_up import get_bell
 from tests.processes import end_with_this_process
 from tests.servers import PostgreSQL, Redis, free_port, wait_until
+from tests.up import Up, start_up
 
 __all__ = ["free_port", "wait_until"]
 
@@ -167,3 +168,20 @@ def database(database_url: str, environment: Callable[..., None]) -> str:
     environment(database_url=database_url)
     assert make_url(get_settings().database) == make_url(database_url)
     return database_url
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    """A `retort up` of this test's own."""
+    running = start_up(tmp_path / "up")
+    yield running
+    if running.process.poll() is None:
+        running.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """A `retort up` for all tests that need none of their own; each finds what others left in it."""
+    running = start_up(tmp_path_factory.mktemp("shared") / "up")
+    yield running
+    running.stop()

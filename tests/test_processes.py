@@ -21,10 +21,10 @@ import os
 from pathlib import Path
 import pytest
 from tests.processes import MARK, marked
-from tests.retort.cli import conftest
-from tests.retort.cli.conftest import up
+import tests.up
+from tests.conftest import up
 
-conftest.START_SECONDS = 0.5
+tests.up.START_SECONDS = 0.5
 
 def test_whose_service_does_not_start_in_time(up):
     pass
@@ -39,9 +39,8 @@ import os
 import time
 from pathlib import Path
 import pytest
-from tests.conftest import *
+from tests.conftest import migrated_sqlite, postgresql_url, redis_server, up
 from tests.processes import MARK, marked
-from tests.retort.cli.conftest import up
 
 
 def test_that_is_killed({fixtures}):
@@ -55,19 +54,10 @@ def start_pytest(folder: Path, program: str) -> subprocess.Popen[bytes]:
     """Tests of their own, in a process of their own."""
     file = folder / "test_inner.py"
     file.write_text(program)
-    options = [
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        "--rootdir",
-        str(folder),
-        "--basetemp",
-        str(folder / "inner"),
-    ]
+    inner = ["--rootdir", str(folder), "--basetemp", str(folder / "inner")]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *inner, str(file)]
     with (folder / "out").open("wb") as out:
-        return subprocess.Popen([sys.executable, "-m", "pytest", *options, str(file)], cwd=ROOT, stdout=out, stderr=out)
+        return subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out)
 
 
 def test_a_set_up_that_times_out_leaves_no_process(tmp_path: Path) -> None:
@@ -95,6 +85,7 @@ def test_tests_that_are_killed_leave_no_process(tmp_path: Path, fixtures: str, l
         wait_until(lambda: file.exists() or tests.poll() is not None, "the fixtures are set up", HANG_SECONDS)
         if tests.poll() is not None and " is not installed" in (tmp_path / "out").read_text():
             pytest.skip("a server is not installed on this machine")
+        assert file.exists(), (tmp_path / "out").read_text()
         mark = file.read_text()
         assert mark != os.environ[MARK]
         wait_until(lambda: len(marked(mark)) >= least, "all processes run", HANG_SECONDS)

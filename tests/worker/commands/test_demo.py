@@ -20,7 +20,7 @@ from retort.cli.main import app
 from retort.client import Retort
 from retort.recipe import Recipe
 from tests.conftest import wait_until
-from tests.retort.cli.conftest import Up
+from tests.up import Up
 from worker.commands.demo import read_recipe
 from worker.commands.proof import Proof, prove, read_report
 
