@@ -1,4 +1,4 @@
-"""What owners, deadlines and stopping workers want of a running job, and what another machine needs to go on."""
+"""Orders to a running job by its owner, its deadline or a stopping worker, and the checkpoints of other machines."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_job_stopped_before_there_is_anything_to_keep_is_cancelled_and_says_so
 
 
 def test_a_job_whose_engine_dies_while_it_is_to_pause_is_paused(project_id: str) -> None:
-    job_id = add_play(project_id, ("deaf", 4), ("die", 9))  # by when the worker has heard of the wish
+    job_id = add_play(project_id, ("deaf", 4), ("die", 9))  # by when the worker has read the wish
     with running_agent():
         wait_for_state(job_id, State.running)
         wish(job_id, Wanted.pause)
@@ -176,7 +176,7 @@ def test_another_machine_goes_on_from_the_stored_checkpoint(
 def test_two_checkpoints_are_kept_and_the_rest_is_given_back_at_once(
     project_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.checkpoints.REST", 0.0)
+    monkeypatch.setattr("worker.checkpoints.PAUSE", 0.0)
     texts = [("checkpoint", f"state {i}") for i in range(4)]
     play = [step for text in texts for step in (text, ("sleep", 0.5))]
     job_id = add_play(project_id, *play, ("sleep", 60))
@@ -191,8 +191,11 @@ def test_two_checkpoints_are_kept_and_the_rest_is_given_back_at_once(
     assert blobs() == 0
 
 
-def test_a_stopping_worker_has_put_its_job_back_within_half_a_minute(project_id: str, environment: Environment) -> None:
-    environment(grace_seconds=20, lease_seconds=30)
+@pytest.mark.parametrize("grace_seconds", [2, pytest.param(20, marks=pytest.mark.long)])
+def test_a_stopping_worker_has_put_its_job_back_within_half_a_minute(
+    project_id: str, environment: Environment, grace_seconds: int
+) -> None:
+    environment(grace_seconds=grace_seconds, lease_seconds=30)
     job_id = add_play(project_id, ("deaf", 300))
     with running_agent() as agent:
         wait_for_state(job_id, State.running)
