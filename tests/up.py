@@ -57,10 +57,10 @@ def works_in(process: int, folder: Path) -> bool:
     try:
         if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
             return False
-        told = Path(f"/proc/{process}/cmdline").read_bytes() + Path(f"/proc/{process}/environ").read_bytes()
+        text = Path(f"/proc/{process}/cmdline").read_bytes() + Path(f"/proc/{process}/environ").read_bytes()
     except OSError:  # it ended while we looked
         return False
-    return str(folder).encode() in told
+    return str(folder).encode() in text
 
 
 def start_up(folder: Path, *words: str) -> Up:

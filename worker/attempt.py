@@ -205,7 +205,7 @@ class Attempt:
         return self._conclude(service.retry, trouble_of(end))
 
     def _copy_deadline(self, begun: float) -> Callable[[], bool]:
-        """A function that tells whether the last checkpoint may still be copied."""
+        """A function that is true while the last checkpoint may still be copied."""
 
         def may_wait() -> bool:
             self._lease.check()

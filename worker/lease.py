@@ -40,7 +40,7 @@ def boottime() -> float:
 
 
 class Lease:
-    """Renews a claim from a thread of its own; calls `on_loss` as soon as the job may belong to somebody else.
+    """Renews a claim from a thread of its own; calls `on_loss` as soon as the job may belong to another worker.
 
     It counts from before the last renewal that succeeded, so it always ends before the database's own count does.
     A second thread, which never waits for the database, watches over that end.

@@ -54,9 +54,9 @@ from retort.kinds import DISTILL, KINDS
 from retort.order import CacheDirectory, Order, Paths
 
 ORPHAN_SECONDS = 20.0
-"""How long a run may go on towards its checkpoint once its parent is gone."""
+"""Seconds for which a run may go on towards its checkpoint once its parent is gone."""
 LEAVING_SECONDS = 5.0
-"""How long a library's single call may hold up a stop where there is nothing to keep."""
+"""Seconds for which a library's single call may hold up a stop where there is nothing to keep."""
 
 
 def main() -> int:

@@ -21,7 +21,7 @@ from tests.service.rows import RECIPE, add_job
 from worker.agent import Agent
 
 FILES = {"read": (str(Path(__file__).parents[2]),), "write": (tempfile.gettempdir(),)}
-"""Where the stand-ins lie, and where tests have them leave notes."""
+"""Folders of the stand-ins, and of the notes that tests have them leave."""
 STAND_IN = (sys.executable, str(Path(__file__).with_name("stand_in.py")))
 
 

@@ -1,4 +1,4 @@
-"""A program that speaks like the engine and plays what the recipe says under `play`: a list of [verb, argument].
+"""A program with the engine's protocol that does the steps under `play` in the spec: a list of [verb, argument].
 
 Run by path, so it starts in a moment and needs nothing of ours.
 """
@@ -58,7 +58,7 @@ def train_once(job: dict[str, Any], seconds: float) -> None:
 
 
 def ship_checkpoint(job: dict[str, Any], _: None) -> None:
-    """Ship the newest checkpoint's text and whether it was told to finish."""
+    """Ship the newest checkpoint's text and whether it was asked to finish."""
     newest = max(Path(job["paths"]["checkpoints"]).iterdir())
     ship(job, {"student.txt": newest.read_text(), "finish.txt": str(finishing.is_set())})
 

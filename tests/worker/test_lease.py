@@ -93,7 +93,7 @@ def test_an_engine_goes_on_while_the_database_is_away_for_less_than_a_lease(
     assert (row(job_id).attempt, row(job_id).fence) == (1, 1)
 
 
-def test_a_lease_is_renewed_and_hears_what_the_owner_wants() -> None:
+def test_a_lease_is_renewed_and_reads_the_order() -> None:
     job_id = add_play(add_project())
     lost: list[bool] = []
     seen: list[bool] = []
@@ -110,7 +110,7 @@ def test_a_lease_is_renewed_and_hears_what_the_owner_wants() -> None:
     with lease:
         with transaction() as session:
             session.get_one(Job, job_id).wanted = Wanted.cancel
-        wait_until(lambda: lease.order is Order.cancel, "the wish is heard")
+        wait_until(lambda: lease.order is Order.cancel, "the order is read")
         wait_until(lambda: len(seen) > 5, "it goes on")
         wait_until(lambda: (row(job_id).lease_ends or 0) > ends + 0.4, "it is renewed each time")
         lease.check()

@@ -112,9 +112,9 @@ def test_the_page_names_all_metrics_with_their_labels() -> None:
     metrics.count_attempt("succeeded")
     metrics.count_file("artifact", 1)
     rows = re.findall(r"^\| `(retort_worker_\w+)` \| \w+ \| (.*?) \|", PAGE.read_text(), re.MULTILINE)
-    told = [sample for family in metrics.registry.collect() for sample in family.samples]
+    samples = [sample for family in metrics.registry.collect() for sample in family.samples]
     assert {name: set(re.findall(r"\w+", labels)) for name, labels in rows} == {
-        sample.name: set(sample.labels) for sample in told if sample.name.startswith("retort_")
+        sample.name: set(sample.labels) for sample in samples if sample.name.startswith("retort_")
     }
 
 

@@ -61,7 +61,7 @@ def require(sandbox: Sandbox, *names: str) -> None:
 
 
 def said_by(sandbox: Sandbox, program: str, *, writes: tuple[Path, ...] = (), **order: Any) -> dict[str, Any]:
-    """What came of all that the program tried."""
+    """The results of all that the program tried."""
     child = EngineProcess([sys.executable, "-c", PREAMBLE + program], sandbox.cell())
     try:
         assert child.cell is not None

@@ -69,10 +69,10 @@ def run_checks(data_dir: Path | None) -> Iterator[Finding]:
 
         settings = settings_of(data_dir)
     except ImportError as error:
-        said = (
+        text = (
             f"the parts of a server are not installed here ({error.name}), so only the service's address is looked at"
         )
-        yield Finding("settings", "warn", said, "On a server, install retort[service], or retort[worker] to train.")
+        yield Finding("settings", "warn", text, "On a server, install retort[service], or retort[worker] to train.")
     except CommandError as error:
         yield Finding("settings", "fail", str(error), "Mend that variable; nothing starts with it.")
     else:
@@ -101,8 +101,8 @@ def guarded(name: str, check: Callable[[], Finding | Iterator[Finding]]) -> Iter
         found = check()
         yield from [found] if isinstance(found, Finding) else found
     except Exception as error:  # whatever a broken machine raises
-        said = f"the check itself failed: {type(error).__name__}: {' '.join(str(error).split())}"
-        yield Finding(name, "fail", said, "Report this, with the output of `retort doctor --json`.")
+        text = f"the check itself failed: {type(error).__name__}: {' '.join(str(error).split())}"
+        yield Finding(name, "fail", text, "Report this, with the output of `retort doctor --json`.")
 
 
 def versions() -> Finding:
@@ -140,8 +140,8 @@ def database(settings: Settings, keep: Callable[[Facts], None]) -> Finding:
     try:
         facts = query_facts(make_engine(settings.database), settings.lease_seconds)
     except (SQLAlchemyError, ImportError) as error:
-        said = first_line(str(getattr(error, "orig", None) or error))
-        return Finding("database", "fail", f"{shown} cannot be used: {said}", wanted_url())
+        text = first_line(str(getattr(error, "orig", None) or error))
+        return Finding("database", "fail", f"{shown} cannot be used: {text}", wanted_url())
     keep(facts)
     if facts.revision != revisions.head():
         stands = (
@@ -257,20 +257,20 @@ def storage(settings: Settings, need_bytes: int) -> Finding:
     folder = settings.storage
     problem = refusal(folder)
     if problem is not None:
-        said = f"{folder} takes no file: {problem}"
+        text = f"{folder} takes no file: {problem}"
         return Finding(
-            "storage", "fail", said, "Make it writable for the service, or set RETORT_STORAGE_URL to another."
+            "storage", "fail", text, "Make it writable for the service, or set RETORT_STORAGE_URL to another."
         )
     free = shutil.disk_usage(nearest(folder)).free
-    said = f"{folder} has {size(free)} free"
+    text = f"{folder} has {size(free)} free"
     room = free - settings.disk_reserve_bytes
     if room <= 0:
-        kept = f"{said}, of which {size(settings.disk_reserve_bytes)} are left alone"
+        kept = f"{text}, of which {size(settings.disk_reserve_bytes)} are left alone"
         return Finding("storage", "fail", kept, "Make room: no worker begins a job here.")
     if room < need_bytes:
-        wanted = f"{said}; a job that waits needs {size(need_bytes + settings.disk_reserve_bytes)}"
+        wanted = f"{text}; a job that waits needs {size(need_bytes + settings.disk_reserve_bytes)}"
         return Finding("storage", "warn", wanted, "Make room, or let a worker with a larger disk run.")
-    return Finding("storage", "ok", said)
+    return Finding("storage", "ok", text)
 
 
 def refusal(folder: Path) -> str | None:
@@ -310,17 +310,17 @@ def device() -> Finding:
     computer = f"{cores} CPU threads, {size(machine.memory())} of memory"
     if gpu is None:
         if shutil.which("nvidia-smi") and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"):
-            said = f"nvidia-smi is installed and lists no GPU; {computer}"
+            text = f"nvidia-smi is installed and lists no GPU; {computer}"
             return Finding(
-                "device", "warn", said, "Run nvidia-smi and mend the driver; until then a worker uses the CPU."
+                "device", "warn", text, "Run nvidia-smi and mend the driver; until then a worker uses the CPU."
             )
         return Finding("device", "ok", f"no GPU; {computer}")
-    said = f"{gpu[0]} with {size(gpu[1])}; {computer}"
+    text = f"{gpu[0]} with {size(gpu[1])}; {computer}"
     if torch is not None and torch.endswith("+cpu"):
         return Finding(
-            "device", "warn", f"{said}; torch {torch} knows no GPU", "Install a torch that is built with CUDA."
+            "device", "warn", f"{text}; torch {torch} knows no GPU", "Install a torch that is built with CUDA."
         )
-    return Finding("device", "ok", said)
+    return Finding("device", "ok", text)
 
 
 def engine(settings: Settings) -> Finding:
@@ -331,16 +331,16 @@ def engine(settings: Settings) -> Finding:
         sandbox = prepare(settings.model_copy(update={"storage_url": Path(folder).as_uri()}))
     held = "; ".join(words for name, words in PROMISES.items() if sandbox.holds(name)) or "none of what confines it"
     lacking = [f"{PROMISES[name]} ({why})" for name, why in sandbox.missing.items()]
-    said = f"has {held}" + (f"; does without: {'; '.join(lacking)}" if lacking else "")
+    text = f"has {held}" + (f"; does without: {'; '.join(lacking)}" if lacking else "")
     if any(not sandbox.holds(name) for name in WALLS):
         return Finding(
-            "engine", "warn", said, "Run workers where the kernel has Landlock and seccomp; see docs/security.md."
+            "engine", "warn", text, "Run workers where the kernel has Landlock and seccomp; see docs/security.md."
         )
-    return Finding("engine", "ok", said)
+    return Finding("engine", "ok", text)
 
 
 def service() -> Iterator[Finding]:
-    """Whether the service answers over HTTP, and whether our key opens it."""
+    """Whether the service answers over HTTP, and whether the key that is set opens it."""
     from retort.client import ApiError, Retort, RetortError
 
     try:
@@ -348,24 +348,26 @@ def service() -> Iterator[Finding]:
             try:
                 ready = readiness(client.url, client.ready())
             except ApiError as error:
-                said = f"{client.url} answers that it cannot work: {error}"
-                yield Finding("service", "fail", said, "Mend what it says, on its own machine.")
+                text = f"{client.url} answers that it cannot work: {error}"
+                yield Finding("service", "fail", text, "Mend what it says, on its own machine.")
                 return
             yield ready
             if ready.status != "fail":
                 yield key(client)
     except RetortError as error:
-        said = str(error).removesuffix("; `retort up` starts one here")
-        yield Finding("service", "fail", said, "Start it (`retort up` does here), or set RETORT_URL to its address.")
+        text = str(error).removesuffix("; `retort up` starts one here")
+        yield Finding("service", "fail", text, "Start it (`retort up` does here), or set RETORT_URL to its address.")
 
 
-def readiness(url: str, said: object) -> Finding:
+def readiness(url: str, answer: object) -> Finding:
     """The finding about an answer of /readyz."""
-    status = said.get("status") if isinstance(said, dict) else None
+    status = answer.get("status") if isinstance(answer, dict) else None
     if status == "ok":
         return Finding("service", "ok", f"{url} is ready")
-    if isinstance(said, dict) and status == "degraded":
-        return Finding("service", "warn", f"{url} is degraded: its broker is {said.get('broker')}", "Mend its broker.")
+    if isinstance(answer, dict) and status == "degraded":
+        return Finding(
+            "service", "warn", f"{url} is degraded: its broker is {answer.get('broker')}", "Mend its broker."
+        )
     return Finding("service", "fail", f"{url} answers, but not as Retort does", "Set RETORT_URL to Retort's address.")
 
 

@@ -236,7 +236,7 @@ def test_an_address_that_is_none(environment: Environment, monkeypatch: pytest.M
 
 @contextmanager
 def answering(status: int, body: bytes) -> Iterator[str]:
-    """A server of somebody else's that answers so to all."""
+    """Another server, which answers so to all."""
 
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -36,7 +36,7 @@ def project_id() -> str:
     return add_project()
 
 
-def wish(job_id: str, wanted: Wanted) -> Job:
+def change_wanted(job_id: str, wanted: Wanted) -> Job:
     with transaction() as session:
         return jobs.wish(session, Caller("key_1", row(job_id).project_id, False), job_id, wanted)
 
@@ -61,14 +61,14 @@ def test_a_paused_job_frees_its_worker_and_goes_on_from_its_checkpoint(project_i
     job_id = add_play(project_id, ("train_once", 60), ("ship_checkpoint", None))
     with running_agent():
         wait_for_state(job_id, State.running)
-        assert wish(job_id, Wanted.pause).state is State.running
+        assert change_wanted(job_id, Wanted.pause).state is State.running
         paused = wait_for_state(job_id, State.paused)
         assert (paused.attempt, paused.lease_owner, paused.error, paused.ended_at) == (0, None, None, None)
         assert len(stored(job_id)) == 1
         other = add_play(project_id, ("ship", {}))
         wait_for_state(other, State.succeeded)
         assert row(job_id).state is State.paused
-        wish(job_id, Wanted.run)
+        change_wanted(job_id, Wanted.run)
         wait_for_state(job_id, State.succeeded)
     assert files(job_id)["student.txt"] == "stopped"
     assert kinds(job_id) == ["claimed", "pause_wanted", "paused", "resumed", "claimed", "succeeded"]
@@ -79,11 +79,11 @@ def test_a_pause_that_is_taken_back_puts_the_job_back_or_changes_nothing(project
     job_id = add_play(project_id, ("train_once", 60), ("ship_checkpoint", None))
     with running_agent():
         wait_for_state(job_id, State.running)
-        wish(job_id, Wanted.pause)
-        wish(job_id, Wanted.run)
-        wish(job_id, Wanted.pause)
+        change_wanted(job_id, Wanted.pause)
+        change_wanted(job_id, Wanted.run)
+        change_wanted(job_id, Wanted.pause)
         wait_for_state(job_id, State.paused)
-        wish(job_id, Wanted.run)
+        change_wanted(job_id, Wanted.run)
         wait_for_state(job_id, State.succeeded)
 
 
@@ -91,20 +91,20 @@ def test_a_stopped_job_keeps_what_it_has_and_succeeds(project_id: str) -> None:
     job_id = add_play(project_id, ("checkpoint", "best so far"), ("train", 60), ("ship_checkpoint", None))
     with running_agent():
         wait_for_state(job_id, State.running)
-        assert wish(job_id, Wanted.stop).state is State.running
+        assert change_wanted(job_id, Wanted.stop).state is State.running
         job = wait_for_state(job_id, State.succeeded)
     assert (job.wanted, files(job_id)) == (Wanted.stop, {"student.txt": "best so far", "finish.txt": "True"})
     assert kinds(job_id) == ["claimed", "stop_wanted", "succeeded"]
-    assert wish(job_id, Wanted.stop).state is State.succeeded
+    assert change_wanted(job_id, Wanted.stop).state is State.succeeded
 
 
 def test_a_paused_job_is_stopped_by_a_worker_that_only_wraps_up(project_id: str) -> None:
     job_id = add_play(project_id, ("train_once", 60), ("train", 60), ("ship_checkpoint", None))
     with running_agent():
         wait_for_state(job_id, State.running)
-        wish(job_id, Wanted.pause)
+        change_wanted(job_id, Wanted.pause)
         wait_for_state(job_id, State.paused)
-        assert wish(job_id, Wanted.stop).state is State.queued
+        assert change_wanted(job_id, Wanted.stop).state is State.queued
         wait_for_state(job_id, State.succeeded)
     assert files(job_id) == {"student.txt": "stopped", "finish.txt": "True"}
     assert kinds(job_id)[2:] == ["paused", "stop_wanted", "claimed", "succeeded"]
@@ -115,16 +115,16 @@ def test_a_job_stopped_before_there_is_anything_to_keep_is_cancelled_and_says_so
     job_id = add_play(project_id, ("train", 60), ("event", {"kind": "failed", "text": sentence}), ("exit", 73))
     with running_agent():
         wait_for_state(job_id, State.running)
-        wish(job_id, Wanted.stop)
+        change_wanted(job_id, Wanted.stop)
         job = wait_for_state(job_id, State.cancelled)
     assert (job.error, lines(job_id)[-1].body["text"]) == (None, sentence)
 
 
 def test_a_job_whose_engine_dies_while_it_is_to_pause_is_paused(project_id: str) -> None:
-    job_id = add_play(project_id, ("deaf", 4), ("die", 9))  # by when the worker has read the wish
+    job_id = add_play(project_id, ("deaf", 4), ("die", 9))  # by when the worker has read the order
     with running_agent():
         wait_for_state(job_id, State.running)
-        wish(job_id, Wanted.pause)
+        change_wanted(job_id, Wanted.pause)
         job = wait_for_state(job_id, State.paused)
     assert (job.attempt, job.lease_owner, kinds(job_id)) == (0, None, ["claimed", "pause_wanted", "paused"])
 
@@ -184,7 +184,7 @@ def test_two_checkpoints_are_kept_and_the_rest_is_given_back_at_once(
         # One that is replaced before its turn comes is left out, on a busy machine.
         wait_until(lambda: stored(job_id)[-1][:4] == "0003", "the newest is stored")
         assert (len(stored(job_id)), blobs()) == (2, 2)
-        wish(job_id, Wanted.cancel)
+        change_wanted(job_id, Wanted.cancel)
         wait_for_state(job_id, State.cancelled)
         assert stored(job_id) == []
     sweep(0)  # what was half copied when the job ended
@@ -214,7 +214,7 @@ def test_an_engine_that_is_paused_leaves_no_process_behind(project_id: str, tmp_
         wait_until(lambda: (tmp_path / "litter").exists() and (tmp_path / "litter").read_text(), "it runs")
         litter = int((tmp_path / "litter").read_text())
         assert alive(litter)
-        wish(job_id, Wanted.pause)
+        change_wanted(job_id, Wanted.pause)
         wait_for_state(job_id, State.paused)
         wait_until(lambda: not alive(litter), "its process group is gone")
 
