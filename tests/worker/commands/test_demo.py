@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 import worker.commands.demo
+import worker.commands.proof
 from retort.cli.main import app
 from retort.client import Retort
 from retort.recipe import Recipe
@@ -50,6 +51,7 @@ def test_the_demo_runs_all_parts_and_proves_what_came_out(tmp_path: Path, monkey
     for name in [name for name in os.environ if name.startswith("RETORT_")]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(worker.commands.demo, "read_recipe", short_recipe)
+    monkeypatch.setattr(worker.commands.proof, "TIMED", 20)
     result = CliRunner().invoke(app, ["demo", "--to", str(tmp_path / "files")])
     assert result.exit_code == 0, result.output
     proofs = prove(tmp_path / "files", short_recipe(), read_report(tmp_path / "files"))

@@ -62,6 +62,8 @@ def report_text(client: Retort, kind: str, capsys: pytest.CaptureFixture[str]) -
 def test_the_tutorial_runs_as_it_stands(
     brief: dict[str, str], shared_up: Up, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    with Retort(shared_up.url, shared_up.key) as client:
+        before = {thing.id for thing in (*client.jobs.list(), *client.models.list())}
     write_archive(tmp_path / "flowers.tar")
     service = {"RETORT_URL": shared_up.url, "RETORT_DATA_DIR": str(shared_up.folder), "PYTHON": sys.executable}
     session = subprocess.run(
@@ -75,8 +77,8 @@ def test_the_tutorial_runs_as_it_stands(
     guesses = re.findall(rf"^flowers/(?:{names})/\d+\.jpg (?:{names})$", session.stdout, re.MULTILINE)
     assert len(guesses) == len(COLOURS)
     with Retort(shared_up.url, shared_up.key) as client:
-        (small,) = [job for job in client.jobs.list(name="small") if job.id in session.stdout]
-        (model,) = [model for model in client.models.list() if model.id in session.stdout]
+        (small,) = [job for job in client.jobs.list(name="small") if job.id not in before]
+        (model,) = [model for model in client.models.list() if model.id not in before]
         estimate, check = (report_text(client, kind, capsys) for kind in ("estimate", "check"))
         client.models.delete(model.id)  # others find the service as they expect it
     assert re.search(r"^The job would take .* \(.* to .*\)\.$", estimate, re.MULTILINE)
