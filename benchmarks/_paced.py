@@ -25,8 +25,9 @@ from retort.datasets.digits import Digits
 from retort.engine.event_log import EventLog
 from retort.engine.interrupt import Interrupt
 from retort.engine.networks import initialised
-from retort.engine.run import Run, RunPaths
+from retort.engine.run import Run
 from retort.exports.safetensors import Safetensors
+from retort.order import CacheDirectory, Paths
 from retort.recipe import Recipe
 from retort.student import describe
 
@@ -127,11 +128,11 @@ def run(wanted: Recipe, folder: Path, name: str, diary: EventLog, store: Path | 
     """The engine's own run of a recipe, in a folder that holds a teacher; outputs of teachers are kept in `store`."""
     directory = folder / name
     directory.mkdir()
-    place = RunPaths(
-        directory, directory / "checkpoints", folder / "weights", (), "1", checkpoint_seconds=1e9,
-        store=store, store_bytes=2**33,
+    paths = Paths(
+        directory=directory, checkpoints=directory / "checkpoints", weights=folder / "weights", checkpoint_seconds=1e9,
+        teacher_cache=CacheDirectory(path=store, max_bytes=2**33) if store else None,
     )  # fmt: skip
-    return Run(wanted, place, diary, Interrupt())
+    return Run(wanted, paths, diary, Interrupt())
 
 
 def nowhere() -> int:

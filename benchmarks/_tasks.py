@@ -18,7 +18,8 @@ from scipy.stats import t as student_t
 
 from retort.engine.event_log import EventLog
 from retort.engine.interrupt import Interrupt
-from retort.engine.run import Run, RunPaths
+from retort.engine.run import Run
+from retort.order import Paths
 from retort.recipe import BASELINE_NAME, Recipe
 
 Students = Mapping[str, Iterable[dict[str, Any]]]
@@ -76,9 +77,15 @@ class Task:
 
     def _run(self, recipe: dict[str, Any], directory: Path, weights: Path) -> dict[str, float]:
         roots = (self.data_root,) if self.data_root else ()
-        place = RunPaths(directory, directory / "checkpoints", weights, roots, "1", checkpoint_seconds=1e9)
+        paths = Paths(
+            directory=directory,
+            checkpoints=directory / "checkpoints",
+            weights=weights,
+            data_roots=roots,
+            checkpoint_seconds=1e9,
+        )
         with Path(os.devnull).open("wb") as nowhere:
-            Run(Recipe.model_validate(recipe), place, EventLog(nowhere.fileno()), Interrupt())()
+            Run(Recipe.model_validate(recipe), paths, EventLog(nowhere.fileno()), Interrupt())()
         report = json.loads((directory / "artifacts/report.json").read_text())
         return {row["name"]: row["test"][report["ship"]]["test.accuracy"] for row in report["networks"]}
 

@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 import torch
+from retort.engine.views import DrawContext, augment, mix
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -30,7 +31,6 @@ from retort.augmentation import (
     ResizedCrop,
     TrivialAugment,
 )
-from retort.engine.views import DrawContext, augment, mix
 
 BATCHES = (64, 256)
 

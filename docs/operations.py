@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from service import metrics
 from service.health.fleet import Counts, metrics_of
 from service.settings import Settings
-from worker import metrics as meters
+from worker import metrics as worker_metrics
 
 PAGE = Path(__file__).with_suffix(".md")
 END = "<!-- end -->\n"
@@ -28,7 +28,7 @@ def page(text: str) -> str:
     tables = {
         "settings": table(("variable", "default", ""), map(setting, Settings.model_fields.items())),
         "metrics of the API": table(counted, described(api)),
-        "metrics of a worker": table(counted, described(meters.registry.collect())),
+        "metrics of a worker": table(counted, described(worker_metrics.registry.collect())),
     }
     for name, rows in tables.items():
         begin = f"<!-- {name}: written by docs/operations.py -->\n"

@@ -1,9 +1,10 @@
-"""What a process gives up for good, by means of the Linux kernel: files, system calls, privileges. No torch.
+"""Rights that a process gives up for good, by means of the Linux kernel: files, system calls, privileges. No torch.
 
-Run by its path it is what starts an engine: it gives up what the first argument says, a JSON object, and becomes the
-program that the others name. With `--try` before them it tries each step, prints what failed and why, and ends.
+Run by its path it is the launcher of an engine: it gives up the rights that its first argument names, a JSON object of
+the fields of `worker.sandbox.Launch`, and becomes the program that the others name. With `--try` before them it tries
+each step, prints those that failed with the reasons, and ends. It imports the standard library alone.
 
-Landlock, seccomp and prctl are asked by their numbers, which are part of the kernel's interface and never change:
+Landlock, seccomp and prctl are called by their numbers, which are part of the kernel's interface and never change:
 man-pages landlock(7), seccomp(2), capabilities(7).
 """
 
@@ -28,30 +29,30 @@ PR_SET_DUMPABLE = 4
 RULING = sum(1 << capability for capability in (0, 1, 3, 5, 6, 7))
 """CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_KILL, CAP_SETGID, CAP_SETUID."""
 
-# Landlock: what may be done with a file, and with what is below a folder.
+# Landlock: rights to a file, and to all below a folder.
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, REMOVE_DIR, REMOVE_FILE = (1 << bit for bit in range(6))
 MAKE_DIR, MAKE_REG, MAKE_FIFO, MAKE_SYM, REFER, TRUNCATE, IOCTL_DEV = (1 << bit for bit in (7, 8, 10, 12, 13, 14, 15))
 ALL_OF_VERSION = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
-"""What each version of Landlock can forbid; later ones no more of files."""
+"""File rights that each version of Landlock can forbid; later ones know no more of them."""
 OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
-"""What makes sense for a file, too."""
+"""Rights to a file itself; all others are to folders."""
 SIGNALS_SINCE = 6
-"""Version of Landlock that keeps signals and abstract sockets inside."""
+"""First version of Landlock that keeps signals and abstract sockets inside."""
 LIST = READ_DIR
 READ = EXECUTE | READ_FILE | READ_DIR
 WRITE = WRITE_FILE | READ_FILE | READ_DIR | REMOVE_DIR | REMOVE_FILE | MAKE_DIR | MAKE_REG | MAKE_SYM | REFER | TRUNCATE
 USE = WRITE_FILE | READ_FILE | READ_DIR | IOCTL_DEV
-"""Of devices."""
+"""Rights to devices."""
 RIGHTS = {"list": LIST, "read": READ, "write": WRITE, "use": USE}
-"""What the keys of `files` grant."""
+"""Rights by the keys of `files`, which are the fields of `retort.order.FileRights`."""
 
-# Of the processors that are known: AUDIT_ARCH, then the numbers of the calls.
+# By processor: AUDIT_ARCH, and the column of the numbers of system calls below.
 MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 SOCKETS = {"socket": (41, 198), "connect": (42, 203), "accept": (43, 202), "bind": (49, 200), "listen": (50, 201),
            "accept4": (288, 242)}  # fmt: skip
-"""What a process needs to talk to others than those it began with; a pair of sockets is none of it."""
+"""Calls that open a connection to another process; a pair of sockets needs none of them."""
 LEAVING = {"setsid": (112, 157), "setpgid": (109, 154)}
-"""How a process would leave the group that is killed with the engine."""
+"""Calls by which a process would leave the group that is killed with the engine."""
 CLONE, CLONE3 = (56, 220), (435, 435)
 NEW_NAMESPACES = 0x7E020000
 NEVER = {
@@ -67,7 +68,7 @@ NEVER = {
     "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106), "kexec_load": (246, 104),
     "kexec_file_load": (320, 294),
 }  # fmt: skip
-"""Looking into other processes, what outlives all processes, ways around this filter, and the machine itself."""
+"""Calls that look into other processes, make what outlives them, get around this filter, or change the machine."""
 SECCOMP_SET_MODE_FILTER, SECCOMP_ALL_THREADS = 1, 1
 ALLOW, REFUSE, END_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
 LOAD, AND, JUMP_IF, JUMP_IF_AT_LEAST, RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
@@ -85,24 +86,24 @@ def limit(limits: Mapping[str, int]) -> None:
 
 
 def be_the_first_to_go() -> None:
-    """When memory runs out the kernel ends this process before others."""
+    """Have the kernel end this process before others when memory runs out."""
     with open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
 
 
 def become(uid: int, gid: int, groups: Iterable[int]) -> None:
-    """Be another user, for good."""
+    """Become another user, for good."""
     os.setgroups(list(groups))
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
 
 
 def give_up_capabilities() -> None:
-    """Be what an ordinary user is, also as root."""
+    """Give up all capabilities, also as root."""
     with open("/proc/sys/kernel/cap_last_cap") as file:
         last = int(file.read())
     for capability in range(last + 1):
-        # Who may not take it away has none to begin with, and never gets any.
+        # A process that may not drop one has none, and never gets any.
         with suppress(PermissionError):
             _prctl(PR_CAPBSET_DROP, capability)
     _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
@@ -111,7 +112,7 @@ def give_up_capabilities() -> None:
 
 
 def gain_nothing() -> None:
-    """No program that it starts has more rights than it has."""
+    """Let no program that it starts have more rights than it has."""
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
@@ -128,12 +129,12 @@ def may_rule_others() -> bool:
 
 
 def landlock_version() -> int:
-    """What the kernel knows of Landlock; 0 where it has none."""
+    """The kernel's version of Landlock; 0 where it has none."""
     return max(0, int(_libc.syscall(444, None, ctypes.c_size_t(0), 1)))
 
 
 def keep_to(files: Mapping[str, Iterable[str]], *, alone: bool) -> None:
-    """Use no files but these; `files` has paths for each of RIGHTS. It holds for this thread, and what that starts.
+    """Use no files but these; `files` has paths by the keys of RIGHTS. Holds for this thread and all that it starts.
 
     A path that is not there grants nothing. With `alone` signals and abstract sockets reach no process outside, where
     the kernel has that. Raises OSError where it has no Landlock.
@@ -171,12 +172,12 @@ def _grant(ruleset: int, path: str, rights: int) -> None:
 
 
 def forbid_calls() -> None:
-    """Refuse what a computation needs not: leaving the process group, new namespaces, looking into others, mounting."""
+    """Refuse calls that no computation needs: leaving the process group, namespaces, looking into others, mounting."""
     _filter({**LEAVING, **NEVER}, namespaces=True)
 
 
 def close_the_network() -> None:
-    """No socket can be opened or connected any more, by any thread, of no kind."""
+    """Let no thread open or connect a socket of any kind any more."""
     _filter(SOCKETS, namespaces=False)
 
 
@@ -193,7 +194,7 @@ def _filter(refused: Mapping[str, tuple[int, int]], *, namespaces: bool) -> None
     for numbers in refused.values():
         program += [(JUMP_IF, 0, 1, numbers[column]), (RETURN, 0, 0, REFUSE | errno.EPERM)]
     if namespaces:
-        # What clone3 is asked for lies in memory, where no filter can look; libraries fall back on clone.
+        # The arguments of clone3 lie in memory, which no filter can read; libraries fall back on clone.
         program += [(JUMP_IF, 0, 1, CLONE3[column]), (RETURN, 0, 0, REFUSE | errno.ENOSYS)]
         program += [(JUMP_IF, 0, 4, CLONE[column]), (LOAD, 0, 0, 16), (AND, 0, 0, NEW_NAMESPACES)]
         program += [(JUMP_IF, 1, 0, 0), (RETURN, 0, 0, REFUSE | errno.EPERM)]
@@ -218,30 +219,30 @@ def _check(result: int) -> int:
     return result
 
 
-def enter(work: Mapping[str, Any]) -> None:
-    """Confine an engine to its job, once it has fetched what is published: its own files, and no network."""
-    limit(work["limits"])
-    if work["network"] is False:
+def enter(*, files: Mapping[str, Iterable[str]] | None, network: bool, limits: Mapping[str, int]) -> None:
+    """Confine an engine to its job, once it has fetched what is published; see `retort.order.Confinement`."""
+    limit(limits)
+    if not network:
         close_the_network()
-    if work["files"] is not None:
-        keep_to(work["files"], alone=False)
+    if files is not None:
+        keep_to(files, alone=False)
 
 
-def steps(start: Mapping[str, Any]) -> Iterator[tuple[str, Callable[[], None]]]:
-    """What is given up before an engine starts, in this order."""
-    if start.get("limits"):
-        yield "limits", lambda: limit(start["limits"])
-    if start.get("memory"):
+def steps(launch: Mapping[str, Any]) -> Iterator[tuple[str, Callable[[], None]]]:
+    """The steps before an engine starts, in this order."""
+    if launch.get("limits"):
+        yield "limits", lambda: limit(launch["limits"])
+    if launch.get("memory"):
         yield "memory", be_the_first_to_go
-    if start.get("user"):
-        yield "user", lambda: become(**start["user"])
-    if start.get("privileges"):
+    if launch.get("user"):
+        yield "user", lambda: become(**launch["user"])
+    if launch.get("privileges"):
         yield "privileges", _give_up_privileges
-    if start.get("files"):
-        yield "files", lambda: keep_to(start["files"], alone=True)
-    if start.get("calls"):
+    if launch.get("files"):
+        yield "files", lambda: keep_to(launch["files"], alone=True)
+    if launch.get("calls"):
         yield "calls", forbid_calls
-    if start.get("network"):
+    if launch.get("network"):
         yield "network", close_the_network
 
 
@@ -251,13 +252,13 @@ def _give_up_privileges() -> None:
 
 
 def main() -> None:
-    """Start an engine, or try whether that can be."""
+    """Start an engine, or try the steps before it."""
     trying = sys.argv[1] == "--try"
     start, *command = sys.argv[2:] if trying else sys.argv[1:]
-    asked = json.loads(start)
+    launch = json.loads(start)
     os.umask(0o077)
     failed: dict[str, str] = {}
-    for name, step in steps(asked):
+    for name, step in steps(launch):
         try:
             step()
         except (OSError, ValueError) as error:

@@ -41,7 +41,7 @@ class Kind:
 
     spec: type[Spec]
     work: str
-    """Names a class of the engine, as module:class. It is made of a spec, place, diary, interrupt and group of
+    """Names a class of the engine, as module:class. It is made of a spec, paths, event log, interrupt and group of
     processes; called, it does the work."""
     uses: Callable[[Mapping[str, Any]], Iterable[Use]] = lambda spec: ()
     """All that a stored spec names of what users stored or made before."""

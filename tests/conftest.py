@@ -23,7 +23,9 @@ from service.db import get_engine, make_engine
 from service.migrations import upgrade
 from service.settings import get_settings
 from service.wake_up import get_bell
+from tests.processes import end_with_this_process
 from tests.servers import PostgreSQL, Redis, free_port, wait_until
+from tests.up import Up, start_up
 
 __all__ = ["free_port", "wait_until"]
 
@@ -36,14 +38,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
+# Tests that are stopped, killed even, leave no process behind.
+end_with_this_process()
+
 
 @pytest.fixture(scope="session")
 def postgresql_url() -> Iterator[str]:
     """URL of the session's PostgreSQL, whose database `migrated` was built by the migrations."""
     with tempfile.TemporaryDirectory(prefix="retort-postgresql-") as folder:
         server = PostgreSQL(Path(folder))
-        server.start()
         try:
+            server.start()
             execute(server.url, "CREATE DATABASE migrated")
             engine = make_engine(f"{server.url}/migrated")
             upgrade(engine)
@@ -99,8 +104,8 @@ def redis_server() -> Iterator[int]:
     """Port of the session's Redis."""
     with tempfile.TemporaryDirectory(prefix="retort-redis-") as folder:
         server = Redis(Path(folder))
-        server.start()
         try:
+            server.start()
             yield server.port
         finally:
             server.stop()
@@ -163,3 +168,20 @@ def database(database_url: str, environment: Callable[..., None]) -> str:
     environment(database_url=database_url)
     assert make_url(get_settings().database) == make_url(database_url)
     return database_url
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    """A `retort up` of this test's own."""
+    running = start_up(tmp_path / "up")
+    yield running
+    if running.process.poll() is None:
+        running.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """A `retort up` for all tests that need none of their own; each finds what others left in it."""
+    running = start_up(tmp_path_factory.mktemp("shared") / "up")
+    yield running
+    running.stop()

@@ -18,7 +18,10 @@ import psycopg
 import pytest
 import redis
 
-START_SECONDS = 30
+from tests.processes import kill_tree
+
+START_SECONDS = 120
+"""Seconds after which something that does not come hangs; on a busy machine all takes its time."""
 
 
 def absent(server: str) -> str:
@@ -36,7 +39,7 @@ def free_port() -> int:
 
 
 def lasting_port() -> int:
-    """A free port that stays free while its server is down: no system hands it out to a connection of somebody else."""
+    """A free port that stays free while its server is down: no system hands it out to a other connection."""
     while True:
         port = random.randrange(15_000, 30_000)
         with closing(socket.socket()) as probe, suppress(OSError):
@@ -59,13 +62,13 @@ def wait_until(answers: Callable[[], object], what: str, seconds: float = START_
 
 
 def binary(name: str) -> str | None:
-    """Where a program of PostgreSQL lies: on the path, or where Debian puts it."""
+    """The path of a program of PostgreSQL: of the one on the path, or of Debian's."""
     installed = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
     return shutil.which(name) or (str(installed[-1]) if installed else None)
 
 
 def unprivileged() -> dict[str, object]:
-    """Arguments of subprocess that run a program as somebody else where we are root, which PostgreSQL refuses."""
+    """Arguments of subprocess that run a program as another user where we are root, which PostgreSQL refuses."""
     if os.geteuid() != 0:
         return {}
     names = {entry.pw_name for entry in pwd.getpwall()}
@@ -146,4 +149,7 @@ def ended(process: subprocess.Popen[bytes] | None, number: int) -> None:
     """Send a process a signal and wait for its end; a second time it does nothing."""
     if process is not None and process.poll() is None:
         process.send_signal(number)
-        process.wait(START_SECONDS)
+        try:
+            process.wait(START_SECONDS)
+        finally:
+            kill_tree(process)

@@ -1,1 +1,1 @@
-"""The worker: what a distillation is (methods, architectures, data sets, exports) and what runs it."""
+"""The Celery worker: an agent that claims jobs, holds their leases, owns the engine's process and reports."""

@@ -1,8 +1,7 @@
-"""One attempt at one job, from the claim to the state that it leaves behind."""
+"""One attempt at one job, from the claim to the job's next state."""
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 import time
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import retort.order
 from retort.engine.interrupt import (
     DISK_FULL,
     FINISHED,
@@ -20,6 +20,7 @@ from retort.engine.interrupt import (
     STOPPED,
     UNREACHABLE,
 )
+from retort.order import CacheDirectory, Paths
 from service.artifacts.repository import BlobGone, Written, write_blob
 from service.db import transaction
 from service.jobs.models import TERMINAL, State, Wanted
@@ -28,202 +29,203 @@ from service.settings import Settings
 from service.workers import service
 from service.workers.repository import LostLease
 from service.workers.service import Made, Order, Trouble
-from worker import metrics as meters
+from worker import metrics
 from worker.checkpoints import CheckpointCopies
-from worker.engine_process import Child, End
+from worker.engine_process import End, EngineProcess
 from worker.event_buffer import EventBuffer
-from worker.inputs import Cache, InputMissing
+from worker.inputs import InputCache, InputMissing
 from worker.lease import DATABASE_AWAY, RETRY_SECONDS, Lease, why
-from worker.workspace import Desk, WeightsMissing, open_left
+from worker.workspace import WeightsMissing, Workspace, open_left
 
-LISTEN_SECONDS = 0.1
+READ_SECONDS = 0.1
 LEAVE_SECONDS = 28.0
-"""How long after its engine was asked to stop a stopping worker has put the job back, with its last checkpoint if that
-can be copied in time."""
+"""Seconds after SIGTERM to the engine within which a stopping worker has put the job back, with its last checkpoint if
+that can be copied in time."""
 COPY_SECONDS = 600.0
-"""How long the last checkpoint may take to be copied where the worker goes on: the job is held meanwhile."""
+"""Seconds that a copy of the last checkpoint may take where the worker goes on; the job is held meanwhile."""
 
 LEAVE = frozenset({Order.pause, Order.cancel, Order.expire})
-"""Orders by which the engine leaves a checkpoint and goes."""
-MACHINES_FAULT = {UNREACHABLE: "unreachable", MEMORY_RAN_OUT: "memory_ran_out", DISK_FULL: "disk_full"}
-"""Ends of an engine that another attempt may not meet again, and what each is called."""
+"""Orders on which the engine leaves a checkpoint and ends."""
+MACHINE_CAUSES = {UNREACHABLE: "unreachable", MEMORY_RAN_OUT: "memory_ran_out", DISK_FULL: "disk_full"}
+"""Causes by exit codes of the engine that another attempt may not meet again."""
 
-Given = TypeVar("Given")
+Result = TypeVar("Result")
 
 
-class Unwanted(Exception):
-    """The job is not to be begun any more: its owner, its deadline or a stopping worker wants that."""
+class Withdrawal(Exception):
+    """The job is not to be begun any more, by its owner, its deadline or a stopping worker."""
 
 
 class Attempt:
-    """Runs the engine for a claim while the lease lasts, and writes down how that went."""
+    """Runs the engine for a claim while the lease lasts, and records how that went."""
 
-    def __init__(self, lease: Lease, child: Child, settings: Settings, stopping: threading.Event) -> None:
+    def __init__(self, lease: Lease, engine: EngineProcess, settings: Settings, stopping: threading.Event) -> None:
         self._claim = lease.claim
         self._lease = lease
-        self._child = child
+        self._engine = engine
         self._settings = settings
         self._stopping = stopping
-        self._desk = Desk.of(settings.storage, self._claim)
-        self._cache = Cache(settings.storage / "inputs", settings.inputs_bytes)
-        self._transcript = EventBuffer()
-        self._asked_at: float | None = None
-        """When the engine was asked to stop; None while nobody asked it to."""
-        self._told_to_finish = self._claim.wanted is Wanted.stop
+        self._workspace = Workspace.of(settings.storage, self._claim)
+        self._cache = InputCache(settings.storage / "inputs", settings.inputs_bytes)
+        self._events = EventBuffer()
+        self._terminated_at: float | None = None
+        """Time of SIGTERM to the engine, by the monotonic clock; None before."""
+        self._finish_sent = self._claim.wanted is Wanted.stop
         self._log = logger_for(__name__, job=self._claim.job_id, attempt=self._claim.attempt, fence=self._claim.fence)
-        self._keeper = CheckpointCopies(self._claim, self._desk.checkpoints, self._log)
+        self._copies = CheckpointCopies(self._claim, self._workspace.checkpoints, self._log)
 
     def run(self) -> None:
-        """Run it to its end. Never raises: what goes wrong becomes the job's error."""
+        """Run it to its end. Never raises: a failure becomes the job's error."""
         state: State | None = None
         self._log.info("begins under fence %d", self._claim.fence)
         try:
-            state = self._work()
+            state = self._run()
         except LostLease as lost:
             self._log.error("abandoned: %s", lost)
         except Exception as error:
             self._log.exception("the worker failed")
-            self._child.kill()
-            state = self._blame_ourselves(error)
+            self._engine.kill()
+            state = self._report_own_fault(error)
         finally:
-            self._keeper.close()
-            self._child.end()
-            self._desk.clear(ended=state in TERMINAL)
+            self._copies.close()
+            self._engine.end()
+            self._workspace.clear(ended=state in TERMINAL)
         if state is None:
-            meters.ended("abandoned")
+            metrics.count_attempt("abandoned")
         else:
             self._log.info("leaves the job %s", state.value)
 
-    def _work(self) -> State:
+    def _run(self) -> State:
         try:
-            self._insist(lambda: self._desk.set_up(self._claim, self._cache, self._check_wanted))
-            order = self._order()
-        except Unwanted:
-            return self._leave()
+            self._retry(lambda: self._workspace.prepare(self._claim, self._cache, self._check_wanted))
+            order = self._make_order()
+        except Withdrawal:
+            return self._give_up()
         except (WeightsMissing, InputMissing, BlobGone) as missing:
             cause = "input_missing" if isinstance(missing, InputMissing) else "weights_missing"
             return self._conclude(service.fail, Trouble("recipe", cause, str(missing)))
         except OSError as error:
             detail = f"the job's folder could not be set up: {error.strerror}"
             return self._conclude(service.retry, Trouble("machine", "disk", detail))
-        self._child.tell(order)
+        self._engine.send(order.model_dump_json())
         self._follow()
-        end = self._child.end()
-        self._insist(self._write_transcript)
+        end = self._engine.end()
+        self._retry(self._write_events)
         return self._settle(end)
 
     def _check_wanted(self) -> None:
-        """Raise Unwanted when the job is not to be begun any more, and LostLease."""
+        """Raise Withdrawal when the job is not to be begun any more, and LostLease when it is not ours."""
         self._lease.check()
         if self._stopping.is_set() or self._lease.order in LEAVE:
-            raise Unwanted
+            raise Withdrawal
 
-    def _leave(self) -> State:
-        """Give up a job whose engine has not begun."""
+    def _give_up(self) -> State:
+        """End or put back a job whose engine has not begun."""
         if self._lease.order is Order.cancel:
             return self._conclude(service.cancel)
         if self._lease.order is Order.expire:
             return self._conclude(service.expire)
         return self._conclude(service.hand_back)
 
-    def _order(self) -> str:
-        # A project's own: how long a job takes would tell others what was trained before.
-        store = self._settings.storage / "teacher_outputs" / self._claim.project_id
-        data_roots = [*self._settings.data_roots, *self._desk.fetched()]
-        order = {
-            "kind": self._claim.kind,
-            "spec": self._claim.spec,
-            "directory": str(self._desk.directory),
-            "checkpoints": str(self._desk.checkpoints),
-            "weights": str(self._desk.weights),
-            "data_roots": [str(root) for root in data_roots],
-            "checkpoint_seconds": self._settings.checkpoint_seconds,
-            "store": str(store),
-            "store_bytes": self._settings.teacher_outputs_bytes,
-            "run": str(self._claim.fence),
-            "finish": self._told_to_finish,
-        }
-        if self._child.cell is not None:
-            places = [self._desk.directory, self._desk.checkpoints, store]
-            order["confine"] = self._child.cell.admit(places)
-        return json.dumps(order)
+    def _make_order(self) -> retort.order.Order:
+        # A project's own: the time that a job takes would tell others what was trained before.
+        teacher_cache = self._settings.storage / "teacher_outputs" / self._claim.project_id
+        workspace, cell = self._workspace, self._engine.cell
+        paths = Paths(
+            directory=workspace.directory,
+            checkpoints=workspace.checkpoints,
+            weights=workspace.weights,
+            data_roots=(*self._settings.data_roots, *workspace.fetched()),
+            run=str(self._claim.fence),
+            checkpoint_seconds=self._settings.checkpoint_seconds,
+            teacher_cache=CacheDirectory(path=teacher_cache, max_bytes=self._settings.teacher_outputs_bytes),
+        )
+        return retort.order.Order(
+            kind=self._claim.kind,
+            spec=self._claim.spec,
+            paths=paths,
+            finish=self._finish_sent,
+            confine=cell.admit([paths.directory, paths.checkpoints, teacher_cache]) if cell else None,
+        )
 
     def _follow(self) -> None:
-        """Listen until the engine has ended, writing down what it says and steering it."""
-        while not self._child.finished():
-            if (line := self._child.read(LISTEN_SECONDS)) and (saved := self._transcript.hear(line)):
-                self._keeper.hear(saved)
+        """Read and write the engine's output until it has ended, and pass orders on to it."""
+        while not self._engine.finished():
+            if (line := self._engine.read(READ_SECONDS)) and (checkpoint := self._events.add(line)):
+                self._copies.add(checkpoint)
             self._lease.check()
-            if self._transcript.due():
+            if self._events.due():
                 try:
-                    self._write_transcript()
+                    self._write_events()
                 except DATABASE_AWAY as error:
                     self._log.warning("the database is away, the engine goes on: %s", why(error))
-                    self._transcript.put_off(RETRY_SECONDS)
+                    self._events.postpone(RETRY_SECONDS)
             self._steer()
 
-    def _write_transcript(self) -> None:
+    def _write_events(self) -> None:
         with transaction() as session:
-            order = self._transcript.write(session, self._claim)
-        self._transcript.written()
+            order = self._events.write(session, self._claim)
+        self._events.clear()
         self._lease.order = order
 
     def _steer(self) -> None:
-        """Tell the engine what the job's owner, its deadline or a stopping worker wants; kill it when it takes too
-        long to leave."""
+        """Pass on to the engine an order of the job's owner, its deadline or a stopping worker; kill it once its grace
+        is over."""
         order = self._lease.order
-        if self._asked_at is None and (self._stopping.is_set() or order in LEAVE):
+        if self._terminated_at is None and (self._stopping.is_set() or order in LEAVE):
             self._log.info("the engine is asked to stop")
-            self._asked_at = time.monotonic()
-            self._child.ask_to_stop()
-        if self._asked_at is not None and time.monotonic() >= self._asked_at + self._settings.grace_seconds:
-            self._child.kill()
-        if order is Order.stop and not self._told_to_finish:
-            self._log.info("the engine is told to finish with what it has")
-            self._told_to_finish = True
-            self._child.tell("finish")
+            self._terminated_at = time.monotonic()
+            self._engine.terminate()
+        if self._terminated_at is not None and time.monotonic() >= self._terminated_at + self._settings.grace_seconds:
+            self._engine.kill()
+        if order is Order.stop and not self._finish_sent:
+            self._log.info("the engine is asked to finish with what it has")
+            self._finish_sent = True
+            self._engine.send("finish")
 
     def _settle(self, end: End) -> State:
-        asked = self._asked_at is not None
-        if asked and self._lease.order is Order.cancel:
+        terminated = self._terminated_at is not None
+        if terminated and self._lease.order is Order.cancel:
             return self._conclude(service.cancel)
         if end.code == FINISHED:
-            return self._deliver()
+            return self._store_files()
         if end.code == IMPOSSIBLE:
             return self._conclude(service.fail, Trouble("recipe", "impossible", self._refusal(end)))
         if end.code == OUT_OF_MEMORY:
             return self._conclude(service.fail, Trouble("recipe", "out_of_memory", self._refusal(end)))
         if end.code == NOTHING_TO_KEEP:
             return self._conclude(service.cancel, self._refusal(end))
-        if asked and self._lease.order is Order.expire:
+        if terminated and self._lease.order is Order.expire:
             return self._conclude(service.expire)
-        self._keeper.finish(self._may_wait_since(time.monotonic()))
-        if asked:
+        self._copies.finish(self._copy_deadline(time.monotonic()))
+        if terminated:
             return self._conclude(service.hand_back)
-        if end.code in MACHINES_FAULT:
-            return self._conclude(service.retry, Trouble("machine", MACHINES_FAULT[end.code], self._refusal(end)))
+        if end.code in MACHINE_CAUSES:
+            return self._conclude(service.retry, Trouble("machine", MACHINE_CAUSES[end.code], self._refusal(end)))
         return self._conclude(service.retry, trouble_of(end))
 
-    def _may_wait_since(self, begun: float) -> Callable[[], bool]:
-        """Whether the last checkpoint may still be copied."""
+    def _copy_deadline(self, begun: float) -> Callable[[], bool]:
+        """A function that is true while the last checkpoint may still be copied."""
 
         def may_wait() -> bool:
             self._lease.check()
             if self._stopping.is_set():
-                return time.monotonic() < (begun if self._asked_at is None else self._asked_at) + LEAVE_SECONDS
+                since = begun if self._terminated_at is None else self._terminated_at
+                return time.monotonic() < since + LEAVE_SECONDS
             return time.monotonic() < begun + COPY_SECONDS
 
         return may_wait
 
-    def _deliver(self) -> State:
-        """Store the files that the engine left, then end the job with all of them at once."""
+    def _store_files(self) -> State:
+        """Store the engine's files, then end the job with all of them at once."""
         try:
             files = [
                 Made(shipped.name, shipped.network, shipped.media_type, self._store(file))
-                for shipped, file in self._desk.shipped()
+                for shipped, file in self._workspace.shipped()
             ]
         except (OSError, ValueError) as error:
-            return self._conclude(service.retry, Trouble("machine", "broken_result", f"what the engine left: {error}"))
+            detail = f"the engine left no valid result: {error}"
+            return self._conclude(service.retry, Trouble("machine", "broken_result", detail))
         return self._conclude(service.succeed, files)
 
     def _store(self, path: Path) -> Written:
@@ -231,26 +233,26 @@ class Attempt:
             with open_left(path) as file:
                 return write_blob(file)
 
-        written = self._insist(store)
-        meters.stored("artifact", written.size)
+        written = self._retry(store)
+        metrics.count_file("artifact", written.size)
         return written
 
     def _refusal(self, end: End) -> str:
-        return self._transcript.refusal or end.last_words
+        return self._events.refusal or end.stderr_tail
 
     def _conclude(self, step: Callable[..., State], *arguments: Any) -> State:
-        """Take the job's last step, in a transaction, however long the database keeps us waiting."""
+        """Take the job's last step in a transaction, however long the database is away."""
 
         def write() -> State:
             with transaction() as session:
                 return step(session, self._claim, *arguments)
 
-        state = self._lease.conclude(lambda: self._insist(write))
-        meters.ended(state.value, *(each.cause for each in arguments if isinstance(each, Trouble)))
+        state = self._lease.conclude(lambda: self._retry(write))
+        metrics.count_attempt(state.value, *(each.cause for each in arguments if isinstance(each, Trouble)))
         return state
 
-    def _insist(self, action: Callable[[], Given]) -> Given:
-        """Do something that needs the database, again and again while it is away and the lease is ours."""
+    def _retry(self, action: Callable[[], Result]) -> Result:
+        """Repeat an action while the database is away and the lease is ours."""
         while True:
             self._lease.check()
             try:
@@ -259,9 +261,9 @@ class Attempt:
                 self._log.warning("the database is away, trying again: %s", why(error))
                 self._lease.wait(RETRY_SECONDS)
 
-    def _blame_ourselves(self, error: Exception) -> State | None:
-        # The error's own words may hold what is none of the user's business; the log has them.
-        detail = "the worker failed through a fault of its own; its log says more"
+    def _report_own_fault(self, error: Exception) -> State | None:
+        # The error's own text may hold secrets, and stands in the log alone.
+        detail = "the worker failed through a fault of its own; its log has the details"
         try:
             return self._conclude(service.retry, Trouble("service", type(error).__name__, detail))
         except Exception:
@@ -270,13 +272,13 @@ class Attempt:
 
 
 def trouble_of(end: End) -> Trouble:
-    """What a crash is called."""
+    """The trouble that an engine's crash is to its job."""
     if end.code < 0:
         cause = signal.Signals(-end.code).name
         hint = ", which is what the system sends when its memory runs out" if cause == "SIGKILL" else ""
-        said = f"the engine was ended by {cause}{hint}"
+        sentence = f"the engine was ended by {cause}{hint}"
     elif end.code == STOPPED:
-        cause, said = "stopped", "the engine stopped without having been asked to"
+        cause, sentence = "stopped", "the engine stopped without having been asked to"
     else:
-        cause, said = f"exit_{end.code}", f"the engine crashed with exit code {end.code}"
-    return Trouble("machine", cause, f"{said}: {end.last_words}" if end.last_words else said)
+        cause, sentence = f"exit_{end.code}", f"the engine crashed with exit code {end.code}"
+    return Trouble("machine", cause, f"{sentence}: {end.stderr_tail}" if end.stderr_tail else sentence)

@@ -1,4 +1,4 @@
-"""Keeps the engine's checkpoints in the database, so that a worker on another machine can go on from them."""
+"""Copies of the engine's checkpoints in the database, so that a worker on another machine can go on from them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from service.artifacts.repository import BlobGone, write_blob
 from service.db import transaction
 from service.workers import service
 from service.workers.repository import Claim, LostLease
-from worker import metrics as meters
+from worker import metrics
 from worker.lease import DATABASE_AWAY, RETRY_SECONDS, why
 from worker.workspace import open_left
 
-REST = 9.0
-"""How long it rests after a copy, in times that the copy took: it writes for a tenth of the time at most."""
+PAUSE = 9.0
+"""Pause after a copy, as a multiple of the seconds that it took: a tenth of the time at most is spent on copies."""
 WATCH_SECONDS = 0.05
 
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
@@ -35,23 +35,23 @@ class CheckpointCopies:
         self._folder = folder
         self._log = log
         self._newest: Checkpoint | None = None
-        """What is to be copied; None when all is."""
+        """The next one to copy; None when all are copied."""
         self._changed = threading.Condition()
         self._hurried = False
         self._closed = False
         self._thread: threading.Thread | None = None
 
-    def hear(self, said: Checkpoint) -> None:
-        """A checkpoint lies in the folder, whole."""
+    def add(self, checkpoint: Checkpoint) -> None:
+        """Copy a checkpoint, which lies whole in the folder, when its turn comes."""
         with self._changed:
-            self._newest = said
+            self._newest = checkpoint
             self._changed.notify()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="checkpoint-keeper", daemon=True)
+            self._thread = threading.Thread(target=self._work, name="checkpoint-copies", daemon=True)
             self._thread.start()
 
     def finish(self, may_wait: Callable[[], bool]) -> None:
-        """The engine has ended: copy the newest without rest, for as long as that may take."""
+        """Copy the newest without a pause, now that the engine has ended, while `may_wait` is true."""
         with self._changed:
             self._hurried = True
             self._changed.notify()
@@ -61,49 +61,49 @@ class CheckpointCopies:
             self._log.warning("checkpoint %s is on this worker's disk alone", self._newest.file)
 
     def close(self) -> None:
-        """Copy no more. What is half copied is swept later."""
+        """Copy no more. A half copy is swept later."""
         with self._changed:
             self._closed = True
             self._changed.notify()
 
     def _work(self) -> None:
-        while said := self._next():
+        while checkpoint := self._next():
             begun = time.monotonic()
             try:
-                self._copy(said)
+                self._copy(checkpoint)
             except LostLease:
                 return
             except (*DATABASE_AWAY, BlobGone) as error:
-                self._log.warning("checkpoint %s is not in the database yet: %s", said.file, why(error))
-                self._rest(RETRY_SECONDS, in_hurry=RETRY_SECONDS)
+                self._log.warning("checkpoint %s is not in the database yet: %s", checkpoint.file, why(error))
+                self._pause(RETRY_SECONDS, in_hurry=RETRY_SECONDS)
                 continue
             except FileNotFoundError:
                 pass  # the engine has dropped it for newer ones
             except (OSError, ValueError) as error:
-                self._log.error("checkpoint %r is left where it is: %s", said.file, error)
+                self._log.error("checkpoint %r is not copied: %s", checkpoint.file, error)
             with self._changed:
-                if self._newest is said:
+                if self._newest is checkpoint:
                     self._newest = None
-            self._rest(REST * (time.monotonic() - begun), in_hurry=0)
+            self._pause(PAUSE * (time.monotonic() - begun), in_hurry=0)
 
     def _next(self) -> Checkpoint | None:
-        """The checkpoint to copy, once there is one; None when no more is to be copied."""
+        """Wait for a checkpoint to copy; None once it is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._newest is not None)
             return None if self._closed else self._newest
 
-    def _rest(self, seconds: float, *, in_hurry: float) -> None:
+    def _pause(self, seconds: float, *, in_hurry: float) -> None:
         begun = time.monotonic()
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._hurried, seconds)
             if self._hurried:
                 self._changed.wait_for(lambda: self._closed, max(0.0, begun + in_hurry - time.monotonic()))
 
-    def _copy(self, said: Checkpoint) -> None:
-        if Path(said.file).name != said.file:
-            raise ValueError(f"{said.file!r} is no name of a file")
-        with open_left(self._folder / said.file) as file:
+    def _copy(self, checkpoint: Checkpoint) -> None:
+        if Path(checkpoint.file).name != checkpoint.file:
+            raise ValueError(f"{checkpoint.file!r} is not the name of a file in the checkpoints' folder")
+        with open_left(self._folder / checkpoint.file) as file:
             written = write_blob(file)
         with transaction() as session:
-            service.store_checkpoint(session, self._claim, said, written)
-        meters.stored("checkpoint", written.size)
+            service.store_checkpoint(session, self._claim, checkpoint, written)
+        metrics.count_file("checkpoint", written.size)

@@ -1,4 +1,4 @@
-"""What the engine said, gathered so that it can be written down in few transactions."""
+"""The engine's output lines, gathered so that few transactions write them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from retort.event import Checkpoint, Event, Progress
 from service.workers import service
 from service.workers.repository import Claim
 from service.workers.service import Order
-from worker import metrics as meters
+from worker import metrics
 
 EVENT_SECONDS = 0.2
-"""How late an event may be written."""
+"""Seconds by which an event may be written late."""
 PROGRESS_SECONDS = 1.0
-"""How often progress is written at most."""
+"""Least seconds between two writes of progress."""
 
 LINE: TypeAdapter[Event | Progress | Checkpoint] = TypeAdapter(
     Annotated[Event | Progress | Checkpoint, Field(discriminator="line")]
@@ -25,34 +25,34 @@ LINE: TypeAdapter[Event | Progress | Checkpoint] = TypeAdapter(
 
 
 class EventBuffer:
-    """Holds what was heard until it is written; what could not be written is kept for the next time."""
+    """Holds events and progress until they are written; what could not be written waits for the next time."""
 
     def __init__(self) -> None:
         self.refusal: str | None = None
-        """The engine's sentence why it cannot go on. The diary gets it as the job's end, not as one more event."""
+        """The engine's reason why it cannot go on. It becomes the text of the job's last event, not one more event."""
         self._events: list[Event] = []
         self._progress: Progress | None = None
         self._phase = "preparing"
         self._next_events_at = 0.0
         self._next_progress_at = 0.0
 
-    def hear(self, line: bytes) -> Checkpoint | None:
-        """Take in a line; gives the checkpoint that it tells of, if it does.
+    def add(self, line: bytes) -> Checkpoint | None:
+        """Take in a line; returns its checkpoint if it announces one.
 
-        Raises pydantic's ValidationError when the engine does not keep to the protocol.
+        Raises pydantic's ValidationError when it is not a line of `retort.event`.
         """
         if not line.endswith(b"\n"):
-            return None  # it was killed in the middle of it
-        said = LINE.validate_json(line)
-        self._phase = said.phase
-        if isinstance(said, Progress):
-            self._progress = said
-            meters.progressed(said)
-        elif isinstance(said, Event) and said.kind == "failed":
-            self.refusal = said.text
-        elif isinstance(said, Event):
-            self._events.append(said)
-        return said if isinstance(said, Checkpoint) else None
+            return None  # the engine was killed within the line
+        record = LINE.validate_json(line)
+        self._phase = record.phase
+        if isinstance(record, Progress):
+            self._progress = record
+            metrics.count_steps(record)
+        elif isinstance(record, Event) and record.kind == "failed":
+            self.refusal = record.text
+        elif isinstance(record, Event):
+            self._events.append(record)
+        return record if isinstance(record, Checkpoint) else None
 
     def due(self) -> bool:
         """Whether something should be written now."""
@@ -61,18 +61,18 @@ class EventBuffer:
         return events_due or (self._progress is not None and now >= self._next_progress_at)
 
     def write(self, session: Session, claim: Claim) -> Order:
-        """Write all that was heard; call `written` once that is committed. Raises LostLease."""
+        """Write all that is held; call `clear` once that is committed. Raises LostLease."""
         return service.record(session, claim, self._events, self._progress, self._phase)
 
-    def written(self) -> None:
-        """Forget what was written."""
+    def clear(self) -> None:
+        """Drop what was written."""
         now = time.monotonic()
-        meters.wrote(len(self._events))
+        metrics.count_events(len(self._events))
         self._events = []
         self._next_events_at = now + EVENT_SECONDS
         if self._progress is not None:
             self._progress, self._next_progress_at = None, now + PROGRESS_SECONDS
 
-    def put_off(self, seconds: float) -> None:
-        """Keep it all, and try again later."""
+    def postpone(self, seconds: float) -> None:
+        """Hold everything that many seconds longer."""
         self._next_events_at = self._next_progress_at = time.monotonic() + seconds

@@ -1,7 +1,7 @@
-"""What a job needs besides its spec, out of the database: data sets and uploads, fetched to this worker's disk.
+"""Inputs of a job besides its spec: data sets, models and uploads, fetched from the database to this worker's disk.
 
-Files are kept under the sha256 of their bytes, so that the next job of the same data finds them there, and what was
-used longest ago makes room. An attempt holds its files by links of its own: whoever makes room takes nothing from it.
+Files are cached under the sha256 of their bytes, so that the next job of the same data finds them there; the least
+recently used ones are evicted. An attempt holds its files by links of its own, which no eviction takes from it.
 """
 
 from __future__ import annotations
@@ -26,65 +26,65 @@ from service.uploads import repository as uploads
 
 PARTIAL = ".partial"
 WAIT_SECONDS = 0.2
-"""How often it is looked whether somebody else has fetched what is wanted."""
+"""Seconds between two looks for a file that another worker fetches."""
 READ_BYTES = 1 << 20
 
 Check = Callable[[], None]
-"""Raises when the job is not to be prepared any more; asked at each chunk."""
+"""Raises when the job is not to be prepared any more; called at each chunk."""
 
 FINDERS: dict[str, Callable[[Session, str, str], Blob | None]] = {
     "dataset": datasets.find_blob,
     "model": models.find_blob,
     "upload": uploads.find_blob,
 }
-"""By the prefix of an id: gives the blob of that thing, of that project, if there is one to be used."""
+"""By the prefix of an id: finds the blob of that id in that project, None when there is none to be used."""
 
 
 class InputMissing(Exception):
-    """A thing that the spec names is not there; the sentence says which."""
+    """An input that the spec names is missing; the sentence names it."""
 
 
 @dataclass(frozen=True)
-class Cache:
+class InputCache:
     """A folder of files by digest, which several workers may share."""
 
     folder: Path
-    most_bytes: int
-    """How large it may grow; a file that is larger by itself is fetched for one attempt alone."""
+    max_bytes: int
+    """Size up to which it may grow; a larger file is fetched for one attempt alone."""
 
     def put(self, project_id: str, stored_id: str, target: Path, check: Check) -> None:
-        """Put the file of a stored thing into the folder `target`, under its digest. Raises InputMissing."""
+        """Put the file of an input into the folder `target`, under its digest. Raises InputMissing."""
         blob = find(project_id, stored_id)
         target.mkdir(parents=True, exist_ok=True)
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # other projects' files, too
-        if (blob.size or 0) > self.most_bytes:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it has other projects' files, too
+        if (blob.size or 0) > self.max_bytes:
             fetch(blob, target / _digest_of(blob), check)
             return
-        kept = self.folder / _digest_of(blob)
-        while not self._link(kept, target / kept.name, check):
-            with self._alone(check) as ours:
-                if ours and not kept.exists():
-                    self._make_room(blob.size or 0)
-                    fetch(blob, kept, check)
+        cached = self.folder / _digest_of(blob)
+        while not self._link(cached, target / cached.name, check):
+            with self._try_lock(check) as locked:
+                if locked and not cached.exists():
+                    self._evict(blob.size or 0)
+                    fetch(blob, cached, check)
 
-    def _link(self, kept: Path, link: Path, check: Check) -> bool:
-        """Whether the file is there and whole; then it has been used now."""
+    def _link(self, cached: Path, link: Path, check: Check) -> bool:
+        """Link the file if it is there and whole, and note its use; returns whether it was."""
         link.unlink(missing_ok=True)
         try:
-            os.link(kept, link)
+            os.link(cached, link)
         except FileNotFoundError:
             return False
-        if _digest(link, check) != kept.name:
+        if _digest(link, check) != cached.name:
             link.unlink()
-            kept.unlink(missing_ok=True)
+            cached.unlink(missing_ok=True)
             return False
-        with suppress(FileNotFoundError):  # somebody else needed its room
-            os.utime(kept)
+        with suppress(FileNotFoundError):  # it was evicted meanwhile
+            os.utime(cached)
         return True
 
     @contextmanager
-    def _alone(self, check: Check) -> Iterator[bool]:
-        """Whether it is ours to fetch something; else somebody else is at it, and a moment has passed."""
+    def _try_lock(self, check: Check) -> Iterator[bool]:
+        """Lock the folder for a fetch; yields False, after a pause, while another worker holds it."""
         lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
@@ -98,21 +98,21 @@ class Cache:
         finally:
             os.close(lock)
 
-    def _make_room(self, size: int) -> None:
-        """Remove what was used longest ago until so many bytes can be added, and what nobody finished."""
+    def _evict(self, size: int) -> None:
+        """Remove the least recently used files until so many bytes fit, and half fetched ones."""
         for draft in self.folder.glob(f"*{PARTIAL}"):
             draft.unlink(missing_ok=True)
         files = sorted(self.folder.glob("[0-9a-f]" * 64), key=_used)
         held = sum(map(_size, files))
         for file in files:
-            if held + size <= self.most_bytes:
+            if held + size <= self.max_bytes:
                 break
             held -= _size(file)
             file.unlink(missing_ok=True)
 
 
 def find(project_id: str, stored_id: str) -> Blob:
-    """The blob of a stored thing of that project. Raises InputMissing."""
+    """The blob of an input in that project. Raises InputMissing."""
     finder = FINDERS.get(stored_id.partition("_")[0])
     if finder is not None:
         with reading() as session:
@@ -134,7 +134,7 @@ def fetch(blob: Blob, file: Path, check: Check) -> None:
                 made.update(content)
                 out.write(content)
         if made.hexdigest() != _digest_of(blob):
-            raise BlobGone(f"what is stored as {blob.id} is not what was stored")
+            raise BlobGone(f"the bytes of {blob.id} do not have the digest that was stored with them")
         draft.rename(file)
     finally:
         draft.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""A lease, kept alive while the engine works, and the end of the engine when it cannot be kept."""
+"""The lease of a job: renewed while the engine works; when it cannot be renewed, the engine is killed."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from service.logs import logger_for
 from service.workers import service
 from service.workers.repository import Claim, LostLease
 from service.workers.service import Order
-from worker import metrics as meters
+from worker import metrics
 
 DATABASE_AWAY = (OperationalError, InterfaceError, NoConnectionFree)
-"""What is raised while the database cannot be reached or is too busy; trying again later may help."""
+"""Errors raised while the database cannot be reached or is too busy; trying again later may help."""
 RETRY_SECONDS = 1.0
 WATCH_SECONDS = 0.25
 LEAVE_SECONDS = 5.0
-"""How long to wait at the end for a renewal that the database keeps waiting."""
+"""Seconds to wait at the end for a renewal that the database keeps waiting."""
 
-Given = TypeVar("Given")
+Result = TypeVar("Result")
 
 
 def why(error: BaseException) -> str:
@@ -35,12 +35,12 @@ def why(error: BaseException) -> str:
 
 
 def boottime() -> float:
-    """Seconds by a clock that nobody sets and that goes on while the machine sleeps."""
+    """Seconds by a clock that is never set and that goes on while the machine sleeps."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class Lease:
-    """Renews a claim from a thread of its own; calls `on_loss` as soon as the job may belong to somebody else.
+    """Renews a claim from a thread of its own; calls `on_loss` as soon as the job may belong to another worker.
 
     It counts from before the last renewal that succeeded, so it always ends before the database's own count does.
     A second thread, which never waits for the database, watches over that end.
@@ -59,7 +59,7 @@ class Lease:
         self.claim = claim
         self._log = logger_for(__name__, job=claim.job_id, attempt=claim.attempt, fence=claim.fence)
         self.order = Order(claim.wanted)
-        """What is to be done with the job."""
+        """The job's order as of the last renewal."""
         self._seconds = seconds
         self._every_seconds = every_seconds
         self._ends_at = claimed_at + seconds
@@ -69,7 +69,7 @@ class Lease:
         self._released = threading.Event()
         self._writing = threading.Lock()
         self._threads = [
-            threading.Thread(target=self._renew_by_and_by, name="lease-renewal", daemon=True),
+            threading.Thread(target=self._keep_renewing, name="lease-renewal", daemon=True),
             threading.Thread(target=self._watch, name="lease-watch", daemon=True),
         ]
 
@@ -94,14 +94,14 @@ class Lease:
         """Wait that long, or until the lease is lost."""
         self._lost.wait(seconds)
 
-    def conclude(self, write: Callable[[], Given]) -> Given:
-        """Do the job's last write; no renewal comes while it is done, or after."""
+    def conclude(self, write: Callable[[], Result]) -> Result:
+        """Do the job's last write; no renewal comes during it or after it."""
         with self._writing:
-            given = write()
+            result = write()
             self._released.set()
-        return given
+        return result
 
-    def _renew_by_and_by(self) -> None:
+    def _keep_renewing(self) -> None:
         pause = self._every_seconds
         while not self._released.wait(pause):
             with self._writing:
@@ -115,17 +115,17 @@ class Lease:
             with transaction() as session:
                 self.order = service.renew(session, self.claim, self._seconds)
                 self._also(session)
-                self.check()  # it may have waited so long that the job was given up: then it is not taken again
+                self.check()  # after a long wait for the database the job was given up, and is not taken again
         except LostLease as lost:
             self._lose(str(lost))
             self._released.set()
         except DATABASE_AWAY as error:
             self._log.warning("the lease was not renewed: %s", why(error))
-            meters.renewed("failed")
+            metrics.count_renewal("failed")
             return False
         else:
             self._ends_at = before + self._seconds
-            meters.renewed("ok")
+            metrics.count_renewal("ok")
         return True
 
     def _watch(self) -> None:
@@ -137,6 +137,6 @@ class Lease:
     def _lose(self, reason: str) -> None:
         if not self._lost.is_set():
             self._lost.set()
-            meters.renewed("lost")
+            metrics.count_renewal("lost")
             self._log.error("%s; the engine is killed and nothing more is written", reason)
             self._on_loss()

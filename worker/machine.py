@@ -1,4 +1,4 @@
-"""What this machine has to offer to jobs. Asked without torch, and without touching the GPU."""
+"""This machine's GPU, memory and disk, as jobs may use them; read without torch and without touching the GPU."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from service.settings import Settings
 from service.workers.repository import Machine
 
 MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
-"""Where a container's limit stands."""
-ASK_SECONDS = 20
-"""How long the driver may take to answer."""
+"""File with a container's limit."""
+DRIVER_SECONDS = 20
+"""Seconds that the driver may take to answer."""
 MIB = 2**20
 
 log = logging.getLogger(__name__)
 
 
-def look(settings: Settings) -> Machine:
+def measure(settings: Settings) -> Machine:
     """The GPU, the memory, and the room that is free on the disk of the storage at this moment."""
     gpu = first_gpu()
     name, memory_bytes = gpu if gpu else (None, memory())
@@ -45,11 +45,11 @@ def first_gpu() -> tuple[str, int] | None:
     if visible is not None:
         command += ["--id", visible.partition(",")[0]]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=ASK_SECONDS, check=True).stdout
-        name, mebibytes = next(csv.reader(said.splitlines(), skipinitialspace=True))
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=DRIVER_SECONDS, check=True).stdout
+        name, mebibytes = next(csv.reader(listed.splitlines(), skipinitialspace=True))
         return name, int(mebibytes) * MIB
     except (OSError, subprocess.SubprocessError, StopIteration, ValueError) as error:
-        log.warning("nvidia-smi tells of no GPU, so this worker takes no job that needs one: %s", error)
+        log.warning("nvidia-smi lists no GPU, so this worker takes no job that needs one: %s", error)
         return None
 
 

@@ -1,4 +1,4 @@
-"""What a worker counts, for Prometheus. Labels have few values: words that stand in our code, and names of signals."""
+"""Prometheus metrics of a worker. Labels have few values: words of this code, and names of signals."""
 
 from __future__ import annotations
 
@@ -28,51 +28,51 @@ _step_seconds = Counter(
     registry=registry,
 )  # fmt: skip
 _images_per_second = Gauge(
-    "retort_worker_images_per_second", "Images that the running phase trains on a second, as the engine last said; 0"
-    " when none runs.", registry=registry,
+    "retort_worker_images_per_second", "Images that the running phase trains on a second, as the engine last reported;"
+    " 0 when none runs.", registry=registry,
 )  # fmt: skip
-_events = Counter("retort_worker_events", "Events written into jobs' diaries.", registry=registry)
+_events = Counter("retort_worker_events", "Events written into jobs' event logs.", registry=registry)
 _files = Counter(
     "retort_worker_stored_files", "Files stored in the database, by what they are.", ("what",), registry=registry
 )
 _bytes = Counter("retort_worker_stored_bytes", "Bytes of those files.", ("what",), registry=registry)
 
 _last: tuple[str, str | None, int, float] | None = None
-"""Phase, student and step of the last report, and when it came."""
+"""Phase, network, step and time of the last progress."""
 
 
 def serve(settings: Settings) -> None:
-    """Answer scrapes from a thread of its own, where a port is set. Raises SystemExit when it cannot be had."""
+    """Answer scrapes from a thread of its own, where a port is set. Raises SystemExit when that port is not free."""
     if settings.metrics_port is None:
         return
     try:
         start_http_server(settings.metrics_port, settings.metrics_host, registry)
     except OSError as error:
-        where = f"{settings.metrics_host}:{settings.metrics_port}"
-        said = error.strerror or str(error)
-        raise SystemExit(f"metrics cannot be told at {where}: {said}; RETORT_METRICS_PORT names another port") from None
+        address, reason = f"{settings.metrics_host}:{settings.metrics_port}", error.strerror or str(error)
+        sentence = f"metrics cannot be served at {address}: {reason}; set RETORT_METRICS_PORT to another port"
+        raise SystemExit(sentence) from None
 
 
-def claimed() -> None:
+def count_claim() -> None:
     """Count a claim."""
     _claims.inc()
 
 
-def renewed(result: Literal["ok", "failed", "lost"]) -> None:
-    """Count a lease's renewal, or that it failed."""
+def count_renewal(result: Literal["ok", "failed", "lost"]) -> None:
+    """Count a renewal of a lease, or its failure."""
     _renewals.labels(result).inc()
 
 
-def ended(outcome: str, cause: str | None = None) -> None:
-    """Count an attempt's end: the state that the job has now, or `abandoned`; from now on nothing trains."""
+def count_attempt(outcome: str, cause: str | None = None) -> None:
+    """Count an attempt that ended, by the job's state or `abandoned`; from now on nothing trains."""
     global _last
-    _attempts.labels(outcome, bounded(cause)).inc()
+    _attempts.labels(outcome, label_of(cause)).inc()
     _images_per_second.set(0)
     _last = None
 
 
-def bounded(cause: str | None) -> str:
-    """A cause as a label: exit codes and types of our own errors, of which there are many, are one word each."""
+def label_of(cause: str | None) -> str:
+    """The label of a cause: `exit` for all exit codes, `worker` for all types of the worker's own errors."""
     if cause is None:
         return ""
     if cause.startswith("exit_"):
@@ -80,8 +80,8 @@ def bounded(cause: str | None) -> str:
     return cause if cause.startswith("SIG") or cause.islower() else "worker"
 
 
-def progressed(progress: Progress) -> None:
-    """Count the steps since the engine's last report of the same phase and student."""
+def count_steps(progress: Progress) -> None:
+    """Count the steps since the engine's last progress in the same phase and network."""
     global _last
     now = time.monotonic()
     if progress.examples_per_second is not None:
@@ -94,12 +94,12 @@ def progressed(progress: Progress) -> None:
     _last = (progress.phase, progress.network, progress.step, now)
 
 
-def wrote(events: int) -> None:
+def count_events(events: int) -> None:
     """Count events written."""
     _events.inc(events)
 
 
-def stored(what: Literal["artifact", "checkpoint"], size: int) -> None:
+def count_file(what: Literal["artifact", "checkpoint"], size: int) -> None:
     """Count a file stored, of that many bytes."""
     _files.labels(what).inc()
     _bytes.labels(what).inc(size)

@@ -1,7 +1,7 @@
-"""What an engine may do on this machine: decided once, tried once, and told when a worker starts.
+"""Confinement of engines on this machine: decided once, tried once, and logged when a worker starts.
 
-`retort.confine` has the means. Before an engine starts, all that does not depend on its job is taken from it; with its
-order it gets what its job leaves it, and takes the rest from itself once what is published was fetched.
+`retort.confine` has the means. Before an engine starts, all rights that do not depend on its job are taken from it; its
+order names those that its job leaves it, and it gives up the rest once what is published was fetched.
 """
 
 from __future__ import annotations
@@ -26,23 +26,24 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import retort
 from retort import confine
+from retort.order import Confinement, FileRights
+from retort.spec import Spec
 from service.settings import SECRETS_DIR, Settings
 from worker.machine import first_gpu, memory
 
-HANDED_ON = re.compile(
+PASSED_ON = re.compile(
     r"^(PATH|LANG|LANGUAGE|LC_\w+|TZ|LD_(LIBRARY_PATH|PRELOAD)|MALLOC_\w+|GLIBC_TUNABLES|PYTHON\w+|VIRTUAL_ENV"
     r"|(CUDA|CUBLAS|CUDNN|NVIDIA|NCCL|HIP|HSA|ROCR|ROCM|MIOPEN|OMP|GOMP|KMP|MKL|OPENBLAS|ONEDNN|DNNL|BLIS|VECLIB"
     r"|NUMEXPR|TORCH\w*|PYTORCH|ATEN)_\w+|HF_(HOME|ENDPOINT|HUB_\w+)|SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE"
     r"|(?i:https?_proxy|no_proxy|all_proxy))$"
 )
-"""Names in our environment that an engine needs; all others stay here."""
+"""Names of variables that an engine gets from the worker's environment; it gets no others."""
 SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|API_?KEY|ACCESS_KEY", re.IGNORECASE)
 WITH_PASSWORD = re.compile(r"^\w+://[^/@]*@")
-"""A proxy's address that holds a secret."""
+"""An address, of a proxy say, that holds a password."""
 
 SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/opt", "/nix/store", "/gnu/store", "/proc", "/sys"),
@@ -53,89 +54,116 @@ SYSTEM = (
     *("/etc/locale.conf", "/run/systemd/resolve", "/run/nvidia-persistenced"),
     *("/dev/random", "/dev/urandom", "/dev/zero", "/dev/full"),
 )  # fmt: skip
-"""What programs read anywhere; what may hold secrets, like the rest of /etc, /home, /root, /tmp and /var, is not."""
+"""Paths that programs read on any system; not those that may hold secrets, as the rest of /etc, /home, /tmp, /var."""
 DEVICES = re.compile(r"^(nvidia.*|kfd|dri|dxg|null)$")
 SHARED_MEMORY = "/dev/shm"
 
 FILES = 4096
-"""How many files may be open at once."""
+"""Files that may be open at once."""
 TASKS, TASKS_A_CORE = 4096, 32
-"""How many processes and threads an engine may have, beside those that its user has already: engines in other
-containers, which cannot be seen from here, may have the same user."""
+"""Processes and threads of an engine, beside those that its user has already: engines in other containers, which
+cannot be seen from here, may have the same user."""
 TRY_SECONDS = 120.0
 TRIAL = """
-import json, ssl, sys, tempfile
-import pydantic
+import ssl, sys, tempfile
 from retort.confine import enter
-enter(json.loads(sys.argv[1]))
+from retort.order import Confinement
+enter(**Confinement.model_validate_json(sys.argv[1]).model_dump())
 tempfile.TemporaryFile().write(b"x")
 """
-"""What an engine must be able to do, to begin with."""
+"""A program that does what any engine must be able to do."""
 TRIAL_ON_GPU = f"{TRIAL}\nimport torch\ntorch.zeros(1, device='cuda').sum().item()"
-"""The same where there is a GPU: one that cannot be used would not be seen."""
+"""The same where there is a GPU, to see whether it can be used."""
 TRIALS = (("user",), ("files",), ("limits",), ("network",), ("calls",), ("memory",), ("privileges",))
-"""What is left out when no engine starts with all that the system offers, in this order."""
+"""Promises left out, in this order, when no engine starts with all that the system offers."""
 SCRATCH = "scratch"
 YOUNG_SECONDS = 60.0
-"""How long a new folder is left alone by who sweeps."""
+"""Seconds for which a new folder is not swept."""
 
 log = logging.getLogger(__name__)
 
 
+class UserIds(Spec):
+    """Ids of another user."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+
+class Launch(Spec):
+    """Rights taken from an engine before it starts, as the JSON that `retort.confine` reads."""
+
+    limits: dict[str, int] | None
+    """Resource limits by the names of setrlimit(2)."""
+    memory: bool
+    """Whether the kernel ends it before others when memory runs out."""
+    user: UserIds | None
+    """User that it becomes."""
+    privileges: bool
+    """Whether it gives up capabilities, and gains none."""
+    files: FileRights | None
+    """Files that it may use; null leaves them all."""
+    calls: bool
+    """Whether system calls that no computation needs are refused."""
+    network: bool = False
+    """Whether sockets are refused from the start."""
+
+
 @dataclass(frozen=True)
 class Sandbox:
-    """What of all that can be had here, and what not."""
+    """Confinement as this machine allows it."""
 
     settings: Settings
     user: pwd.struct_passwd | None
-    """Who engines run as; None is this worker's own user."""
+    """User of the engines; None is this worker's own user."""
     missing: Mapping[str, str]
-    """Why something does not hold, by its name in PROMISES."""
+    """Reasons by names in PROMISES that do not hold."""
     also: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Further files, with what may be done with them."""
+    """Further files, by the fields of FileRights."""
 
     def cell(self) -> Cell:
-        """A place for one engine."""
+        """A home for one engine."""
         if self.user is not None:
             storage = self.settings.storage
             _let_pass(storage, *(storage / name for name in (SCRATCH, "jobs", "teacher_outputs", "cache")))
         return Cell(self, _scratch(self.settings.storage, self.user))
 
     def without(self, missing: Mapping[str, str]) -> Sandbox:
-        """The same without that, for those reasons."""
+        """The same without those promises, for those reasons."""
         return Sandbox(self.settings, None if "user" in missing else self.user, missing, self.also)
 
     def holds(self, name: str) -> bool:
         return name not in self.missing
 
-    def start(self, scratch: Path | None) -> dict[str, Any]:
-        """What is taken from an engine before it starts, as `retort.confine` reads it."""
+    def launch(self, scratch: Path | None) -> Launch:
+        """Rights taken from an engine before it starts."""
         user = self.user
-        return {
-            "limits": self._limits() if self.holds("limits") else None,
-            "memory": self.holds("memory"),
-            "user": {"uid": user.pw_uid, "gid": user.pw_gid, "groups": _device_groups()} if user else None,
-            "privileges": self.holds("privileges"),
-            "files": self._files(scratch) if self.holds("files") else None,
-            "calls": self.holds("calls"),
-        }
+        return Launch(
+            limits=self._limits() if self.holds("limits") else None,
+            memory=self.holds("memory"),
+            user=UserIds(uid=user.pw_uid, gid=user.pw_gid, groups=tuple(_device_groups())) if user else None,
+            privileges=self.holds("privileges"),
+            files=self._files(scratch) if self.holds("files") else None,
+            calls=self.holds("calls"),
+        )
 
-    def work(self, scratch: Path, writes: Sequence[Path]) -> dict[str, Any]:
-        """What an engine keeps once it has a job: the order's words for it."""
+    def confinement(self, scratch: Path, writes: Sequence[Path]) -> Confinement:
+        """Rights that an engine keeps once it has a job."""
         files = None
         if self.holds("files"):
-            files = {
-                "list": [str(_root())],
-                "read": [*self._readable(), *map(str, self.caches().values())],
-                "write": [*map(str, (scratch, *writes)), *self.also.get("write", ())],
-                "use": _devices(),
-            }
+            files = FileRights(
+                list=(str(_root()),),
+                read=(*self._readable(), *map(str, self.caches().values())),
+                write=(*map(str, (scratch, *writes)), *self.also.get("write", ())),
+                use=tuple(_devices()),
+            )
         room = shutil.disk_usage(scratch).free
         limits = {"RLIMIT_FSIZE": room} if self.holds("limits") else {}
-        return {"files": files, "network": not self.holds("network"), "limits": limits}
+        return Confinement(files=files, network=not self.holds("network"), limits=limits)
 
     def caches(self) -> dict[str, Path]:
-        """Folders of what was fetched from outside, which all jobs share, by the variable that names them."""
+        """Folders of published files, which all jobs share, by the variables that name them."""
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         if self.user is not None:
             home = self.settings.storage / "cache"
@@ -145,8 +173,8 @@ class Sandbox:
         return {name: Path(os.environ.get(name) or folder) for name, folder in named.items()}
 
     def environment(self, scratch: Path) -> dict[str, str]:
-        """What an engine sees of our environment, with places of its own."""
-        kept = needed(os.environ, self.settings.engine_environment)
+        """The environment of an engine, with folders of its own."""
+        kept = allowed_environment(os.environ, self.settings.engine_environment)
         root = str(_root())
         if not any(root == folder for folder in _packages()):
             kept["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
@@ -160,34 +188,34 @@ class Sandbox:
             "RLIMIT_NOFILE": FILES,
             "RLIMIT_NPROC": tasks + TASKS + TASKS_A_CORE * (os.cpu_count() or 1),
             "RLIMIT_FSIZE": shutil.disk_usage(self.settings.storage).total,
-            # What a driver of GPUs reserves counts as if it were used.
+            # Addresses that a GPU's driver reserves would count as used.
             **({} if first_gpu() else {"RLIMIT_DATA": memory()}),
         }
 
     def _readable(self) -> list[str]:
-        """Programs and libraries, and what recipes may name; nothing that holds anything of ours."""
+        """Programs, libraries and data roots, without folders that hold anything of the service."""
         settings = self.settings
         ours = (settings.data_dir, settings.storage, _sqlite_file(settings), _secrets_folder())
         private = [Path(os.path.realpath(each)) for each in ours if each is not None]
         readable = [*_programs(), *settings.data_roots]
-        kept = [str(path) for folder in readable for path in around(folder, private)]
+        kept = [str(path) for folder in readable for path in parts_outside(folder, private)]
         return [*kept, *self.also.get("read", ())]
 
-    def _files(self, scratch: Path | None) -> dict[str, list[str]]:
+    def _files(self, scratch: Path | None) -> FileRights:
         storage = self.settings.storage
         work = [storage / "jobs", storage / "teacher_outputs", *self.caches().values()]
         for folder in work:
             folder.mkdir(parents=True, exist_ok=True)
-        return {
-            "list": [str(_root())],
-            "read": self._readable(),
-            "write": [*map(str, filter(None, (*work, scratch))), SHARED_MEMORY, *self.also.get("write", ())],
-            "use": _devices(),
-        }
+        return FileRights(
+            list=(str(_root()),),
+            read=tuple(self._readable()),
+            write=(*map(str, filter(None, (*work, scratch))), SHARED_MEMORY, *self.also.get("write", ())),
+            use=tuple(_devices()),
+        )
 
 
 class Cell:
-    """The place of one engine: a folder that is its home, for what it leaves lying about, and gone with it."""
+    """The sandbox of one engine, with a folder that is its home and is removed with it."""
 
     def __init__(self, sandbox: Sandbox, scratch: Path) -> None:
         self._sandbox = sandbox
@@ -196,19 +224,19 @@ class Cell:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def command(self, command: Sequence[str]) -> list[str]:
-        """What starts that command, confined. Raises FileNotFoundError when there is no such program."""
+        """The command line that starts a command confined. Raises FileNotFoundError when there is no such program."""
         if shutil.which(command[0]) is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), command[0])
-        return [*LAUNCHER, json.dumps(self._sandbox.start(self.scratch)), *command]
+        return [*LAUNCHER, self._sandbox.launch(self.scratch).model_dump_json(), *command]
 
     def environment(self) -> dict[str, str]:
         return self._sandbox.environment(self.scratch)
 
-    def admit(self, writes: Sequence[Path]) -> dict[str, Any]:
-        """Let the engine into its job's folders, which no other user can enter; what its order says of it.
+    def admit(self, writes: Sequence[Path]) -> Confinement:
+        """Let the engine into its job's folders, which no other user can enter; returns its order's confinement.
 
-        `writes` are folders of its own from now on, with all that earlier attempts left in them. The first was made
-        for it, and lends it files of ours.
+        The engine's user owns `writes` from now on, with all that earlier attempts left in them. The first was made
+        for this attempt, and has files of the worker to read.
         """
         user = self._sandbox.user
         for folder in writes:
@@ -217,7 +245,7 @@ class Cell:
             if user is not None:
                 _let_pass(folder.parent)
                 _give(folder, user, lends=folder == writes[0])
-        return self._sandbox.work(self.scratch, writes)
+        return self._sandbox.confinement(self.scratch, writes)
 
     def clear(self) -> None:
         """Remove it."""
@@ -238,13 +266,13 @@ PROMISES = {
     "calls": "no way out of its process group, no look into other processes",
     "network": "no network once what is published was fetched",
 }
-"""What is taken from an engine, in words."""
+"""Promises about an engine, as they are logged."""
 WALLS = ("files", "calls", "network")
-"""What any system of today has; where it is missing, somebody should know."""
+"""Promises that any system of today can hold; a missing one is a warning."""
 
 
 def prepare(settings: Settings, also: Mapping[str, tuple[str, ...]] | None = None) -> Sandbox:
-    """Find out what can be had here, by trying it."""
+    """Find out what this machine allows, by trying it."""
     if not settings.engine_confined:
         return Sandbox(settings, None, dict.fromkeys(PROMISES, "RETORT_ENGINE_CONFINED is off"), also or {})
     user, missing = _other_user(settings)
@@ -265,29 +293,29 @@ def prepare(settings: Settings, also: Mapping[str, tuple[str, ...]] | None = Non
 
 
 _tried: dict[pwd.struct_passwd | None, dict[str, str]] = {}
-"""What cannot be had, by the user that engines would be: asked once, for it takes a moment."""
+"""Promises that cannot be held and why, by the engines' user; tried once, as that takes a moment."""
 
 
-def tell(sandbox: Sandbox) -> None:
-    """Say in the log what holds and what does not."""
+def log_sandbox(sandbox: Sandbox) -> None:
+    """Log the promises that hold and those that do not."""
     log.info("an engine here has: %s", "; ".join(words for name, words in PROMISES.items() if sandbox.holds(name)))
     for name, why in sandbox.missing.items():
         level = logging.WARNING if name in WALLS else logging.INFO
         log.log(level, "an engine here does without: %s (%s)", PROMISES[name], why)
 
 
-def needed(environment: Mapping[str, str], further: Iterable[str] = ()) -> dict[str, str]:
-    """What an engine may see of an environment: users' files are read in it, so it gets what it needs and no secret."""
+def allowed_environment(environment: Mapping[str, str], further: Iterable[str] = ()) -> dict[str, str]:
+    """The part of an environment that an engine needs and that holds no secret: hostile files are read in it."""
     named = set(further)
     return {
         name: value
         for name, value in environment.items()
-        if name in named or (HANDED_ON.match(name) and not SECRET.search(name) and not WITH_PASSWORD.match(value))
+        if name in named or (PASSED_ON.match(name) and not SECRET.search(name) and not WITH_PASSWORD.match(value))
     }
 
 
-def around(folder: Path, private: Sequence[Path]) -> Iterator[Path]:
-    """That folder, or what is in it but for what is private."""
+def parts_outside(folder: Path, private: Sequence[Path]) -> Iterator[Path]:
+    """The folder itself, or the largest parts of it that hold nothing private."""
     folder = Path(os.path.realpath(folder))
     if any(folder.is_relative_to(each) for each in private):
         return
@@ -296,11 +324,11 @@ def around(folder: Path, private: Sequence[Path]) -> Iterator[Path]:
         return
     with suppress(OSError):
         for inner in folder.iterdir():
-            yield from around(inner, private)
+            yield from parts_outside(inner, private)
 
 
 def sweep_scratch(storage: Path) -> None:
-    """Remove what engines left whose worker was killed."""
+    """Remove homes of engines whose worker was killed."""
     for folder in (storage / SCRATCH).glob("*"):
         with suppress(OSError):
             opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -322,14 +350,14 @@ def _scratch(storage: Path, user: pwd.struct_passwd | None) -> Path:
 
 
 def _let_pass(*folders: Path) -> None:
-    """Make folders of ours such that other users can enter what is theirs in it, and list nothing."""
+    """Let other users pass through the worker's folders to their own, without listing them."""
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(folder.stat().st_mode & 0o7777 | 0o011)
 
 
 def _other_user(settings: Settings) -> tuple[pwd.struct_passwd | None, dict[str, str]]:
-    """Whom to be, or why not."""
+    """The user of engines, or the reason why it is the worker's own."""
     if os.geteuid() != 0:
         return None, {"user": f"this worker is not root: its engines have its own user id, {os.geteuid()}"}
     if settings.engine_user in ("", "root"):
@@ -339,40 +367,41 @@ def _other_user(settings: Settings) -> tuple[pwd.struct_passwd | None, dict[str,
     try:
         return pwd.getpwnam(settings.engine_user), {}
     except KeyError:
-        return None, {"user": f"this machine has no user {settings.engine_user}, whom RETORT_ENGINE_USER names"}
+        return None, {"user": f"this machine has no user {settings.engine_user}, which RETORT_ENGINE_USER names"}
 
 
 def _try(wanted: Sandbox) -> dict[str, str]:
-    """What cannot be had, and why: each step is tried, then whether a program starts under all that can be had."""
+    """Reasons by promises that cannot be held: each step is tried, then a program is started under all that can be."""
     failed = _try_steps(wanted)
     trial = TRIAL_ON_GPU if first_gpu() else TRIAL
-    said = _try_program(wanted, failed, trial)
-    if said is not None and first_gpu() and _try_program(wanted, dict.fromkeys(PROMISES, ""), trial) is not None:
-        trial = TRIAL  # that GPU cannot be used at all, which is not for us to say
-        said = _try_program(wanted, failed, trial)
+    reason = _try_program(wanted, failed, trial)
+    if reason is not None and first_gpu() and _try_program(wanted, dict.fromkeys(PROMISES, ""), trial) is not None:
+        trial = TRIAL  # that GPU cannot be used at all, which the engine will report
+        reason = _try_program(wanted, failed, trial)
     # One thing is left out, then two, until it starts.
     for left_out in (*TRIALS, *combinations(("user", "files", "limits", "network", "calls"), 2)):
-        if said is None:
+        if reason is None:
             return failed
         if not failed.keys() & set(left_out):
-            without = failed | dict.fromkeys(left_out, f"no engine starts with it: {said}")
+            without = failed | dict.fromkeys(left_out, f"no engine starts with it: {reason}")
             if _try_program(wanted, without, trial) is None:
                 return without
-    return dict.fromkeys(PROMISES, f"no engine starts with it: {said}") if said else failed
+    return dict.fromkeys(PROMISES, f"no engine starts with it: {reason}") if reason else failed
 
 
 def _try_steps(wanted: Sandbox) -> dict[str, str]:
     cell = wanted.cell()
     try:
-        said = _run(cell, [*LAUNCHER, "--try", json.dumps({**wanted.start(cell.scratch), "network": True})])
+        launch = wanted.launch(cell.scratch).model_copy(update={"network": True})
+        result = _run(cell, [*LAUNCHER, "--try", launch.model_dump_json()])
     finally:
         cell.clear()
-    failed: dict[str, str] = json.loads(said.stdout) if said.returncode == 0 else {}
-    return failed if said.returncode == 0 else dict.fromkeys(PROMISES, _last_line(said))
+    failed: dict[str, str] = json.loads(result.stdout) if result.returncode == 0 else {}
+    return failed if result.returncode == 0 else dict.fromkeys(PROMISES, _last_line(result))
 
 
 def _try_program(wanted: Sandbox, failed: Mapping[str, str], trial: str) -> str | None:
-    """Why no program starts in that sandbox; None when one does."""
+    """The reason why no program starts in that sandbox; None when one does."""
     sandbox = wanted.without(failed)
     cell = sandbox.cell()
     try:
@@ -380,13 +409,13 @@ def _try_program(wanted: Sandbox, failed: Mapping[str, str], trial: str) -> str 
             for folder in sandbox.caches().values():
                 folder.mkdir(parents=True, exist_ok=True)
                 _give(folder, sandbox.user)
-        work = json.dumps(sandbox.work(cell.scratch, ()))
-        said = _run(cell, cell.command([sys.executable, "-c", trial, work]))
+        confinement = sandbox.confinement(cell.scratch, ()).model_dump_json()
+        result = _run(cell, cell.command([sys.executable, "-c", trial, confinement]))
     except subprocess.TimeoutExpired:
         return f"it did not come to an end within {TRY_SECONDS:g} s"
     finally:
         cell.clear()
-    return None if said.returncode == 0 else _last_line(said)
+    return None if result.returncode == 0 else _last_line(result)
 
 
 def _run(cell: Cell, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
@@ -396,14 +425,14 @@ def _run(cell: Cell, command: Sequence[str]) -> subprocess.CompletedProcess[str]
     )  # fmt: skip
 
 
-def _last_line(said: subprocess.CompletedProcess[str]) -> str:
-    return (said.stderr.strip().splitlines() or [f"exit code {said.returncode}"])[-1]
+def _last_line(result: subprocess.CompletedProcess[str]) -> str:
+    return (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
 
 
 def _give(folder: Path, user: pwd.struct_passwd, *, lends: bool = False) -> None:
     """Make that user the owner of a folder and all that is in it, but for files that have other names elsewhere.
 
-    A folder that `lends` those lets the user read them; in others they could be links to what is none of its business.
+    A folder that `lends` those lets the user read them; in others they could be links to files of others.
     """
     os.chown(folder, user.pw_uid, user.pw_gid, follow_symlinks=False)
     for place, folders, files in os.walk(folder):
@@ -418,7 +447,7 @@ def _give(folder: Path, user: pwd.struct_passwd, *, lends: bool = False) -> None
 
 
 def _programs() -> Iterator[Path]:
-    """Where programs and libraries lie that an engine needs."""
+    """Folders of programs and libraries that an engine needs."""
     yield from map(Path, SYSTEM)
     yield from map(Path, {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix})
     yield Path(os.path.realpath(sys.executable)).parent
@@ -441,7 +470,7 @@ def _packages() -> list[str]:
 
 
 def _root() -> Path:
-    """The folder that our packages lie in."""
+    """The folder of this project's packages."""
     return Path(retort.__file__).parent.parent
 
 
@@ -462,7 +491,7 @@ def _devices() -> list[str]:
 
 @cache
 def _device_groups() -> list[int]:
-    """The groups whose members alone may use a GPU here: render and video, say."""
+    """Groups whose members alone may use a GPU here: render and video, say."""
     groups = set()
     for name in _devices():
         for place in (Path(name), *Path(name).glob("*")):
@@ -473,11 +502,11 @@ def _device_groups() -> list[int]:
 
 
 def _tasks_of(uid: int) -> int:
-    """How many processes and threads a user has."""
+    """Processes and threads of a user."""
     count = 0
     for process in filter(str.isdigit, os.listdir("/proc")):
         with suppress(OSError, KeyError, ValueError):
-            said = dict(line.split(":", 1) for line in Path("/proc", process, "status").read_text().splitlines())
-            if int(said["Uid"].split()[0]) == uid:
-                count += int(said["Threads"])
+            status = dict(line.split(":", 1) for line in Path("/proc", process, "status").read_text().splitlines())
+            if int(status["Uid"].split()[0]) == uid:
+                count += int(status["Threads"])
     return count

@@ -1,4 +1,4 @@
-"""Where an attempt works: its directory, the checkpoints of this and earlier attempts, and weights of earlier jobs."""
+"""The folders of an attempt: its own, the checkpoints of all attempts, and the weights and inputs fetched for it."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from service.jobs.models import TERMINAL, Job
 from service.models.models import record_of
 from service.models.repository import find as find_model
 from service.workers.repository import Claim
-from worker.inputs import Cache, Check, InputMissing
+from worker.inputs import Check, InputCache, InputMissing
 
 
 class WeightsMissing(Exception):
-    """A network that the recipe starts from is not there; the sentence says which."""
+    """A network that the recipe starts from is missing; the sentence names it."""
 
 
-class Shipped(BaseModel):
-    """A file that the engine left."""
+class ShippedFile(BaseModel):
+    """An artifact as the engine lists it."""
 
     name: str
     network: str | None
@@ -40,21 +40,21 @@ class Shipped(BaseModel):
     file: str
 
 
-SHIPPED = TypeAdapter(list[Shipped])
+SHIPPED_FILES = TypeAdapter(list[ShippedFile])
 LONGEST_LIST = 10_000_000
 
 
 @dataclass(frozen=True)
-class Desk:
+class Workspace:
     """The folders of one attempt."""
 
     job: Path
-    """All of the job's; it goes when the job ends."""
+    """All of the job's; removed when the job ends."""
     directory: Path
     """This attempt's own."""
 
     @classmethod
-    def of(cls, storage: Path, claim: Claim) -> Desk:
+    def of(cls, storage: Path, claim: Claim) -> Workspace:
         job = jobs_folder(storage) / claim.job_id
         return cls(job, job / f"attempt-{claim.fence}")
 
@@ -68,14 +68,14 @@ class Desk:
 
     @property
     def inputs(self) -> Path:
-        """What was fetched for the job: `<id>/<sha256>` for each stored thing that its spec names."""
+        """Files fetched for the job: `<id>/<sha256>` for each upload, data set and model that its spec names."""
         return self.directory / "inputs"
 
-    def set_up(self, claim: Claim, cache: Cache, check: Check) -> None:
+    def prepare(self, claim: Claim, cache: InputCache, check: Check) -> None:
         """Make the folders; fetch what the spec names, and checkpoints that another worker left.
 
-        Raises WeightsMissing and InputMissing, BlobGone when something was dropped meanwhile, and what `check` does,
-        which is asked while much is fetched.
+        Calls `check` between chunks and raises what it raises; else WeightsMissing, InputMissing, or BlobGone when a
+        blob was deleted meanwhile.
         """
         for folder in (self.checkpoints, self.weights):
             folder.mkdir(parents=True, exist_ok=True)
@@ -92,8 +92,8 @@ class Desk:
                 cache.put(claim.project_id, stored_id, self.inputs / stored_id, check)
         self._fetch_checkpoints(claim.job_id)
 
-    def _fetch_model(self, project_id: str, model_id: str, cache: Cache, check: Check) -> None:
-        """A network that a user brought, and the record that says what it is."""
+    def _fetch_model(self, project_id: str, model_id: str, cache: InputCache, check: Check) -> None:
+        """Fetch a user model and write its record beside it."""
         folder = self.weights / model_id
         cache.put(project_id, model_id, folder, check)
         with reading() as session:
@@ -110,52 +110,52 @@ class Desk:
         for checkpoint, blob in stored:
             target = self.checkpoints / checkpoint.file
             if not target.exists():
-                # An engine reads files by their whole name, so that one half fetched is none.
+                # An engine reads files by their whole name, so that a half fetched one is not read.
                 draft = self.directory / "checkpoint.part"
                 with draft.open("wb") as file:
                     _copy(blob, file)
                 draft.rename(target)
 
     def fetched(self) -> list[Path]:
-        """The folder of inputs, if there are any: to the engine it is one more root of data."""
+        """The folder of inputs if there are any, as one more data root of the engine."""
         return [self.inputs] if self.inputs.is_dir() else []
 
-    def shipped(self) -> Iterator[tuple[Shipped, Path]]:
-        """The files that the engine left. Raises OSError or ValueError when they are not as it says."""
+    def shipped(self) -> Iterator[tuple[ShippedFile, Path]]:
+        """The engine's artifacts. Raises OSError or ValueError when its list is wrong."""
         with open_left(self.directory / "artifacts.json") as listed:
             content = listed.read(LONGEST_LIST + 1)
         if len(content) > LONGEST_LIST:
             raise ValueError(f"its list of files is longer than {LONGEST_LIST:,} bytes")
-        for shipped in SHIPPED.validate_json(content):
+        for shipped in SHIPPED_FILES.validate_json(content):
             file = (self.directory / shipped.file).resolve()
             if not file.is_relative_to(self.directory.resolve()):
                 raise ValueError(f"the engine names the file {shipped.file!r}, which lies outside its directory")
             yield shipped, file
 
     def clear(self, *, ended: bool) -> None:
-        """Remove this attempt's folder, and all of the job's when it has ended."""
+        """Remove this attempt's folder, or all of the job's when it has `ended`."""
         shutil.rmtree(self.job if ended else self.directory, ignore_errors=True)
 
 
 def open_left(path: Path) -> BinaryIO:
-    """Open a file that an engine left, which may have been led astray by what it read.
+    """Open a file that an engine left; hostile input may have taken the engine over.
 
-    Raises OSError when it is a link, and ValueError when it is no file: a pipe would hold up who opens it.
+    Raises OSError when it is a link, and ValueError when it is not a regular file: opening a pipe would block.
     """
     opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(opened).st_mode):
         os.close(opened)
-        raise ValueError(f"{path.name} is no regular file")
+        raise ValueError(f"{path.name} is not a regular file")
     return os.fdopen(opened, "rb")
 
 
 def jobs_folder(storage: Path) -> Path:
-    """Where every job has a folder while it lives."""
+    """The folder with a folder for each job that has not ended."""
     return storage / "jobs"
 
 
 def sweep_folders(storage: Path, grace_seconds: float) -> int:
-    """Remove folders of jobs that ended or are gone, once nothing was put into them for that long; gives how many."""
+    """Remove folders of jobs that ended or were deleted and that did not change for that long; returns their number."""
     count = 0
     for folder in jobs_folder(storage).glob("job_*"):
         if time.time() - folder.stat().st_mtime >= grace_seconds and _is_over(folder.name):

@@ -1,20 +1,20 @@
-"""The engine as a program: a recipe in, or the spec of another kind of job; one record a line out.
+"""The engine as a program: an order in, one record a line out.
 
-    python -m retort.engine RECIPE.json OUT_DIR [--kind KIND] [--data-root DIR]... [--weights DIR]
-    torchrun --nproc-per-node N -m retort.engine RECIPE.json OUT_DIR [...]
+    python -m retort.engine SPEC.json OUT_DIR [--kind KIND] [--data-root DIR]... [--weights DIR]
+    torchrun --nproc-per-node N -m retort.engine SPEC.json OUT_DIR [...]
     python -m retort.engine --warm
 
-With --warm it imports all that a job needs, touches no GPU, and waits for one line of JSON on standard input that
-names its job. A line `finish` may follow; the end of standard input means that its parent is gone.
+With --warm it imports all that a job needs, touches no GPU, and waits for one line of standard input: its
+`retort.order.Order` as JSON. A line `finish` may follow; the end of standard input means that its parent is gone.
 
 SIGTERM asks it to leave a checkpoint and go. SIGUSR1 asks it to finish, as does the parent's line and `"finish": true`
 in its order: training ends with the step that is being computed, students that had not begun are left out, and the
 best of the others so far are tested and exported. A second signal changes nothing.
 
-Exit codes, all but the first with a last record that says why: 0 finished; 2 the recipe is impossible; 69 a download
-failed through the network; 71 the first batch does not fit into the device's memory; 72 memory ran out later;
-73 asked to finish before any student was trained; 74 the disk is full; 75 stopped by SIGTERM or by the parent's end,
-resumable, without such a record; anything else is a crash.
+Exit codes, all but the first with a last record that gives the reason: 0 finished; 2 the order or the spec is
+impossible; 69 a download failed through the network; 71 the first batch does not fit into the device's memory;
+72 memory ran out later; 73 asked to finish before any student was trained; 74 the disk is full; 75 stopped by SIGTERM
+or by the parent's end, resumable, without such a record; anything else is a crash.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from pkgutil import resolve_name
 from queue import SimpleQueue
 from typing import Any, NoReturn
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from retort import confine
-from retort.engine.causes import cause_of
+from retort.engine.causes import cause_of, wrong_at
 from retort.engine.checkpoint import are_there
-from retort.engine.context import RunPaths
 from retort.engine.event_log import EventLog, own_standard_output
 from retort.engine.fetch import fetch
 from retort.engine.group import ALONE, Group, join
@@ -51,29 +51,29 @@ from retort.engine.interrupt import (
     Stopped,
 )
 from retort.kinds import DISTILL, KINDS
+from retort.order import CacheDirectory, Order, Paths
 
 ORPHAN_SECONDS = 20.0
-"""How long a run may go on towards its checkpoint once its parent is gone."""
+"""Seconds for which a run may go on towards its checkpoint once its parent is gone."""
 LEAVING_SECONDS = 5.0
-"""How long a library's single call may hold up a stop where there is nothing to keep."""
+"""Seconds for which a library's single call may hold up a stop where there is nothing to keep."""
 
 
 def main() -> int:
-    """Run one recipe; returns the exit code."""
-    arguments = _arguments()
+    """Carry out one order; returns the exit code."""
+    arguments = _parse_arguments()
     event_log, interrupt, group = EventLog(own_standard_output()), Interrupt(), ALONE
-    cell: dict[str, Any] | None = None
-    _hear_signals(interrupt)
+    _handle_signals(interrupt)
     try:
         if arguments.warm:
             _warm_up()
-            kind, content, paths, cell = _from_parent(_await_order(interrupt), interrupt)
+            order = read_order(_wait_for_order(interrupt))
         else:
-            kind, content, paths = arguments.kind, *_from_arguments(arguments)
+            order = _order_of(arguments)
             group = join()
             if group.rank:
                 event_log = EventLog(os.open(os.devnull, os.O_WRONLY))
-        return carry_out(content, paths, event_log, interrupt, group, kind, cell)
+        return carry_out(order, event_log, interrupt, group)
     except Impossible as error:
         return _refuse(event_log, str(error), IMPOSSIBLE)
     except (Stopped, BrokenPipeError):
@@ -85,31 +85,23 @@ def main() -> int:
 
 
 def _warm_up() -> None:
-    """Have imported, while nobody waits, what a job's first steps would import: torch's compiler, for any optimizer."""
+    """Import beforehand what a job's first steps would import: torch's compiler, for any optimizer."""
     torch.optim.SGD([torch.zeros(1)])
 
 
-def carry_out(
-    content: bytes,
-    paths: RunPaths,
-    event_log: EventLog,
-    interrupt: Interrupt,
-    group: Group = ALONE,
-    kind: str = DISTILL,
-    cell: Mapping[str, Any] | None = None,
-) -> int:
-    """Do a job of that kind, its spec given as JSON; returns the exit code, having said why if it is not 0.
-
-    `cell` is what the engine keeps for it, as `retort.confine` reads it; without one it keeps all.
-    """
-    work = resolve_name(KINDS[kind].work)
+def carry_out(order: Order, event_log: EventLog, interrupt: Interrupt, group: Group = ALONE) -> int:
+    """Do the job of an order; returns the exit code, once the reason is in the event log if it is not 0."""
+    paths, kind = order.paths, KINDS[order.kind]
+    if order.finish:
+        interrupt.set_finish()
+    work = resolve_name(kind.work)
     try:
-        spec = KINDS[kind].spec.model_validate_json(content)
-        if cell is not None:
+        spec = kind.spec.model_validate_json(json.dumps(order.spec))
+        if order.confine is not None:
             with interrupt.at_once(nothing_to_keep=not are_there(paths.checkpoints)):
                 event_log.enter("preparing")
                 fetch(spec)
-            confine.enter(cell)
+            confine.enter(**order.confine.model_dump())
         work(spec, paths, event_log, interrupt, group)()
     except Stopped:
         return STOPPED
@@ -132,56 +124,55 @@ def _refuse(event_log: EventLog, sentence: str, code: int) -> int:
     return code
 
 
-def _arguments() -> argparse.Namespace:
+def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m retort.engine", description=__doc__.partition("\n")[0])
-    parser.add_argument("recipe", nargs="?", type=Path, help="recipe, or the spec of another kind, JSON")
+    parser.add_argument("spec", nargs="?", type=Path, help="recipe, or the spec of another kind, JSON")
     parser.add_argument("out", nargs="?", type=Path, help="directory for artifacts and checkpoints")
     parser.add_argument("--kind", choices=KINDS, default=DISTILL, help="kind of job that the spec is of")
-    parser.add_argument("--data-root", action="append", type=Path, default=[], help="folder that recipes may name")
-    parser.add_argument("--weights", type=Path, default=Path(), help="weights of earlier jobs")
-    parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="how often a checkpoint is written")
-    parser.add_argument("--store", type=Path, help="folder where outputs of teachers are kept for later runs")
-    parser.add_argument("--store-gib", type=float, default=20.0, help="how large that folder may grow")
-    parser.add_argument("--warm", action="store_true", help="wait for a job on standard input")
+    parser.add_argument("--data-root", action="append", type=Path, default=[], help="directory that specs may name")
+    parser.add_argument("--weights", type=Path, default=Path(), help="directory of networks of earlier jobs")
+    parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="seconds between two checkpoints")
+    parser.add_argument("--teacher-cache", type=Path, help="directory of cached teacher outputs, for later runs too")
+    parser.add_argument("--teacher-cache-gib", type=float, default=20.0, help="size up to which it may grow")
+    parser.add_argument("--warm", action="store_true", help="wait for an order on standard input")
     arguments = parser.parse_args()
-    if not arguments.warm and (arguments.recipe is None or arguments.out is None):
-        parser.error("RECIPE.json and OUT_DIR are needed, or --warm")
+    if not arguments.warm and (arguments.spec is None or arguments.out is None):
+        parser.error("SPEC.json and OUT_DIR are needed, or --warm")
     return arguments
 
 
-def _from_arguments(arguments: argparse.Namespace) -> tuple[bytes, RunPaths]:
-    paths = RunPaths(
-        directory=arguments.out,
-        checkpoints=arguments.out / "checkpoints",
-        weights=arguments.weights,
-        data_roots=tuple(arguments.data_root),
-        run="1",
-        checkpoint_seconds=arguments.checkpoint_seconds,
-        cache=arguments.store,
-        cache_bytes=int(arguments.store_gib * 2**30),
-    )
-    return arguments.recipe.read_bytes(), paths
+def _order_of(arguments: argparse.Namespace) -> Order:
+    """The order that the command line gives. Raises Impossible when the file is not a JSON object."""
+    cache = None
+    if arguments.teacher_cache is not None:
+        cache = CacheDirectory(path=arguments.teacher_cache, max_bytes=int(arguments.teacher_cache_gib * 2**30))
+    try:
+        return Order(
+            kind=arguments.kind,
+            spec=TypeAdapter(dict[str, Any]).validate_json(arguments.spec.read_bytes()),
+            paths=Paths(
+                directory=arguments.out,
+                checkpoints=arguments.out / "checkpoints",
+                weights=arguments.weights,
+                data_roots=tuple(arguments.data_root),
+                checkpoint_seconds=arguments.checkpoint_seconds,
+                teacher_cache=cache,
+            ),
+        )
+    except ValidationError as error:
+        raise Impossible(wrong_at("recipe", error)) from None
 
 
-def _from_parent(order: bytes, interrupt: Interrupt) -> tuple[str, bytes, RunPaths, dict[str, Any] | None]:
-    job: dict[str, Any] = json.loads(order)
-    if job.get("finish", False):
-        interrupt.set_finish()
-    paths = RunPaths(
-        directory=Path(job["directory"]),
-        checkpoints=Path(job["checkpoints"]),
-        weights=Path(job["weights"]),
-        data_roots=tuple(map(Path, job["data_roots"])),
-        run=job["run"],
-        checkpoint_seconds=job["checkpoint_seconds"],
-        cache=Path(job["store"]),
-        cache_bytes=job["store_bytes"],
-    )
-    return job.get("kind", DISTILL), json.dumps(job["spec"]).encode(), paths, job.get("confine")
+def read_order(line: bytes) -> Order:
+    """The order that a line holds. Raises Impossible when it is wrong."""
+    try:
+        return Order.model_validate_json(line)
+    except ValidationError as error:
+        raise Impossible(wrong_at("order", error)) from None
 
 
-def _hear_signals(interrupt: Interrupt) -> None:
-    """Obey SIGTERM and SIGUSR1, and end in time where the main thread is in a library's single call when it is told."""
+def _handle_signals(interrupt: Interrupt) -> None:
+    """Obey SIGTERM and SIGUSR1, and end in time where a library's single call holds up the main thread."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing)
@@ -189,30 +180,30 @@ def _hear_signals(interrupt: Interrupt) -> None:
     signal.signal(signal.SIGUSR1, interrupt.set_finish)
 
     def watch() -> None:
-        while heard := os.read(reading, 1):
-            if heard[0] == signal.SIGTERM:
+        while number := os.read(reading, 1):
+            if number[0] == signal.SIGTERM:
                 _in_time(LEAVING_SECONDS, lambda: interrupt.keeps_nothing)
 
     threading.Thread(target=watch, name="signals", daemon=True).start()
 
 
-def _await_order(interrupt: Interrupt) -> bytes:
-    """The first line that the parent says; what it says later becomes a signal. Raises Stopped when it says nothing."""
+def _wait_for_order(interrupt: Interrupt) -> bytes:
+    """The parent's first line; a later one becomes a signal. Raises Stopped when there is none."""
     orders: SimpleQueue[bytes] = SimpleQueue()
     main = threading.main_thread().ident
     assert main is not None
 
-    def listen() -> None:
+    def read() -> None:
         lines = _lines(0)
         orders.put(next(lines, b""))
         for line in lines:
             if line == b"finish":
                 signal.pthread_kill(main, signal.SIGUSR1)
-        # Nobody is left to hear this run: what takes long between two steps must not outlive its parent for long.
+        # Nothing reads this run's events any more: what takes long between two steps must not outlive the parent long.
         _in_time(ORPHAN_SECONDS, lambda: True)
         signal.pthread_kill(main, signal.SIGTERM)
 
-    threading.Thread(target=listen, name="parent", daemon=True).start()
+    threading.Thread(target=read, name="parent", daemon=True).start()
     with interrupt.at_once():
         order = orders.get()
     if not order:
@@ -221,7 +212,7 @@ def _await_order(interrupt: Interrupt) -> bytes:
 
 
 def _lines(descriptor: int) -> Iterator[bytes]:
-    """The whole lines that come, without their ends."""
+    """Whole lines as they come, without their ends."""
     rest = b""
     while block := os.read(descriptor, 65536):
         *whole, rest = (rest + block).split(b"\n")
@@ -241,7 +232,7 @@ def _in_time(seconds: float, ends: Callable[[], bool]) -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process as it is: to take apart what torch has built takes longer than many a stop may."""
+    """End the process as it is: taking apart what torch has built takes longer than many a stop may."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

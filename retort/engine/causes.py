@@ -52,12 +52,16 @@ def cause_of(error: Exception, places: tuple[Path, ...]) -> tuple[int, str] | No
     if isinstance(error, Unreachable):
         return UNREACHABLE, str(error)
     if isinstance(error, ValidationError):
-        found = error.errors(include_url=False)[0]
-        where = "/" + "/".join(map(str, found["loc"]))
-        return IMPOSSIBLE, f"the recipe is wrong at {where}: {found['msg']}"
+        return IMPOSSIBLE, wrong_at("recipe", error)
     if isinstance(error, Impossible | DatasetError | TaskError):
         return IMPOSSIBLE, str(error)
     return None
+
+
+def wrong_at(name: str, error: ValidationError) -> str:
+    """The first fault of something that was validated, as one sentence with a JSON pointer."""
+    found = error.errors(include_url=False)[0]
+    return f"the {name} is wrong at /{'/'.join(map(str, found['loc']))}: {found['msg']}"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -12,13 +12,13 @@ from retort.check import REPORT, Check
 from retort.dataset import LoadedDataset, Split
 from retort.engine import networks, user_weights
 from retort.engine.artifacts import Packer
-from retort.engine.context import RunPaths
 from retort.engine.evaluate import passes
 from retort.engine.event_log import EventLog
 from retort.engine.group import ALONE, Group
 from retort.engine.interrupt import Impossible, Interrupt
 from retort.engine.onnx_network import OnnxBody, completed, load_onnx
 from retort.network import Network
+from retort.order import Paths
 from retort.task import ModelTrial
 from retort.tasks import TASKS
 from retort.user_model import UserModel
@@ -31,7 +31,7 @@ class ModelCheck:
     """Carries out a check. Raises Impossible, DatasetError or Stopped."""
 
     def __init__(
-        self, spec: Check, paths: RunPaths, event_log: EventLog, interrupt: Interrupt, group: Group = ALONE
+        self, spec: Check, paths: Paths, event_log: EventLog, interrupt: Interrupt, group: Group = ALONE
     ) -> None:
         self.spec = spec
         self.paths = paths

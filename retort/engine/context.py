@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 
 import torch
 
@@ -22,6 +21,7 @@ from retort.engine.loading import on_device
 from retort.engine.teacher_cache import TeacherCache
 from retort.engine.trainer import TrainerContext
 from retort.engine.version_1 import Version1
+from retort.order import Paths
 from retort.recipe import Recipe, Training
 from retort.task import Task
 from retort.tasks import TASKS
@@ -32,32 +32,12 @@ STUDENTS = "students"
 
 
 @dataclass(frozen=True)
-class RunPaths:
-    """Where a run reads and writes."""
-
-    directory: Path
-    """This attempt's own: artifacts are left in it."""
-    checkpoints: Path
-    """Shared by all attempts at the same job."""
-    weights: Path
-    """What earlier jobs made and this recipe names: <job>/<network>.safetensors and .json."""
-    data_roots: tuple[Path, ...]
-    run: str
-    """Names the attempt in file names."""
-    checkpoint_seconds: float
-    cache: Path | None = None
-    """Where outputs of teachers are cached for later jobs of the same owner; None caches none."""
-    cache_bytes: int = 0
-    """How large that folder may grow."""
-
-
-@dataclass(frozen=True)
 class RunContext:
     """A recipe, resolved, with its data and with all that its stages read and write."""
 
     recipe: Recipe
     task: Task
-    paths: RunPaths
+    paths: Paths
     event_log: EventLog
     interrupt: Interrupt
     group: Group
@@ -139,7 +119,7 @@ def _deciding_json(recipe: Recipe) -> str:
 
 
 def prepare(
-    recipe: Recipe, paths: RunPaths, event_log: EventLog, interrupt: Interrupt, group: Group
+    recipe: Recipe, paths: Paths, event_log: EventLog, interrupt: Interrupt, group: Group
 ) -> tuple[RunContext, State | None]:
     """Load the data, validate the resolved recipe against them, and read the newest checkpoint, if there is one.
 
@@ -174,7 +154,8 @@ def prepare(
         Version1.of(_deciding_json(recipe), len(data.validation)),
     )
     train = on_device(data.train, group.device)
-    cache = TeacherCache(paths.cache, paths.cache_bytes, paths.run, warn) if paths.cache else None
+    cached = paths.teacher_cache
+    cache = TeacherCache(cached.path, cached.max_bytes, paths.run, warn) if cached else None
     saved = checkpoints.newest(group.device)
     if saved:
         event_log.replay(saved["events"])

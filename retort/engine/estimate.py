@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from itertools import pairwise
 from math import sqrt
 from pathlib import Path
@@ -20,7 +19,7 @@ from retort.engine import networks
 from retort.engine.artifacts import NetworkResult, Packer
 from retort.engine.checkpoint import State
 from retort.engine.compress import weights_dtype
-from retort.engine.context import RunContext, RunPaths, prepare, redoing, resolve_for
+from retort.engine.context import RunContext, prepare, redoing, resolve_for
 from retort.engine.distil import distil
 from retort.engine.epoch_plan import EpochPlan, TrainingExtent
 from retort.engine.evaluate import passes
@@ -35,6 +34,7 @@ from retort.estimate import REPORT, Estimate
 from retort.event import Kind
 from retort.method import NetworkSpec
 from retort.network import Network
+from retort.order import Paths
 from retort.recipe import Training
 
 WARM_UP = 3
@@ -145,10 +145,10 @@ class Estimation:
     """Carries out an estimate. Raises what a run raises; writes no checkpoint and caches no teacher outputs."""
 
     def __init__(
-        self, spec: Estimate, paths: RunPaths, event_log: EventLog, interrupt: Interrupt, group: Group = ALONE
+        self, spec: Estimate, paths: Paths, event_log: EventLog, interrupt: Interrupt, group: Group = ALONE
     ) -> None:
         self.recipe = resolve_for(spec.recipe.model_copy(update={"require_teacher": None}), group.device)
-        self.paths = replace(paths, cache=None)
+        self.paths = paths.model_copy(update={"teacher_cache": None})
         self.event_log = event_log
         self.interrupt = interrupt
         self.group = group

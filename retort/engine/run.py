@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from retort.engine.checkpoint import are_there
 from retort.engine.compress import compress
-from retort.engine.context import RunPaths, prepare, redoing, resolve_for
+from retort.engine.context import prepare, redoing, resolve_for
 from retort.engine.distil import distil
 from retort.engine.event_log import EventLog
 from retort.engine.export import export
@@ -13,6 +13,7 @@ from retort.engine.interrupt import Interrupt
 from retort.engine.report import evaluate
 from retort.engine.sections import SectionTrainer
 from retort.engine.teach import teach
+from retort.order import Paths
 from retort.recipe import Recipe
 
 
@@ -20,7 +21,7 @@ class Run:
     """Carries out a recipe. Raises Impossible, DatasetError or Stopped, or whatever else ended it."""
 
     def __init__(
-        self, recipe: Recipe, paths: RunPaths, event_log: EventLog, interrupt: Interrupt, group: Group = ALONE
+        self, recipe: Recipe, paths: Paths, event_log: EventLog, interrupt: Interrupt, group: Group = ALONE
     ) -> None:
         self.recipe = resolve_for(recipe, group.device)
         self.paths = paths

@@ -24,12 +24,12 @@ def metrics(session: Session, job_id: str) -> Metrics:
     """The curves of each network."""
     students: dict[str, dict[str, list[Point]]] = {}
     for body in repository.bodies(session, job_id, CURVES):
-        student = body.get("student")
-        if student is None:
+        network = body.get("network")
+        if network is None:
             continue
         for metric, value in (body.get("values") or {}).items():
             point = Point(phase=body["phase"], epoch=body.get("epoch"), step=body.get("step") or 0, value=value)
-            students.setdefault(student, {}).setdefault(metric, []).append(point)
+            students.setdefault(network, {}).setdefault(metric, []).append(point)
     return Metrics(students=students)
 
 

@@ -64,11 +64,11 @@ def main() -> None:
 
         serve()
     else:
+        from worker.app import agent
         from worker.app import main as work
-        from worker.app import shell
 
         # The stand-in lies with the tests, and notes what it did.
-        shell.files = {"read": (str(Path(__file__).parent),), "write": (os.environ["FAULTS_WORK"],)}
+        agent.files = {"read": (str(Path(__file__).parent),), "write": (os.environ["FAULTS_WORK"],)}
         work(json.loads(os.environ["FAULTS_ENGINE"]))
 
 

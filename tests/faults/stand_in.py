@@ -57,7 +57,7 @@ class Run:
         self.order = order
         self.seed = order["spec"]["training"]["data_seed"]
         self.steps = order["spec"]["training"]["epochs"]
-        self.checkpoints = Path(order["checkpoints"])
+        self.checkpoints = Path(order["paths"]["checkpoints"])
         self.step, self.said = self.newest()
 
     def __call__(self) -> int:
@@ -84,9 +84,9 @@ class Run:
             self.write_checkpoint()
 
     def note_work(self) -> None:
-        job_id = Path(self.order["directory"]).parent.name
+        job_id = Path(self.order["paths"]["directory"]).parent.name
         with Path(os.environ["FAULTS_WORK"], job_id).open("a") as notes:
-            notes.write(f"{self.order['run']} {self.step}\n")
+            notes.write(f"{self.order['paths']['run']} {self.step}\n")
 
     def newest(self) -> tuple[int, list[dict[str, Any]]]:
         for file in reversed(self.files()):
@@ -102,12 +102,12 @@ class Run:
     def write_checkpoint(self) -> None:
         number = max((int(file.name.partition("-")[0]) for file in self.files()), default=0) + 1
         content = json.dumps({"step": self.step, "said": self.said})
-        draft = self.checkpoints / f".{number:08d}-{self.order['run']}.draft"
+        draft = self.checkpoints / f".{number:08d}-{self.order['paths']['run']}.draft"
         with draft.open("w") as out:
             out.write(content)
             out.flush()
             os.fsync(out.fileno())
-        file = self.checkpoints / f"{number:08d}-{self.order['run']}-{name_of(content)}.safetensors"
+        file = self.checkpoints / f"{number:08d}-{self.order['paths']['run']}-{name_of(content)}.safetensors"
         draft.rename(file)
         for old in self.files()[:-KEPT]:
             old.unlink(missing_ok=True)
@@ -117,7 +117,7 @@ class Run:
         return sorted(self.checkpoints.glob("[0-9]*.safetensors"))
 
     def ship(self) -> None:
-        folder = Path(self.order["directory"], "artifacts")
+        folder = Path(self.order["paths"]["directory"], "artifacts")
         folder.mkdir()
         (folder / "student.safetensors").write_bytes(weights(self.seed, self.step))
         (folder / "student.json").write_text(json.dumps({"steps": self.step}))
@@ -126,7 +126,7 @@ class Run:
              "file": f"artifacts/{file.name}"}
             for file in folder.iterdir()
         ]  # fmt: skip
-        Path(self.order["directory"], "artifacts.json").write_text(json.dumps(listed))
+        Path(self.order["paths"]["directory"], "artifacts.json").write_text(json.dumps(listed))
 
 
 def name_of(content: str) -> str:

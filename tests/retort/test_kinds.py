@@ -9,11 +9,11 @@ from pkgutil import resolve_name
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from retort.engine.__main__ import _from_parent, carry_out
+from retort.engine.__main__ import carry_out
 from retort.engine.event_log import EventLog
 from retort.engine.interrupt import FINISHED, IMPOSSIBLE, Interrupt
-from retort.engine.run import RunPaths
 from retort.kinds import KINDS, Kind, KindName
+from retort.order import Order, Paths
 from retort.spec import Spec
 
 
@@ -21,7 +21,7 @@ from retort.spec import Spec
 def test_every_kind_has_a_class_in_the_engine_that_takes_what_it_is_given(kind: str) -> None:
     work = resolve_name(KINDS[kind].work)
     names = list(inspect.signature(work).parameters)
-    assert names[1:] == ["place", "event_log", "interrupt", "group"]
+    assert names[1:] == ["paths", "event_log", "interrupt", "group"]
     assert callable(work.__call__)
 
 
@@ -40,27 +40,21 @@ class Greeting(Spec):
 class Greeter:
     """Writes it down."""
 
-    def __init__(self, spec: Greeting, place: RunPaths, diary: EventLog, interrupt: Interrupt, group: object) -> None:
-        self.spec, self.place = spec, place
+    def __init__(self, spec: Greeting, paths: Paths, event_log: EventLog, interrupt: Interrupt, group: object) -> None:
+        self.spec, self.paths = spec, paths
 
     def __call__(self) -> None:
-        (self.place.directory / "said").write_text(self.spec.words)
+        (self.paths.directory / "said").write_text(self.spec.words)
 
 
 def test_the_engine_does_what_the_kind_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(KINDS, "greet", Kind(Greeting, f"{__name__}:Greeter"))
-    place = RunPaths(tmp_path, tmp_path, tmp_path, (), "1", 60)
+    paths = Paths(directory=tmp_path, checkpoints=tmp_path, weights=tmp_path)
     log = tmp_path / "log"
     with log.open("wb") as out:
-        diary = EventLog(out.fileno())
-        assert carry_out(b'{"words": "hello"}', place, diary, Interrupt(), kind="greet") == FINISHED
+        event_log = EventLog(out.fileno())
+        order = Order(kind="greet", spec={"words": "hello"}, paths=paths)
+        assert carry_out(order, event_log, Interrupt()) == FINISHED
         assert (tmp_path / "said").read_text() == "hello"
-        assert carry_out(b'{"sounds": "hello"}', place, diary, Interrupt(), kind="greet") == IMPOSSIBLE
-
-
-def test_an_order_without_a_kind_is_one_to_distil() -> None:
-    order = (
-        b'{%s "spec": {}, "directory": "", "checkpoints": "", "weights": "", "data_roots": [], "run": "1",'
-        b' "checkpoint_seconds": 1, "store": "", "store_bytes": 0}'
-    )
-    assert [_from_parent(order % said, Interrupt())[0] for said in (b"", b'"kind": "greet",')] == ["distill", "greet"]
+        order = Order(kind="greet", spec={"sounds": "hello"}, paths=paths)
+        assert carry_out(order, event_log, Interrupt()) == IMPOSSIBLE

@@ -1,4 +1,4 @@
-"""Jobs for the stand-in engine, and a shell that runs them in this process."""
+"""Jobs for the stand-in engine, and an agent that runs them in this process."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from service.jobs.models import TERMINAL, Job, State
 from service.settings import get_settings
 from tests.conftest import wait_until
 from tests.service.rows import RECIPE, add_job
-from worker.loop import Shell
+from worker.agent import Agent
 
 FILES = {"read": (str(Path(__file__).parents[2]),), "write": (tempfile.gettempdir(),)}
-"""Where the stand-ins lie, and where tests have them leave notes."""
+"""Folders of the stand-ins, and of the notes that tests have them leave."""
 STAND_IN = (sys.executable, str(Path(__file__).with_name("stand_in.py")))
 
 
@@ -31,14 +31,14 @@ def add_play(project_id: str, *play: tuple[str, Any], **values: Any) -> str:
 
 
 @contextmanager
-def running_shell() -> Iterator[Shell]:
-    shell = Shell(STAND_IN, FILES)
-    shell.start()
+def running_agent() -> Iterator[Agent]:
+    agent = Agent(STAND_IN, FILES)
+    agent.start()
     try:
-        yield shell
+        yield agent
     finally:
-        shell.stop()
-        assert shell.join(20), "the shell did not stop"
+        agent.stop()
+        assert agent.join(20), "the agent did not stop"
 
 
 def row(job_id: str) -> Job:

@@ -1,4 +1,4 @@
-"""A program that speaks like the engine and plays what the recipe says under `play`: a list of [verb, argument].
+"""A program with the engine's protocol that does the steps under `play` in the spec: a list of [verb, argument].
 
 Run by path, so it starts in a moment and needs nothing of ours.
 """
@@ -27,8 +27,8 @@ def say(**line: Any) -> None:
 
 def checkpoint(job: dict[str, Any], text: str) -> None:
     """Leave a checkpoint and say so."""
-    name = f"{len(list(Path(job['checkpoints']).iterdir())):04d}-{job['run']}.checkpoint"
-    Path(job["checkpoints"], name).write_text(text)
+    name = f"{len(list(Path(job['paths']['checkpoints']).iterdir())):04d}-{job['paths']['run']}.checkpoint"
+    Path(job["paths"]["checkpoints"], name).write_text(text)
     say(line="checkpoint", file=name, phase="distilling", step=1)
 
 
@@ -53,13 +53,13 @@ def train(job: dict[str, Any], seconds: float) -> None:
 
 
 def train_once(job: dict[str, Any], seconds: float) -> None:
-    if not any(Path(job["checkpoints"]).iterdir()):
+    if not any(Path(job["paths"]["checkpoints"]).iterdir()):
         train(job, seconds)
 
 
 def ship_checkpoint(job: dict[str, Any], _: None) -> None:
-    """Ship the newest checkpoint's text and whether it was told to finish."""
-    newest = max(Path(job["checkpoints"]).iterdir())
+    """Ship the newest checkpoint's text and whether it was asked to finish."""
+    newest = max(Path(job["paths"]["checkpoints"]).iterdir())
     ship(job, {"student.txt": newest.read_text(), "finish.txt": str(finishing.is_set())})
 
 
@@ -69,18 +69,18 @@ def sleep(job: dict[str, Any], seconds: float) -> None:
 
 
 def sleep_once(job: dict[str, Any], seconds: float) -> None:
-    if not any(Path(job["checkpoints"]).iterdir()):
+    if not any(Path(job["paths"]["checkpoints"]).iterdir()):
         sleep(job, seconds)
 
 
 def fail_once(job: dict[str, Any], code: int) -> None:
-    if not any(Path(job["checkpoints"]).iterdir()):
-        Path(job["checkpoints"], f"{job['run']}.checkpoint").write_text("")
+    if not any(Path(job["paths"]["checkpoints"]).iterdir()):
+        Path(job["paths"]["checkpoints"], f"{job['paths']['run']}.checkpoint").write_text("")
         os._exit(code)
 
 
 def ship(job: dict[str, Any], files: dict[str, str]) -> None:
-    folder = Path(job["directory"], "artifacts")
+    folder = Path(job["paths"]["directory"], "artifacts")
     folder.mkdir()
     for name, content in files.items():
         (folder / name).write_text(content)
@@ -88,12 +88,12 @@ def ship(job: dict[str, Any], files: dict[str, str]) -> None:
         {"name": name, "network": name.partition(".")[0], "media_type": "text/plain", "file": f"artifacts/{name}"}
         for name in files
     ]
-    Path(job["directory"], "artifacts.json").write_text(json.dumps(listed))
+    Path(job["paths"]["directory"], "artifacts.json").write_text(json.dumps(listed))
 
 
 def ship_weights(job: dict[str, Any], _: None) -> None:
     """Ship what was put into the weights folder, under its path."""
-    folder = Path(job["weights"])
+    folder = Path(job["paths"]["weights"])
     ship(job, {f.relative_to(folder).as_posix().replace("/", "."): f.read_text() for f in folder.rglob("*.*")})
 
 

@@ -20,11 +20,13 @@ from service.db import reading
 from service.jobs.models import State
 from service.wake_up import ring
 from tests.conftest import free_port, wait_until
+from tests.processes import kill_tree
 from tests.service.rows import add_job, add_project
 from tests.worker.plays import FILES, STAND_IN, add_play, alive, kinds, lines, row, wait_for_kind, wait_for_state
 from worker.engine_process import ENGINE
 
 Environment = Callable[..., None]
+HANG_SECONDS = 300
 METRICS = ("event", {"network": "student", "step": 1, "values": {"loss": 0.5}})
 
 
@@ -33,7 +35,7 @@ class Worker:
 
     def __init__(self, log: Path, engine: Sequence[str]) -> None:
         self.log = log
-        program = f"from worker import app; app.shell.files = {FILES}; app.main({list(engine)!r})"
+        program = f"from worker import app; app.agent.files = {FILES}; app.main({list(engine)!r})"
         with log.open("wb") as file:
             self.process = subprocess.Popen([sys.executable, "-c", program], stdout=file, stderr=file)
 
@@ -45,7 +47,7 @@ class Worker:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(HANG_SECONDS)
 
 
 Start = Callable[..., Worker]
@@ -61,9 +63,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     yield one
     for worker in workers:
-        if worker.process.poll() is None:
-            worker.process.kill()
-            worker.process.wait()
+        kill_tree(worker.process)
 
 
 @pytest.fixture(params=["embedded", pytest.param("full", marks=pytest.mark.server)])
@@ -80,17 +80,30 @@ def service(request: pytest.FixtureRequest, environment: Environment) -> Environ
     return environment
 
 
-def test_a_worker_hears_the_bell_and_ends_when_asked(service: Environment, start: Start) -> None:
+def test_a_worker_is_woken_up_tells_its_log_and_metrics_and_ends_on_a_signal(
+    service: Environment, start: Start
+) -> None:
+    port = free_port()
+    service(metrics_port=port)
     worker = start()
     worker.wait_ready()
-    time.sleep(0.5)
+    time.sleep(0.5)  # it has looked for jobs by itself, which it does again in a minute
     job_id = add_play(add_project(), METRICS, ("ship", {"student.txt": "weights"}))
     started = time.monotonic()
     ring()
     wait_for_state(job_id, State.succeeded, 30)
-    assert time.monotonic() - started < 30, "it was found by looking, not heard"
+    assert time.monotonic() - started < 30, "it was found by looking, not by the wake-up"
+    scraped = httpx2.get(f"http://127.0.0.1:{port}/metrics").text
+    assert {"retort_worker_claims", "process_resident_memory_bytes"} <= {
+        family.name for family in text_string_to_metric_families(scraped)
+    }
     assert worker.stop() == 0
     wait_until(lambda: worker.said("has stopped"), "it says so")
+    lines = [json.loads(line) for line in worker.log.read_text().splitlines()]
+    assert len({line["worker"] for line in lines}) == 1
+    assert {"worker.agent", "celery.apps.worker"} <= {line["logger"] for line in lines}
+    assert "celery.app.trace" not in {line["logger"] for line in lines}
+    assert {line["level"] for line in lines if line["logger"] != "py.warnings"} == {"info"}
 
 
 def test_a_stopped_worker_puts_its_job_back_and_another_finishes_it(service: Environment, start: Start) -> None:
@@ -133,7 +146,7 @@ def test_jobs_are_found_while_the_broker_is_down(sqlite_database: str, environme
     assert worker.stop() == 0
 
 
-def test_the_shell_is_one_thread_for_messages_and_no_torch() -> None:
+def test_the_worker_is_one_thread_for_messages_and_no_torch() -> None:
     program = """
 import sys
 from worker.app import app
@@ -142,28 +155,6 @@ assert app.conf.task_acks_late is False
 assert not {"torch", "numpy"} & set(sys.modules), "the engine's libraries are imported"
 """
     subprocess.run([sys.executable, "-c", program], check=True)
-
-
-def test_all_that_it_writes_is_json_and_its_metrics_can_be_read(
-    sqlite_database: str, environment: Environment, start: Start
-) -> None:
-    port = free_port()
-    environment(database_url=sqlite_database, metrics_port=port, look_seconds=0.2)
-    worker = start()
-    worker.wait_ready()
-    job_id = add_play(add_project(), METRICS, ("ship", {}))
-    ring()
-    wait_for_state(job_id, State.succeeded)
-    told = httpx2.get(f"http://127.0.0.1:{port}/metrics").text
-    assert {"retort_worker_claims", "process_resident_memory_bytes"} <= {
-        family.name for family in text_string_to_metric_families(told)
-    }
-    assert worker.stop() == 0
-    said = [json.loads(line) for line in worker.log.read_text().splitlines()]
-    assert len({line["worker"] for line in said}) == 1
-    assert {"worker.loop", "celery.apps.worker"} <= {line["logger"] for line in said}
-    assert "celery.app.trace" not in {line["logger"] for line in said}
-    assert {line["level"] for line in said if line["logger"] != "py.warnings"} == {"info"}
 
 
 def digits(epochs: int) -> dict[str, object]:
@@ -179,12 +170,17 @@ def digits(epochs: int) -> dict[str, object]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "service",
+    [pytest.param("full", marks=pytest.mark.server), pytest.param("embedded", marks=pytest.mark.long)],
+    indirect=True,
+)
 def test_a_real_job_runs_to_its_end(service: Environment, start: Start) -> None:
     service(lease_seconds=30, grace_seconds=20)
     start(ENGINE).wait_ready()
     job_id = add_job(add_project(), spec=digits(epochs=1))
     ring()
-    job = wait_for_state(job_id, State.succeeded, 240)
+    job = wait_for_state(job_id, State.succeeded, HANG_SECONDS)
     assert job.latest["student"]["test.accuracy"] > 0.05
     with reading() as session:
         names = {artifact.name for artifact, _ in artifacts_of(session, job_id)}
@@ -201,10 +197,10 @@ def test_a_real_job_survives_its_workers_death(
     environment(checkpoint_seconds=0.2)
     job_id = add_job(add_project(), spec=digits(epochs=40))
     first = start(ENGINE)
-    wait_until(lambda: row(job_id).phase == "distilling", "it distils", 240)
+    wait_until(lambda: row(job_id).phase == "distilling", "it distils", HANG_SECONDS)
     first.stop(signal.SIGKILL)
     start(ENGINE)
-    assert wait_for_state(job_id, State.succeeded, 240).fence == 2
+    assert wait_for_state(job_id, State.succeeded, HANG_SECONDS).fence == 2
     said = [line for line in lines(job_id) if line.key]
     assert len({line.key for line in said}) == len(said)
     assert {line.attempt for line in said if line.body["phase"] == "teaching"} == {1}, "the teacher is taught once"

@@ -25,7 +25,7 @@ from tests.worker.plays import (
     kinds,
     lines,
     row,
-    running_shell,
+    running_agent,
     wait_for_kind,
     wait_for_state,
 )
@@ -60,7 +60,7 @@ def error(job_id: str) -> dict[str, str]:
 METRICS = ("event", {"network": "student", "step": 1, "values": {"loss": 0.5}})
 
 
-def test_a_job_runs_to_success_with_its_diary_and_files(project_id: str) -> None:
+def test_a_job_runs_to_success_with_its_event_log_and_files(project_id: str) -> None:
     job_id = add_play(
         project_id,
         ("event", {"kind": "phase", "phase": "preparing"}),
@@ -69,7 +69,7 @@ def test_a_job_runs_to_success_with_its_diary_and_files(project_id: str) -> None
         ("progress", {"network": "student", "epoch": 1, "epochs": 2}),
         ("ship", {"student.txt": "weights", "empty.txt": ""}),
     )
-    with running_shell():
+    with running_agent():
         job = wait_for_state(job_id, State.succeeded)
     assert kinds(job_id) == ["claimed", "phase", "resolved", "metrics", "succeeded"]
     assert files(job_id) == {"student.txt": "weights", "empty.txt": ""}
@@ -88,23 +88,24 @@ def test_the_engine_gets_its_orders_and_no_secrets(
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     environment(data_roots='["/data"]', checkpoint_seconds=7)
     job_id = add_play(project_id, ("note", str(tmp_path / "orders.json")), ("ship", {}))
-    with running_shell():
+    with running_agent():
         wait_for_state(job_id, State.succeeded)
     orders = json.loads((tmp_path / "orders.json").read_text())
+    paths = orders["paths"]
     assert orders["spec"] == json.loads(json.dumps(row(job_id).spec))
     assert orders["kind"] == "distill"
-    assert orders["directory"] == str(job_folder(job_id) / "attempt-1")
-    assert orders["checkpoints"] == str(job_folder(job_id) / "checkpoints")
-    assert orders["weights"].startswith(orders["directory"])
-    assert orders["store"].endswith(f"/teacher_outputs/{project_id}")
-    assert (orders["data_roots"], orders["checkpoint_seconds"], orders["run"]) == (["/data"], 7.0, "1")
+    assert paths["directory"] == str(job_folder(job_id) / "attempt-1")
+    assert paths["checkpoints"] == str(job_folder(job_id) / "checkpoints")
+    assert paths["weights"].startswith(paths["directory"])
+    assert paths["teacher_cache"]["path"].endswith(f"/teacher_outputs/{project_id}")
+    assert (paths["data_roots"], paths["checkpoint_seconds"], paths["run"]) == (["/data"], 7.0, "1")
     assert orders["env"]["OMP_NUM_THREADS"] == "2"
     assert not [name for name in orders["env"] if name.startswith("RETORT_") or "SECRET" in name]
 
 
 def test_events_are_written_soon_though_the_engine_goes_on(project_id: str) -> None:
     job_id = add_play(project_id, METRICS, ("progress", {"epoch": 1}), ("sleep", 30))
-    with running_shell():
+    with running_agent():
         wait_for_kind(job_id, "claimed")
         started = time.monotonic()
         wait_for_kind(job_id, "metrics")
@@ -116,7 +117,7 @@ def test_events_are_written_soon_though_the_engine_goes_on(project_id: str) -> N
 def test_an_impossible_recipe_fails_with_the_engines_sentence(project_id: str) -> None:
     refusal = ("event", {"kind": "failed", "text": "the student has no stages"})
     job_id = add_play(project_id, refusal, ("words", "the student has no stages"), ("exit", 2))
-    with running_shell():
+    with running_agent():
         job = wait_for_state(job_id, State.failed)
     assert error(job_id) == {"fault": "recipe", "cause": "impossible", "detail": "the student has no stages"}
     assert job.attempt == 1
@@ -125,14 +126,14 @@ def test_an_impossible_recipe_fails_with_the_engines_sentence(project_id: str) -
 
 def test_out_of_memory_on_the_device_fails_at_once(project_id: str) -> None:
     job_id = add_play(project_id, ("words", "a batch of 64 does not fit"), ("exit", 71))
-    with running_shell():
+    with running_agent():
         wait_for_state(job_id, State.failed)
     assert error(job_id) == {"fault": "recipe", "cause": "out_of_memory", "detail": "a batch of 64 does not fit"}
 
 
 def test_a_crash_is_tried_again_and_the_cause_is_kept(project_id: str) -> None:
     job_id = add_play(project_id, ("words", "Traceback: no such kernel"), ("fail_once", 1), ("ship", {}))
-    with running_shell():
+    with running_agent():
         wait_for_kind(job_id, "requeued")
         detail = "the engine crashed with exit code 1: Traceback: no such kernel"
         assert error(job_id) == {"fault": "machine", "cause": "exit_1", "detail": detail}
@@ -148,12 +149,12 @@ def test_a_crash_is_tried_again_and_the_cause_is_kept(project_id: str) -> None:
         (("die", signal.SIGKILL), "SIGKILL", "the engine was ended by SIGKILL, which is what the system sends"),
         (("die", signal.SIGSEGV), "SIGSEGV", "the engine was ended by SIGSEGV"),
         (("exit", 75), "stopped", "the engine stopped without having been asked to"),
-        (("exit", 0), "broken_result", "what the engine left: "),
+        (("exit", 0), "broken_result", "the engine left no valid result: "),
     ],
 )
 def test_the_last_attempts_end_is_the_jobs(project_id: str, play: tuple[str, int], cause: str, words: str) -> None:
     job_id = add_play(project_id, play, max_attempts=1)
-    with running_shell():
+    with running_agent():
         wait_for_state(job_id, State.failed)
     assert (error(job_id)["fault"], error(job_id)["cause"]) == ("machine", cause)
     assert error(job_id)["detail"].startswith(f"attempt 1 of 1: {words}")
@@ -161,7 +162,7 @@ def test_the_last_attempts_end_is_the_jobs(project_id: str, play: tuple[str, int
 
 def test_a_file_outside_the_directory_is_not_shipped(project_id: str) -> None:
     job_id = add_play(project_id, ("ship", {"../../secret.txt": "x"}), max_attempts=1)
-    with running_shell():
+    with running_agent():
         wait_for_state(job_id, State.failed)
     assert "'artifacts/../../secret.txt', which lies outside its directory" in error(job_id)["detail"]
     assert files(job_id) == {}
@@ -169,7 +170,7 @@ def test_a_file_outside_the_directory_is_not_shipped(project_id: str) -> None:
 
 def test_what_is_not_in_the_protocol_is_our_own_fault(project_id: str, tmp_path: Path) -> None:
     job_id = add_play(project_id, ("note", str(tmp_path / "note")), ("say", "hello\n"), ("deaf", 60), max_attempts=1)
-    with running_shell():
+    with running_agent():
         wait_for_state(job_id, State.failed)
         pid = json.loads((tmp_path / "note").read_text())["pid"]
         wait_until(lambda: not alive(pid), "the engine is killed")
@@ -178,7 +179,7 @@ def test_what_is_not_in_the_protocol_is_our_own_fault(project_id: str, tmp_path:
 
 def test_a_running_job_is_cancelled_and_its_folder_removed(project_id: str) -> None:
     job_id = add_play(project_id, METRICS, ("sleep", 60))
-    with running_shell():
+    with running_agent():
         wait_for_kind(job_id, "metrics")
         change_row(job_id, wanted=Wanted.cancel)
         wait_for_state(job_id, State.cancelled)
@@ -189,7 +190,7 @@ def test_a_running_job_is_cancelled_and_its_folder_removed(project_id: str) -> N
 
 def test_an_engine_that_does_not_stop_is_killed_with_all_it_started(project_id: str, tmp_path: Path) -> None:
     job_id = add_play(project_id, ("litter", str(tmp_path / "pid")), METRICS, ("deaf", 60))
-    with running_shell():
+    with running_agent():
         wait_for_kind(job_id, "metrics")
         left = int((tmp_path / "pid").read_text())
         assert alive(left)
@@ -202,14 +203,14 @@ def test_an_engine_that_does_not_stop_is_killed_with_all_it_started(project_id: 
 
 def test_what_a_finished_engine_left_running_holds_nothing_up(project_id: str, tmp_path: Path) -> None:
     job_id = add_play(project_id, ("litter", str(tmp_path / "pid")), ("ship", {}))
-    with running_shell():
+    with running_agent():
         wait_for_state(job_id, State.succeeded)
         wait_until(lambda: not alive(int((tmp_path / "pid").read_text())), "what it started is killed")
 
 
 def test_a_worker_that_stops_puts_its_job_back_at_once(project_id: str) -> None:
     job_id = add_play(project_id, METRICS, ("sleep_once", 60), ("ship", {}))
-    with running_shell():
+    with running_agent():
         wait_for_kind(job_id, "metrics")
     job = row(job_id)
     assert (job.state, job.attempt, job.lease_owner) == (State.queued, 0, None)
@@ -217,14 +218,14 @@ def test_a_worker_that_stops_puts_its_job_back_at_once(project_id: str) -> None:
         job_folder(job_id) / "checkpoints/0000-1.checkpoint"
     ]
     assert not (job_folder(job_id) / "attempt-1").exists()
-    with running_shell():
+    with running_agent():
         wait_for_state(job_id, State.succeeded)
     assert kinds(job_id) == ["claimed", "metrics", "requeued", "claimed", "succeeded"]
 
 
 def test_a_worker_that_stops_does_not_wait_for_a_deaf_engine(project_id: str) -> None:
     job_id = add_play(project_id, METRICS, ("deaf", 60))
-    with running_shell():
+    with running_agent():
         wait_for_kind(job_id, "metrics")
         started = time.monotonic()
     assert time.monotonic() - started < 20
@@ -234,7 +235,7 @@ def test_a_worker_that_stops_does_not_wait_for_a_deaf_engine(project_id: str) ->
 def test_the_lease_is_renewed_while_the_engine_says_nothing(project_id: str, environment: Environment) -> None:
     environment(lease_seconds=4)
     job_id = add_play(project_id, ("deaf", 6), ("ship", {}))
-    with running_shell():
+    with running_agent():
         wait_for_kind(job_id, "claimed")
         while row(job_id).state is State.running:
             with transaction() as session:
@@ -246,7 +247,7 @@ def test_the_lease_is_renewed_while_the_engine_says_nothing(project_id: str, env
 
 def test_a_lease_that_was_taken_ends_the_engine_and_all_writing(project_id: str, tmp_path: Path) -> None:
     job_id = add_play(project_id, ("note", str(tmp_path / "note")), METRICS, ("deaf", 60))
-    with running_shell():
+    with running_agent():
         wait_for_kind(job_id, "metrics")
         pid = json.loads((tmp_path / "note").read_text())["pid"]
         change_row(job_id, fence=2, lease_owner="thief", lease_ends=database_now() + 60)
@@ -261,10 +262,10 @@ def test_weights_of_an_earlier_job_are_put_there(project_id: str) -> None:
     first = add_play(project_id, ("ship", {"student.safetensors": "tensors", "student.json": "card"}))
     weights = {"job": first, "network": "student"}
     recipe = {"teacher": {"weights": weights}, "students": [{"name": "student", "weights": weights}]}
-    with running_shell() as shell:
+    with running_agent() as agent:
         wait_for_state(first, State.succeeded)
         second = add_play(project_id, ("ship_weights", None), recipe=recipe)
-        shell.look()
+        agent.wake_up()
         wait_for_state(second, State.succeeded)
     assert files(second) == {f"{first}.student.safetensors": "tensors", f"{first}.student.json": "card"}
 
@@ -272,10 +273,10 @@ def test_weights_of_an_earlier_job_are_put_there(project_id: str) -> None:
 def test_weights_that_are_not_there_or_anothers_fail_the_job(project_id: str) -> None:
     theirs = add_play(add_project("other"), ("ship", {"student.safetensors": "tensors", "student.json": "card"}))
     recipe = {"teacher": {"weights": {"job": theirs, "network": "student"}}}
-    with running_shell() as shell:
+    with running_agent() as agent:
         wait_for_state(theirs, State.succeeded)
         mine = add_play(project_id, ("ship_weights", None), recipe=recipe)
-        shell.look()
+        agent.wake_up()
         wait_for_state(mine, State.failed)
     detail = f"job {theirs} has no file student.safetensors; it may have been deleted"
     assert error(mine) == {"fault": "recipe", "cause": "weights_missing", "detail": detail}
@@ -287,15 +288,15 @@ def test_a_worker_is_in_the_table_while_it_lives(project_id: str) -> None:
             return list(session.scalars(select(Worker)))
 
     job_id = add_play(project_id, METRICS, ("sleep", 30))
-    with running_shell() as shell:
+    with running_agent() as agent:
         wait_until(lambda: [w.job_id for w in workers()] == [job_id], "the worker is busy with it")
-        assert workers()[0].id == shell.worker_id
+        assert workers()[0].id == agent.worker_id
     assert workers() == []
 
 
 def test_two_workers_share_the_jobs(project_id: str) -> None:
     jobs = [add_play(project_id, ("deaf", 0.2), ("ship", {})) for _ in range(4)]
-    with running_shell(), running_shell():
+    with running_agent(), running_agent():
         for job_id in jobs:
             wait_for_state(job_id, State.succeeded)
     owners = {lines(job_id)[0].body["data"]["worker"] for job_id in jobs}
@@ -309,6 +310,6 @@ def test_a_checkpoint_that_is_none_of_its_own_is_left_where_it_is(
     environment(database_url=database)
     said = {"line": "checkpoint", "file": "../../../secret", "phase": "distilling", "step": 1}
     job_id = add_play(add_project(), ("say", json.dumps(said) + "\n"), ("sleep", 0.5), ("ship", {}))
-    with running_shell():
+    with running_agent():
         wait_for_state(job_id, State.succeeded)
-    assert "'../../../secret' is no name of a file" in caplog.text
+    assert "'../../../secret' is not the name of a file in the checkpoints' folder" in caplog.text

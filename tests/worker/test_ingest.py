@@ -16,7 +16,7 @@ from tests.service.conftest import key as key
 from tests.service.conftest import on_sqlite
 from tests.service.uploads.conftest import bring as bring
 from tests.worker.plays import kinds, wait_for_state
-from worker.loop import Shell
+from worker.agent import Agent
 
 
 @pytest.mark.slow
@@ -25,8 +25,8 @@ def test_a_network_is_trained_on_a_users_archive(client: TestClient, bring: Call
     upload = bring(gz(tar({**garden(20), ".DS_Store": b""})), name="garden.tgz")
     spec = {"name": "garden", "source": {"upload": upload["id"]}, "image_size": 16}
     made = client.post("/v1/datasets", json=spec).json()
-    shell = Shell()
-    shell.start()
+    agent = Agent()
+    agent.start()
     try:
         wait_for_state(made["job_id"], State.succeeded, 300)
         assert kinds(made["job_id"])[-3:] == ["warning", "report", "succeeded"]
@@ -42,7 +42,7 @@ def test_a_network_is_trained_on_a_users_archive(client: TestClient, bring: Call
         job_id = client.post("/v1/jobs", json=recipe).json()["id"]
         wait_for_state(job_id, State.succeeded, 300)
     finally:
-        shell.stop()
-        assert shell.join(60)
+        agent.stop()
+        assert agent.join(60)
     described = client.get(f"/v1/jobs/{job_id}/artifacts/student.json").json()
     assert (described["class_names"], described["test"]["images"]) == (["aster", "poppy"], 4)

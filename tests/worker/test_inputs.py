@@ -1,4 +1,4 @@
-"""What a job needs out of the database, fetched once to a storage that several workers share."""
+"""Inputs of jobs, fetched once from the database to a storage that several workers share."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from service.db import transaction
 from service.jobs.models import Job, State, Wanted
 from tests.conftest import wait_until
 from tests.service.rows import RECIPE, add_project
-from tests.worker.plays import add_play, job_folder, row, running_shell, wait_for_state
+from tests.worker.plays import add_play, job_folder, row, running_agent, wait_for_state
 from worker import inputs
-from worker.inputs import Cache, InputMissing
+from worker.inputs import InputCache, InputMissing
 
 Environment = Callable[..., None]
 
@@ -56,7 +56,7 @@ def sha256(content: bytes) -> str:
 
 
 def never() -> None:
-    """Nothing keeps us from going on."""
+    """Goes on always."""
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_file_is_fetched_once_and_each_has_it_under_its_digest(
     project_id: str, tmp_path: Path, reads: list[int]
 ) -> None:
     dataset_id = add_dataset(project_id, LARGE)
-    cache = Cache(tmp_path / "inputs", 10 << 20)
+    cache = InputCache(tmp_path / "inputs", 10 << 20)
     for name in ("one", "two"):
         cache.put(project_id, dataset_id, tmp_path / name, never)
         assert (tmp_path / name / sha256(LARGE)).read_bytes() == LARGE
@@ -89,7 +89,7 @@ def test_a_file_is_fetched_once_and_each_has_it_under_its_digest(
 
 def test_a_kept_file_that_has_changed_is_fetched_again(project_id: str, tmp_path: Path, reads: list[int]) -> None:
     dataset_id = add_dataset(project_id, LARGE)
-    cache = Cache(tmp_path / "inputs", 10 << 20)
+    cache = InputCache(tmp_path / "inputs", 10 << 20)
     cache.put(project_id, dataset_id, tmp_path / "one", never)
     kept = tmp_path / "inputs" / sha256(LARGE)
     kept.unlink()
@@ -102,7 +102,7 @@ def test_a_kept_file_that_has_changed_is_fetched_again(project_id: str, tmp_path
 def test_what_was_used_longest_ago_makes_room_and_is_taken_from_nobody(project_id: str, tmp_path: Path) -> None:
     contents = [bytes([i]) * 1000 for i in range(4)]
     ids = [add_dataset(project_id, content) for content in contents]
-    cache = Cache(tmp_path / "inputs", 3000)
+    cache = InputCache(tmp_path / "inputs", 3000)
     for i in (0, 1, 2):
         cache.put(project_id, ids[i], tmp_path / str(i), never)
         os.utime(tmp_path / "inputs" / sha256(contents[i]), (i + 1, i + 1))
@@ -115,14 +115,14 @@ def test_what_was_used_longest_ago_makes_room_and_is_taken_from_nobody(project_i
 
 def test_a_file_larger_than_the_cache_is_fetched_for_one_attempt(project_id: str, tmp_path: Path) -> None:
     dataset_id = add_dataset(project_id, LARGE)
-    Cache(tmp_path / "inputs", 1000).put(project_id, dataset_id, tmp_path / "one", never)
+    InputCache(tmp_path / "inputs", 1000).put(project_id, dataset_id, tmp_path / "one", never)
     assert (tmp_path / "one" / sha256(LARGE)).read_bytes() == LARGE
     assert list((tmp_path / "inputs").iterdir()) == []
 
 
 def test_workers_at_once_fetch_it_once(project_id: str, tmp_path: Path, reads: list[int]) -> None:
     dataset_id = add_dataset(project_id, LARGE)
-    caches = [Cache(tmp_path / "inputs", 10 << 20) for _ in range(4)]
+    caches = [InputCache(tmp_path / "inputs", 10 << 20) for _ in range(4)]
     start = threading.Barrier(4)
 
     def fetch(number: int) -> bytes:
@@ -138,7 +138,9 @@ def test_workers_at_once_fetch_it_once(project_id: str, tmp_path: Path, reads: l
 def test_what_a_killed_worker_left_half_fetched_is_dropped(project_id: str, tmp_path: Path) -> None:
     (tmp_path / "inputs").mkdir()
     (tmp_path / "inputs/0.partial").write_bytes(b"half")
-    Cache(tmp_path / "inputs", 10 << 20).put(project_id, add_dataset(project_id, b"whole"), tmp_path / "one", never)
+    InputCache(tmp_path / "inputs", 10 << 20).put(
+        project_id, add_dataset(project_id, b"whole"), tmp_path / "one", never
+    )
     assert {file.name for file in (tmp_path / "inputs").iterdir()} == {sha256(b"whole"), "lock"}
 
 
@@ -146,8 +148,8 @@ def test_bytes_that_are_not_what_was_stored_are_never_handed_on(project_id: str,
     dataset_id = add_dataset(project_id, LARGE)
     with transaction() as session:
         session.execute(update(Chunk).where(Chunk.number == 1).values(content=bytes(1 << 20)))
-    with pytest.raises(BlobGone, match="is not what was stored"):
-        Cache(tmp_path / "inputs", 10 << 20).put(project_id, dataset_id, tmp_path / "one", never)
+    with pytest.raises(BlobGone, match="do not have the digest that was stored"):
+        InputCache(tmp_path / "inputs", 10 << 20).put(project_id, dataset_id, tmp_path / "one", never)
     assert [file.name for file in (tmp_path / "inputs").iterdir()] == ["lock"]
     assert list((tmp_path / "one").iterdir()) == []
 
@@ -155,13 +157,13 @@ def test_bytes_that_are_not_what_was_stored_are_never_handed_on(project_id: str,
 @pytest.mark.parametrize("stored_id", ["dataset_1", "upload_1", "planet_1"])
 def test_what_is_not_there_is_told(project_id: str, tmp_path: Path, stored_id: str) -> None:
     with pytest.raises(InputMissing, match=f"{stored_id} is not there any more; it may have been deleted"):
-        Cache(tmp_path / "inputs", 1000).put(project_id, stored_id, tmp_path / "one", never)
+        InputCache(tmp_path / "inputs", 1000).put(project_id, stored_id, tmp_path / "one", never)
 
 
 def test_another_projects_is_not_there(project_id: str, tmp_path: Path) -> None:
     dataset_id = add_dataset(project_id, b"mine")
     with pytest.raises(InputMissing):
-        Cache(tmp_path / "inputs", 1000).put(add_project("other"), dataset_id, tmp_path / "one", never)
+        InputCache(tmp_path / "inputs", 1000).put(add_project("other"), dataset_id, tmp_path / "one", never)
 
 
 # In the life of a job
@@ -174,10 +176,10 @@ def stored(dataset_id: str) -> dict[str, object]:
 def test_the_engine_finds_it_below_its_last_root(project_id: str, tmp_path: Path) -> None:
     dataset_id = add_dataset(project_id, b"archive")
     job_id = add_play(project_id, ("note", str(tmp_path / "order")), ("ship", {}), recipe=stored(dataset_id))
-    with running_shell():
+    with running_agent():
         wait_for_state(job_id, State.succeeded)
     order = json.loads((tmp_path / "order").read_text())
-    assert order["data_roots"] == [str(job_folder(job_id) / "attempt-1/inputs")]
+    assert order["paths"]["data_roots"] == [str(job_folder(job_id) / "attempt-1/inputs")]
     assert not job_folder(job_id).exists()
 
 
@@ -186,7 +188,7 @@ def test_a_job_whose_data_set_was_deleted_fails_and_says_so(project_id: str) -> 
     job_id = add_play(project_id, ("ship", {}), recipe=stored(dataset_id))
     with transaction() as session:
         session.execute(delete(Dataset))
-    with running_shell():
+    with running_agent():
         wait_for_state(job_id, State.failed)
     assert row(job_id).error == {
         "fault": "recipe",
@@ -214,10 +216,10 @@ def test_a_job_may_be_left_while_much_is_fetched(
     with transaction() as session:  # as if it were of a terabyte
         enlarge(session, dataset_id)
     job_id = add_play(project_id, ("ship", {}), recipe=stored(dataset_id))
-    with running_shell() as shell:
+    with running_agent() as agent:
         assert fetching.wait(20)
         if wanted is None:
-            shell.stop()
+            agent.stop()
         else:
             with transaction() as session:
                 session.execute(update(Job).where(Job.id == job_id).values(wanted=wanted))

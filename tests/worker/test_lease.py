@@ -20,7 +20,7 @@ from service.workers.repository import Claim, LostLease
 from service.workers.service import Order
 from tests.conftest import wait_until
 from tests.service.rows import add_project
-from tests.worker.plays import add_play, alive, kinds, row, running_shell, wait_for_kind, wait_for_state
+from tests.worker.plays import add_play, alive, kinds, row, running_agent, wait_for_kind, wait_for_state
 from worker.lease import Lease, boottime
 
 Environment = Callable[..., None]
@@ -65,7 +65,7 @@ def test_an_engine_whose_lease_cannot_be_renewed_is_killed_at_its_end(
 ) -> None:
     environment(database_url=database, look_seconds=0.2, lease_seconds=5)
     job_id = add_play(add_project(), ("note", str(tmp_path / "note")), METRICS, ("deaf", 60))
-    with running_shell():
+    with running_agent():
         wait_for_kind(job_id, "metrics")
         pid = json.loads((tmp_path / "note").read_text())["pid"]
         with locked(job_id):
@@ -84,7 +84,7 @@ def test_an_engine_goes_on_while_the_database_is_away_for_less_than_a_lease(
     job_id = add_play(
         add_project(), METRICS, ("deaf", 1), ("event", {"step": 2}), ("deaf", 1), ("ship", {"a.txt": "a"})
     )
-    with running_shell():
+    with running_agent():
         wait_for_kind(job_id, "metrics")
         with database_away(postgresql_database):
             time.sleep(3)
@@ -93,7 +93,7 @@ def test_an_engine_goes_on_while_the_database_is_away_for_less_than_a_lease(
     assert (row(job_id).attempt, row(job_id).fence) == (1, 1)
 
 
-def test_a_lease_is_renewed_and_hears_what_the_owner_wants() -> None:
+def test_a_lease_is_renewed_and_reads_the_order() -> None:
     job_id = add_play(add_project())
     lost: list[bool] = []
     seen: list[bool] = []
@@ -110,7 +110,7 @@ def test_a_lease_is_renewed_and_hears_what_the_owner_wants() -> None:
     with lease:
         with transaction() as session:
             session.get_one(Job, job_id).wanted = Wanted.cancel
-        wait_until(lambda: lease.order is Order.cancel, "the wish is heard")
+        wait_until(lambda: lease.order is Order.cancel, "the order is read")
         wait_until(lambda: len(seen) > 5, "it goes on")
         wait_until(lambda: (row(job_id).lease_ends or 0) > ends + 0.4, "it is renewed each time")
         lease.check()

@@ -1,4 +1,4 @@
-"""A worker's metrics: what they count, and who can read them."""
+"""A worker's metrics: their counts and where they are served."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from service.settings import get_settings
 from tests.conftest import wait_until
 from tests.service.conftest import on_sqlite
 from tests.service.rows import add_project
-from tests.worker.plays import add_play, kinds, running_shell, wait_for_state
-from worker import metrics as meters
+from tests.worker.plays import add_play, kinds, running_agent, wait_for_state
+from worker import metrics
 
 Environment = Callable[..., None]
 
 
 def value(name: str, **labels: str) -> float:
-    return meters.registry.get_sample_value(name, labels) or 0.0
+    return metrics.registry.get_sample_value(name, labels) or 0.0
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def grown() -> Iterator[Callable[..., float]]:
         return value(name, **labels) - before.setdefault(key, value(name, **labels))
 
     yield since
-    meters.ended("succeeded")
+    metrics.count_attempt("succeeded")
 
 
 def progress(step: int | None, phase: str = "distilling", network: str = "student", speed: float = 100.0) -> Progress:
@@ -50,29 +50,29 @@ def test_steps_and_their_seconds_grow_by_what_lies_between_two_reports(
     monkeypatch.setattr("worker.metrics.time.monotonic", lambda: clock)
     steps, seconds = "retort_worker_steps_total", "retort_worker_steps_seconds_total"
     assert (grown(steps), grown(seconds)) == (0, 0)
-    meters.progressed(progress(40))  # a resumed run: what came before is another attempt's
+    metrics.count_steps(progress(40))  # a resumed run: what came before is another attempt's
     clock += 2
-    meters.progressed(progress(50))
+    metrics.count_steps(progress(50))
     clock += 1
-    meters.progressed(progress(None))
+    metrics.count_steps(progress(None))
     clock += 1
-    meters.progressed(progress(60, speed=250.0))
+    metrics.count_steps(progress(60, speed=250.0))
     assert (grown(steps), grown(seconds)) == (20, 4)
     assert value("retort_worker_images_per_second") == 250
-    meters.progressed(progress(5, phase="teaching"))
+    metrics.count_steps(progress(5, phase="teaching"))
     clock += 1
-    meters.progressed(progress(2, phase="teaching"))
+    metrics.count_steps(progress(2, phase="teaching"))
     assert (grown(steps), grown(seconds)) == (20, 4)
 
 
 def test_when_an_attempt_has_ended_nothing_trains(grown: Callable[..., float]) -> None:
     assert grown("retort_worker_attempts_total", outcome="failed", cause="SIGKILL") == 0
-    meters.progressed(progress(1))
-    meters.ended("failed", "SIGKILL")
+    metrics.count_steps(progress(1))
+    metrics.count_attempt("failed", "SIGKILL")
     assert value("retort_worker_images_per_second") == 0
     assert grown("retort_worker_attempts_total", outcome="failed", cause="SIGKILL") == 1
     steps = grown("retort_worker_steps_total")
-    meters.progressed(progress(900))
+    metrics.count_steps(progress(900))
     assert grown("retort_worker_steps_total") == steps, "another job's steps are not the difference to the one before"
 
 
@@ -87,39 +87,39 @@ def test_when_an_attempt_has_ended_nothing_trains(grown: Callable[..., float]) -
     ],
 )
 def test_causes_are_few(cause: str | None, label: str) -> None:
-    assert meters.bounded(cause) == label
+    assert metrics.label_of(cause) == label
 
 
 def test_without_a_port_nothing_listens(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
     environment()
     monkeypatch.setattr("worker.metrics.start_http_server", lambda *_: pytest.fail("it listens"))
-    meters.serve(get_settings())
+    metrics.serve(get_settings())
 
 
-def test_a_port_that_is_taken_is_said_in_one_sentence(environment: Environment) -> None:
+def test_a_port_that_is_taken_is_refused_in_one_sentence(environment: Environment) -> None:
     with create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         environment(metrics_port=port)
         with pytest.raises(SystemExit) as refused:
-            meters.serve(get_settings())
+            metrics.serve(get_settings())
     assert str(refused.value) == (
-        f"metrics cannot be told at 127.0.0.1:{port}: Address already in use; RETORT_METRICS_PORT names another port"
+        f"metrics cannot be served at 127.0.0.1:{port}: Address already in use; set RETORT_METRICS_PORT to another port"
     )
 
 
-def test_the_page_names_all_that_is_told_with_its_labels() -> None:
-    meters.renewed("ok")
-    meters.ended("succeeded")
-    meters.stored("artifact", 1)
+def test_the_page_names_all_metrics_with_their_labels() -> None:
+    metrics.count_renewal("ok")
+    metrics.count_attempt("succeeded")
+    metrics.count_file("artifact", 1)
     rows = re.findall(r"^\| `(retort_worker_\w+)` \| \w+ \| (.*?) \|", PAGE.read_text(), re.MULTILINE)
-    told = [sample for family in meters.registry.collect() for sample in family.samples]
+    samples = [sample for family in metrics.registry.collect() for sample in family.samples]
     assert {name: set(re.findall(r"\w+", labels)) for name, labels in rows} == {
-        sample.name: set(sample.labels) for sample in told if sample.name.startswith("retort_")
+        sample.name: set(sample.labels) for sample in samples if sample.name.startswith("retort_")
     }
 
 
 @on_sqlite
-def test_a_shell_counts_what_it_does(database: str, environment: Environment, grown: Callable[..., float]) -> None:
+def test_an_agent_counts_what_it_does(database: str, environment: Environment, grown: Callable[..., float]) -> None:
     environment(database_url=database, look_seconds=0.2)
     ends = [("succeeded", ""), ("queued", "exit"), ("cancelled", "")]
 
@@ -138,7 +138,7 @@ def test_a_shell_counts_what_it_does(database: str, environment: Environment, gr
     counts()
     reports = [("progress", {"network": "student", "step": step, "images_per_second": 50.0}) for step in (3, 13)]
     metrics = ("event", {"network": "student", "step": 1, "values": {"loss": 0.5}})
-    with running_shell():
+    with running_agent():
         first = add_play(
             add_project(), metrics, *reports, ("sleep", 1.0), ("checkpoint", "x"), ("ship", {"a": "12345"})
         )

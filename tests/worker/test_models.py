@@ -20,7 +20,7 @@ from tests.service.conftest import client as client
 from tests.service.conftest import key as key
 from tests.service.models.conftest import DIGITS, EXPECTS, asked, bring, tensors
 from tests.worker.plays import wait_for_state
-from worker.loop import Shell
+from worker.agent import Agent
 
 
 def without(name: str) -> bytes:
@@ -64,8 +64,8 @@ def test_each_network_gets_the_answer_that_fits(client: TestClient) -> None:
         answer = client.post("/v1/models", json=asked(bring(client, content), name=name, **change))
         assert answer.status_code == 202, answer.text
         made[name] = answer.json()
-    shell = Shell()
-    shell.start()
+    agent = Agent()
+    agent.start()
     try:
         for name, (_, _, error) in BROUGHT.items():
             wait_for_state(made[name]["job_id"], State.failed if error else State.succeeded, 300)
@@ -80,8 +80,8 @@ def test_each_network_gets_the_answer_that_fits(client: TestClient) -> None:
             wait_for_state(job_id, State.succeeded, 300)
             reports[name] = client.get(f"/v1/jobs/{job_id}/artifacts/report.json").json()
     finally:
-        shell.stop()
-        assert shell.join(60)
+        agent.stop()
+        assert agent.join(60)
     assert reports["prefixes"]["images"] == 100
     assert "in another order (output 0 is '9', the data set's class 0 is '0')" in reports["permuted"]["sentences"][0]
     assert (reports["onnx"]["model"]["classes"], reports["onnx"]["model"]["expects"]) == (10, EXPECTS)

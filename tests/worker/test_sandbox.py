@@ -1,6 +1,6 @@
-"""What an engine cannot do: programs that try, in the place where engines run.
+"""Limits of engines, tried by programs in an engine's sandbox.
 
-What this machine's kernel lacks is skipped, with the reason that a worker would give at its start.
+A test of what this machine's kernel lacks is skipped, with the reason that a worker logs at its start.
 """
 
 from __future__ import annotations
@@ -24,16 +24,19 @@ from service.settings import get_settings
 from tests.conftest import wait_until
 from tests.worker.plays import alive
 from worker import sandbox as sandboxes
-from worker.engine_process import Child
-from worker.sandbox import Sandbox, around, needed, prepare, sweep_scratch, tell
+from worker.engine_process import EngineProcess
+from worker.sandbox import Sandbox, allowed_environment, log_sandbox, parts_outside, prepare, sweep_scratch
 
 Environment = Callable[..., None]
 
 PREAMBLE = """
 import ctypes, json, os, socket, subprocess, sys, tempfile, time
-from retort.confine import enter
+from retort import confine
 
 order = json.loads(sys.stdin.readline())
+
+def enter(confinement):
+    confine.enter(**confinement)
 
 def tried(name, action):
     try:
@@ -51,30 +54,30 @@ def sandbox(environment: Environment) -> Sandbox:
     return prepare(get_settings())
 
 
-def insist_on(sandbox: Sandbox, *names: str) -> None:
+def require(sandbox: Sandbox, *names: str) -> None:
     for name in names:
         if not sandbox.holds(name):
             pytest.skip(f"no {sandboxes.PROMISES[name]}: {sandbox.missing[name]}")
 
 
 def said_by(sandbox: Sandbox, program: str, *, writes: tuple[Path, ...] = (), **order: Any) -> dict[str, Any]:
-    """What came of all that the program tried."""
-    child = Child([sys.executable, "-c", PREAMBLE + program], sandbox.cell())
+    """The results of all that the program tried."""
+    child = EngineProcess([sys.executable, "-c", PREAMBLE + program], sandbox.cell())
     try:
         assert child.cell is not None
-        child.tell(json.dumps({"confine": child.cell.admit(writes), **order}))
+        child.send(json.dumps({"confine": child.cell.admit(writes).model_dump(), **order}))
         said = []
         while not child.finished():
             if line := child.read(0.05):
                 said.append(json.loads(line))
     finally:
         end = child.end()
-    assert end.code == 0, end.last_words
+    assert end.code == 0, end.stderr_tail
     return dict(said)
 
 
 def test_it_reads_and_writes_the_files_of_its_own_job_alone(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    insist_on(sandbox, "files")
+    require(sandbox, "files")
     monkeypatch.setenv("RETORT_DATABASE_URL", "postgresql://me:hidden@database")
     data, storage = sandbox.settings.data_dir, sandbox.settings.storage
     mine, other = storage / "jobs" / "job_mine" / "attempt-1", storage / "jobs" / "job_other" / "attempt-1"
@@ -123,7 +126,7 @@ tried("program", lambda: subprocess.run(["/bin/true"], check=True))
 
 
 def test_before_its_job_is_known_it_fetches_what_is_published_and_then_has_no_network(sandbox: Sandbox) -> None:
-    insist_on(sandbox, "network")
+    require(sandbox, "network")
     with socket.create_server(("127.0.0.1", 0)) as server:
         said = said_by(
             sandbox,
@@ -146,7 +149,7 @@ tried("pair", socket.socketpair)
 
 
 def test_it_cannot_leave_its_group_nor_reach_other_processes(sandbox: Sandbox) -> None:
-    insist_on(sandbox, "calls", "privileges", "signals")
+    require(sandbox, "calls", "privileges", "signals")
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as bystander:
         said = said_by(
             sandbox,
@@ -195,7 +198,7 @@ time.sleep(0.2)
 def test_what_has_no_end_is_stopped(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, limit: str, program: str, came: str | int
 ) -> None:
-    insist_on(sandbox, "limits")
+    require(sandbox, "limits")
     small = shutil.disk_usage("/")._replace(free=4 << 20)
     monkeypatch.setattr(sandboxes.shutil, "disk_usage", lambda _: small)
     monkeypatch.setattr(sandboxes, "memory", lambda: 1 << 29)
@@ -237,10 +240,10 @@ except OSError:
 open(sys.argv[1] + "/note", "w").write(f"{count} {os.getuid()} {os.getgid()} {os.getgroups()}")
 os.kill(0, 9)
 """
-        child = Child([python, "-c", program, str(job)], cell)
+        child = EngineProcess([python, "-c", program, str(job)], cell)
         try:
             cell.admit([job])
-            child.tell("go")
+            child.send("go")
             wait_until(lambda: not child.read(0.01) and child.finished(), "it has tried", 30)
         finally:
             end = child.end()
@@ -261,8 +264,8 @@ def test_its_environment_holds_what_it_needs_and_nothing_else(
     secret = ("RETORT_DATABASE_URL", "PGPASSWORD", "REDIS_URL", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "OPENAI_API_KEY")
     secret = (*secret, "TORCH_HUB_TOKEN", "WHATEVER", "HOME")
     hidden = dict.fromkeys(secret, "hidden") | {"http_proxy": "http://me:hidden@proxy:8080"}
-    assert needed({**kept, **hidden}) == kept
-    assert needed(hidden, ["WHATEVER"]) == {"WHATEVER": "hidden"}
+    assert allowed_environment({**kept, **hidden}) == kept
+    assert allowed_environment(hidden, ["WHATEVER"]) == {"WHATEVER": "hidden"}
     monkeypatch.setenv("WHATEVER", "hidden")
     said = said_by(sandbox, "print(json.dumps(['home', [dict(os.environ), os.getcwd()]]))")
     seen, folder = said["home"]
@@ -276,11 +279,11 @@ def test_what_is_ours_is_left_out_of_the_folders_around_it(tmp_path: Path) -> No
         (tmp_path / "root" / name).mkdir(parents=True)
     (tmp_path / "root" / "open" / "link").symlink_to(tmp_path / "root" / "shut")
     root, shut = tmp_path / "root", tmp_path / "root" / "shut"
-    assert sorted(around(root, [shut])) == [root / "data", root / "open"]
-    assert list(around(root, [tmp_path / "elsewhere"])) == [root]
-    assert list(around(shut / "inner", [shut])) == []
+    assert sorted(parts_outside(root, [shut])) == [root / "data", root / "open"]
+    assert list(parts_outside(root, [tmp_path / "elsewhere"])) == [root]
+    assert list(parts_outside(shut / "inner", [shut])) == []
     (root / "second").symlink_to(shut)
-    assert sorted(around(root, [shut])) == [root / "data", root / "open"]
+    assert sorted(parts_outside(root, [shut])) == [root / "data", root / "open"]
 
 
 def test_homes_of_engines_whose_worker_was_killed_are_swept(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,7 +302,7 @@ def test_where_the_system_has_nothing_an_engine_runs_all_the_same(
     environment(engine_confined=False)
     sandbox = prepare(get_settings())
     assert sandbox.missing.keys() == sandboxes.PROMISES.keys()
-    tell(sandbox)
+    log_sandbox(sandbox)
     assert "its job's files alone (RETORT_ENGINE_CONFINED is off)" in caplog.text
     with socket.create_server(("127.0.0.1", 0)) as server:
         program = "enter(order['confine'])\ntried('open', lambda: socket.create_connection(tuple(order['address'])))"

@@ -11,7 +11,7 @@ import pytest
 from retort.kinds import DISTILL, KINDS
 from service.jobs.models import State
 from tests.service.rows import add_job, add_project
-from worker.workspace import Desk, sweep_folders
+from worker.workspace import Workspace, sweep_folders
 
 
 def test_every_network_that_starts_from_an_earlier_job_is_named_once() -> None:
@@ -42,11 +42,11 @@ def test_what_is_no_plain_file_is_not_read(tmp_path: Path, made: str) -> None:
     path = tmp_path / "artifacts.json"
     {"link": lambda: path.symlink_to("secret"), "pipe": lambda: os.mkfifo(path), "folder": path.mkdir}[made]()
     with pytest.raises((OSError, ValueError), match=r"artifacts\.json"):
-        list(Desk(tmp_path, tmp_path).shipped())
+        list(Workspace(tmp_path, tmp_path).shipped())
 
 
 def test_a_list_without_end_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "artifacts.json").open("wb") as file:
         file.truncate(1 << 40)
     with pytest.raises(ValueError, match="longer than 10,000,000 bytes"):
-        list(Desk(tmp_path, tmp_path).shipped())
+        list(Workspace(tmp_path, tmp_path).shipped())

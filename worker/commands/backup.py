@@ -45,7 +45,7 @@ def backup(
 
 @speaks
 def restore(
-    file: Annotated[Path, typer.Argument(help="What `retort backup` wrote; - reads standard input.")],
+    file: Annotated[Path, typer.Argument(help="A file of `retort backup`; - reads standard input.")],
     replace: Annotated[bool, typer.Option("--replace", help="Give up what the database holds.")] = False,
     data_dir: DataDir = None,
 ) -> None:
@@ -55,8 +55,8 @@ def restore(
     with _database(data_dir) as engine, _folder() as folder:
         if str(file) == "-":
             file = folder / "standard-input"
-            with file.open("wb") as kept:
-                shutil.copyfileobj(sys.stdin.buffer, kept)
+            with file.open("wb") as received:
+                shutil.copyfileobj(sys.stdin.buffer, received)
         contents = restore_database(engine, file, replace=replace)
     typer.echo(f"Restored {_shown(contents)}.", err=True)
 
@@ -92,7 +92,7 @@ def _database(data_dir: Path | None) -> Iterator[Engine]:
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """A folder that lasts as long as the block, for what comes and goes by a pipe."""
+    """A folder that lasts as long as the block, for backups that go through a pipe."""
     with tempfile.TemporaryDirectory(prefix="retort-") as folder:
         yield Path(folder)
 

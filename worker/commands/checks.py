@@ -1,4 +1,4 @@
-"""What `retort doctor` looks at. A check changes nothing, asks each server once, and never raises."""
+"""The checks of `retort doctor`. A check changes nothing, asks each server once, and never raises."""
 
 from __future__ import annotations
 
@@ -26,42 +26,42 @@ Status: TypeAlias = Literal["ok", "warn", "fail"]
 
 PACKAGES = ("retort", "sqlalchemy", "celery", "fastapi", "torch", "torchvision", "timm", "onnxruntime")
 CLOCK_SECONDS = 2.0
-"""How far this machine's clock may be off the database's."""
+"""Seconds by which this machine's clock may be off the database's."""
 PROBE_BYTES = 4096
-"""What is written, and removed, to see that a folder takes files."""
+"""Bytes written, and removed, to see that a folder takes files."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found."""
+    """The result of one check."""
 
     name: str
     status: Status
     found: str
     advice: str = ""
-    """One sentence what to do; empty when all is well."""
+    """One sentence of advice; empty when all is well."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the database told."""
+    """The database, as it describes itself."""
 
     server: str
     """Its kind and version."""
     revision: str | None
     """The migration that it stands at."""
     clock_seconds: float
-    """How far this machine's clock is ahead of the database's."""
+    """Seconds by which this machine's clock is ahead of the database's."""
     workers: int = 0
-    """How many live. This and what follows is known of a migrated database alone."""
+    """Workers that are alive. This and the following are known of a migrated database alone."""
     seen_seconds: float | None = None
-    """When the last of all workers was seen, in seconds before now."""
+    """Seconds since the last of all workers was seen."""
     queued: int = 0
     need_bytes: int = 0
-    """The most that a queued job needs on a worker's disk."""
+    """The largest need of a queued job on a worker's disk."""
 
 
-def everything(data_dir: Path | None) -> Iterator[Finding]:
+def run_checks(data_dir: Path | None) -> Iterator[Finding]:
     """All checks, one after the other."""
     yield from guarded("versions", versions)
     try:
@@ -69,10 +69,10 @@ def everything(data_dir: Path | None) -> Iterator[Finding]:
 
         settings = settings_of(data_dir)
     except ImportError as error:
-        said = (
+        text = (
             f"the parts of a server are not installed here ({error.name}), so only the service's address is looked at"
         )
-        yield Finding("settings", "warn", said, "On a server, install retort[service], or retort[worker] to train.")
+        yield Finding("settings", "warn", text, "On a server, install retort[service], or retort[worker] to train.")
     except CommandError as error:
         yield Finding("settings", "fail", str(error), "Mend that variable; nothing starts with it.")
     else:
@@ -81,7 +81,7 @@ def everything(data_dir: Path | None) -> Iterator[Finding]:
 
 
 def of_this_server(settings: Settings) -> Iterator[Finding]:
-    """What a server needs besides its code."""
+    """The checks of a server besides its code."""
     yield Finding("settings", "ok", f"read from the environment; the data directory is {settings.data_dir}")
     facts: list[Facts] = []
     yield from guarded("database", lambda: database(settings, facts.append))
@@ -101,8 +101,8 @@ def guarded(name: str, check: Callable[[], Finding | Iterator[Finding]]) -> Iter
         found = check()
         yield from [found] if isinstance(found, Finding) else found
     except Exception as error:  # whatever a broken machine raises
-        said = f"the check itself failed: {type(error).__name__}: {' '.join(str(error).split())}"
-        yield Finding(name, "fail", said, "Report this, with the output of `retort doctor --json`.")
+        text = f"the check itself failed: {type(error).__name__}: {' '.join(str(error).split())}"
+        yield Finding(name, "fail", text, "Report this, with the output of `retort doctor --json`.")
 
 
 def versions() -> Finding:
@@ -122,8 +122,8 @@ def installed(package: str) -> str | None:
         return None
 
 
-def database(settings: Settings, tell: Callable[[Facts], None]) -> Finding:
-    """Whether it answers and has today's tables; what it said goes to `tell`."""
+def database(settings: Settings, keep: Callable[[Facts], None]) -> Finding:
+    """Whether it answers and has today's tables; its facts go to `keep`."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -138,11 +138,11 @@ def database(settings: Settings, tell: Callable[[Facts], None]) -> Finding:
     if url.get_backend_name() == "sqlite" and not (url.database and Path(url.database).is_file()):
         return Finding("database", "fail", f"there is no file {url.database}", "`retort up` makes it.")
     try:
-        facts = ask(make_engine(settings.database), settings.lease_seconds)
+        facts = query_facts(make_engine(settings.database), settings.lease_seconds)
     except (SQLAlchemyError, ImportError) as error:
-        said = first_line(str(getattr(error, "orig", None) or error))
-        return Finding("database", "fail", f"{shown} cannot be used: {said}", wanted_url())
-    tell(facts)
+        text = first_line(str(getattr(error, "orig", None) or error))
+        return Finding("database", "fail", f"{shown} cannot be used: {text}", wanted_url())
+    keep(facts)
     if facts.revision != revisions.head():
         stands = (
             f"{facts.server} at {shown} stands at migration {facts.revision or 'none'}; {revisions.head()} is wanted"
@@ -155,12 +155,12 @@ def database(settings: Settings, tell: Callable[[Facts], None]) -> Finding:
 
 
 def wanted_url() -> str:
-    """What to do about a database that cannot be reached."""
+    """Advice about a database that cannot be reached."""
     return "Start it, or set RETORT_DATABASE_URL to an address like postgresql+psycopg://USER@HOST/DATABASE."
 
 
-def ask(engine: Engine, lease_seconds: float) -> Facts:
-    """What the database tells of itself. Raises SQLAlchemyError."""
+def query_facts(engine: Engine, lease_seconds: float) -> Facts:
+    """The facts of a database. Raises SQLAlchemyError."""
     from sqlalchemy import func, select
 
     from service import revisions
@@ -203,7 +203,7 @@ def clock(facts: Facts | None) -> Finding:
 
 
 def workers(facts: Facts | None) -> Finding:
-    """Which live, as far as the database knows."""
+    """Living workers, as far as the database knows."""
     from service import revisions
 
     if facts is None or facts.revision != revisions.head():
@@ -223,12 +223,12 @@ def unknown(name: str) -> Finding:
 
 
 def broker(settings: Settings) -> Finding:
-    """Whether the bell can be rung."""
+    """Whether wake-ups reach the broker."""
     from service.broker import FILES
     from service.wake_up import Bell
 
     if settings.broker.startswith(f"{FILES}:"):
-        return folder_of_bells(settings.data_dir / "broker")
+        return check_broker_folder(settings.data_dir / "broker")
     bell = Bell(settings)
     problem = bell.reachable()
     bell.close()
@@ -241,8 +241,8 @@ def broker(settings: Settings) -> Finding:
     )  # fmt: skip
 
 
-def folder_of_bells(folder: Path) -> Finding:
-    """The broker that is a folder."""
+def check_broker_folder(folder: Path) -> Finding:
+    """Whether the folder that is the broker takes files."""
     problem = refusal(folder)
     if problem is None:
         return Finding("broker", "ok", f"the folder {folder}")
@@ -257,24 +257,24 @@ def storage(settings: Settings, need_bytes: int) -> Finding:
     folder = settings.storage
     problem = refusal(folder)
     if problem is not None:
-        said = f"{folder} takes no file: {problem}"
+        text = f"{folder} takes no file: {problem}"
         return Finding(
-            "storage", "fail", said, "Make it writable for the service, or set RETORT_STORAGE_URL to another."
+            "storage", "fail", text, "Make it writable for the service, or set RETORT_STORAGE_URL to another."
         )
     free = shutil.disk_usage(nearest(folder)).free
-    said = f"{folder} has {size(free)} free"
+    text = f"{folder} has {size(free)} free"
     room = free - settings.disk_reserve_bytes
     if room <= 0:
-        kept = f"{said}, of which {size(settings.disk_reserve_bytes)} are left alone"
+        kept = f"{text}, of which {size(settings.disk_reserve_bytes)} are left alone"
         return Finding("storage", "fail", kept, "Make room: no worker begins a job here.")
     if room < need_bytes:
-        wanted = f"{said}; a job that waits needs {size(need_bytes + settings.disk_reserve_bytes)}"
+        wanted = f"{text}; a job that waits needs {size(need_bytes + settings.disk_reserve_bytes)}"
         return Finding("storage", "warn", wanted, "Make room, or let a worker with a larger disk run.")
-    return Finding("storage", "ok", said)
+    return Finding("storage", "ok", text)
 
 
 def refusal(folder: Path) -> str | None:
-    """Why a folder, or the one that it will be made in, takes no file; None when it does."""
+    """The reason why a folder, or the one that it will be made in, takes no file; None when it does."""
     try:
         with tempfile.TemporaryFile(dir=nearest(folder)) as probe:
             probe.write(bytes(PROBE_BYTES))
@@ -301,7 +301,7 @@ def data_roots(settings: Settings) -> Finding:
 
 
 def device() -> Finding:
-    """What a worker on this machine would train on."""
+    """The device that a worker on this machine would train on."""
     from worker import machine
 
     torch = installed("torch")
@@ -310,37 +310,37 @@ def device() -> Finding:
     computer = f"{cores} CPU threads, {size(machine.memory())} of memory"
     if gpu is None:
         if shutil.which("nvidia-smi") and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"):
-            said = f"nvidia-smi is installed and tells of no GPU; {computer}"
+            text = f"nvidia-smi is installed and lists no GPU; {computer}"
             return Finding(
-                "device", "warn", said, "Run nvidia-smi and mend the driver; until then a worker uses the CPU."
+                "device", "warn", text, "Run nvidia-smi and mend the driver; until then a worker uses the CPU."
             )
         return Finding("device", "ok", f"no GPU; {computer}")
-    said = f"{gpu[0]} with {size(gpu[1])}; {computer}"
+    text = f"{gpu[0]} with {size(gpu[1])}; {computer}"
     if torch is not None and torch.endswith("+cpu"):
         return Finding(
-            "device", "warn", f"{said}; torch {torch} knows no GPU", "Install a torch that is built with CUDA."
+            "device", "warn", f"{text}; torch {torch} knows no GPU", "Install a torch that is built with CUDA."
         )
-    return Finding("device", "ok", said)
+    return Finding("device", "ok", text)
 
 
 def engine(settings: Settings) -> Finding:
-    """What a worker here could take from its engines, which read what users bring."""
+    """The confinement of a worker's engines here, which read hostile files."""
     from worker.sandbox import PROMISES, WALLS, prepare
 
     with tempfile.TemporaryDirectory(dir=nearest(settings.storage)) as folder:
         sandbox = prepare(settings.model_copy(update={"storage_url": Path(folder).as_uri()}))
     held = "; ".join(words for name, words in PROMISES.items() if sandbox.holds(name)) or "none of what confines it"
     lacking = [f"{PROMISES[name]} ({why})" for name, why in sandbox.missing.items()]
-    said = f"has {held}" + (f"; does without: {'; '.join(lacking)}" if lacking else "")
+    text = f"has {held}" + (f"; does without: {'; '.join(lacking)}" if lacking else "")
     if any(not sandbox.holds(name) for name in WALLS):
         return Finding(
-            "engine", "warn", said, "Run workers where the kernel has Landlock and seccomp; see docs/security.md."
+            "engine", "warn", text, "Run workers where the kernel has Landlock and seccomp; see docs/security.md."
         )
-    return Finding("engine", "ok", said)
+    return Finding("engine", "ok", text)
 
 
 def service() -> Iterator[Finding]:
-    """Whether the service answers over HTTP, and whether our key opens it."""
+    """Whether the service answers over HTTP, and whether the key that is set opens it."""
     from retort.client import ApiError, Retort, RetortError
 
     try:
@@ -348,24 +348,26 @@ def service() -> Iterator[Finding]:
             try:
                 ready = readiness(client.url, client.ready())
             except ApiError as error:
-                said = f"{client.url} answers that it cannot work: {error}"
-                yield Finding("service", "fail", said, "Mend what it says, on its own machine.")
+                text = f"{client.url} answers that it cannot work: {error}"
+                yield Finding("service", "fail", text, "Mend what it says, on its own machine.")
                 return
             yield ready
             if ready.status != "fail":
                 yield key(client)
     except RetortError as error:
-        said = str(error).removesuffix("; `retort up` starts one here")
-        yield Finding("service", "fail", said, "Start it (`retort up` does here), or set RETORT_URL to its address.")
+        text = str(error).removesuffix("; `retort up` starts one here")
+        yield Finding("service", "fail", text, "Start it (`retort up` does here), or set RETORT_URL to its address.")
 
 
-def readiness(url: str, said: object) -> Finding:
-    """What /readyz means."""
-    status = said.get("status") if isinstance(said, dict) else None
+def readiness(url: str, answer: object) -> Finding:
+    """The finding about an answer of /readyz."""
+    status = answer.get("status") if isinstance(answer, dict) else None
     if status == "ok":
         return Finding("service", "ok", f"{url} is ready")
-    if isinstance(said, dict) and status == "degraded":
-        return Finding("service", "warn", f"{url} is degraded: its broker is {said.get('broker')}", "Mend its broker.")
+    if isinstance(answer, dict) and status == "degraded":
+        return Finding(
+            "service", "warn", f"{url} is degraded: its broker is {answer.get('broker')}", "Mend its broker."
+        )
     return Finding("service", "fail", f"{url} answers, but not as Retort does", "Set RETORT_URL to Retort's address.")
 
 
@@ -382,5 +384,5 @@ def key(client: Retort) -> Finding:
 
 
 def first_line(text: str) -> str:
-    """The first line of what a driver said."""
+    """The first line of a driver's message."""
     return text.strip().partition("\n")[0]

@@ -1,4 +1,4 @@
-"""Processes that a command starts, keeps alive and takes with it when it ends."""
+"""Child processes that a command keeps alive, and that end with it."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ POLL_SECONDS = 0.1
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
 HEALTHY_SECONDS = 60.0
-"""A child that ran so long died of something new: the pause before its next start is short again."""
+"""Seconds after which a child's end has a new cause: the pause before its next start is short again."""
 PR_SET_PDEATHSIG = 1
 QUOTED_BYTES = 16 << 10
 LARGEST_LOG_BYTES = 16 << 20
-"""A log that is larger is put aside at the next start; one older log is kept."""
+"""Size from which a log is put aside at the next start; one older log is kept."""
 
 
 @dataclass
-class Child:
+class ChildProcess:
     """One process that is started again whenever it ends by itself."""
 
     name: str
     command: Sequence[str]
     log: Path
-    """Where all that it prints goes."""
+    """File of its standard output and error."""
     stop_seconds: float
-    """How long it may take to end when it is asked to."""
+    """Seconds from SIGTERM to SIGKILL."""
     inherits: tuple[int, ...] = ()
-    """Open files that it gets."""
+    """Descriptors of open files that it gets."""
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     next_start: float = 0.0
@@ -53,15 +53,15 @@ class Child:
         self.started_at = time.monotonic()
 
     def ended(self) -> str | None:
-        """How it ended, in words, if it did."""
+        """Its exit code or signal in words once it has ended, else None."""
         code = None if self.process is None else self.process.poll()
         if code is None:
             return None
         self.process = None
         return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
-    def put_off(self) -> float:
-        """Plan the next start; the seconds until then double while it keeps dying young."""
+    def postpone(self) -> float:
+        """Plan the next start; returns the seconds until then, which double while it ends soon after its starts."""
         if time.monotonic() - self.started_at > HEALTHY_SECONDS:
             self.pause_seconds = FIRST_PAUSE_SECONDS
         pause = self.pause_seconds
@@ -70,7 +70,7 @@ class Child:
         return pause
 
     def stop(self) -> None:
-        """Ask it to end, wait, and end it."""
+        """Send SIGTERM, wait, and kill it if it is still there."""
         if self.process is None:
             return
         self.process.terminate()
@@ -80,8 +80,8 @@ class Child:
             self.process.kill()
             self.process.wait()
 
-    def last_words(self) -> str:
-        """The last line that it printed; of a line of its log, the message."""
+    def last_line(self) -> str:
+        """The last line of its log, or the message of that line where it is JSON."""
         with self.log.open("rb") as log:
             log.seek(max(0, self.log.stat().st_size - QUOTED_BYTES))
             lines = log.read().decode(errors="replace").split("\n")
@@ -92,49 +92,49 @@ class Child:
             return last
 
 
-class StopAsked:
+class StopRequest:
     """True from the first SIGINT, SIGTERM or SIGHUP on; the second one ends this process at once."""
 
     def __init__(self) -> None:
-        self._asked = False
+        self._received = False
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._note)
 
     def __bool__(self) -> bool:
-        return self._asked
+        return self._received
 
     def _note(self, number: int, frame: object) -> None:
-        if self._asked:
+        if self._received:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self._asked = True
+        self._received = True
 
 
-def keep_alive(children: Iterable[Child], stop: StopAsked, say: Callable[[str], None]) -> None:
-    """Start the children again when they end, until a stop is asked for; then stop them, in order."""
+def keep_alive(children: Iterable[ChildProcess], stop: StopRequest, log: Callable[[str], None]) -> None:
+    """Start children again when they end, until a stop is requested; then stop them, in order."""
     children = [*children]
     try:
         while not stop:
             for child in children:
-                tend(child, say)
+                restart_when_ended(child, log)
             time.sleep(POLL_SECONDS)
     finally:
         for child in children:
             child.stop()
 
 
-def tend(child: Child, say: Callable[[str], None]) -> None:
-    """Notice that a child has ended, and start it when its pause is over."""
+def restart_when_ended(child: ChildProcess, log: Callable[[str], None]) -> None:
+    """Log the end of a child, and start it again when its pause is over."""
     how = child.ended()
     if how is not None:
-        pause = child.put_off()
-        say(f"the {child.name} ended with {how}; it starts again in {pause:g} s ({child.log}: {child.last_words()})")
+        pause = child.postpone()
+        log(f"the {child.name} ended with {how}; it starts again in {pause:g} s ({child.log}: {child.last_line()})")
     if child.process is None and time.monotonic() >= child.next_start:
         child.start()
 
 
 def die_with_parent() -> Callable[[], None] | None:
-    """For `preexec_fn`: makes a child end with its parent, even when that is killed. Only Linux can."""
+    """A `preexec_fn` by which a child gets SIGTERM when its parent ends, killed even; None where that is not Linux."""
     if sys.platform != "linux":
         return None
     parent = os.getpid()

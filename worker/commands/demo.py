@@ -1,4 +1,4 @@
-"""A real distillation through the real parts, and proof of what came out."""
+"""`retort demo`: a real distillation through the whole service, and a proof of its result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NEEDED = ("torch", "onnxruntime", "sklearn", "celery", "fastapi")
 
 @speaks
 def demo(
-    to: Annotated[Path, typer.Option(metavar="DIR", help="Where the downloaded files go.")] = Path(".demo"),
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the downloaded files.")] = Path(".demo"),
 ) -> None:
     """Teach a teacher on real digits, distil a student, download it, run it, and print a table.
 
@@ -67,13 +67,13 @@ def read_recipe() -> dict[str, Any]:
     """The recipe that the demo submits."""
     import yaml
 
-    recipe: dict[str, Any] = yaml.safe_load((files("cli") / "demo.yaml").read_text(encoding="utf-8"))
+    recipe: dict[str, Any] = yaml.safe_load((files("worker.commands") / "demo.yaml").read_text(encoding="utf-8"))
     return recipe
 
 
 @contextmanager
 def service_for_demo() -> Iterator[Retort]:
-    """A client of the service that the environment names, or of one that lives as long as the block."""
+    """A client of the service that the environment names, or of one that runs as long as the block."""
     from retort.client import Retort
     from worker.commands.embedded import embedded_service
 
@@ -87,7 +87,7 @@ def service_for_demo() -> Iterator[Retort]:
         with embedded_service(folder) as (url, key), Retort(url, key) as client:
             yield client
     except BaseException:
-        typer.echo(f"What the service wrote is in {folder}", err=True)
+        typer.echo(f"The service's files are in {folder}", err=True)
         raise
     shutil.rmtree(folder)
 

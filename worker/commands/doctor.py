@@ -1,4 +1,4 @@
-"""`retort doctor`: what is well, what is not, and what to do about it."""
+"""`retort doctor`: the checks' findings, with advice for what fails."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Check database, broker, storage, clock, device, workers and the service; exit code 1 when something fails."""
-    from worker.commands.checks import everything
+    from worker.commands.checks import run_checks
 
-    logging.getLogger().addHandler(logging.NullHandler())  # what libraries say beside it, a finding says better
+    logging.getLogger().addHandler(logging.NullHandler())  # keeps logs of libraries away, which a finding says better
     found: list[Finding] = []
-    for finding in everything(data_dir):
+    for finding in run_checks(data_dir):
         found.append(finding)
         if not as_json:
             show(finding)

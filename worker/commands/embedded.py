@@ -1,4 +1,4 @@
-"""A service for as long as a command runs: `retort up` as a child, with a folder and a port of its own."""
+"""A service for as long as a block runs: `retort up` as a child process, with a folder and a port of its own."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pathlib import Path
 from retort.cli.errors import CommandError
 from worker.commands.children import POLL_SECONDS, die_with_parent
 
-START_SECONDS = 90.0
-STOP_SECONDS = 90.0
+START_SECONDS = 240.0
+STOP_SECONDS = 120.0
 
 
 @contextmanager
 def embedded_service(folder: Path) -> Iterator[tuple[str, str]]:
-    """Address and key of a service that keeps all its things in the folder, and ends with the block."""
+    """Address and key of a service whose files are all in the folder; it ends with the block."""
     ready, log = folder / "ready.json", folder / "up.log"
     command = [sys.executable, "-m", "retort.cli.main", "up", "--port", "0", "--data-dir", str(folder)]
     with log.open("wb") as out:
@@ -30,15 +30,18 @@ def embedded_service(folder: Path) -> Iterator[tuple[str, str]]:
         )  # fmt: skip
     try:
         _wait(process, ready, log)
-        said = json.loads(ready.read_text())
-        yield said["url"], Path(said["key_file"]).read_text().strip()
+        announced = json.loads(ready.read_text())
+        yield announced["url"], Path(announced["key_file"]).read_text().strip()
     finally:
         process.terminate()
-        process.wait(STOP_SECONDS)
+        try:
+            process.wait(STOP_SECONDS)
+        finally:
+            process.kill()  # its own children get SIGTERM then
 
 
 def own_environment() -> dict[str, str]:
-    """The environment without what would send this service to somebody else's database or broker."""
+    """The environment without the variables that name another database or broker."""
     return {name: value for name, value in os.environ.items() if not name.startswith("RETORT_")}
 
 

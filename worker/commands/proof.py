@@ -1,4 +1,4 @@
-"""What a downloaded network is worth on this machine: built again, run over the test images, counted and timed."""
+"""Proof of downloaded networks: each is built again, run over the test images, counted and timed."""
 
 from __future__ import annotations
 
@@ -105,11 +105,11 @@ def seconds_per_call(call: Callable[[], object]) -> float:
     return statistics.median(taken)
 
 
-def _all_images(part: Any) -> Tensor:
-    """(M, 3, H, W) float32 in [0, 1]: what a shipped network takes."""
+def _all_images(split: Any) -> Tensor:
+    """All images of a split as a shipped network takes them: (M, 3, H, W) float32 in [0, 1]."""
     import torch
 
-    images: Tensor = part.inputs(torch.arange(len(part)))
+    images: Tensor = split.inputs(torch.arange(len(split)))
     return images.float() / 255
 
 

@@ -21,21 +21,21 @@ from retort.cli.errors import USAGE, CommandError, speaks
 
 if TYPE_CHECKING:
     from service.settings import Settings
-    from worker.commands.children import Child, StopAsked
+    from worker.commands.children import ChildProcess, StopRequest
 
 HOST = "127.0.0.1"
 PORT = 8765
-READY_SECONDS = 60.0
+READY_SECONDS = 180.0
 API_STOP_SECONDS = 10.0
 WORKER_SPARE_SECONDS = 25.0
-"""What a worker may take beyond its engine's grace time, to put its job back and write that down."""
+"""Seconds of a worker beyond its engine's grace, in which it puts its job back and records that."""
 
 
 @speaks
 def up(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = PORT,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Where all is kept; RETORT_DATA_DIR, or ~/.retort, without it.")
+        Path | None, typer.Option(help="Folder of the service; RETORT_DATA_DIR, or ~/.retort, without it.")
     ] = None,
     ready_file: Annotated[
         Path | None, typer.Option(help="Write address and key file there, as JSON, once it is ready.")
@@ -51,13 +51,13 @@ def up(
 
 
 def serve(settings: Settings, listener: socket.socket, ready_file: Path | None) -> None:
-    """Run API and worker until a stop is asked for."""
+    """Run API and worker until a stop is requested."""
     from service.logs import set_up
-    from worker.commands.children import StopAsked, keep_alive
+    from worker.commands.children import StopRequest, keep_alive
 
-    stop = StopAsked()
+    stop = StopRequest()
     url = f"http://{HOST}:{listener.getsockname()[1]}"
-    api, worker = children(settings, listener)
+    api, worker = make_children(settings, listener)
     try:
         api.start()
         worker.start()
@@ -67,25 +67,25 @@ def serve(settings: Settings, listener: socket.socket, ready_file: Path | None) 
         set_up(settings)
         keep_alive((worker, api), stop, logging.getLogger(__name__).warning)
     finally:
-        # The worker first: what it has to say before it ends goes through the database, which needs no API.
+        # The worker first: its last writes go to the database, which needs no API.
         worker.stop()
         api.stop()
     typer.echo("Stopped.")
 
 
-def children(settings: Settings, listener: socket.socket) -> tuple[Child, Child]:
+def make_children(settings: Settings, listener: socket.socket) -> tuple[ChildProcess, ChildProcess]:
     """The API, which gets the listening socket, and the worker."""
-    from worker.commands.children import Child
+    from worker.commands.children import ChildProcess
 
     logs = settings.data_dir / "logs"
     _make_folder(logs)
     descriptor = listener.fileno()
-    api = Child(
+    api = ChildProcess(
         "API", [sys.executable, "-m", "service.app", "--fd", str(descriptor)], logs / "api.log", API_STOP_SECONDS,
         inherits=(descriptor,),
     )  # fmt: skip
     stop_seconds = settings.grace_seconds + WORKER_SPARE_SECONDS
-    worker = Child("worker", [sys.executable, "-m", "worker.app"], logs / "worker.log", stop_seconds)
+    worker = ChildProcess("worker", [sys.executable, "-m", "worker.app"], logs / "worker.log", stop_seconds)
     return api, worker
 
 
@@ -120,15 +120,15 @@ def listening(port: int) -> Iterator[socket.socket]:
         yield listener
 
 
-def wait_until_ready(url: str, api: Child, stop: StopAsked) -> bool:
-    """Wait for the API's word that it is ready; False when a stop was asked for meanwhile. Raises CommandError."""
+def wait_until_ready(url: str, api: ChildProcess, stop: StopRequest) -> bool:
+    """Wait until the API is ready; False when a stop was requested meanwhile. Raises CommandError."""
     from retort.client import Retort, RetortError
 
     deadline = time.monotonic() + READY_SECONDS
     with Retort(url, key="none yet") as client:
         while not stop:
             if (how := api.ended()) is not None:
-                raise CommandError(f"the API ended with {how} while it started ({api.log}: {api.last_words()})")
+                raise CommandError(f"the API ended with {how} while it started ({api.log}: {api.last_line()})")
             try:
                 client.ready()
             except RetortError as error:

@@ -6,7 +6,6 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from retort.datasets._pictures import QUEUED, threads
 from retort.datasets._roots import Files, Roots, fetched
 from retort.datasets._split import take_splits
 from retort.engine.artifacts import Packer
-from retort.engine.context import RunPaths
 from retort.engine.event_log import EventLog
 from retort.engine.group import ALONE, Group
 from retort.engine.ingest.layout import MANIFEST_BYTES, Layout, find_layout, is_named_manifest, may_matter
@@ -27,6 +25,7 @@ from retort.engine.ingest.members import Bounds, Member, Stray, files_of, member
 from retort.engine.ingest.report import Broken, report_of
 from retort.engine.interrupt import Impossible, Interrupt, NothingToKeep
 from retort.ingest import ARCHIVE, REPORT, Ingest
+from retort.order import Paths
 
 Piece = tuple[int, int]
 """Where a file's bytes begin in the spool, and how many they are."""
@@ -39,7 +38,7 @@ class Ingestion:
     """How much is read."""
 
     def __init__(
-        self, spec: Ingest, paths: RunPaths, event_log: EventLog, interrupt: Interrupt, group: Group = ALONE
+        self, spec: Ingest, paths: Paths, event_log: EventLog, interrupt: Interrupt, group: Group = ALONE
     ) -> None:
         self.spec = spec
         self.paths = paths

@@ -20,9 +20,9 @@ from service.artifacts.repository import write_blob
 from service.db import transaction
 from service.workers.service import Made, succeed
 from tests.conftest import wait_until
-from tests.retort.cli.conftest import Up
 from tests.retort.client.conftest import Service
 from tests.service.datasets.taking import take
+from tests.up import Up
 
 Run = Callable[..., Result]
 EXPECTS = {"size": 8, "channel_order": "rgb", "range": [0.0, 1.0], "mean": [0.3] * 3, "std": [0.4] * 3}

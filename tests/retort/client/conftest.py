@@ -24,6 +24,7 @@ from service.db import transaction
 from service.events.repository import Entry, append
 from service.keys.service import create_local_key
 from tests.conftest import free_port, wait_until
+from tests.processes import kill_tree
 
 RECIPE: dict[str, Any] = {
     "name": "a try",
@@ -80,10 +81,13 @@ def api(migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with (folder / "api.log").open("wb") as log:
         command = [sys.executable, "-m", "service.app", "--port", str(port)]
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    wait_until(lambda: httpx2.get(f"{service.url}/healthz").is_success, "the API starts")
-    yield service
-    process.terminate()
-    process.wait(20)
+    try:
+        wait_until(lambda: httpx2.get(f"{service.url}/healthz").is_success, "the API starts")
+        yield service
+        process.terminate()
+        process.wait(120)
+    finally:
+        kill_tree(process)
 
 
 @pytest.fixture

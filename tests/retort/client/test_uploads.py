@@ -25,7 +25,7 @@ from tests.conftest import free_port, wait_until
 from tests.retort.client.conftest import Service, Wire
 
 MIB = 1 << 20
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def make_file(file: Path, mebibytes: int, seed: int = 0) -> str:

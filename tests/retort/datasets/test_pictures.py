@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from retort.dataset import ImageClassFacts, DatasetError, LoadedDataset
+from retort.dataset import DatasetError, ImageClassFacts, LoadedDataset
 from retort.datasets import _pictures
 from retort.datasets._listing import Labelled
 from retort.datasets._memory import MemorySplit
@@ -35,7 +35,9 @@ def photographs(folder: Path, count: int, size: tuple[int, int] = (24, 20)) -> l
 
 def load(folder: Path, listed: list[Labelled], side: int = SIDE) -> LoadedDataset:
     train, validation, test = listed[:-20], listed[-20:-10], listed[-10:]
-    facts = ImageClassFacts(classes=2, class_names=("a", "b"), image_size=side, train=len(train), validation=10, test=10)
+    facts = ImageClassFacts(
+        classes=2, class_names=("a", "b"), image_size=side, train=len(train), validation=10, test=10
+    )
     return load_pictures(facts, Folder(folder), train, validation, test, ())
 
 

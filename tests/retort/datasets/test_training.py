@@ -12,7 +12,8 @@ from retort.datasets import _pictures
 from retort.engine.__main__ import carry_out
 from retort.engine.event_log import EventLog
 from retort.engine.interrupt import FINISHED, IMPOSSIBLE, Interrupt
-from retort.engine.run import RunPaths
+from retort.kinds import DISTILL
+from retort.order import Order, Paths
 from tests.retort.datasets.published import mit67
 
 
@@ -26,9 +27,10 @@ def run(folder: Path, directory: Path, **dataset: object) -> tuple[int, list[str
         "exports": [{"name": "safetensors"}],
     }
     directory.mkdir()
-    place = RunPaths(directory, directory / "checkpoints", directory, (folder,), "1", 1e9)
+    checkpoints = directory / "checkpoints"
+    paths = Paths(directory=directory, checkpoints=checkpoints, weights=directory, data_roots=(folder,))
     with (directory / "log.jsonl").open("wb") as out:
-        code = carry_out(json.dumps(recipe).encode(), place, EventLog(out.fileno()), Interrupt())
+        code = carry_out(Order(kind=DISTILL, spec=recipe, paths=paths), EventLog(out.fileno()), Interrupt())
     texts = [json.loads(line).get("text") for line in (directory / "log.jsonl").read_text().splitlines()]
     made = directory / "artifacts" / "student.safetensors"
     return code, [text for text in texts if text], sha256(made.read_bytes()).hexdigest() if made.exists() else ""

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from retort.engine.event_log import EventLog
 from retort.engine.interrupt import Interrupt
-from retort.engine.run import Run, RunPaths
+from retort.engine.run import Run
+from retort.order import CacheDirectory, Paths
 from retort.recipe import Recipe
 
 TRAINING = {
@@ -50,12 +51,19 @@ class Ended:
         return [line["values"] for line in self.lines if line.get("kind") == "metrics" and line["network"] == "student"]
 
 
+def paths_in(directory: Path) -> Paths:
+    """Of a run that does all in one directory and writes a checkpoint only at its ends."""
+    checkpoints = directory / "checkpoints"
+    return Paths(directory=directory, checkpoints=checkpoints, weights=directory, checkpoint_seconds=1e9)
+
+
 def run(recipe: dict, directory: Path, store: Path | None = None, store_bytes: int = 10**9) -> Ended:
     directory.mkdir()
-    place = RunPaths(directory, directory / "checkpoints", directory, (), "1", 1e9, store, store_bytes)
+    cache = CacheDirectory(path=store, max_bytes=store_bytes) if store else None
+    paths = paths_in(directory).model_copy(update={"teacher_cache": cache})
     log = directory / "log.jsonl"
     with log.open("wb") as out:
-        Run(Recipe.model_validate(recipe), place, EventLog(out.fileno()), Interrupt())()
+        Run(Recipe.model_validate(recipe), paths, EventLog(out.fileno()), Interrupt())()
     return Ended(directory, [json.loads(line) for line in log.read_text().splitlines()])
 
 

@@ -33,8 +33,9 @@ from retort.engine.interrupt import (
     Interrupt,
     MemoryExhausted,
 )
-from retort.engine.run import RunPaths
 from retort.engine.trainer import Trainer
+from retort.kinds import DISTILL
+from retort.order import Order, Paths
 from tests.conftest import free_port
 from tests.retort.engine.runs import recipe_of
 
@@ -79,9 +80,10 @@ def test_what_nobody_foresaw_is_a_crash(tmp_path, error):
 def attempt(recipe: dict, directory: Path, interrupt: Interrupt | None = None) -> tuple[int, str | None]:
     """Exit code and last sentence of a run in this process."""
     directory.mkdir(exist_ok=True)
-    place = RunPaths(directory, directory / "checkpoints", directory, (), "1", 1e9)
+    paths = Paths(directory=directory, checkpoints=directory / "checkpoints", weights=directory, checkpoint_seconds=1e9)
     with (directory / "log").open("wb") as out:
-        code = carry_out(json.dumps(recipe).encode(), place, EventLog(out.fileno()), interrupt or Interrupt())
+        order = Order(kind=DISTILL, spec=recipe, paths=paths)
+        code = carry_out(order, EventLog(out.fileno()), interrupt or Interrupt())
     return code, json.loads((directory / "log").read_text().splitlines()[-1]).get("text")
 
 

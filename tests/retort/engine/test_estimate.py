@@ -9,8 +9,8 @@ import pytest
 from retort.engine.estimate import Estimation
 from retort.engine.event_log import EventLog
 from retort.engine.interrupt import Interrupt
-from retort.engine.run import RunPaths
 from retort.estimate import Estimate
+from retort.order import Paths
 from tests.retort.engine.runs import recipe_of, run
 
 
@@ -20,10 +20,10 @@ def test_an_estimate_is_near_what_the_whole_run_takes(tmp_path: Path) -> None:
     recipe["evaluation"] = {"every_epochs": 4}
     folder = tmp_path / "estimate"
     folder.mkdir()
-    place = RunPaths(folder, folder / "checkpoints", folder, (), "1", 1e9)
+    paths = Paths(directory=folder, checkpoints=folder / "checkpoints", weights=folder, checkpoint_seconds=1e9)
     with (folder / "log").open("wb") as log:
         spec = Estimate.model_validate({"recipe": recipe})
-        Estimation(spec, place, EventLog(log.fileno()), Interrupt())()
+        Estimation(spec, paths, EventLog(log.fileno()), Interrupt())()
     report = json.loads((folder / "artifacts/report.json").read_text())
     begin = time.monotonic()
     ended = run(recipe, tmp_path / "whole")

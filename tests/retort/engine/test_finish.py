@@ -13,10 +13,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from retort.engine.__main__ import _from_parent, _lines, carry_out
+from retort.engine.__main__ import _lines, carry_out, read_order
 from retort.engine.event_log import EventLog
 from retort.engine.interrupt import FINISHED, NOTHING_TO_KEEP, STOPPED, Interrupt
-from retort.engine.run import RunPaths
+from retort.kinds import DISTILL
+from retort.order import Order, Paths
 from tests.retort.engine.runs import Ended, recipe_of
 from tests.retort.engine.test_group import Together, processes_of
 
@@ -52,15 +53,13 @@ def attempt(
 ) -> int:
     """Run or resume a recipe in this process; returns the exit code."""
     directory.mkdir(exist_ok=True)
-    place = RunPaths(directory, directory / "checkpoints", directory, (), "1", 1e9)
+    paths = Paths(directory=directory, checkpoints=directory / "checkpoints", weights=directory, checkpoint_seconds=1e9)
     interrupt = Interrupt()
-    if ordered:
-        interrupt.set_finish()
     with (directory / "log.jsonl").open("ab") as out:
         event_log = Wishing(
             out.fileno(), finish or stop or (lambda line: False), interrupt.set if stop else interrupt.set_finish
         )
-        return carry_out(json.dumps(recipe).encode(), place, event_log, interrupt)
+        return carry_out(Order(kind=DISTILL, spec=recipe, paths=paths, finish=ordered), event_log, interrupt)
 
 
 def ended(directory: Path) -> Ended:
@@ -218,18 +217,15 @@ LONG = recipe_of({"name": "kd"}, epochs=2000)
 
 
 def order(directory: Path, recipe: dict, **more: object) -> bytes:
-    job = {
-        "spec": recipe,
+    paths = {
         "directory": str(directory / "attempt"),
         "checkpoints": str(directory / "checkpoints"),
         "weights": str(directory),
-        "data_roots": [],
         "run": "7",
         "checkpoint_seconds": 1000,
-        "store": str(directory / "store"),
-        "store_bytes": 10**8,
+        "teacher_cache": {"path": str(directory / "cache"), "max_bytes": 10**8},
     }
-    return json.dumps(job | more).encode() + b"\n"
+    return json.dumps({"kind": "distill", "spec": recipe, "paths": paths} | more).encode() + b"\n"
 
 
 def test_the_parent_asks_by_a_line_and_may_do_so_twice(tmp_path):
@@ -259,11 +255,10 @@ def test_lines_of_the_parent_come_whole_however_they_were_sent(blocks):
     os.close(reading)
 
 
-@pytest.mark.parametrize(("said", "wanted"), [({"finish": True}, True), ({"finish": False}, False), ({}, False)])
-def test_an_order_may_hold_the_wish(tmp_path, said, wanted):
-    interrupt = Interrupt()
-    _, content, place, _ = _from_parent(order(tmp_path, LONG, **said), interrupt)
-    assert (json.loads(content), place.run, interrupt.finish) == (LONG, "7", wanted)
+@pytest.mark.parametrize(("more", "wanted"), [({"finish": True}, True), ({"finish": False}, False), ({}, False)])
+def test_an_order_may_hold_the_wish(tmp_path, more, wanted):
+    found = read_order(order(tmp_path, LONG, **more))
+    assert (found.spec, found.paths.run, found.finish) == (LONG, "7", wanted)
 
 
 def test_a_signal_to_one_process_of_two_ends_the_training_of_both(tmp_path):

@@ -16,7 +16,8 @@ from retort.engine.__main__ import carry_out
 from retort.engine.event_log import EventLog
 from retort.engine.group import Group, join
 from retort.engine.interrupt import FINISHED, IMPOSSIBLE, Impossible, Interrupt
-from retort.engine.run import RunPaths
+from retort.kinds import DISTILL
+from retort.order import Order, Paths
 from tests.conftest import free_port
 from tests.retort.engine.runs import recipe_of
 from tests.retort.engine.test_program import Engine
@@ -78,7 +79,7 @@ def pair(tmp_path_factory) -> tuple[Engine, Together]:
     folder = tmp_path_factory.mktemp("group")
     one, two = Engine(folder / "one", recipe), Together(folder / "two", recipe)
     for engine in (one, two):
-        code = engine.run("--store", str(folder / "store"))
+        code = engine.run("--teacher-cache", str(folder / "cache"))
         assert code == FINISHED, (engine.directory / "stderr").read_text()
     return one, two
 
@@ -106,7 +107,7 @@ def test_each_record_is_said_by_one_process(pair):
 
 
 def test_what_the_teacher_says_is_kept_apart_from_what_it_says_to_one(pair):
-    files = [file for file in (pair[1].directory.parent / "store").rglob("*") if file.is_file()]
+    files = [file for file in (pair[1].directory.parent / "cache").rglob("*") if file.is_file()]
     assert {file.suffix for file in files} == {".npy"}
     # Of what the teacher says of R2KD's view, one of each run: the last bits of parts of a batch may differ.
     assert len({file.parent for file in files}) == len(files) == 2
@@ -200,10 +201,10 @@ def test_three_processes_read_a_network_as_one_does():
 )
 def test_what_several_processes_cannot_do_is_said(tmp_path, training, sentence):
     deterministic = torch.are_deterministic_algorithms_enabled()
-    recipe = json.dumps(recipe_of({"name": "kd"}, **training)).encode()
-    place = RunPaths(tmp_path, tmp_path / "checkpoints", tmp_path, (), "1", 1e9)
+    paths = Paths(directory=tmp_path, checkpoints=tmp_path / "checkpoints", weights=tmp_path)
+    order = Order(kind=DISTILL, spec=recipe_of({"name": "kd"}, **training), paths=paths)
     with (tmp_path / "log").open("wb") as out:
-        code = carry_out(recipe, place, EventLog(out.fileno()), Interrupt(), Group(rank=0, size=4))
+        code = carry_out(order, EventLog(out.fileno()), Interrupt(), Group(rank=0, size=4))
     torch.use_deterministic_algorithms(deterministic)
     assert code == IMPOSSIBLE
     assert json.loads((tmp_path / "log").read_text().splitlines()[-1])["text"] == sentence

@@ -4,9 +4,8 @@ import math
 
 import pytest
 import torch
-from torchvision.transforms.v2 import functional
-
 from retort.engine.operations import FAMILIES, NUMBER, OPERATIONS, apply
+from torchvision.transforms.v2 import functional
 
 N = 24
 

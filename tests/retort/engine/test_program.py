@@ -325,14 +325,13 @@ def test_a_warm_engine_ends_with_its_parent():
 def test_a_running_engine_stops_with_its_parent(tmp_path):
     job = {
         "spec": {**RECIPE, "training": {"epochs": 1000}},
-        "directory": str(tmp_path / "attempt"),
-        "checkpoints": str(tmp_path / "checkpoints"),
-        "weights": str(tmp_path),
-        "data_roots": [],
-        "run": "7",
-        "checkpoint_seconds": 1000,
-        "store": str(tmp_path / "store"),
-        "store_bytes": 10**8,
+        "kind": "distill",
+        "paths": {
+            "directory": str(tmp_path / "attempt"),
+            "checkpoints": str(tmp_path / "checkpoints"),
+            "weights": str(tmp_path),
+            "checkpoint_seconds": 1000,
+        },
     }
     with subprocess.Popen(
         [sys.executable, "-m", "retort.engine", "--warm"], stdin=subprocess.PIPE, stdout=subprocess.PIPE

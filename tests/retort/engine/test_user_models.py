@@ -20,11 +20,11 @@ from retort.engine.__main__ import carry_out
 from retort.engine.event_log import EventLog
 from retort.engine.interrupt import FINISHED, IMPOSSIBLE, Impossible, Interrupt
 from retort.engine.onnx_network import load_onnx
-from retort.engine.run import RunPaths
 from retort.engine.user_weights import stripped
 from retort.kinds import CHECK, DISTILL
 from retort.method import Setup
 from retort.methods import METHODS
+from retort.order import Order, Paths
 from retort.validation import check_methods
 from tests.retort.engine.runs import TRAINING
 
@@ -55,9 +55,11 @@ class Bench:
         self.count += 1
         self.last = self.folder / f"run{self.count}"
         self.last.mkdir()
-        place = RunPaths(self.last, self.last / "checkpoints", self.weights, (), "1", 1e9)
+        paths = Paths(
+            directory=self.last, checkpoints=self.last / "checkpoints", weights=self.weights, checkpoint_seconds=1e9
+        )
         with (self.last / "log").open("wb") as log:
-            return carry_out(json.dumps(spec).encode(), place, EventLog(log.fileno()), Interrupt(), kind=kind)
+            return carry_out(Order(kind=kind, spec=spec, paths=paths), EventLog(log.fileno()), Interrupt())
 
     def bring(self, tensors: dict[str, torch.Tensor] | None = None, file: Path | None = None, **record: Any) -> None:
         """Leave a network where a worker would have fetched it to."""

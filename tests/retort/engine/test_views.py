@@ -2,11 +2,11 @@ from hashlib import sha256
 
 import pytest
 import torch
+from retort.engine.views import DrawContext, augment, draw_boxes, make, mix
 from torchvision.transforms.v2 import functional
 
 from retort import augmentation as asked
 from retort.augmentation import Augmentation, Erasing, MixupOrCutMix, ResizedCrop, TrivialAugment
-from retort.engine.views import DrawContext, augment, draw_boxes, make, mix
 from retort.view import CLEAN, AutoAugment, CutMix, CutMixPick, Cutout, Mixup, RandAugment
 
 N, SIDE = 16, 12

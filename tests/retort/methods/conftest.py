@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from retort.engine.views import DrawContext, make
 
 from retort.architecture import Input
 from retort.architectures import ARCHITECTURES, CARDS
 from retort.dataset import ImageClassFacts
 from retort.engine.networks import freeze
 from retort.engine.students import StudentFactory, make_student_state, phase_train_state
-from retort.engine.views import DrawContext, make
 from retort.method import Batch, MethodError, Setup
 from retort.recipe import SGD, Student, Training
 from retort.view import CLEAN

@@ -17,15 +17,15 @@ from retort.architectures import ARCHITECTURES
 from retort.engine.__main__ import carry_out
 from retort.engine.event_log import EventLog
 from retort.engine.interrupt import FINISHED, Interrupt
-from retort.engine.run import RunPaths
+from retort.order import Order, Paths
 from service.artifacts.repository import write_blob
 from service.db import transaction
 from service.jobs.models import State
 from service.workers import service as workers
 from service.workers.service import Made, Trouble
 from tests.service.uploads.conftest import begin, complete, put
-from worker.inputs import Cache
-from worker.workspace import Desk
+from worker.inputs import InputCache
+from worker.workspace import Workspace
 
 DIGITS = [str(number) for number in range(10)]
 EXPECTS = {"size": 8, "channel_order": "rgb", "range": [0, 1], "mean": [0.3] * 3, "std": [0.4] * 3}
@@ -61,21 +61,25 @@ def work(tmp_path: Path) -> Callable[[], State]:
         with transaction() as session:
             claim = workers.claim(session, "worker_1", 600)
         assert claim is not None
-        desk = Desk.of(tmp_path, claim)
-        desk.set_up(claim, Cache(tmp_path / "cache", 10**9), lambda: None)
-        log = desk.directory / "log"
+        workspace = Workspace.of(tmp_path, claim)
+        workspace.prepare(claim, InputCache(tmp_path / "cache", 10**9), lambda: None)
+        log = workspace.directory / "log"
         with log.open("wb") as out:
-            place = RunPaths(desk.directory, desk.checkpoints, desk.weights, desk.fetched(), "1", 600)
-            code = carry_out(
-                json.dumps(claim.spec).encode(), place, EventLog(out.fileno()), Interrupt(), kind=claim.kind
+            paths = Paths(
+                directory=workspace.directory,
+                checkpoints=workspace.checkpoints,
+                weights=workspace.weights,
+                data_roots=workspace.fetched(),
             )
+            order = Order(kind=claim.kind, spec=claim.spec, paths=paths)
+            code = carry_out(order, EventLog(out.fileno()), Interrupt())
         said = [json.loads(line) for line in log.read_text().splitlines()]
         if code != FINISHED:
             trouble = Trouble("recipe", "impossible", said[-1]["text"])
             with transaction() as session:
                 return workers.fail(session, claim, trouble)
         files = []
-        for shipped, path in desk.shipped():
+        for shipped, path in workspace.shipped():
             with path.open("rb") as file:
                 files.append(Made(shipped.name, shipped.network, shipped.media_type, write_blob(file)))
         with transaction() as session:

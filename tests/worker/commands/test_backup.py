@@ -1,23 +1,29 @@
-"""Backup and restore as commands, next to a database; no service runs."""
+"""Backup and restore as commands, next to a database; no service runs.
+
+Of each kind one runs as a process of its own; refusals, of which there are many, run in this one.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner, Result
 
+from retort.cli.main import app
 from service.db import make_engine
-from service.migrations import upgrade
 from tests.service.filling import Snapshot, fill, snapshot
 
 
 def run(*words: str, given: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RETORT_")}
     command = [sys.executable, "-m", "retort.cli.main", *words]
-    return subprocess.run(command, input=given, capture_output=True, env=environment, timeout=60)
+    return subprocess.run(command, input=given, capture_output=True, env=environment, timeout=300)
 
 
 def projects(data_dir: Path) -> Snapshot:
@@ -28,12 +34,35 @@ def projects(data_dir: Path) -> Snapshot:
 
 
 @pytest.fixture
-def filled(tmp_path: Path) -> str:
-    """A data directory whose database holds something."""
-    engine = make_engine(f"sqlite:///{tmp_path / 'filled' / 'retort.db'}")
-    upgrade(engine)
+def run_here(environment: Callable[..., None]) -> Iterator[Callable[..., Result]]:
+    """Runs the command in this process, which forgets its settings before each call."""
+
+    def run(*words: str) -> Result:
+        environment()
+        return CliRunner().invoke(app, words)
+
+    mask = os.umask(0)
+    os.umask(mask)
+    yield run
+    os.umask(mask)
+
+
+@pytest.fixture(scope="module")
+def filled_once(migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database that holds something, to be copied."""
+    file = tmp_path_factory.mktemp("filled") / "retort.db"
+    shutil.copyfile(migrated_sqlite, file)
+    engine = make_engine(f"sqlite:///{file}")
     fill(engine)
     engine.dispose()
+    return file
+
+
+@pytest.fixture
+def filled(filled_once: Path, tmp_path: Path) -> str:
+    """A data directory whose database holds something."""
+    (tmp_path / "filled").mkdir()
+    shutil.copyfile(filled_once, tmp_path / "filled" / "retort.db")
     return str(tmp_path / "filled")
 
 
@@ -60,20 +89,20 @@ def test_a_backup_goes_through_pipes(filled: str, tmp_path: Path) -> None:
     assert projects(Path(fresh)) == projects(Path(filled))
 
 
-def test_refusals_are_one_sentence(filled: str, tmp_path: Path) -> None:
+def test_refusals_are_one_sentence(filled: str, tmp_path: Path, run_here: Callable[..., Result]) -> None:
     file = str(tmp_path / "backup")
-    run("backup", file, "--data-dir", filled)
+    assert run_here("backup", file, "--data-dir", filled).exit_code == 0
     for words, sentence in (
         (("backup", file), f"{file} exists; a backup is written into a new file"),
         (("restore", file), "the database holds 12 projects and 12 jobs; --replace gives them up"),
         (("restore", f"{file}s"), f"{file}s cannot be read: No such file or directory"),
     ):
-        refused = run(*words, "--data-dir", filled)
-        assert (refused.returncode, refused.stderr.decode()) == (1, f"retort: {sentence}\n")
-    assert run("restore", file, "--replace", "--data-dir", filled).returncode == 0
-    empty = run("disown", "--data-dir", str(tmp_path / "fresh"))
-    assert (empty.returncode, empty.stderr.count(b"\n")) == (1, 1)
-    assert empty.stderr.startswith(b"retort: the database cannot be used: ")
+        refused = run_here(*words, "--data-dir", filled)
+        assert (refused.exit_code, refused.stderr) == (1, f"retort: {sentence}\n")
+    assert run_here("restore", file, "--replace", "--data-dir", filled).exit_code == 0
+    empty = run_here("disown", "--data-dir", str(tmp_path / "fresh"))
+    assert (empty.exit_code, empty.stderr.count("\n")) == (1, 1)
+    assert empty.stderr.startswith("retort: the database cannot be used: ")
 
 
 def test_a_database_that_came_back_otherwise_is_taken_from_its_workers(filled: str) -> None:

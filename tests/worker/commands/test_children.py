@@ -1,4 +1,4 @@
-"""What a command says of a child that ended."""
+"""The last line of a child that ended."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.commands.children import Child
+from worker.commands.children import ChildProcess
 
 
 @pytest.mark.parametrize(
@@ -21,11 +21,11 @@ from worker.commands.children import Child
         ("", ""),
     ],
 )
-def test_last_words_are_its_last_line_or_the_message_of_it(code: str, words: str, tmp_path: Path) -> None:
-    child = Child("worker", [sys.executable, "-c", code], tmp_path / "log", stop_seconds=5)
+def test_its_last_line_or_the_message_of_it_is_given(code: str, words: str, tmp_path: Path) -> None:
+    child = ChildProcess("worker", [sys.executable, "-c", code], tmp_path / "log", stop_seconds=5)
     child.start()
     deadline = time.monotonic() + 30
     while child.ended() is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    assert child.last_words() == words
+    assert child.last_line() == words

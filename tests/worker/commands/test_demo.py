@@ -16,15 +16,16 @@ import pytest
 from typer.testing import CliRunner
 
 import worker.commands.demo
+import worker.commands.proof
 from retort.cli.main import app
 from retort.client import Retort
 from retort.recipe import Recipe
 from tests.conftest import wait_until
-from tests.retort.cli.conftest import Up
+from tests.up import Up
 from worker.commands.demo import read_recipe
 from worker.commands.proof import Proof, prove, read_report
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[3] / "README.md"
 pytestmark = pytest.mark.slow
 
 
@@ -50,6 +51,7 @@ def test_the_demo_runs_all_parts_and_proves_what_came_out(tmp_path: Path, monkey
     for name in [name for name in os.environ if name.startswith("RETORT_")]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(worker.commands.demo, "read_recipe", short_recipe)
+    monkeypatch.setattr(worker.commands.proof, "TIMED", 20)
     result = CliRunner().invoke(app, ["demo", "--to", str(tmp_path / "files")])
     assert result.exit_code == 0, result.output
     proofs = prove(tmp_path / "files", short_recipe(), read_report(tmp_path / "files"))
@@ -77,7 +79,7 @@ def refuses_what_was_changed(folder: Path, proofs: list[Proof]) -> None:
 
 def readme_session() -> str:
     """The curl session that the README shows."""
-    found = re.search(r"tests/retort/cli/test_demo\.py -->\n```sh\n(.*?)```", README.read_text(), re.DOTALL)
+    found = re.search(r"tests/worker/commands/test_demo\.py -->\n```sh\n(.*?)```", README.read_text(), re.DOTALL)
     assert found
     return found[1]
 
@@ -121,7 +123,7 @@ def test_a_terminal_shows_bars_and_the_final_table(shared_up: Up, tmp_path: Path
     recipe = tmp_path / "recipe.json"
     recipe.write_text(json.dumps(short_recipe()))
     environment = {"RETORT_URL": shared_up.url, "RETORT_KEY": shared_up.key}
-    code, shown = in_a_terminal("submit", str(recipe), "--watch", "--set", "training.epochs=6", environment=environment)
+    code, shown = in_a_terminal("submit", str(recipe), "--watch", "--set", "training.epochs=4", environment=environment)
     assert code == 0, shown
     for part in ("teaching teacher", "distilling student", "epoch ", "loss ", "images/s", "images right", "of 360"):
         assert part in shown, part

@@ -236,7 +236,7 @@ def test_an_address_that_is_none(environment: Environment, monkeypatch: pytest.M
 
 @contextmanager
 def answering(status: int, body: bytes) -> Iterator[str]:
-    """A server of somebody else's that answers so to all."""
+    """Another server, which answers so to all."""
 
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -301,7 +301,7 @@ def program(folder: Path, name: str, script: str) -> None:
     ("script", "state", "said"),
     [
         ("echo 'NVIDIA H100 80GB HBM3, 81559'", "ok", "NVIDIA H100 80GB HBM3 with 79.6 GiB; "),
-        ("echo 'no driver' >&2; exit 9", "warn", "nvidia-smi is installed and tells of no GPU; "),
+        ("echo 'no driver' >&2; exit 9", "warn", "nvidia-smi is installed and lists no GPU; "),
     ],
 )
 def test_the_driver_is_asked_for_a_gpu(

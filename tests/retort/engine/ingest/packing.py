@@ -25,8 +25,8 @@ from retort.engine.event_log import EventLog
 from retort.engine.ingest import Ingestion
 from retort.engine.ingest.members import Bounds
 from retort.engine.interrupt import Interrupt
-from retort.engine.run import RunPaths
 from retort.ingest import Ingest
+from retort.order import Paths
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -165,9 +165,8 @@ def take_in(
     chosen = Ingest.model_validate({"name": "flowers", "source": source, "image_size": 16, **spec})
     log = directory / "log.jsonl"
     with log.open("wb") as out:
-        made = Ingestion(
-            chosen, RunPaths(directory, directory, directory, roots, "1", 60), EventLog(out.fileno()), Interrupt()
-        )
+        paths = Paths(directory=directory, checkpoints=directory, weights=directory, data_roots=roots)
+        made = Ingestion(chosen, paths, EventLog(out.fileno()), Interrupt())
         made.bounds = bounds or Bounds()
         made()
     return Taken(directory, [json.loads(line) for line in log.read_text().splitlines()])

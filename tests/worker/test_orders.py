@@ -1,4 +1,4 @@
-"""What owners, deadlines and stopping workers want of a running job, and what another machine needs to go on."""
+"""Orders to a running job by its owner, its deadline or a stopping worker, and the checkpoints of other machines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from service.keys.service import Caller
 from service.settings import get_settings
 from tests.conftest import wait_until
 from tests.service.rows import add_project
-from tests.worker.plays import add_play, alive, job_folder, kinds, lines, row, running_shell, wait_for_state
+from tests.worker.plays import add_play, alive, job_folder, kinds, lines, row, running_agent, wait_for_state
 
 Environment = Callable[..., None]
 
@@ -36,7 +36,7 @@ def project_id() -> str:
     return add_project()
 
 
-def wish(job_id: str, wanted: Wanted) -> Job:
+def change_wanted(job_id: str, wanted: Wanted) -> Job:
     with transaction() as session:
         return jobs.wish(session, Caller("key_1", row(job_id).project_id, False), job_id, wanted)
 
@@ -59,16 +59,16 @@ def blobs() -> int:
 
 def test_a_paused_job_frees_its_worker_and_goes_on_from_its_checkpoint(project_id: str) -> None:
     job_id = add_play(project_id, ("train_once", 60), ("ship_checkpoint", None))
-    with running_shell():
+    with running_agent():
         wait_for_state(job_id, State.running)
-        assert wish(job_id, Wanted.pause).state is State.running
+        assert change_wanted(job_id, Wanted.pause).state is State.running
         paused = wait_for_state(job_id, State.paused)
         assert (paused.attempt, paused.lease_owner, paused.error, paused.ended_at) == (0, None, None, None)
         assert len(stored(job_id)) == 1
         other = add_play(project_id, ("ship", {}))
         wait_for_state(other, State.succeeded)
         assert row(job_id).state is State.paused
-        wish(job_id, Wanted.run)
+        change_wanted(job_id, Wanted.run)
         wait_for_state(job_id, State.succeeded)
     assert files(job_id)["student.txt"] == "stopped"
     assert kinds(job_id) == ["claimed", "pause_wanted", "paused", "resumed", "claimed", "succeeded"]
@@ -77,34 +77,34 @@ def test_a_paused_job_frees_its_worker_and_goes_on_from_its_checkpoint(project_i
 
 def test_a_pause_that_is_taken_back_puts_the_job_back_or_changes_nothing(project_id: str) -> None:
     job_id = add_play(project_id, ("train_once", 60), ("ship_checkpoint", None))
-    with running_shell():
+    with running_agent():
         wait_for_state(job_id, State.running)
-        wish(job_id, Wanted.pause)
-        wish(job_id, Wanted.run)
-        wish(job_id, Wanted.pause)
+        change_wanted(job_id, Wanted.pause)
+        change_wanted(job_id, Wanted.run)
+        change_wanted(job_id, Wanted.pause)
         wait_for_state(job_id, State.paused)
-        wish(job_id, Wanted.run)
+        change_wanted(job_id, Wanted.run)
         wait_for_state(job_id, State.succeeded)
 
 
 def test_a_stopped_job_keeps_what_it_has_and_succeeds(project_id: str) -> None:
     job_id = add_play(project_id, ("checkpoint", "best so far"), ("train", 60), ("ship_checkpoint", None))
-    with running_shell():
+    with running_agent():
         wait_for_state(job_id, State.running)
-        assert wish(job_id, Wanted.stop).state is State.running
+        assert change_wanted(job_id, Wanted.stop).state is State.running
         job = wait_for_state(job_id, State.succeeded)
     assert (job.wanted, files(job_id)) == (Wanted.stop, {"student.txt": "best so far", "finish.txt": "True"})
     assert kinds(job_id) == ["claimed", "stop_wanted", "succeeded"]
-    assert wish(job_id, Wanted.stop).state is State.succeeded
+    assert change_wanted(job_id, Wanted.stop).state is State.succeeded
 
 
 def test_a_paused_job_is_stopped_by_a_worker_that_only_wraps_up(project_id: str) -> None:
     job_id = add_play(project_id, ("train_once", 60), ("train", 60), ("ship_checkpoint", None))
-    with running_shell():
+    with running_agent():
         wait_for_state(job_id, State.running)
-        wish(job_id, Wanted.pause)
+        change_wanted(job_id, Wanted.pause)
         wait_for_state(job_id, State.paused)
-        assert wish(job_id, Wanted.stop).state is State.queued
+        assert change_wanted(job_id, Wanted.stop).state is State.queued
         wait_for_state(job_id, State.succeeded)
     assert files(job_id) == {"student.txt": "stopped", "finish.txt": "True"}
     assert kinds(job_id)[2:] == ["paused", "stop_wanted", "claimed", "succeeded"]
@@ -113,18 +113,18 @@ def test_a_paused_job_is_stopped_by_a_worker_that_only_wraps_up(project_id: str)
 def test_a_job_stopped_before_there_is_anything_to_keep_is_cancelled_and_says_so(project_id: str) -> None:
     sentence = "no student was trained yet, so there is nothing to keep"
     job_id = add_play(project_id, ("train", 60), ("event", {"kind": "failed", "text": sentence}), ("exit", 73))
-    with running_shell():
+    with running_agent():
         wait_for_state(job_id, State.running)
-        wish(job_id, Wanted.stop)
+        change_wanted(job_id, Wanted.stop)
         job = wait_for_state(job_id, State.cancelled)
     assert (job.error, lines(job_id)[-1].body["text"]) == (None, sentence)
 
 
 def test_a_job_whose_engine_dies_while_it_is_to_pause_is_paused(project_id: str) -> None:
-    job_id = add_play(project_id, ("deaf", 4), ("die", 9))  # by when the worker has heard of the wish
-    with running_shell():
+    job_id = add_play(project_id, ("deaf", 4), ("die", 9))  # by when the worker has read the order
+    with running_agent():
         wait_for_state(job_id, State.running)
-        wish(job_id, Wanted.pause)
+        change_wanted(job_id, Wanted.pause)
         job = wait_for_state(job_id, State.paused)
     assert (job.attempt, job.lease_owner, kinds(job_id)) == (0, None, ["claimed", "pause_wanted", "paused"])
 
@@ -133,7 +133,7 @@ def test_a_deadline_fails_the_job_or_stops_it_with_what_it_has(project_id: str) 
     fails = {"deadline": {"seconds": 1.0, "then": "fail"}}
     stops = {"deadline": {"seconds": 1.0, "then": "stop"}}
     play = (("checkpoint", "best so far"), ("train", 60), ("ship_checkpoint", None))
-    with running_shell():
+    with running_agent():
         late = add_play(project_id, *play, recipe=fails)
         job = wait_for_state(late, State.failed)
         assert (job.error or {})["cause"] == "deadline"
@@ -150,7 +150,7 @@ def test_a_deadline_fails_the_job_or_stops_it_with_what_it_has(project_id: str) 
 def test_what_the_machine_could_not_do_is_tried_again(project_id: str, code: int, cause: str) -> None:
     refusal = ("event", {"kind": "failed", "text": "it said why"})
     job_id = add_play(project_id, refusal, ("fail_once", code), ("ship", {}))
-    with running_shell():
+    with running_agent():
         wait_for_state(job_id, State.succeeded)
     [requeued] = [line.body for line in lines(job_id) if line.kind == "requeued"]
     assert (requeued["text"], requeued["data"]["fault"], requeued["data"]["cause"]) == ("it said why", "machine", cause)
@@ -160,13 +160,13 @@ def test_another_machine_goes_on_from_the_stored_checkpoint(
     project_id: str, environment: Environment, tmp_path: Path
 ) -> None:
     job_id = add_play(project_id, ("train_once", 60), ("ship_checkpoint", None))
-    with running_shell():
+    with running_agent():
         wait_for_state(job_id, State.running)
     assert row(job_id).state is State.queued
     assert len(stored(job_id)) == 1
     shutil.rmtree(get_settings().storage)
     environment(storage_url=f"file://{tmp_path}/another")
-    with running_shell():
+    with running_agent():
         wait_for_state(job_id, State.succeeded)
     assert files(job_id)["student.txt"] == "stopped"
     sweep(0)
@@ -176,29 +176,32 @@ def test_another_machine_goes_on_from_the_stored_checkpoint(
 def test_two_checkpoints_are_kept_and_the_rest_is_given_back_at_once(
     project_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.checkpoints.REST", 0.0)
+    monkeypatch.setattr("worker.checkpoints.PAUSE", 0.0)
     texts = [("checkpoint", f"state {i}") for i in range(4)]
     play = [step for text in texts for step in (text, ("sleep", 0.5))]
     job_id = add_play(project_id, *play, ("sleep", 60))
-    with running_shell():
+    with running_agent():
         # One that is replaced before its turn comes is left out, on a busy machine.
         wait_until(lambda: stored(job_id)[-1][:4] == "0003", "the newest is stored")
         assert (len(stored(job_id)), blobs()) == (2, 2)
-        wish(job_id, Wanted.cancel)
+        change_wanted(job_id, Wanted.cancel)
         wait_for_state(job_id, State.cancelled)
         assert stored(job_id) == []
     sweep(0)  # what was half copied when the job ended
     assert blobs() == 0
 
 
-def test_a_stopping_worker_has_put_its_job_back_within_half_a_minute(project_id: str, environment: Environment) -> None:
-    environment(grace_seconds=20, lease_seconds=30)
+@pytest.mark.parametrize("grace_seconds", [2, pytest.param(20, marks=pytest.mark.long)])
+def test_a_stopping_worker_has_put_its_job_back_within_half_a_minute(
+    project_id: str, environment: Environment, grace_seconds: int
+) -> None:
+    environment(grace_seconds=grace_seconds, lease_seconds=30)
     job_id = add_play(project_id, ("deaf", 300))
-    with running_shell() as shell:
+    with running_agent() as agent:
         wait_for_state(job_id, State.running)
         begun = time.monotonic()
-        shell.stop()
-        assert shell.join(30)
+        agent.stop()
+        assert agent.join(30)
     assert time.monotonic() - begun < 30
     assert row(job_id).state is State.queued
 
@@ -207,11 +210,11 @@ def test_an_engine_that_is_paused_leaves_no_process_behind(project_id: str, tmp_
     job_id = add_play(
         project_id, ("note", str(tmp_path / "engine")), ("litter", str(tmp_path / "litter")), ("train", 60)
     )
-    with running_shell():
+    with running_agent():
         wait_until(lambda: (tmp_path / "litter").exists() and (tmp_path / "litter").read_text(), "it runs")
         litter = int((tmp_path / "litter").read_text())
         assert alive(litter)
-        wish(job_id, Wanted.pause)
+        change_wanted(job_id, Wanted.pause)
         wait_for_state(job_id, State.paused)
         wait_until(lambda: not alive(litter), "its process group is gone")
 
@@ -220,7 +223,7 @@ def test_a_worker_begins_nothing_that_its_disk_does_not_hold(project_id: str, en
     free = shutil.disk_usage(os.path.expanduser("~")).free
     large = add_play(project_id, ("ship", {}), needs_disk_bytes=10 * free)
     small = add_play(project_id, ("ship", {}))
-    with running_shell():
+    with running_agent():
         wait_for_state(small, State.succeeded)
         time.sleep(0.5)
         assert row(large).state is State.queued
