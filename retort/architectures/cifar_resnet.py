@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Shape(NamedTuple):
-    """What sets one ResNet apart from another."""
+    """The numbers in which ResNets differ."""
 
     blocks: tuple[int, ...]
     """Blocks of each stage."""

@@ -45,7 +45,7 @@ class Cub200(Photographs):
                 raise DatasetError(f"{LABELS} gives image {key} the class {labels.get(key)}, which {CLASSES} lacks")
             if membership.get(key) not in splits:
                 raise DatasetError(
-                    f"{SPLIT} says {membership.get(key)} of image {key}; 1 (training) or 0 (test) is wanted"
+                    f"{SPLIT} has {membership.get(key)} for image {key}; wanted 1 (training) or 0 (test)"
                 )
             splits[membership[key]].append((f"images/{file}", order[labels[key]]))
         named = [name.partition(".")[2].replace("_", " ") or name for name in classes.values()]

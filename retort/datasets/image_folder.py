@@ -23,13 +23,13 @@ SPLIT_FOLDERS = {
 
 @dataclass
 class Found:
-    """What lies in a folder, before any image is decoded."""
+    """Contents of a folder, before any image is decoded."""
 
     class_names: tuple[str, ...]
     splits: dict[str, list[Labelled]]
-    """The images of each part, in a fixed order."""
+    """The images of each split, in a fixed order."""
     stray: list[str] = field(default_factory=list)
-    """What was passed over: no images, hidden, or links out of the allowed folders."""
+    """Files that were passed over: no images, hidden, or links out of the allowed folders."""
 
 
 class ImageFolder(Dataset):
@@ -45,7 +45,7 @@ class ImageFolder(Dataset):
     path: str = Field(min_length=1, max_length=LONGEST_PATH, pattern=PATH_PATTERN)
     """The folder; it must lie under one that the server allows (RETORT_DATA_ROOTS)."""
     image_size: int = Field(default=224, ge=8, le=1024)
-    """Side of the square that images are brought to, in pixels."""
+    """Side of the square that images are resized to, in pixels."""
     validation_share: float = Field(default=0.1, gt=0, lt=0.5)
     """Share of each class's images that is split off for validation when there is no such folder."""
     test_share: float = Field(default=0.1, gt=0, lt=0.5)
@@ -78,7 +78,7 @@ class ImageFolder(Dataset):
 
     def _find(self, files: Files) -> Found:
         if not files.folder.is_dir():
-            raise DatasetError(f"{self.path!r} is no folder")
+            raise DatasetError(f"{self.path!r} is not a folder")
         with reading(self.path):
             return self._listing(files)
 

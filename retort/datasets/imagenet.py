@@ -20,7 +20,7 @@ CLASSES = 1000
 class Imagenet(Photographs):
     """ImageNet (ILSVRC 2012), 1,000 classes, 1,281,167 training images; its 50,000 validation images are the test.
 
-    The official test part has no public labels. A folder with fewer classes is a subset of it, in the same order.
+    The official test split has no public labels. A folder with fewer classes is a subset of it, in the same order.
     """
 
     source: ClassVar[str] = (
@@ -37,7 +37,7 @@ class Imagenet(Photographs):
         wnids = self._classes(files)
         if len(wnids) < CLASSES:
             return super()._look(files)
-        # Counting a million files takes its while; load() does, and says so if some are missing.
+        # Counting a million files takes its while; load() does, and refuses if some are missing.
         return self._facts(_names(wnids), self.image_size, self.official.train, self.official.test)
 
     def _listing(self, files: Files) -> Listing:

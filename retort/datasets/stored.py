@@ -25,7 +25,7 @@ class Stored(Dataset):
     dataset: str = Field(pattern=r"^dataset_[0-9a-z]+$")
     """Id of the data set."""
     image_size: int | None = Field(default=None, ge=8, le=1024)
-    """Side of the square that images are brought to, in pixels; null is what the data set says."""
+    """Side of the square that images are resized to, in pixels; null is the data set's own."""
 
     def facts(self, roots: Sequence[Path]) -> DataFacts | None:
         file = fetched(roots, self.dataset)

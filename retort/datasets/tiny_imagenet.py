@@ -21,7 +21,7 @@ CLASSES = 200
 class TinyImagenet(Photographs):
     """Tiny ImageNet, 64 x 64 pixels, 200 classes, 100,000 training images; its 10,000 validation images are the test.
 
-    The official test part has no public labels.
+    The official test split has no public labels.
     """
 
     source: ClassVar[str] = (
@@ -45,7 +45,7 @@ class TinyImagenet(Photographs):
 
     name: Literal["tiny_imagenet"] = "tiny_imagenet"
     image_size: int = Field(default=64, ge=8, le=1024)
-    """Side of the square that images are brought to, in pixels; they have 64."""
+    """Side of the square that images are resized to, in pixels; they have 64."""
 
     def _look(self, files: Files) -> DataFacts | None:
         wnids = _wnids(files)

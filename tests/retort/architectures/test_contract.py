@@ -1,4 +1,4 @@
-"""What holds for every architecture: its card is true, it can be read, stored and copied."""
+"""The contract of every architecture: its card is true, it can be read, stored and copied."""
 
 from math import log2
 

@@ -32,7 +32,7 @@ def test_parameters_and_multiply_adds_are_what_torchvision_publishes(architectur
         assert counted == pytest.approx(published["_ops"], rel=0.01, abs=0.001)
 
 
-def test_a_fixed_network_brings_images_to_its_size() -> None:
+def test_a_fixed_network_resizes_images_to_its_size() -> None:
     network = FAMILY.build("torchvision.vit_b_32", 3).eval()
     assert network.image.size == 224
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What holds for every data set: it is what it says before it is loaded."""
+"""The contract of every data set: its facts before loading are those after it."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ def test_images_and_labels_are_what_the_contract_says(loaded: LoadedDataset) -> 
         assert split.targets.shape == (len(split),)
 
 
-def test_every_class_is_in_every_part(loaded: LoadedDataset) -> None:
+def test_every_class_is_in_every_split(loaded: LoadedDataset) -> None:
     for split in (loaded.train, loaded.validation, loaded.test):
         assert split.targets.unique().tolist() == list(range(loaded.facts.classes))
 
 
-def test_the_statistics_are_the_published_ones_or_those_of_the_training_part(
+def test_the_statistics_are_the_published_ones_or_those_of_the_training_split(
     dataset: Dataset, loaded: LoadedDataset
 ) -> None:
     if isinstance(dataset, Published):

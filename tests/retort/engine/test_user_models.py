@@ -135,7 +135,7 @@ def test_a_network_with_prefixes_is_taken_in_and_as_good_as_before(bench: Bench)
     assert report["permuted"]["order"] == list(range(10))
 
 
-def test_missing_unexpected_and_wrong_tensors_are_told_one_by_one(bench: Bench) -> None:
+def test_missing_unexpected_and_wrong_tensors_are_named_one_by_one(bench: Bench) -> None:
     tensors = dict(bench.tensors)
     del tensors["conv1.weight"]
     tensors["extra"] = torch.zeros(1)

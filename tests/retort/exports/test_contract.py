@@ -1,4 +1,4 @@
-"""What holds for every export: one file, which says what the network said."""
+"""The contract of every export: one file, with the network's outputs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read_onnx(file: Path, description: dict[str, Any]) -> Callable[[Tensor], Ten
 
 
 READERS: dict[str, Reader] = {".safetensors": read_safetensors, ".onnx": read_onnx}
-"""How each format is read by those who know nothing of how it was written."""
+"""An independent reader of each format."""
 
 
 def network_of(architecture: str, size: int) -> Network:
@@ -64,9 +64,7 @@ def logits(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("export", EXPORTS.values(), ids=EXPORTS)
 @pytest.mark.parametrize(("architecture", "size"), [("resnet8", 8), ("wrn_16_1", 16)])
-def test_the_file_says_what_the_network_says(
-    export: type[Export], architecture: str, size: int, tmp_path: Path
-) -> None:
+def test_the_file_gives_the_networks_logits(export: type[Export], architecture: str, size: int, tmp_path: Path) -> None:
     network = network_of(architecture, size)
     description, written = described(network, architecture), export(name=export.model_fields["name"].default)
     file = tmp_path / f"small{written.suffix}"
@@ -80,7 +78,7 @@ def test_the_file_says_what_the_network_says(
 
 
 @pytest.mark.parametrize("export", EXPORTS.values(), ids=EXPORTS)
-def test_it_is_told_what_it_is(export: type[Export]) -> None:
+def test_it_names_its_suffix_and_media_type(export: type[Export]) -> None:
     assert export.suffix.startswith(".")
     assert "/" in export.media_type
     assert export.__doc__
@@ -113,7 +111,7 @@ def test_onnx_of_a_head_that_a_method_gave(tmp_path: Path) -> None:
     assert torch.allclose(found, logits(network, images), atol=1e-4)
 
 
-def test_onnx_tells_its_classes_its_input_and_where_it_comes_from(tmp_path: Path) -> None:
+def test_onnx_metadata_name_classes_input_and_origin(tmp_path: Path) -> None:
     network, file = network_of("resnet8", 8), tmp_path / "small.onnx"
     description = described(network, "resnet8")
     Onnx(opset=20).write(network, description, file)

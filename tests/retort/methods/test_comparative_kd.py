@@ -100,7 +100,7 @@ def test_the_mixups_share_is_drawn_anew_each_step(pair):
     assert made.method._share(made.batch(step=3)).item() == shares[3]
 
 
-def test_the_teacher_is_asked_once_about_a_subset(pair):
+def test_the_teacher_runs_once_on_a_subset(pair):
     made = pair(ComparativeKD(subset_size=15))
     answers = made.method_state.modules
     positions = answers.positions_S
@@ -122,8 +122,8 @@ def test_without_a_subset_every_image_is_seen(pair):
     assert made.method.images_in_epoch(0, made.student_state.setup) == 40
 
 
-def test_a_subset_larger_than_the_training_part(pair):
+def test_a_subset_larger_than_the_training_split(pair):
     setup = pair(ComparativeKD()).student_state.setup
-    with pytest.raises(MethodError, match="a subset of 41 images is wanted; the training part has 40"):
+    with pytest.raises(MethodError, match="a subset of 41 images is wanted; the training split has 40"):
         ComparativeKD(subset_size=41).check(setup)
     ComparativeKD(subset_size=40).check(setup)

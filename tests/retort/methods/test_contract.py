@@ -1,4 +1,4 @@
-"""What every method must satisfy; a new file in retort/methods/ is tested here without a change."""
+"""The contract of every method; a new file in retort/methods/ is tested here without a change."""
 
 import math
 
@@ -84,7 +84,7 @@ def test_a_batch_of_one_is_finite(method, pair):
 
 
 class Watched(Batch):
-    """A batch that takes down whether its labels or positions were looked at."""
+    """A batch that records if its labels or positions are read."""
 
     def __getattribute__(self, name):
         if name in ("labels", "indices"):

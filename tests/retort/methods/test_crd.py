@@ -97,7 +97,7 @@ def test_scores_are_the_candidates_own(pair):
         torch.testing.assert_close(found, ((bank[candidates] * u[:, None]).sum(2) / 0.07).exp() / z)
 
 
-def test_the_first_batch_says_z_and_no_later_one(pair):
+def test_the_first_batch_sets_z_and_no_later_one(pair):
     made = pair(CRD(negatives=6))
     state, batch = made.method_state.modules, made.batch()
     for p in state.probabilities(batch):

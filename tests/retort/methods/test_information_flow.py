@@ -112,7 +112,7 @@ def test_the_phase_leads_the_auxiliary_network_to_the_teacher(pair):
 @pytest.mark.parametrize(
     ("auxiliary", "sentence"),
     [
-        ("resnet1000", "the auxiliary network resnet1000 is no known architecture"),
+        ("resnet1000", "the auxiliary network resnet1000 is not a known architecture"),
         ("torchvision.resnet18", "torchvision.resnet18 has 5 stages, the student resnet8 4"),
         ("torchvision.convnext_tiny", "reads images of 32 pixels a side at least; the data set's have 8"),
     ],

@@ -112,7 +112,7 @@ def test_ranks_do_not_depend_on_shift_and_scale():
     torch.testing.assert_close(soft_ranks(3 * logits(0) + 5, 0.1), wanted)
 
 
-def test_pruning_zeroes_the_share_that_it_says_layer_by_layer(pair):
+def test_pruning_zeroes_its_share_layer_by_layer(pair):
     network = pair.build("resnet8")
     whole = {name: p.clone() for name, p in network.named_parameters()}
     prune_smallest(network, 0.25)
