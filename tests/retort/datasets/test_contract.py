@@ -42,22 +42,32 @@ EXAMPLES: dict[str, Callable[[Path], Dataset]] = {
 """A small one of each; one that needs no fields needs no example."""
 
 
-@pytest.fixture(params=DATASETS)
-def dataset(request: pytest.FixtureRequest, tmp_path: Path) -> Dataset:
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("datasets")
+
+
+@pytest.fixture(params=DATASETS, scope="module")
+def dataset(request: pytest.FixtureRequest, root: Path) -> Dataset:
     name = request.param
     if name in WRITERS:
         fields = {"image_size": 16} if "image_size" in DATASETS[name].model_fields else {}
-        return DATASETS[name].model_validate({"name": name, "path": str(WRITERS[name](tmp_path / name))} | fields)
-    return EXAMPLES[name](tmp_path) if name in EXAMPLES else DATASETS[name].model_validate({"name": name})
+        return DATASETS[name].model_validate({"name": name, "path": str(WRITERS[name](root / name))} | fields)
+    return EXAMPLES[name](root / name) if name in EXAMPLES else DATASETS[name].model_validate({"name": name})
 
 
-@pytest.fixture
-def loaded(dataset: Dataset, tmp_path: Path) -> LoadedDataset:
-    return dataset.load([tmp_path])
+@pytest.fixture(scope="module")
+def loaded(dataset: Dataset, root: Path) -> LoadedDataset:
+    return dataset.load(roots_of(dataset, root))
 
 
-def test_the_facts_are_true(dataset: Dataset, loaded: LoadedDataset, tmp_path: Path) -> None:
-    facts = dataset.facts([tmp_path])
+def roots_of(dataset: Dataset, root: Path) -> list[Path]:
+    """The allowed folder: a stored data set is looked for directly below it."""
+    return [root / "stored" if isinstance(dataset, Stored) else root]
+
+
+def test_the_facts_are_true(dataset: Dataset, loaded: LoadedDataset, root: Path) -> None:
+    facts = dataset.facts(roots_of(dataset, root))
     assert facts is not None
     measured = {"mean": loaded.facts.mean, "std": loaded.facts.std}
     assert facts.model_copy(update=measured) == loaded.facts
@@ -94,8 +104,8 @@ def test_the_statistics_are_the_published_ones_or_those_of_the_training_split(
     assert loaded.facts.std == pytest.approx([d or 1 / 255 for d in deviations.tolist()], abs=1e-5)
 
 
-def test_loading_twice_gives_the_same_digest(dataset: Dataset, loaded: LoadedDataset, tmp_path: Path) -> None:
-    again = dataset.load([tmp_path])
+def test_loading_twice_gives_the_same_digest(dataset: Dataset, loaded: LoadedDataset, root: Path) -> None:
+    again = dataset.load(roots_of(dataset, root))
     assert again.digest == loaded.digest
     assert len(loaded.digest) == 64
     assert again.warnings == loaded.warnings
