@@ -86,15 +86,15 @@ def test_a_batch_of_one_is_finite(method, pair):
 
 
 class Watched(Batch):
-    """A batch that records if its labels or positions are read."""
+    """A batch that records if its targets or positions are read."""
 
     def __getattribute__(self, name):
-        if name in ("labels", "indices"):
+        if name in ("targets", "indices"):
             vars(self)["looked"] = True
         return super().__getattribute__(name)
 
 
-def test_it_says_whether_it_reads_labels_or_positions(method, pair):
+def test_reads_labels_is_true_if_it_reads_targets_or_positions(method, pair):
     made, looked = pair(method), method.chooses_images
     for train_state in made.train_states:
         batch = Watched(**vars(made.batch(train_state=train_state)))

@@ -9,7 +9,15 @@ from retort.dataset import DataFacts
 from retort.method import MethodError, Setup
 from retort.methods import METHODS
 
-PAIRS = [("shufflenet_v2", "resnet32x4"), ("mobilenet_v2_half", "vgg13")]
+PAIRS = [
+    ("shufflenet_v2", "resnet8x4"),
+    ("mobilenet_v2_half", "vgg8"),
+    *(
+        pytest.param(*pair, marks=pytest.mark.long)
+        for pair in (("shufflenet_v2", "resnet32x4"), ("mobilenet_v2_half", "vgg13"))
+    ),
+]
+"""Of each published pair the same with the family's smaller teacher, and the published one."""
 FACTS = DataFacts(
     classes=10,
     class_names=tuple("0123456789"),
