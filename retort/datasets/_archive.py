@@ -65,7 +65,7 @@ class Description(Spec):
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedFile:
     """An image that is to be put into an archive."""
 
     split: str
@@ -79,7 +79,7 @@ class Packed:
 
 
 def write_archive(
-    path: Path, description: Description, images: Sequence[Packed], contents: Iterable[Iterable[bytes]]
+    path: Path, description: Description, images: Sequence[PackedFile], contents: Iterable[Iterable[bytes]]
 ) -> None:
     """Write an archive; `contents` gives each image's bytes, in blocks, in the order of `images`."""
     listed = [(_name(image, number), image) for number, image in enumerate(images)]
@@ -141,7 +141,7 @@ class Archive:
         return b"".join(in_blocks(self._descriptor, place, size))
 
 
-def _name(image: Packed, number: int) -> str:
+def _name(image: PackedFile, number: int) -> str:
     return f"{image.split}/{image.label:05d}/{number:08d}{image.ending}"
 
 

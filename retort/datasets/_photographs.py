@@ -12,7 +12,7 @@ from pydantic import Field
 
 from retort.dataset import DataFacts, DatasetError, LoadedDataset
 from retort.datasets._listing import Labelled, stray_warning
-from retort.datasets._published import Published
+from retort.datasets._published import PublishedDataset
 from retort.datasets._roots import Files
 
 
@@ -27,7 +27,7 @@ class Listing:
     """Files that were passed over: no images, hidden, or links out of the allowed folders."""
 
 
-class Photographs(Published):
+class Photographs(PublishedDataset):
     """Base of the sets of photographs. Each is scaled until its shorter side fits, then its middle is taken."""
 
     inner_folders: ClassVar[tuple[str, ...]] = ()

@@ -25,7 +25,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class Official:
+class OfficialFacts:
     """Facts of a published data set when it is whole."""
 
     train: int
@@ -37,12 +37,12 @@ class Official:
     """Likewise."""
 
 
-class Published(Dataset):
+class PublishedDataset(Dataset):
     """Base of the published data sets. Folders may hold fewer images than the official ones, and never more."""
 
-    official: ClassVar[Official]
+    official: ClassVar[OfficialFacts]
     downloads: ClassVar[tuple[Download, ...]] = ()
-    """Its files, if they may be had without asking anybody."""
+    """Its files, if they may be downloaded without a registration."""
     layout: ClassVar[str]
     """Contents of its folder, in words."""
     inner_folders: ClassVar[tuple[str, ...]] = ()
@@ -152,7 +152,7 @@ class Published(Dataset):
             yield found
 
 
-class Arrays(Published):
+class Arrays(PublishedDataset):
     """Base of the small published sets, whose files hold plain numbers."""
 
     class_names: ClassVar[tuple[str, ...]]

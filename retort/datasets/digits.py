@@ -32,7 +32,7 @@ class Digits(Dataset):
     label_share: float = Field(default=1.0, gt=0, le=1)
     """Share of the training split that is kept, class by class, at least one image each."""
     split_seed: int = Field(default=0, ge=0, lt=2**63)
-    """Rules which images are in which split, and which of the training split are kept."""
+    """Seed of the split, and of the choice among the training split's images."""
 
     def facts(self, roots: Sequence[Path]) -> DataFacts:
         train = sum(kept for kept, _, _ in self._sizes())

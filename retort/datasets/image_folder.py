@@ -22,7 +22,7 @@ SPLIT_FOLDERS = {
 
 
 @dataclass
-class Found:
+class FolderContents:
     """Contents of a folder, before any image is decoded."""
 
     class_names: tuple[str, ...]
@@ -70,25 +70,25 @@ class ImageFolder(Dataset):
         warnings = tuple(stray_warning(found.stray))
         return load_pictures(self._facts(found), Folder(files.folder), train, validation, test, warnings)
 
-    def _facts(self, found: Found) -> DataFacts:
+    def _facts(self, found: FolderContents) -> DataFacts:
         sizes = {name: len(images) for name, images in found.splits.items()}
         return DataFacts(
             classes=len(found.class_names), class_names=found.class_names, image_size=self.image_size, **sizes
         )
 
-    def _find(self, files: Files) -> Found:
+    def _find(self, files: Files) -> FolderContents:
         if not files.folder.is_dir():
             raise DatasetError(f"{self.path!r} is not a folder")
         with reading(self.path):
             return self._listing(files)
 
-    def _listing(self, files: Files) -> Found:
+    def _listing(self, files: Files) -> FolderContents:
         named = {split: _first_folder(files, names) for split, names in SPLIT_FOLDERS.items()}
         training = named["train"] or ""
         class_names = tuple(files.folders(training))
         if len(class_names) < 2:
             raise DatasetError(f"{self.path!r} holds {len(class_names)} class folders; at least 2 are needed")
-        found = Found(class_names, {"train": [], "validation": [], "test": []})
+        found = FolderContents(class_names, {"train": [], "validation": [], "test": []})
         found.stray += [str(child) for child in (files.folder / training).iterdir() if not child.is_dir()]
         for split, place in {**named, "train": training}.items():
             if place is not None:
@@ -104,7 +104,7 @@ def _first_folder(files: Files, names: tuple[str, ...]) -> str | None:
     return next((name for name in names if (files.folder / name).is_dir() and files.folders(name)), None)
 
 
-def _images(files: Files, place: str, found: Found) -> Iterator[Labelled]:
+def _images(files: Files, place: str, found: FolderContents) -> Iterator[Labelled]:
     """The images of one part with their labels, in order; what is none of the classes' is an error."""
     strangers = set(files.folders(place)) - set(found.class_names)
     if strangers:

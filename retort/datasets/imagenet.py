@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from retort.dataset import DataFacts, DatasetError
 from retort.datasets._listing import images_in
 from retort.datasets._photographs import Listing, Photographs, told_apart
-from retort.datasets._published import IMAGENET_MEAN, IMAGENET_STD, Official
+from retort.datasets._published import IMAGENET_MEAN, IMAGENET_STD, OfficialFacts
 from retort.datasets._roots import Files
 
 NAMES = Path(__file__).with_name("imagenet_classes.tsv")
@@ -27,7 +27,7 @@ class Imagenet(Photographs):
         "Russakovsky and others: ImageNet Large Scale Visual Recognition Challenge, 2015, "
         "https://arxiv.org/abs/1409.0575, https://image-net.org; for research, on request"
     )
-    official: ClassVar[Official] = Official(1_281_167, 50_000, IMAGENET_MEAN, IMAGENET_STD)
+    official: ClassVar[OfficialFacts] = OfficialFacts(1_281_167, 50_000, IMAGENET_MEAN, IMAGENET_STD)
     layout: ClassVar[str] = "train and val, each with a folder a class, named by its WordNet identifier (n01440764)"
     inner_folders: ClassVar[tuple[str, ...]] = ("ILSVRC/Data/CLS-LOC",)
 

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from retort.dataset import DataFacts, DatasetError
 from retort.datasets._photographs import Listing, Photographs, held, told_apart
-from retort.datasets._published import IMAGENET_MEAN, IMAGENET_STD, Official
+from retort.datasets._published import IMAGENET_MEAN, IMAGENET_STD, OfficialFacts
 from retort.datasets._roots import LARGEST_LIST, Files
 
 BREEDS = 120
@@ -20,7 +20,7 @@ class StanfordDogs(Photographs):
         "Khosla, Jayadevaprakash, Yao, Li: Novel Dataset for Fine-Grained Image Categorization, 2011, "
         "http://vision.stanford.edu/aditya86/ImageNetDogs; no licence stated, ImageNet's terms apply to its images"
     )
-    official: ClassVar[Official] = Official(12_000, 8580, IMAGENET_MEAN, IMAGENET_STD)
+    official: ClassVar[OfficialFacts] = OfficialFacts(12_000, 8580, IMAGENET_MEAN, IMAGENET_STD)
     layout: ClassVar[str] = f"Images, {TRAIN} and {TEST}"
 
     name: Literal["stanford_dogs"] = "stanford_dogs"

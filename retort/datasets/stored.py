@@ -13,7 +13,7 @@ from retort.datasets._archive import SPLITS, Archive
 from retort.datasets._roots import fetched
 
 
-class Stored(Dataset):
+class StoredDataset(Dataset):
     """A data set that `POST /v1/datasets` made of the user's own images; its parts and classes are fixed.
 
     Each image is scaled until its shorter side fits, then its middle is taken.

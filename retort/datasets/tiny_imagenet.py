@@ -10,7 +10,7 @@ from retort.dataset import DataFacts, DatasetError
 from retort.datasets._fetch import Download
 from retort.datasets._listing import Labelled, images_in
 from retort.datasets._photographs import Listing, Photographs, held, told_apart
-from retort.datasets._published import IMAGENET_MEAN, IMAGENET_STD, Official
+from retort.datasets._published import IMAGENET_MEAN, IMAGENET_STD, OfficialFacts
 from retort.datasets._roots import Files
 
 FOLDER = "tiny-imagenet-200"
@@ -28,7 +28,7 @@ class TinyImagenet(Photographs):
         "Le, Yang: Tiny ImageNet Visual Recognition Challenge, CS 231N, 2015, http://cs231n.stanford.edu; no licence "
         "stated, ImageNet's terms apply to its images"
     )
-    official: ClassVar[Official] = Official(100_000, 10_000, IMAGENET_MEAN, IMAGENET_STD)
+    official: ClassVar[OfficialFacts] = OfficialFacts(100_000, 10_000, IMAGENET_MEAN, IMAGENET_STD)
     downloads: ClassVar[tuple[Download, ...]] = (
         Download(
             ("http://cs231n.stanford.edu/tiny-imagenet-200.zip",),

@@ -180,14 +180,14 @@ class OnnxBody(nn.Module):
         digest = sha256(network.model.SerializeToString(deterministic=True)).digest()
         # Networks are compared by their tensors.
         self.register_buffer("fingerprint", torch.tensor(list(digest), dtype=torch.uint8))
-        self.classifier = Order(_outputs(network))
+        self.classifier = OutputOrder(_outputs(network))
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.network.run(images))
         return logits
 
 
-class Order(nn.Module):
+class OutputOrder(nn.Module):
     """A permutation of the K columns of (N, K) logits."""
 
     order: Tensor

@@ -10,10 +10,10 @@ import torch
 
 from retort.dataset import Dataset, LoadedDataset
 from retort.datasets import DATASETS
-from retort.datasets._published import Published
+from retort.datasets._published import PublishedDataset
 from retort.datasets.digits import Digits
 from retort.datasets.image_folder import ImageFolder
-from retort.datasets.stored import Stored
+from retort.datasets.stored import StoredDataset
 from tests.retort.datasets.pictures import paint
 from tests.retort.datasets.published import WRITERS
 from tests.retort.engine.ingest.packing import take_in
@@ -31,7 +31,7 @@ def a_stored_one(root: Path) -> Dataset:
     file = root / "dataset_1" / taken.digest
     file.parent.mkdir()
     taken.archive.rename(file)
-    return Stored(dataset="dataset_1")
+    return StoredDataset(dataset="dataset_1")
 
 
 EXAMPLES: dict[str, Callable[[Path], Dataset]] = {
@@ -63,7 +63,7 @@ def loaded(dataset: Dataset, root: Path) -> LoadedDataset:
 
 def roots_of(dataset: Dataset, root: Path) -> list[Path]:
     """The allowed folder: a stored data set is looked for directly below it."""
-    return [root / "stored" if isinstance(dataset, Stored) else root]
+    return [root / "stored" if isinstance(dataset, StoredDataset) else root]
 
 
 def test_the_facts_are_true(dataset: Dataset, loaded: LoadedDataset, root: Path) -> None:
@@ -94,7 +94,7 @@ def test_every_class_is_in_every_split(loaded: LoadedDataset) -> None:
 def test_the_statistics_are_the_published_ones_or_those_of_the_training_split(
     dataset: Dataset, loaded: LoadedDataset
 ) -> None:
-    if isinstance(dataset, Published):
+    if isinstance(dataset, PublishedDataset):
         assert (loaded.facts.mean, loaded.facts.std) == (dataset.official.mean, dataset.official.std)
         return
     images = loaded.train.images(torch.arange(len(loaded.train))).double() / 255
@@ -110,4 +110,4 @@ def test_loading_twice_gives_the_same_digest(dataset: Dataset, loaded: LoadedDat
     assert len(loaded.digest) == 64
     assert again.warnings == loaded.warnings
     # That a published set is not whole.
-    assert len(loaded.warnings) == isinstance(dataset, Published)
+    assert len(loaded.warnings) == isinstance(dataset, PublishedDataset)

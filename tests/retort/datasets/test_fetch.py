@@ -22,7 +22,7 @@ import retort.download
 from retort.dataset import DatasetError
 from retort.datasets import DATASETS, _fetch
 from retort.datasets._fetch import Download, fetch
-from retort.datasets._published import Official
+from retort.datasets._published import OfficialFacts
 from retort.download import Unreachable
 from retort.engine.causes import cause_of
 from retort.engine.interrupt import DISK_FULL
@@ -136,7 +136,7 @@ def serve_set(name: str, server: Server, folder: Path, monkeypatch: pytest.Monke
         serve(server, one.name, content[one.name], folder=one.folder, members=one.members) for one in entry.downloads
     )
     monkeypatch.setattr(entry, "downloads", downloads)
-    official = Official(facts.train, facts.test, entry.official.mean, entry.official.std)
+    official = OfficialFacts(facts.train, facts.test, entry.official.mean, entry.official.std)
     monkeypatch.setattr(entry, "official", official)
 
 

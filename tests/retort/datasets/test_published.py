@@ -11,18 +11,18 @@ from retort.dataset import DatasetError, LoadedDataset, Split
 from retort.datasets import DATASETS, _pictures
 from retort.datasets._memory import MemorySplit
 from retort.datasets._pictures import StreamedSplit
-from retort.datasets._published import Published
+from retort.datasets._published import PublishedDataset
 from tests.retort.datasets.published import WRITERS, refusal
 
-PUBLISHED = sorted(name for name, entry in DATASETS.items() if issubclass(entry, Published))
+PUBLISHED = sorted(name for name, entry in DATASETS.items() if issubclass(entry, PublishedDataset))
 PHOTOGRAPHS = [name for name in PUBLISHED if "image_size" in DATASETS[name].model_fields]
 
 
-def dataset(name: str, path: Path | None, **fields: object) -> Published:
+def dataset(name: str, path: Path | None, **fields: object) -> PublishedDataset:
     size = {"image_size": 16} if name in PHOTOGRAPHS else {}
     given = {"name": name, "path": path if path is None else str(path)} | size | fields
     made = DATASETS[name].model_validate(given)
-    assert isinstance(made, Published)
+    assert isinstance(made, PublishedDataset)
     return made
 
 
