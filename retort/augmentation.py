@@ -1,4 +1,4 @@
-"""What a recipe may ask to be done to training images; made by the engine in `retort/engine/views.py`."""
+"""Augmentations of training images that a recipe may have; applied by the engine in `retort/engine/views.py`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class RandAugment(Spec):
 
     name: Literal["randaugment"] = "randaugment"
     operations: int = Field(default=2, ge=1, le=16)
-    """How many are drawn for an image, one after the other; the same one may come twice."""
+    """Number drawn for an image, one after the other; the same one may come twice."""
     magnitude: int = Field(default=9, ge=0, le=30)
     """Strength, a whole number."""
 
@@ -81,7 +81,7 @@ class Erasing(Spec):
     ratio: Ratios = (0.3, 1 / 0.3)
     """Smallest and largest height over width, drawn evenly in their logarithm."""
     fill: Literal["noise", "mean"] = "noise"
-    """What covers it: noise, a colour for each pixel, or the data's mean colour."""
+    """Its cover: noise, a colour for each pixel, or the data's mean colour."""
 
 
 class Mixup(Spec):
@@ -123,9 +123,9 @@ Mix = Mixup | CutMix | MixupOrCutMix
 
 
 class Augmentation(Spec):
-    """What happens to each training image, with draws of its own, before any method sees it.
+    """Changes of each training image, with draws of its own, before any method reads it.
 
-    In the order of the fields. A method's own views (mixup, cutmix, strong ones) are made of what comes out.
+    In the order of the fields. A method's own views (mixup, cutmix, strong ones) are made of the result.
     """
 
     crop_padding: int = Field(default=0, ge=0, le=128)

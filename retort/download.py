@@ -9,20 +9,20 @@ from urllib.request import urlopen
 
 BLOCK = 2**20
 SILENCE_SECONDS = 60.0
-"""How long a server may say nothing."""
+"""Longest silence of a server."""
 PASSING = frozenset({408, 425, 429})
-"""Answers of a server besides 5xx that mean: later."""
+"""HTTP statuses besides 5xx that mean: later."""
 
 
 class Unreachable(Exception):
-    """A download failed through the network, and may succeed later; the sentence says what was wanted."""
+    """A download failed through the network, and may succeed later; the sentence says what failed."""
 
 
 def download(url: str, file: Path, most_bytes: int) -> None:
-    """Fetch what lies at a URL.
+    """Fetch a URL into a file.
 
-    Raises Unreachable when the network or the server failed, HTTPError when the server does not give it, ValueError
-    when there is more of it than that, and OSError when it cannot be written.
+    Raises Unreachable when the network or the server failed, HTTPError when the server refuses it, ValueError
+    when it has more bytes than `most_bytes`, and OSError when it cannot be written.
     """
     came = 0
     with _opened(url) as answer, file.open("wb") as out:
@@ -37,7 +37,7 @@ def download(url: str, file: Path, most_bytes: int) -> None:
 
 
 def is_passing(status: int) -> bool:
-    """Whether a server that answers so may answer otherwise later."""
+    """True if a server with that status may answer otherwise later."""
     return status >= 500 or status in PASSING
 
 

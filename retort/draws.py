@@ -78,7 +78,7 @@ def integers(key: Tensor, below_N: Tensor, count: int) -> Tensor:
 
 
 def order(seed: int, epoch: int, size: int, device: torch.device) -> Tensor:
-    """(size,) int64: the positions of the training part in the order of that epoch."""
+    """(size,) int64: the positions of the training split in the order of that epoch."""
     mixed = bits(key_of(seed, "order", epoch), torch.arange(size, device=device))
     return mixed.argsort(stable=True)
 

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic_core import PydanticCustomError
 
 SMALL_NETWORKS = ("mobilenet", "shufflenet")
-"""What the names of networks begin with that the papers train at a lower rate."""
+"""Prefixes of the networks that the papers train at a lower rate."""
 RATE_FIELD = "training/optimizer/learning_rate"
 
 
@@ -21,8 +21,8 @@ class Protocol:
     """Settings that a paper's comparisons share."""
 
     datasets: frozenset[str]
-    """Data sets of which nothing is split off for validation: all of the training part is trained on, and the last
-    epoch is shipped, so that nothing is chosen on the test part."""
+    """Data sets of which nothing is split off for validation: all of the training split is trained on, and the last
+    epoch is shipped, so that nothing is chosen on the test split."""
     learning_rate: float
     """Per step, before the schedule."""
     small_learning_rate: float
@@ -120,11 +120,11 @@ def expand(sent: Mapping[str, Any]) -> dict[str, Any]:
 def _students_rate(name: str, given: Mapping[str, Any]) -> float:
     rates = {architecture: PROTOCOLS[name].rate(architecture) for architecture in _architectures(given)}
     if len(set(rates.values())) > 1:
-        said = ", ".join(f"{architecture} at {rate:g}" for architecture, rate in rates.items())
+        listed = ", ".join(f"{architecture} at {rate:g}" for architecture, rate in rates.items())
         raise PydanticCustomError(
             "rates_differ",
             "protocol {protocol} trains {rates}; give training.optimizer.learning_rate as a number",
-            {"protocol": name, "rates": said, "field": RATE_FIELD},
+            {"protocol": name, "rates": listed, "field": RATE_FIELD},
         )
     return next(iter(rates.values()), PROTOCOLS[name].learning_rate)
 
@@ -141,7 +141,7 @@ def _at_rate(training: Mapping[str, Any], rate: float) -> dict[str, Any]:
 
 
 def _get(value: Any, *path: str) -> Any:
-    """What lies there in nested objects; None where something else lies on the way."""
+    """The value at a path in nested objects; None where the path leads through anything else."""
     for step in path:
         value = value.get(step) if isinstance(value, Mapping) else None
     return value

@@ -13,7 +13,7 @@ Entry = TypeVar("Entry")
 
 
 def discover(package: str, path: Iterable[str], kind: type[Entry]) -> dict[str, type[Entry]]:
-    """Every entry of a folder by name, sorted; files with a leading underscore are no entries.
+    """Every entry of a folder by name, sorted; files with a leading underscore are not entries.
 
     Raises ImportError when a file does not define exactly one subclass of `kind` that bears the file's name.
     """
@@ -41,7 +41,7 @@ def _name_of(entry: type[Any]) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A half sentence that helps who misspelled a name: "; did you mean 'kd'?", or nothing."""
+    """A half sentence for a misspelled name: "; did you mean 'kd'?", or nothing."""
     known = list(known)
     close = [k for k in known if k.endswith(f".{name}")] or get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""

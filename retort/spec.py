@@ -18,17 +18,17 @@ class Described(BaseModel):
     """A model whose JSON schema gives the text under a field as its description.
 
     pydantic does so with `use_attribute_docstrings`, and reads the source of each class when the class is made: a third
-    of the time that a process took to start. Here it is read when somebody asks for a schema.
+    of the time that a process took to start. Here it is read when a schema is made.
     """
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        said = handler(schema)
-        properties = handler.resolve_ref_schema(said).get("properties", {})
+        reference = handler(schema)
+        properties = handler.resolve_ref_schema(reference).get("properties", {})
         for name, text in _texts(cls).items():
             if name in properties:
                 properties[name].setdefault("description", text)
-        return said
+        return reference
 
 
 class Spec(Described):

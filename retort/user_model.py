@@ -1,4 +1,4 @@
-"""A network that a user brought: what its record says, and what a recipe may ask of it. Imports no torch."""
+"""User models: their record, and their agreement with a data set. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from retort.architecture import Card, Input
 from retort.spec import Spec
 
 ONNX = "onnx"
-"""What a network that came as an ONNX file is called where others have an architecture."""
+"""Name of an ONNX file's network in the place of an architecture."""
 MOST_CLASSES = 100_000
 
 ModelId = Annotated[str, StringConstraints(pattern=r"^model_[0-9a-z]+$")]
@@ -23,7 +23,7 @@ Three = tuple[float, float, float]
 
 
 class Expects(Spec):
-    """What the network's images must look like; the engine makes them so, from the views that the student sees."""
+    """Images that the network expects; the engine converts the student's views to them."""
 
     size: int = Field(ge=1, le=1024)
     """Side of the square image, in pixels; others are resized (bilinear, antialiased)."""
@@ -50,7 +50,7 @@ class Expects(Spec):
         return self
 
     def input(self) -> Input:
-        """The same for RGB images in [0, 1], as the engine has them."""
+        """The same for the engine's images, RGB in [0, 1]."""
         low, width = self.range[0], self.range[1] - self.range[0]
         order = 1 if self.channel_order == "rgb" else -1
         mean = [(value - low) / width for value in self.mean][::order]
@@ -59,20 +59,20 @@ class Expects(Spec):
 
 
 class UserModel(Spec):
-    """The record of a network that a user brought, as far as it decides what the network says."""
+    """The record of a user model, as far as it decides the network's outputs."""
 
     id: ModelId
     form: Form
     architecture: str
     """Name in the catalogue, or `onnx`."""
     classes: int | None = Field(ge=2, le=MOST_CLASSES)
-    """Null for an ONNX file that nobody has looked into yet."""
+    """Number of its outputs; null for an ONNX file that was not checked yet."""
     class_names: tuple[ClassName, ...] | None
-    """Name of each class, in the order of the logits; null where nobody said them."""
+    """Name of each class, in the order of the logits; null where unknown."""
     expects: Expects | None
-    """Null likewise."""
+    """Images that it expects; null as `classes` is."""
     card: Card | None = None
-    """Of an ONNX file, whose card no catalogue has."""
+    """The card of an ONNX file; other models' are in the catalogue."""
 
     @property
     def outputs(self) -> int | None:
@@ -84,37 +84,49 @@ class UserModel(Spec):
         """Name of its file on a worker."""
         return f"model.{self.form}"
 
+    @property
+    def outputs(self) -> int | None:
+        """Number of its outputs; None for an ONNX file that was not checked yet."""
+        return self.classes
+
+    def completed(
+        self, *, outputs: int, class_names: tuple[str, ...] | None, expects: Expects, card: Card
+    ) -> UserModel:
+        """The record of an ONNX file after its check."""
+        update = {"classes": outputs, "class_names": class_names, "expects": expects, "card": card}
+        return self.model_copy(update=update)
+
 
 RECORD = "model.json"
 """Name of the record beside that file."""
 
 
 def expects_in(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What a file's own metadata say of architecture, class_names and expects; empty where they say nothing.
+    """Architecture, class_names and expects in a file's metadata, each only where it is there.
 
-    Read are `retort` (what our exports hold: student.json) and `pretrained_cfg` (timm's). Values are not checked here.
+    Read are `retort` (student.json, in Retort's exports) and `pretrained_cfg` (timm's). Values are not checked here.
     """
-    told: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     if (student := _object(metadata.get("retort"))) is not None:
-        told |= from_description(student)
+        found |= from_description(student)
     elif (config := _object(metadata.get("pretrained_cfg"))) is not None:
-        told["expects"] = from_timm(config)
+        found["expects"] = from_timm(config)
         if isinstance(names := config.get("label_names"), list):
-            told["class_names"] = names
-    return told
+            found["class_names"] = names
+    return found
 
 
 def from_description(student: Mapping[str, Any]) -> dict[str, Any]:
-    """Architecture, class_names and expects as student.json says them."""
+    """Architecture, class_names and expects in a student.json."""
     image = student.get("input")
     image = image if isinstance(image, Mapping) else {}
     expects = {name: image[name] for name in ("size", "mean", "std") if name in image}
-    told = {name: student[name] for name in ("architecture", "class_names") if name in student}
-    return told | {"expects": {"channel_order": "rgb", "range": [0.0, 1.0]} | expects}
+    found = {name: student[name] for name in ("architecture", "class_names") if name in student}
+    return found | {"expects": {"channel_order": "rgb", "range": [0.0, 1.0]} | expects}
 
 
 def from_timm(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What timm's pretrained_cfg says of the input: `input_size` (C, H, W), `mean` and `std` of RGB in [0, 1]."""
+    """Expects in timm's pretrained_cfg: `input_size` (C, H, W), `mean` and `std` of RGB in [0, 1]."""
     found = {name: config[name] for name in ("mean", "std") if name in config}
     size = config.get("input_size")
     if isinstance(size, list) and len(size) == 3:
@@ -131,9 +143,9 @@ def _object(text: str | None) -> dict[str, Any] | None:
 
 
 def class_order(model_names: tuple[str, ...] | None, data_names: tuple[str, ...]) -> tuple[int, ...] | None:
-    """For each class of the data set, which of the model's outputs means it; None where the names do not say so.
+    """The model's output for each class of the data set; None where the names do not give it.
 
-    Capitals, spaces, hyphens and underscores count for nothing.
+    Capitals, spaces, hyphens and underscores are ignored.
     """
     if model_names is None:
         return None
@@ -149,15 +161,16 @@ def _plain(name: str) -> str:
 
 
 def class_sentence(name: str, model_names: tuple[str, ...] | None, data_names: tuple[str, ...]) -> str | None:
-    """What is odd about the classes of a network, as many as the data set's; None where nothing is."""
+    """A sentence about what is odd in a network's classes, as many as the data set's; None where nothing is."""
     order = class_order(model_names, data_names)
+    wanted = set(map(_plain, data_names))
     if model_names is None:
         return f"{name} has no class names: its outputs are taken to be in the data set's order"
     if order is None:
-        strange = [one for one in model_names if _plain(one) not in {_plain(other) for other in data_names}]
+        strange = [one for one in model_names if _plain(one) not in wanted]
         named = ", ".join(map(repr, strange[:5])) + (f" and {len(strange) - 5} more" if len(strange) > 5 else "")
-        what = f"{named} of {name} are no classes of the data set" if strange else f"{name} has a class twice"
-        return f"{what}: its outputs are taken to be in the data set's order"
+        found = f"{named} of {name} are not classes of the data set" if strange else f"{name} has a class twice"
+        return f"{found}: its outputs are taken to be in the data set's order"
     if order != tuple(range(len(order))):
         first = next(i for i, j in enumerate(order) if i != j)
         return (
@@ -167,10 +180,10 @@ def class_sentence(name: str, model_names: tuple[str, ...] | None, data_names: t
     return None
 
 
-def parsed_expects(told: Mapping[str, Any]) -> tuple[Expects | None, tuple[str, ...]]:
+def parsed_expects(fields: Mapping[str, Any]) -> tuple[Expects | None, tuple[str, ...]]:
     """The expectation, or the names of the fields that are missing or wrong."""
     try:
-        return Expects.model_validate(told), ()
+        return Expects.model_validate(fields), ()
     except ValidationError as error:
         found = (e["loc"] or (e.get("ctx", {}).get("field", "expects"),) for e in error.errors())
         return None, tuple(dict.fromkeys("/".join(map(str, where)) for where in found))

@@ -18,7 +18,7 @@ class View:
     """A copy of the image under the recipe's own augmentation, changed further."""
 
     asks_teacher: ClassVar[bool] = False
-    """Whether it depends on what the teacher says of an earlier view; what is said of it is then never kept."""
+    """True if it depends on the teacher's outputs for an earlier view; its own are then never cached."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class RandAugment(View):
     """Some of fourteen changes of geometry and colour, drawn for each image, all of one strength."""
 
     operations: int = 2
-    """How many are drawn for an image, one after the other; the same one may come twice."""
+    """Number drawn for an image, one after the other; the same one may come twice."""
     magnitude: int = 10
     """Strength, a whole number in [0, 30]."""
 

@@ -29,4 +29,4 @@ ARCHITECTURES: dict[str, Architecture] = _by_name()
 """The family of every architecture, by the architecture's name."""
 
 CARDS: dict[str, Card] = {name: card for family in FAMILIES.values() for name, card in family.cards().items()}
-"""What is known of each without building it; an architecture whose card was not generated yet is missing here."""
+"""The card of each by name, known without building it; an architecture without a generated card is missing."""

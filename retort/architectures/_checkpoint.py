@@ -33,7 +33,7 @@ def fetch(url: str) -> Path:
     name = Path(urlparse(url).path).name
     digest = NAMED_DIGEST.search(name)
     if digest is None:
-        raise ValueError(f"{name} does not bear its digest, so nothing could tell whether it is the right file")
+        raise ValueError(f"{name} does not contain a digest, so the file cannot be verified")
     file = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not file.exists():
         _fetch(url, file, digest[1])

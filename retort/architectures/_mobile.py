@@ -33,7 +33,7 @@ class InvertedResidual(nn.Module):
         self.conv3 = nn.Conv2d(middle, outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
         self.linear = nn.Identity()
-        """Where an activation would stand, so that the map can be read as one before its activation."""
+        """The identity in the place of an activation, so that the map can be read as one before its activation."""
         self.has_shortcut = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:

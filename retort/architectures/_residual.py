@@ -10,7 +10,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 EXPANSION = 4
-"""How many times wider a bottleneck's output is than its 3x3 convolution."""
+"""Factor by which a bottleneck's output is wider than its 3x3 convolution."""
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:

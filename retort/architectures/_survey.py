@@ -13,11 +13,11 @@ from torch.overrides import TorchFunctionMode
 from retort.network import Form, Layout
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-"""What is looked into for units; a subclass of them is a unit itself, such as a convolution with its batch norm."""
+"""Containers that are searched for units; a subclass is a unit itself, such as a convolution with its batch norm."""
 CHANGE_NOTHING = (nn.MaxPool2d, nn.AvgPool2d, nn.Dropout)
 """Units that make no stage by themselves: where one ends a resolution, the stage is what stood before it."""
 CLASSES = 997
-"""For which a body is built that is surveyed: a prime that is no other width, by which classifiers are known."""
+"""Classes of a surveyed body: a prime that is not any other width, so that classifiers are recognised by it."""
 IMAGES = 2
 """That are run at once."""
 LEAST_DEPTH = 0.5
@@ -45,7 +45,7 @@ class Hollow(TorchFunctionMode):
 
 
 class Unreadable(ValueError):
-    """A body that gives no maps, or no logits, in a way that can be read; the sentence says why."""
+    """A body that gives no maps, or no logits, in a way that can be read; the sentence gives the reason."""
 
 
 def survey(body: nn.Module, image_size: int) -> Layout:
@@ -95,11 +95,11 @@ def run(body: nn.Module, image_size: int) -> list[tuple[str, Any]]:
 
 @torch.no_grad()
 def reads(network: nn.Module, image_size: int, *, modes: tuple[bool, ...] = (True, False)) -> bool:
-    """Whether images of that size pass through a network on the meta device, in training and after it."""
+    """True if images of that size pass through a network on the meta device, in training and after it."""
     images = torch.empty(IMAGES, 3, image_size, image_size, device="meta")
     try:
         return all(isinstance(network.train(training)(images), Tensor) for training in modes)
-    except Exception:  # what a network of another make says of images that it cannot read may be anything
+    except Exception:  # networks of other makers raise anything for images that they cannot read
         return False
 
 
@@ -153,7 +153,7 @@ def _units(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _shape(output: Any) -> tuple[Form, int] | None:
-    """How a map was handed out and its side; None for what is no square map."""
+    """Layout in which a map was handed out, and its side; None for anything but a square map."""
     if not isinstance(output, Tensor) or len(output) != IMAGES:
         return None
     if output.dim() == 4 and output.shape[2] == output.shape[3]:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from retort.network import Network
 
 WIDTHS: dict[str, float] = {"mobilenet_v2_half": 0.5}
-"""How wide the convolutions are, as a part of the paper's, by name."""
+"""Width of the convolutions by name, as a share of the paper's."""
 SETTINGS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 """Of each group of blocks: expansion, channels at width 1, blocks, stride of the first."""
 STAGES = (1, 2, 4, 6)

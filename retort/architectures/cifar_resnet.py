@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from retort.network import Network
 
 
-class Shape(NamedTuple):
-    """What sets one ResNet apart from another."""
+class ResnetShape(NamedTuple):
+    """The numbers in which ResNets differ."""
 
     blocks: tuple[int, ...]
     """Blocks of each stage."""
@@ -28,12 +28,12 @@ WIDE = (32, 64, 128, 256)
 FOUR = (64, 64, 128, 256, 512)
 """The same for the networks of ImageNet's shape: four stages behind a 3x3 stem of 64 channels."""
 
-SHAPES: dict[str, Shape] = {
-    **{f"resnet{depth}": Shape(((depth - 2) // 6,) * 3, NARROW) for depth in (8, 14, 20, 32, 44, 56, 110)},
-    **{f"resnet{depth}x4": Shape(((depth - 2) // 6,) * 3, WIDE) for depth in (8, 32)},
-    "resnet18_cifar": Shape((2, 2, 2, 2), FOUR),
-    "resnet34_cifar": Shape((3, 4, 6, 3), FOUR),
-    "resnet50_cifar": Shape((3, 4, 6, 3), (64, 256, 512, 1024, 2048), bottleneck=True),
+SHAPES: dict[str, ResnetShape] = {
+    **{f"resnet{depth}": ResnetShape(((depth - 2) // 6,) * 3, NARROW) for depth in (8, 14, 20, 32, 44, 56, 110)},
+    **{f"resnet{depth}x4": ResnetShape(((depth - 2) // 6,) * 3, WIDE) for depth in (8, 32)},
+    "resnet18_cifar": ResnetShape((2, 2, 2, 2), FOUR),
+    "resnet34_cifar": ResnetShape((3, 4, 6, 3), FOUR),
+    "resnet50_cifar": ResnetShape((3, 4, 6, 3), (64, 256, 512, 1024, 2048), bottleneck=True),
 }
 """By name; a number in it is the depth, counted in layers with weights along the main path."""
 

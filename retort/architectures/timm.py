@@ -16,7 +16,7 @@ PREFIX = "timm."
 WEIGHTS_FILE = "model.safetensors"
 """Name of the weights in each of timm's repositories of the Hugging Face hub."""
 CUT_SHORT = "Consistency check failed"
-"""How the hub's client begins the error that has no class of its own."""
+"""Start of the hub client's error that has no class of its own."""
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
@@ -66,7 +66,7 @@ class Timm(Architecture):
 
 
 def _repository(architecture: str) -> str:
-    """Where the hub has its weights. Raises LookupError."""
+    """The address of its weights on the hub. Raises LookupError."""
     repository: str = _config(architecture).hf_hub_id
     if not repository:
         raise LookupError(f"{architecture} has no published weights")
@@ -74,7 +74,7 @@ def _repository(architecture: str) -> str:
 
 
 def _config(architecture: str) -> Any:
-    """What timm says of a network and of the weights that it names first. Raises LookupError."""
+    """timm's configuration of a network and of the weights that it names first. Raises LookupError."""
     import timm
     from timm.models import get_pretrained_cfg, is_model
 
@@ -104,7 +104,7 @@ def _body(architecture: str, classes: int, weights: str | None = None) -> nn.Mod
 
 @cache
 def _read(architecture: str) -> tuple[Layout, bool]:
-    """Where to read the network, and whether it reads images of one size only; other classes change neither."""
+    """Layout of the network, and true if it reads images of one size only; the number of classes changes neither."""
     import torch
 
     from retort.architectures._survey import CLASSES, Hollow, Unreadable, reads, survey
@@ -140,7 +140,7 @@ def _weights(architecture: str, repository: str) -> str:
 
 
 def _through_the_network(error: BaseException) -> bool:
-    """Whether the hub or the way to it failed, and not what was asked of it."""
+    """True if the hub or the way to it failed, false if the request was wrong."""
     from httpx2 import TransportError
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

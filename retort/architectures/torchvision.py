@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PREFIX = "torchvision."
 WITHOUT_HELPERS = {"aux_logits": False, "init_weights": True}
 OPTIONS: dict[str, dict[str, Any]] = {"googlenet": WITHOUT_HELPERS, "inception_v3": WITHOUT_HELPERS}
-"""What these two are built with: no auxiliary heads, and the published initialisation."""
+"""Arguments for these two: no auxiliary heads, and the published initialisation."""
 HALVES = (0.5, 0.5, 0.5)
 """Mean and deviation with which the weights of those two were trained; torchvision converts inside the network."""
 
@@ -91,7 +91,7 @@ def _body(architecture: str, classes: int) -> nn.Module:
 
 
 def _reads_one_size(body: nn.Module) -> bool:
-    """Whether the network's own numbers fix the image's size: its class is then told the size."""
+    """True if the network's own numbers fix the image's size, which its class then takes as an argument."""
     from inspect import signature
 
     return not {"image_size", "input_size"}.isdisjoint(signature(type(body)).parameters)
@@ -99,7 +99,7 @@ def _reads_one_size(body: nn.Module) -> bool:
 
 @cache
 def _layout(architecture: str) -> Layout:
-    """Where to read the network; other numbers of classes change nothing."""
+    """Layout of the network; it is the same for every number of classes."""
     import torch
 
     from retort.architectures._survey import CLASSES, Hollow, survey

@@ -41,22 +41,22 @@ class SplitDescription(Spec):
 
 
 class Description(Spec):
-    """What `dataset.json` says."""
+    """The contents of `dataset.json`."""
 
     format: int = FORMAT
     class_names: tuple[str, ...]
     """Name of each class, in label order."""
     image_size: int
-    """Side of the square that images are brought to unless a recipe says otherwise, in pixels."""
+    """Side of the square that images are resized to unless a recipe gives another, in pixels."""
     mean: Channels
-    """Mean of each channel over the training part's squares, in [0, 1]."""
+    """Mean of each channel over the training split's squares, in [0, 1]."""
     std: Channels
     """Standard deviation likewise."""
     splits: dict[str, SplitDescription] = Field(validation_alias=AliasChoices("splits", "parts"))
-    """By name: train, validation, test. Archives of version 0.1 say `parts`."""
+    """By name: train, validation, test. Archives of version 0.1 have `parts`."""
 
     def facts(self) -> ImageClassFacts:
-        """What is known of the data set at its own image size."""
+        """Facts of the data set at its own image size."""
         counts = {name: self.splits[name].images for name in SPLITS}
         return ImageClassFacts(
             classes=len(self.class_names), class_names=self.class_names, image_size=self.image_size, mean=self.mean,
@@ -65,21 +65,21 @@ class Description(Spec):
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedFile:
     """An image that is to be put into an archive."""
 
     split: str
     label: int
     ending: str
-    """By what it is, not by what it was called: `.jpg`, say."""
+    """By its content, not by its former name: `.jpg`, say."""
     size: int
     """In bytes."""
     source: str
-    """What its file was called before."""
+    """Name of its file in the upload."""
 
 
 def write_archive(
-    path: Path, description: Description, images: Sequence[Packed], contents: Iterable[Iterable[bytes]]
+    path: Path, description: Description, images: Sequence[PackedFile], contents: Iterable[Iterable[bytes]]
 ) -> None:
     """Write an archive; `contents` gives each image's bytes, in blocks, in the order of `images`."""
     listed = [(_name(image, number), image) for number, image in enumerate(images)]
@@ -105,14 +105,14 @@ class Archive:
                 raise ValueError(f"its format is {self.description.format}; {FORMAT} is read here")
             self._index, self._begins = self._member(INDEX, begins)
         except (ValueError, tarfile.TarError) as error:
-            raise DatasetError(f"{path.name} is no stored data set: {error}") from error
+            raise DatasetError(f"{path.name} is not a stored data set: {error}") from error
 
     def open(self, file: str) -> BytesIO:
         """An image's bytes, by its name in the archive."""
         return BytesIO(self._read(*self._places[file]))
 
     def listed(self) -> dict[str, list[Labelled]]:
-        """The images of each part with their labels, in order."""
+        """The images of each split with their labels, in order."""
         splits: dict[str, list[Labelled]] = {split: [] for split in SPLITS}
         for file in self._places:
             split, label, _ = file.split("/")
@@ -121,7 +121,7 @@ class Archive:
 
     @cached_property
     def _places(self) -> dict[str, tuple[int, int]]:
-        """Where each image's bytes begin, and how many they are."""
+        """Begin and length of each image's bytes."""
         places: dict[str, tuple[int, int]] = {}
         place = self._begins
         for line in self._index.splitlines():
@@ -141,7 +141,7 @@ class Archive:
         return b"".join(in_blocks(self._descriptor, place, size))
 
 
-def _name(image: Packed, number: int) -> str:
+def _name(image: PackedFile, number: int) -> str:
     return f"{image.split}/{image.label:05d}/{number:08d}{image.ending}"
 
 

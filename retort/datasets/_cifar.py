@@ -34,7 +34,7 @@ class Cifar(Arrays):
         record = self.label_bytes + PIXELS
         if size % record:
             raise DatasetError(
-                f"{file.name} has {size:,} bytes, which is no whole number of {record:,}-byte records: it is cut short "
+                f"{file.name} has {size:,} bytes, not a whole number of {record:,}-byte records: it is cut short "
                 "or another file"
             )
         return size // record

@@ -24,10 +24,9 @@ LARGEST_FILE = 2 * 2**30
 LARGEST_UNPACKED = 8 * 2**30
 """Bytes up to which an archive's members are unpacked."""
 TRIES = 2
-"""How often a file is fetched from one address when it is not the published one: it may have been damaged on its way.
-"""
+"""Attempts at one address for a file that is not the published one: it may have been damaged on its way."""
 PARTIAL = ".partial-"
-"""What the folders begin with in which files lie until they are whole."""
+"""Prefix of the folders in which files lie until they are whole."""
 LEFT_SECONDS = 86_400.0
 """Age at which such a folder is what a run left that was killed."""
 
@@ -37,11 +36,11 @@ class Download:
     """A published file."""
 
     urls: tuple[str, ...]
-    """Where it lies; the next is tried when one fails."""
+    """Its addresses; the next is tried when one fails."""
     md5: str
     """As its publisher gives it."""
     folder: str = ""
-    """What an archive unpacks to; empty for a file that is read as it is."""
+    """Files that an archive unpacks to; empty for a file that is read as it is."""
     members: tuple[str, ...] = ()
     """The archive's members that are wanted, in shell patterns, all below that folder."""
 
@@ -106,7 +105,7 @@ def _fetch_file(wanted: Download, place: Path) -> Path:
                 if check_integrity(came, wanted.md5):
                     return came.replace(file)
                 failures.append(OSError(f"what came is not the published file, whose md5 is {wanted.md5}"))
-    # One that may be had later is worth another attempt, whatever the other addresses say.
+    # One that may be had later is worth another attempt, whatever the other addresses answer.
     raise next((error for error in failures if isinstance(error, Unreachable)), failures[-1])
 
 

@@ -73,7 +73,7 @@ def _opened(file: Path) -> IO[bytes]:
 
 
 def _count(content: IO[bytes], name: str, shape: tuple[int, ...]) -> int:
-    """How many arrays of that shape an IDX file announces. Raises DatasetError if it is none."""
+    """Number of arrays of that shape in an IDX file's header. Raises DatasetError if it is not one."""
     dimensions = 1 + len(shape)
     head = _exactly(content, 4 + 4 * dimensions, name)
     zero, kind, found, *sizes = struct.unpack(f">HBB{dimensions}I", head)

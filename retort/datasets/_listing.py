@@ -30,12 +30,12 @@ def images_in(files: Files, place: str, stray: list[str]) -> Iterator[str]:
 
 
 def is_named_image(name: str) -> bool:
-    """Whether a file is named like an image and not hidden."""
+    """True if a file is named like an image and not hidden."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_ENDINGS
 
 
 def stray_warning(stray: list[str]) -> Iterator[str]:
-    """What is said of files that were passed over, if any were."""
+    """A sentence about the files that were passed over; empty if none were."""
     if stray:
         named = first_few([short(file) for file in stray])
         yield f"left out, as no images or as links out of the allowed folders: {named} ({len(stray)} in all)"

@@ -1,4 +1,4 @@
-"""Published sets of photographs: image files, and lists or folders that say which is in which part. No torch."""
+"""Published sets of photographs: image files, and lists or folders that assign them to splits. No torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import Field
 
 from retort.dataset import DatasetError, ImageClassFacts, LoadedDataset
 from retort.datasets._listing import Labelled, stray_warning
-from retort.datasets._published import Published
+from retort.datasets._published import PublishedDataset
 from retort.datasets._roots import Files
 
 
@@ -24,16 +24,16 @@ class Listing:
     train: list[Labelled]
     test: list[Labelled]
     stray: list[str] = field(default_factory=list)
-    """What was passed over: no images, hidden, or links out of the allowed folders."""
+    """Files that were passed over: no images, hidden, or links out of the allowed folders."""
 
 
-class Photographs(Published):
+class Photographs(PublishedDataset):
     """Base of the sets of photographs. Each is scaled until its shorter side fits, then its middle is taken."""
 
     inner_folders: ClassVar[tuple[str, ...]] = ()
 
     image_size: int = Field(default=224, ge=8, le=1024)
-    """Side of the square that images are brought to, in pixels."""
+    """Side of the square that images are resized to, in pixels."""
 
     @abstractmethod
     def _listing(self, files: Files) -> Listing:
@@ -73,7 +73,7 @@ def held(files: Files, named: Iterable[Labelled], source: str) -> list[Labelled]
     kept = list(named)
     for file, _ in kept:
         if not files.hold(file):
-            raise DatasetError(f"{source} names {file!r}, which is no file that may be read")
+            raise DatasetError(f"{source} names {file!r}, not a file that may be read")
     return kept
 
 

@@ -1,4 +1,4 @@
-"""A data set whose images lie in files: decoded once into memory if they fit there, else whenever they are asked for.
+"""A data set whose images lie in files: decoded once into memory if they fit there, else at each request.
 
 Either way the same images, statistics and digest come out.
 """
@@ -33,22 +33,22 @@ MEMORY_SHARE = 0.4
 MOST_PIXELS = 50_000_000
 """Pixels of the largest image that is decoded, a JPEG's after its reduction: a small file can claim any number."""
 SAMPLE = 5000
-"""Images of the training part on which statistics are measured; all of them if it has fewer."""
+"""Images of the training split on which statistics are measured; all of them if it has fewer."""
 SAMPLE_BATCH = 100
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-"""What is decoded, whatever a file is called: Pillow knows formats besides that run other programs."""
+"""Formats that are decoded, whatever a file's name: Pillow has others, which run other programs."""
 WARNED_PIXELS = 89_478_485
-"""Pillow refuses twice as many by an image's header, before any memory is taken; it is told so here, lest its default
+"""Pillow refuses twice as many by an image's header, before any memory is taken; it is set here, lest its default
 change. Of what it warns of, JPEGs that are decoded at an eighth of it are welcome."""
 QUEUED = 1000
-"""Files that wait for a thread at once; who is told to stop waits for no more of them."""
+"""Files that wait for a thread at once; a stop waits for no more of them."""
 
 
 OpenFile = BufferedReader | BytesIO
 
 
 class Source(Protocol):
-    """Where image files lie. Several threads may read it."""
+    """A place of image files. Several threads may read it."""
 
     def open(self, file: str) -> OpenFile:
         """A file's bytes, by the name under which it is listed."""
@@ -70,7 +70,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class StreamedSplit:
-    """Labelled images that are decoded by some threads whenever they are asked for; nothing of them is kept."""
+    """Labelled images that are decoded by some threads at each request; nothing of them is kept."""
 
     def __init__(self, source: Source, listed: Sequence[Labelled], side: int) -> None:
         self._source = source
@@ -96,11 +96,11 @@ def load_pictures(
     warnings: tuple[str, ...],
     checked: str | None = None,
 ) -> LoadedDataset:
-    """The images in the files that are listed, scaled and cropped; without a list for validation the test part is it.
+    """The images in the files that are listed, scaled and cropped; without a list for validation the test split is it.
 
-    `checked` is a digest of all files and labels where somebody has taken it, and looked at each image, before.
-    Mean and deviation, where the facts do not give them, are those of at most 5,000 images of the training part, which
-    a fixed seed draws. Raises DatasetError with the names of files that are no images.
+    `checked` is a digest of all files and labels if it was computed, and each image looked at, before.
+    Mean and deviation, where the facts do not give them, are those of at most 5,000 images of the training split, which
+    a fixed seed draws. Raises DatasetError with the names of files that are not images.
     """
     lists = [train, test] if validation is None else [train, validation, test]
     every = [file for split in lists for file, _ in split]
@@ -164,7 +164,7 @@ def opened(file: OpenFile) -> Image.Image:
 
 
 def upright(image: Image.Image, side: int) -> Image.Image:
-    """An image decoded, in RGB, turned as its EXIF data say; at least of twice that side if it has so many pixels.
+    """An image decoded, in RGB, turned by its EXIF data; at least of twice that side if it has so many pixels.
 
     Raises ValueError for a huge one, and whatever its decoder does for a broken one.
     """
@@ -181,7 +181,7 @@ def square(image: Image.Image, side: int) -> NDArray[np.uint8]:
 
 
 def _refuse_costly(image: Image.Image) -> None:
-    """Refuse what takes more memory than its size tells: a JPEG that comes in scans is held whole, a tile is, too."""
+    """Refuse images that take more memory than their size: a JPEG in scans is held whole, a tile is, too."""
     if image.info.get("progressive"):
         _refuse_huge(image)
     tags = getattr(image, "tag_v2", {})
@@ -200,12 +200,12 @@ def _digest_of_checked(digest: str, side: int) -> str:
 
 
 def _way(side: int) -> str:
-    """What brings images to their size."""
+    """The resizing of images to their size."""
     return f"{side} pixels a side, Pillow {PIL.__version__}"
 
 
 def _digest(source: Source, lists: Sequence[Sequence[Labelled]], side: int, *, look: bool) -> str:
-    """sha256, hex, of the files' names, bytes and labels in order, and of what brings them to their size.
+    """sha256, hex, of the files' names, bytes and labels in order, and of the resizing.
 
     With `look`, each must begin as an image does: whether it ends as one is seen when it is decoded.
     """
@@ -257,5 +257,5 @@ def _refuse(broken: list[str], count: int) -> None:
 
 @cache
 def threads() -> ThreadPoolExecutor:
-    """What decodes images, one thread a processor."""
+    """The threads that decode images, one a processor."""
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decoding")

@@ -1,4 +1,4 @@
-"""Published data sets: an official training and test part, and a validation part that is split off the training part.
+"""Published data sets: official training and test splits, and a validation split taken from the training split.
 
 No torch.
 """
@@ -25,11 +25,11 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class Official:
-    """What is known of a published data set when it is whole."""
+class OfficialFacts:
+    """Facts of a published data set when it is whole."""
 
     train: int
-    """Images in the training part, before a validation part is split off."""
+    """Images in the training split, before a validation split is split off."""
     test: int
     mean: Channels
     """Of each channel, in [0, 1], as published work uses it."""
@@ -37,22 +37,22 @@ class Official:
     """Likewise."""
 
 
-class Published(Dataset):
+class PublishedDataset(Dataset):
     """Base of the published data sets. Folders may hold fewer images than the official ones, and never more."""
 
-    official: ClassVar[Official]
+    official: ClassVar[OfficialFacts]
     downloads: ClassVar[tuple[Download, ...]] = ()
-    """Its files, if they may be had without asking anybody."""
+    """Its files, if they may be downloaded without a registration."""
     layout: ClassVar[str]
-    """What its folder holds, in words."""
+    """Contents of its folder, in words."""
     inner_folders: ClassVar[tuple[str, ...]] = ()
     """Folders that its archives unpack to: a path may name the one above as well."""
 
     path: str | None = Field(default=None, min_length=1, max_length=LONGEST_PATH, pattern=PATH_PATTERN)
     """Folder with the published files, under one that the server allows (RETORT_DATA_ROOTS); null downloads them."""
     validation_share: float = Field(default=0.1, ge=0, lt=0.5)
-    """Share of the training part that is split off for validation, class by class; with 0 all of it is trained on, and
-    the test part is the validation part too, so that the best epoch's accuracy is a choice made on the test part."""
+    """Share of the training split that is split off for validation, class by class; with 0 all of it is trained on, and
+    the test split is the validation split too, so that the best epoch's accuracy is a choice made on the test split."""
     split_seed: int = Field(default=0, ge=0, lt=2**63)
     """Rules which images are split off."""
 
@@ -85,11 +85,11 @@ class Published(Dataset):
 
     @abstractmethod
     def _facts_to_come(self) -> ImageClassFacts | None:
-        """What is known of a set that was not downloaded yet."""
+        """Facts of a set that was not downloaded yet."""
 
     @abstractmethod
     def _look(self, files: Files) -> ImageClassFacts | None:
-        """What its files say without any image being decoded. Raises DatasetError or OSError."""
+        """Facts from its files without decoding any image. Raises DatasetError or OSError."""
 
     @abstractmethod
     def _load(self, files: Files) -> LoadedDataset:
@@ -97,7 +97,7 @@ class Published(Dataset):
 
     def _files(self, folder: Path, allowed: Roots) -> Files:
         if not folder.is_dir():
-            raise DatasetError(f"{str(folder)!r} is no folder")
+            raise DatasetError(f"{str(folder)!r} is not a folder")
         inner = next((inner for inner in self.inner_folders if (folder / inner).is_dir()), "")
         return Files(folder / inner, allowed)
 
@@ -124,7 +124,7 @@ class Published(Dataset):
         )
 
     def _split(self, labels: Sequence[int]) -> tuple[list[int], list[int] | None]:
-        """Positions of the training and the validation images; None where the test part is the validation part."""
+        """Positions of the training and the validation images; None where the test split is the validation split."""
         if not self.validation_share:
             return list(range(len(labels))), None
         stay, off = split_off(labels, self.validation_share, self.split_seed)
@@ -138,8 +138,8 @@ class Published(Dataset):
     def _warnings(self, train: int, test: int) -> Iterator[str]:
         if not self.validation_share:
             yield (
-                "the test part is the validation part too (validation_share is 0): the accuracy of the best epoch is "
-                "chosen on the test part, and flatters; the last epoch's does not"
+                "the test split is the validation split too (validation_share is 0): the accuracy of the best epoch is "
+                "chosen on the test split, and flatters; the last epoch's does not"
             )
         official = self.official
         if (train, test) != (official.train, official.test):
@@ -152,7 +152,7 @@ class Published(Dataset):
             yield found
 
 
-class Arrays(Published):
+class Arrays(PublishedDataset):
     """Base of the small published sets, whose files hold plain numbers."""
 
     class_names: ClassVar[tuple[str, ...]]
@@ -160,11 +160,11 @@ class Arrays(Published):
 
     @abstractmethod
     def _count(self, files: Files) -> tuple[int, int]:
-        """Images of the training and test part, as far as it can be told without reading them all."""
+        """Images of the training and test split, as far as they are known without reading them all."""
 
     @abstractmethod
     def _read(self, files: Files) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Training and test part: (M, 3, H, W) uint8 images and (M,) int64 labels, as the files have them."""
+        """Training and test split: (M, 3, H, W) uint8 images and (M,) int64 labels, as the files have them."""
 
     def _facts_to_come(self) -> ImageClassFacts:
         return self._facts(self.class_names, self.image_size, self.official.train, self.official.test)

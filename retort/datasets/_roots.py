@@ -36,11 +36,11 @@ class Roots:
         return Path(folder)
 
     def are_here(self, folder: Path) -> bool:
-        """Whether a folder's root is this machine's; else nothing can be said of what lies in it."""
+        """True if a folder's root is this machine's; else its contents are unknown here."""
         return any(os.path.isdir(root) and folder.is_relative_to(root) for root in self._real)
 
     def hold(self, file: str) -> bool:
-        """Whether a path leads to a regular file in an allowed folder."""
+        """True if a path leads to a regular file in an allowed folder."""
         if not os.path.isfile(file):
             return False
         if os.path.islink(file):
@@ -62,11 +62,11 @@ class Files:
         self._roots = roots
 
     def hold(self, name: str) -> bool:
-        """Whether that is a regular file, which does not lead out of the allowed folders."""
+        """True if that is a regular file which does not lead out of the allowed folders."""
         return self._roots.hold(os.path.join(self.folder, name))
 
     def file(self, name: str) -> Path:
-        """Where a file lies. Raises DatasetError if it is missing or leads out of the allowed folders."""
+        """Path of a file. Raises DatasetError if it is missing or leads out of the allowed folders."""
         if not self.hold(name):
             raise DatasetError(f"{str(self.folder)!r} holds no file {name!r} that may be read")
         return self.folder / name
@@ -80,7 +80,7 @@ class Files:
         try:
             text = file.read_text("utf-8")
         except UnicodeDecodeError as error:
-            raise DatasetError(f"the list {name!r} is no text: {error}") from error
+            raise DatasetError(f"the list {name!r} is not a text: {error}") from error
         return [line.strip() for line in text.splitlines() if line.strip()]
 
     def folders(self, name: str = "") -> list[str]:
@@ -93,7 +93,7 @@ class Files:
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Turn what the system says of a folder into a DatasetError."""
+    """Turn the system's error for a folder into a DatasetError."""
     try:
         yield
     except OSError as error:

@@ -38,7 +38,7 @@ def take_splits(
     splits: dict[str, list[Labelled]] = {split: [] for split in ("train", *shares)}
     for name, own in zip(class_names, members, strict=True):
         if len(own) < 1 + len(shares):
-            what = f"one for training and each part that is split off ({', '.join(shares)})" if shares else "one"
+            what = f"one for training and each split ({', '.join(shares)})" if shares else "one"
             raise DatasetError(f"class {name!r} has too few images ({len(own)}) to train on: it needs {what}")
         drawn = [own[i] for i in drawn_order(len(own), seed, f"class {name}")]
         for split, share in shares.items():
@@ -51,7 +51,7 @@ def take_splits(
 
 
 def split_off(labels: Sequence[int], share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Positions that stay and positions that are split off, each in rising order; as many as `split_count` says.
+    """Positions that stay and positions that are split off, each in rising order; as many as `split_count` gives.
 
     Classes give in proportion to their sizes; which of their images is drawn by the seed.
     """
@@ -69,5 +69,5 @@ def split_off(labels: Sequence[int], share: float, seed: int) -> tuple[list[int]
 
 
 def split_count(total: int, share: float) -> int:
-    """How many of so many images are split off, known without their labels."""
+    """Number of images that are split off, known without their labels."""
     return round(total * share)

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from retort.datasets._cifar import Cifar
 from retort.datasets._fetch import Download
-from retort.datasets._published import Official
+from retort.datasets._published import OfficialFacts
 
 FOLDER = "cifar-10-batches-bin"
 
@@ -18,7 +18,7 @@ class Cifar10(Cifar):
         "Krizhevsky: Learning Multiple Layers of Features from Tiny Images, 2009, "
         "https://www.cs.toronto.edu/~kriz/cifar.html; no licence stated"
     )
-    official: ClassVar[Official] = Official(
+    official: ClassVar[OfficialFacts] = OfficialFacts(
         train=50_000, test=10_000, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
     )
     downloads: ClassVar[tuple[Download, ...]] = (

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from retort.datasets._cifar import Cifar
 from retort.datasets._fetch import Download
-from retort.datasets._published import Official
+from retort.datasets._published import OfficialFacts
 
 FOLDER = "cifar-100-binary"
 
@@ -18,7 +18,7 @@ class Cifar100(Cifar):
         "Krizhevsky: Learning Multiple Layers of Features from Tiny Images, 2009, "
         "https://www.cs.toronto.edu/~kriz/cifar.html; no licence stated"
     )
-    official: ClassVar[Official] = Official(
+    official: ClassVar[OfficialFacts] = OfficialFacts(
         train=50_000, test=10_000, mean=(0.5071, 0.4867, 0.4408), std=(0.2675, 0.2565, 0.2761)
     )
     downloads: ClassVar[tuple[Download, ...]] = (

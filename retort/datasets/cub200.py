@@ -8,7 +8,7 @@ from retort.dataset import DatasetError
 from retort.datasets._fetch import Download
 from retort.datasets._listing import Labelled
 from retort.datasets._photographs import Listing, Photographs, held, told_apart
-from retort.datasets._published import IMAGENET_MEAN, IMAGENET_STD, Official
+from retort.datasets._published import IMAGENET_MEAN, IMAGENET_STD, OfficialFacts
 from retort.datasets._roots import Files
 
 FOLDER = "CUB_200_2011"
@@ -22,7 +22,7 @@ class Cub200(Photographs):
         "Wah, Branson, Welinder, Perona, Belongie: The Caltech-UCSD Birds-200-2011 Dataset, 2011, "
         "https://www.vision.caltech.edu/datasets/cub_200_2011; for research and teaching"
     )
-    official: ClassVar[Official] = Official(5994, 5794, IMAGENET_MEAN, IMAGENET_STD)
+    official: ClassVar[OfficialFacts] = OfficialFacts(5994, 5794, IMAGENET_MEAN, IMAGENET_STD)
     downloads: ClassVar[tuple[Download, ...]] = (
         Download(
             ("https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",),
@@ -45,7 +45,7 @@ class Cub200(Photographs):
                 raise DatasetError(f"{LABELS} gives image {key} the class {labels.get(key)}, which {CLASSES} lacks")
             if membership.get(key) not in splits:
                 raise DatasetError(
-                    f"{SPLIT} says {membership.get(key)} of image {key}; 1 (training) or 0 (test) is wanted"
+                    f"{SPLIT} has {membership.get(key)} for image {key}; wanted 1 (training) or 0 (test)"
                 )
             splits[membership[key]].append((f"images/{file}", order[labels[key]]))
         named = [name.partition(".")[2].replace("_", " ") or name for name in classes.values()]

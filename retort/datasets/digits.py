@@ -21,18 +21,18 @@ GREY_LEVELS = 16
 
 
 class Digits(Dataset):
-    """Handwritten digits, 8 x 8 pixels, grey, 10 classes; stratified training, validation and test parts."""
+    """Handwritten digits, 8 x 8 pixels, grey, 10 classes; stratified training, validation and test splits."""
 
     source: ClassVar[str] = (
-        "Alpaydin, Kaynak: Optical Recognition of Handwritten Digits (its test part), UCI Machine Learning "
+        "Alpaydin, Kaynak: Optical Recognition of Handwritten Digits (its test split), UCI Machine Learning "
         "Repository, 1998, https://doi.org/10.24432/C50P49, CC BY 4.0; as shipped by scikit-learn"
     )
 
     name: Literal["digits"] = "digits"
     label_share: float = Field(default=1.0, gt=0, le=1)
-    """Share of the training part that is kept, class by class, at least one image each."""
+    """Share of the training split that is kept, class by class, at least one image each."""
     split_seed: int = Field(default=0, ge=0, lt=2**63)
-    """Rules which images are in which part, and which of the training part are kept."""
+    """Seed of the split, and of the choice among the training split's images."""
 
     def facts(self, roots: Sequence[Path]) -> ImageClassFacts:
         train = sum(kept for kept, _, _ in self._sizes())
@@ -60,7 +60,7 @@ class Digits(Dataset):
         return loaded(self.facts(roots), train, validation, test)
 
     def _sizes(self) -> list[tuple[int, int, int]]:
-        """Images of each class in the training, validation and test part."""
+        """Images of each class in the training, validation and test split."""
         sizes = []
         for count, validation, test in zip(COUNTS, apportion(VALIDATION, COUNTS), apportion(TEST, COUNTS), strict=True):
             sizes.append((max(1, round(self.label_share * (count - validation - test))), validation, test))
@@ -81,7 +81,7 @@ class Digits(Dataset):
 
 
 def _scikit_learns_file() -> Path:
-    """What its `load_digits` reads; importing it for that takes longer than a short training, and 70 MiB."""
+    """The file that its `load_digits` reads; importing it for that takes longer than a short training, and 70 MiB."""
     installed = find_spec("sklearn")
     if installed is None or not installed.submodule_search_locations:
         raise DatasetError("digits ships with scikit-learn, which is not installed on this worker")

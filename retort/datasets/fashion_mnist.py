@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from retort.datasets._fetch import Download
 from retort.datasets._idx import Idx, idx_downloads
-from retort.datasets._published import Official
+from retort.datasets._published import OfficialFacts
 
 
 class FashionMnist(Idx):
@@ -16,7 +16,7 @@ class FashionMnist(Idx):
         "Xiao, Rasul, Vollgraf: Fashion-MNIST, 2017, https://arxiv.org/abs/1708.07747, "
         "https://github.com/zalandoresearch/fashion-mnist, MIT"
     )
-    official: ClassVar[Official] = Official(
+    official: ClassVar[OfficialFacts] = OfficialFacts(
         train=60_000, test=10_000, mean=(0.2860, 0.2860, 0.2860), std=(0.3530, 0.3530, 0.3530)
     )
     downloads: ClassVar[tuple[Download, ...]] = idx_downloads(

@@ -22,14 +22,14 @@ SPLIT_FOLDERS = {
 
 
 @dataclass
-class Found:
-    """What lies in a folder, before any image is decoded."""
+class FolderContents:
+    """Contents of a folder, before any image is decoded."""
 
     class_names: tuple[str, ...]
     splits: dict[str, list[Labelled]]
-    """The images of each part, in a fixed order."""
+    """The images of each split, in a fixed order."""
     stray: list[str] = field(default_factory=list)
-    """What was passed over: no images, hidden, or links out of the allowed folders."""
+    """Files that were passed over: no images, hidden, or links out of the allowed folders."""
 
 
 class ImageFolder(Dataset):
@@ -45,7 +45,7 @@ class ImageFolder(Dataset):
     path: str = Field(min_length=1, max_length=LONGEST_PATH, pattern=PATH_PATTERN)
     """The folder; it must lie under one that the server allows (RETORT_DATA_ROOTS)."""
     image_size: int = Field(default=224, ge=8, le=1024)
-    """Side of the square that images are brought to, in pixels."""
+    """Side of the square that images are resized to, in pixels."""
     validation_share: float = Field(default=0.1, gt=0, lt=0.5)
     """Share of each class's images that is split off for validation when there is no such folder."""
     test_share: float = Field(default=0.1, gt=0, lt=0.5)
@@ -70,25 +70,25 @@ class ImageFolder(Dataset):
         warnings = tuple(stray_warning(found.stray))
         return load_pictures(self._facts(found), Folder(files.folder), train, validation, test, warnings)
 
-    def _facts(self, found: Found) -> ImageClassFacts:
+    def _facts(self, found: FolderContents) -> ImageClassFacts:
         sizes = {name: len(images) for name, images in found.splits.items()}
         return ImageClassFacts(
             classes=len(found.class_names), class_names=found.class_names, image_size=self.image_size, **sizes
         )
 
-    def _find(self, files: Files) -> Found:
+    def _find(self, files: Files) -> FolderContents:
         if not files.folder.is_dir():
-            raise DatasetError(f"{self.path!r} is no folder")
+            raise DatasetError(f"{self.path!r} is not a folder")
         with reading(self.path):
             return self._listing(files)
 
-    def _listing(self, files: Files) -> Found:
+    def _listing(self, files: Files) -> FolderContents:
         named = {split: _first_folder(files, names) for split, names in SPLIT_FOLDERS.items()}
         training = named["train"] or ""
         class_names = tuple(files.folders(training))
         if len(class_names) < 2:
             raise DatasetError(f"{self.path!r} holds {len(class_names)} class folders; at least 2 are needed")
-        found = Found(class_names, {"train": [], "validation": [], "test": []})
+        found = FolderContents(class_names, {"train": [], "validation": [], "test": []})
         found.stray += [str(child) for child in (files.folder / training).iterdir() if not child.is_dir()]
         for split, place in {**named, "train": training}.items():
             if place is not None:
@@ -104,7 +104,7 @@ def _first_folder(files: Files, names: tuple[str, ...]) -> str | None:
     return next((name for name in names if (files.folder / name).is_dir() and files.folders(name)), None)
 
 
-def _images(files: Files, place: str, found: Found) -> Iterator[Labelled]:
+def _images(files: Files, place: str, found: FolderContents) -> Iterator[Labelled]:
     """The images of one part with their labels, in order; what is none of the classes' is an error."""
     strangers = set(files.folders(place)) - set(found.class_names)
     if strangers:

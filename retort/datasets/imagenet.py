@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from retort.dataset import DatasetError, ImageClassFacts
 from retort.datasets._listing import images_in
 from retort.datasets._photographs import Listing, Photographs, told_apart
-from retort.datasets._published import IMAGENET_MEAN, IMAGENET_STD, Official
+from retort.datasets._published import IMAGENET_MEAN, IMAGENET_STD, OfficialFacts
 from retort.datasets._roots import Files
 
 NAMES = Path(__file__).with_name("imagenet_classes.tsv")
@@ -20,14 +20,14 @@ CLASSES = 1000
 class Imagenet(Photographs):
     """ImageNet (ILSVRC 2012), 1,000 classes, 1,281,167 training images; its 50,000 validation images are the test.
 
-    The official test part has no public labels. A folder with fewer classes is a subset of it, in the same order.
+    The official test split has no public labels. A folder with fewer classes is a subset of it, in the same order.
     """
 
     source: ClassVar[str] = (
         "Russakovsky and others: ImageNet Large Scale Visual Recognition Challenge, 2015, "
         "https://arxiv.org/abs/1409.0575, https://image-net.org; for research, on request"
     )
-    official: ClassVar[Official] = Official(1_281_167, 50_000, IMAGENET_MEAN, IMAGENET_STD)
+    official: ClassVar[OfficialFacts] = OfficialFacts(1_281_167, 50_000, IMAGENET_MEAN, IMAGENET_STD)
     layout: ClassVar[str] = "train and val, each with a folder a class, named by its WordNet identifier (n01440764)"
     inner_folders: ClassVar[tuple[str, ...]] = ("ILSVRC/Data/CLS-LOC",)
 
@@ -37,7 +37,7 @@ class Imagenet(Photographs):
         wnids = self._classes(files)
         if len(wnids) < CLASSES:
             return super()._look(files)
-        # Counting a million files takes its while; load() does, and says so if some are missing.
+        # Counting a million files takes its while; load() does, and refuses if some are missing.
         return self._facts(_names(wnids), self.image_size, self.official.train, self.official.test)
 
     def _listing(self, files: Files) -> Listing:

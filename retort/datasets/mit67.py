@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from retort.dataset import DatasetError
 from retort.datasets._listing import Labelled
 from retort.datasets._photographs import Listing, Photographs, held
-from retort.datasets._published import IMAGENET_MEAN, IMAGENET_STD, Official
+from retort.datasets._published import IMAGENET_MEAN, IMAGENET_STD, OfficialFacts
 from retort.datasets._roots import Files
 
 TRAIN, TEST = "TrainImages.txt", "TestImages.txt"
@@ -20,7 +20,7 @@ class Mit67(Photographs):
         "Quattoni, Torralba: Recognizing Indoor Scenes, 2009, https://web.mit.edu/torralba/www/indoor.html; no licence "
         "stated"
     )
-    official: ClassVar[Official] = Official(5360, 1340, IMAGENET_MEAN, IMAGENET_STD)
+    official: ClassVar[OfficialFacts] = OfficialFacts(5360, 1340, IMAGENET_MEAN, IMAGENET_STD)
     layout: ClassVar[str] = f"Images, {TRAIN} and {TEST}"
 
     name: Literal["mit67"] = "mit67"

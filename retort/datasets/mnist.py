@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from retort.datasets._fetch import Download
 from retort.datasets._idx import Idx, idx_downloads
-from retort.datasets._published import Official
+from retort.datasets._published import OfficialFacts
 
 
 class Mnist(Idx):
@@ -16,7 +16,7 @@ class Mnist(Idx):
         "LeCun, Bottou, Bengio, Haffner: Gradient-Based Learning Applied to Document Recognition, 1998, "
         "https://doi.org/10.1109/5.726791; no licence stated"
     )
-    official: ClassVar[Official] = Official(
+    official: ClassVar[OfficialFacts] = OfficialFacts(
         train=60_000, test=10_000, mean=(0.1307, 0.1307, 0.1307), std=(0.3081, 0.3081, 0.3081)
     )
     downloads: ClassVar[tuple[Download, ...]] = idx_downloads(

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from retort.dataset import DatasetError
 from retort.datasets._listing import Labelled
 from retort.datasets._photographs import Listing, Photographs, held
-from retort.datasets._published import IMAGENET_MEAN, IMAGENET_STD, Official
+from retort.datasets._published import IMAGENET_MEAN, IMAGENET_STD, OfficialFacts
 from retort.datasets._roots import Files
 
 ACTIONS = "ImageSplits/actions.txt"
@@ -20,7 +20,7 @@ class Stanford40(Photographs):
         "Yao, Jiang, Khosla, Lin, Guibas, Fei-Fei: Human Action Recognition by Learning Bases of Action Attributes and "
         "Parts, 2011, http://vision.stanford.edu/Datasets/40actions.html; no licence stated"
     )
-    official: ClassVar[Official] = Official(4000, 5532, IMAGENET_MEAN, IMAGENET_STD)
+    official: ClassVar[OfficialFacts] = OfficialFacts(4000, 5532, IMAGENET_MEAN, IMAGENET_STD)
     layout: ClassVar[str] = "JPEGImages and ImageSplits with actions.txt and <action>_train.txt and _test.txt"
 
     name: Literal["stanford40"] = "stanford40"

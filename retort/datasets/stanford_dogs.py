@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from retort.dataset import DatasetError, ImageClassFacts
 from retort.datasets._photographs import Listing, Photographs, held, told_apart
-from retort.datasets._published import IMAGENET_MEAN, IMAGENET_STD, Official
+from retort.datasets._published import IMAGENET_MEAN, IMAGENET_STD, OfficialFacts
 from retort.datasets._roots import LARGEST_LIST, Files
 
 BREEDS = 120
@@ -20,7 +20,7 @@ class StanfordDogs(Photographs):
         "Khosla, Jayadevaprakash, Yao, Li: Novel Dataset for Fine-Grained Image Categorization, 2011, "
         "http://vision.stanford.edu/aditya86/ImageNetDogs; no licence stated, ImageNet's terms apply to its images"
     )
-    official: ClassVar[Official] = Official(12_000, 8580, IMAGENET_MEAN, IMAGENET_STD)
+    official: ClassVar[OfficialFacts] = OfficialFacts(12_000, 8580, IMAGENET_MEAN, IMAGENET_STD)
     layout: ClassVar[str] = f"Images, {TRAIN} and {TEST}"
 
     name: Literal["stanford_dogs"] = "stanford_dogs"
@@ -56,7 +56,7 @@ def _names(folders: list[str]) -> tuple[str, ...]:
 
 
 def _list(files: Files, name: str) -> list[tuple[str, str]]:
-    """The folder and the name of each image of a part. Its labels count the folders, so they must tell the same."""
+    """The folder and the name of each image of a split. Its labels count the folders, so both must agree."""
     from scipy.io import loadmat
 
     file = files.file(name)
@@ -67,10 +67,10 @@ def _list(files: Files, name: str) -> list[tuple[str, str]]:
         content = loadmat(file, variable_names=["file_list", "labels"])
         named = [str(entry.item()) for entry in content["file_list"].ravel()]
         labels = [int(label) for label in content["labels"].ravel()]
-    except Exception as error:  # whatever a reader says of a hostile file
-        raise DatasetError(f"{name!r} is no list of files and labels in MATLAB's format: {error}") from error
+    except Exception as error:  # readers raise anything for a hostile file
+        raise DatasetError(f"{name!r} is not a list of files and labels in MATLAB's format: {error}") from error
     images = [(folder, image) for folder, _, image in (entry.partition("/") for entry in named)]
-    told = {(folder, label) for (folder, _), label in zip(images, labels, strict=False)}
-    if len(images) != len(labels) or len(told) != len({folder for folder, _ in told}):
+    pairs = {(folder, label) for (folder, _), label in zip(images, labels, strict=False)}
+    if len(images) != len(labels) or len(pairs) != len({folder for folder, _ in pairs}):
         raise DatasetError(f"the labels in {name!r} are not those of its files' folders, one each")
     return images

@@ -13,7 +13,7 @@ from retort.datasets._archive import SPLITS, Archive
 from retort.datasets._roots import fetched
 
 
-class Stored(Dataset):
+class StoredDataset(Dataset):
     """A data set that `POST /v1/datasets` made of the user's own images; its parts and classes are fixed.
 
     Each image is scaled until its shorter side fits, then its middle is taken.
@@ -25,7 +25,7 @@ class Stored(Dataset):
     dataset: str = Field(pattern=r"^dataset_[0-9a-z]+$")
     """Id of the data set."""
     image_size: int | None = Field(default=None, ge=8, le=1024)
-    """Side of the square that images are brought to, in pixels; null is what the data set says."""
+    """Side of the square that images are resized to, in pixels; null is the data set's own."""
 
     def facts(self, roots: Sequence[Path]) -> ImageClassFacts | None:
         file = fetched(roots, self.dataset)

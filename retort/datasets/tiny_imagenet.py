@@ -10,7 +10,7 @@ from retort.dataset import DatasetError, ImageClassFacts
 from retort.datasets._fetch import Download
 from retort.datasets._listing import Labelled, images_in
 from retort.datasets._photographs import Listing, Photographs, held, told_apart
-from retort.datasets._published import IMAGENET_MEAN, IMAGENET_STD, Official
+from retort.datasets._published import IMAGENET_MEAN, IMAGENET_STD, OfficialFacts
 from retort.datasets._roots import Files
 
 FOLDER = "tiny-imagenet-200"
@@ -21,14 +21,14 @@ CLASSES = 200
 class TinyImagenet(Photographs):
     """Tiny ImageNet, 64 x 64 pixels, 200 classes, 100,000 training images; its 10,000 validation images are the test.
 
-    The official test part has no public labels.
+    The official test split has no public labels.
     """
 
     source: ClassVar[str] = (
         "Le, Yang: Tiny ImageNet Visual Recognition Challenge, CS 231N, 2015, http://cs231n.stanford.edu; no licence "
         "stated, ImageNet's terms apply to its images"
     )
-    official: ClassVar[Official] = Official(100_000, 10_000, IMAGENET_MEAN, IMAGENET_STD)
+    official: ClassVar[OfficialFacts] = OfficialFacts(100_000, 10_000, IMAGENET_MEAN, IMAGENET_STD)
     downloads: ClassVar[tuple[Download, ...]] = (
         Download(
             ("http://cs231n.stanford.edu/tiny-imagenet-200.zip",),
@@ -45,7 +45,7 @@ class TinyImagenet(Photographs):
 
     name: Literal["tiny_imagenet"] = "tiny_imagenet"
     image_size: int = Field(default=64, ge=8, le=1024)
-    """Side of the square that images are brought to, in pixels; they have 64."""
+    """Side of the square that images are resized to, in pixels; they have 64."""
 
     def _look(self, files: Files) -> ImageClassFacts | None:
         wnids = _wnids(files)

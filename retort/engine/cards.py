@@ -16,26 +16,26 @@ from retort.architectures._survey import Hollow, Unreadable, reads, run
 from retort.network import Network
 
 HeadKind = tuple[object, ...]
-"""Networks that share it have a head of one kind."""
+"""Equal for networks with a head of one kind."""
 CLASSES = 10
-"""Of the networks that are measured; nothing on a card depends on it."""
+"""Classes of the measured networks; nothing on a card depends on it."""
 POOLING = ("global_pool", "pool_type")
-"""Attributes by which timm's networks say how they pool."""
+"""Attributes of timm's networks that name their pooling."""
 SIZES = (8, 16, 32, 64, 75, 96, 128, 160, 192, 224, 256)
-"""Sides of images that are tried for the smallest one that a network reads; 75 is Inception's."""
+"""Sides of images, in pixels, tried for the smallest one that a network reads; 75 is Inception's."""
 
 
 def card_of(architecture: str) -> Card:
-    """The card of an architecture for which none was committed. Raises Unreadable."""
+    """The card of an architecture without a committed one. Raises Unreadable."""
     family = ARCHITECTURES[architecture]
     card, _ = measure(family, architecture)
     return card.model_copy(update={"head": find_head(family, architecture)})
 
 
 def cards_of(family: Architecture, names: tuple[str, ...]) -> dict[str, Card]:
-    """The cards of some architectures of a family; those that cannot be read are left out, which standard error tells.
+    """The cards of some architectures of a family; those that cannot be read are left out and named on standard error.
 
-    Kinds of heads need real numbers, which are computed for the smallest network of all whose heads are built alike.
+    The kind of a head needs real numbers: they are computed once for all heads built alike, with the smallest network.
     """
     measured: dict[str, tuple[Card, HeadKind]] = {}
     for name in names:
@@ -47,7 +47,7 @@ def cards_of(family: Architecture, names: tuple[str, ...]) -> dict[str, Card]:
 
 
 def with_heads(family: Architecture, measured: dict[str, tuple[Card, HeadKind]]) -> dict[str, Card]:
-    """The measured cards with the heads that they lack."""
+    """The measured cards, completed with their heads."""
     smallest: dict[HeadKind, Card] = {}
     for card, kind in sorted(measured.values(), key=lambda one: one[0].body_parameters):
         smallest.setdefault(kind, card)
@@ -56,13 +56,13 @@ def with_heads(family: Architecture, measured: dict[str, tuple[Card, HeadKind]])
 
 
 def measure(family: Architecture, architecture: str) -> tuple[Card, HeadKind]:
-    """A card whose head is not known yet, and what decides about it. Raises Unreadable."""
+    """A card without its head, and the kind of its head. Raises Unreadable."""
     network = _hollow(family, architecture)
     return _measure(architecture, family, network), _built(network, family.image_size(architecture))
 
 
 def _built(network: Network, size: int) -> HeadKind:
-    """What decides how logits come from the last map: all modules that run behind that map, the body last."""
+    """The modules that run behind the last map, the body last: they decide how logits come from it."""
     names = [name for name, _ in run(network.body, size)]
     behind = names[len(names) - names[::-1].index(network.layout.stages[-1]) :]
     modules = map(network.body.get_submodule, behind)
@@ -74,7 +74,7 @@ def _measure(architecture: str, family: Architecture, network: Network) -> Card:
 
     size, layout = family.image_size(architecture), network.layout
     network.eval()
-    # With gradients on, or else attention would be one operation that nobody counts.
+    # With gradients on; else attention is one operation that is not counted.
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         outputs = network.read(_images(size), ("embedding", "maps"))
     assert outputs.embedding is not None
@@ -108,7 +108,7 @@ def _numbers(network: Network, classifiers: tuple[str, ...]) -> int:
 
 
 def find_head(family: Architecture, architecture: str) -> Head:
-    """What the head of a network is, by computing real images; its weights are random."""
+    """The head of a network, found by running it on real images with random weights."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         network = family.build(architecture, CLASSES).eval()

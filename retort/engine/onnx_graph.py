@@ -1,26 +1,33 @@
-"""An ONNX file, parsed and looked through: what it may not hold is refused before anything runs it."""
+"""ONNX files parsed and checked: a file with anything unwanted is refused before it is run."""
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from retort.engine.interrupt import Impossible
-from retort.engine.onnx_wire import check_wire
 
 LARGEST_FILE = 2**30
 """Bytes."""
+PARSED_ROOM = 512 * 2**20
+"""Bytes that a parsed file may take beyond twice its size. Weights take their size once, or twice where they are lists
+of floats; a network of 10,000 nodes takes 16 MiB. An empty message takes 150 bytes, where it had 2 in the file."""
 STANDARD = frozenset({"", "ai.onnx"})
 """Domains whose operators are ONNX's own."""
 MOST_NODES = 100_000
+MOST_TENSORS = 100_000
 DEEPEST = 32
 """Graphs within graphs."""
+NO_MEMORY = "alloc failed"
+"""Part of protobuf's error where it gets no memory."""
 
 
 def parse_onnx(file: Path) -> Any:
-    """The ModelProto of a file. Raises Impossible, in one sentence, for all that is not wanted."""
+    """The ModelProto of a file. Raises Impossible, in one sentence, for everything unwanted."""
     model = _parsed(file)
     _check_contents(model)
     _check_functions(model)
@@ -46,8 +53,8 @@ def spell(shape: list[int | None]) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What an error of others says, cut to a sentence."""
-    return str(error).strip().splitlines()[0][:300]
+    """The first line of a library's error, cut to the length of a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def _parsed(file: Path) -> Any:
@@ -57,38 +64,64 @@ def _parsed(file: Path) -> Any:
     size = file.stat().st_size
     if size > LARGEST_FILE:
         raise Impossible(f"the ONNX file has {size:,} bytes; at most {LARGEST_FILE:,} are read")
-    content = file.read_bytes()
-    check_wire(content, onnx.ModelProto.DESCRIPTOR)
+    content, room = file.read_bytes(), 2 * size + PARSED_ROOM
     try:
-        # The file alone: what it says lies elsewhere is not looked for.
-        return onnx.load_model_from_string(content)
-    except DecodeError as error:
+        # From bytes: data that the file places elsewhere is not looked for.
+        with _memory_bound(room):
+            return onnx.load_model_from_string(content)
+    except (DecodeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or NO_MEMORY in str(error):
+            raise Impossible(
+                f"the ONNX file of {size:,} bytes takes more than {room:,} bytes of memory once it is parsed; write "
+                "weights as raw data"
+            ) from error
         raise Impossible("the file is not ONNX: it cannot be parsed") from error
 
 
+@contextmanager
+def _memory_bound(room: int) -> Iterator[None]:
+    """Give this process no more than that many bytes of memory beyond what it has, where the kernel tells that."""
+    try:
+        held = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    except OSError:
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    bounds = [held + room, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(bounds), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
 def _check_contents(model: Any) -> None:
-    """Raise Impossible for operators of others, for data outside the file and for what is too large."""
+    """Raise Impossible for foreign operators, for data outside the file and for too many nodes or tensors."""
     own = {(function.domain, function.name) for function in model.functions}
-    nodes = 0
+    nodes = tensors = 0
     if len(model.training_info):
         raise Impossible("the ONNX file holds training graphs; wanted one that only infers")
     for part in _parts(model):
+        # Counted before they are looked at: each takes microseconds.
+        nodes += len(part.node)
+        if nodes > MOST_NODES:
+            raise Impossible(f"the ONNX file has {nodes:,} nodes; at most {MOST_NODES:,} are read")
+        tensors += len(getattr(part, "initializer", ()))
+        if tensors > MOST_TENSORS:
+            raise Impossible(f"the ONNX file has {tensors:,} tensors; at most {MOST_TENSORS:,} are read")
         for node in part.node:
-            nodes += 1
             if node.domain not in STANDARD and (node.domain, node.op_type) not in own:
                 raise Impossible(
                     f"the ONNX file uses the operator {node.op_type} of {node.domain!r}; wanted ONNX's own alone"
                 )
-    if nodes > MOST_NODES:
-        raise Impossible(f"the ONNX file has {nodes:,} nodes; at most {MOST_NODES:,} are read")
     for tensor in _tensors(model):
         if tensor.data_location == tensor.EXTERNAL or len(tensor.external_data):
             raise Impossible(f"the tensor {tensor.name!r} lies outside the ONNX file; wanted all of it in one file")
         # No number takes less than half a byte.
         if min(tensor.dims, default=0) < 0 or prod(tensor.dims) > 2 * tensor.ByteSize():
             raise Impossible(
-                f"the tensor {tensor.name!r} is said to have the shape {spell(list(tensor.dims))}, and the ONNX file "
-                f"has {tensor.ByteSize():,} bytes of it"
+                f"the tensor {tensor.name!r} has the shape {spell(list(tensor.dims))}, and the ONNX file has "
+                f"{tensor.ByteSize():,} bytes of it"
             )
 
 
@@ -115,7 +148,7 @@ def _check_functions(model: Any) -> None:
 
 
 def _parts(model: Any) -> Iterator[Any]:
-    """Every graph and function, however deep it stands."""
+    """Every graph and function at any depth."""
     for part in (model.graph, *model.functions):
         yield from graphs_within(part)
 
@@ -123,7 +156,7 @@ def _parts(model: Any) -> Iterator[Any]:
 def _attributes(part: Any) -> Iterator[Any]:
     for node in part.node:
         yield from node.attribute
-    # Functions have defaults for theirs.
+    # Functions have default attributes.
     yield from getattr(part, "attribute_proto", ())
 
 

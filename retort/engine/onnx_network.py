@@ -1,4 +1,4 @@
-"""A network that came as an ONNX file, run as it is by onnxruntime, on the CPU."""
+"""ONNX files as networks, run unchanged by onnxruntime on the CPU."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from retort.engine.onnx_shapes import Shape, dimension, multiply_adds, peak_byte
 from retort.user_model import ONNX, Expects, UserModel, expects_in, parsed_expects
 
 TRIED_SIZE = 224
-"""Side of the image with which a network is tried that reads any, and of which nobody has said what it expects."""
+"""Side in pixels of the image for a trial run of a network that reads any size, before its record gives one."""
 SECONDS_PER_IMAGE = 60.0
-"""How long a network may think about each image of a batch: one that loops without end is told so."""
+"""Longest run for each image of a batch; it stops networks that loop without end."""
 NO_MEMORY = ("Available memory of", "Failed to allocate memory", "bad_alloc", "bad allocation")
-"""What onnxruntime says where it gets none."""
+"""Parts of onnxruntime's errors where it gets no memory."""
 
 
 def load_onnx(file: Path) -> OnnxNetwork:
-    """The network of an ONNX file, ready to run. Raises Impossible, in one sentence, for all that is not wanted."""
+    """The network of an ONNX file, ready to run. Raises Impossible, in one sentence, for everything unwanted."""
     return OnnxNetwork(parse_onnx(file), file)
 
 
 def metadata_of(network: OnnxNetwork) -> dict[str, str]:
-    """What the file says of itself."""
+    """The file's own metadata, texts by key."""
     return {entry.key: entry.value for entry in network.model.metadata_props}
 
 
 class OnnxNetwork:
-    """A checked ONNX network in onnxruntime: one batch of images in, logits out. Copies share the session."""
+    """A checked ONNX network in onnxruntime: (N, 3, S, S) images in, (N, K) logits out. Copies share the session."""
 
     def __init__(self, model: Any, file: Path) -> None:
         import onnxruntime
@@ -55,7 +55,7 @@ class OnnxNetwork:
         shape = [dimension(d) for d in self._input.type.tensor_type.shape.dim]
         self.channels_last = shape[1] != 3 and shape[3] == 3
         self.batch = shape[0]
-        """Images that it takes at once; None is any number."""
+        """Images in each of its batches; None is any number."""
         sides = shape[1:3] if self.channels_last else shape[2:]
         if shape[3 if self.channels_last else 1] != 3 or (None not in sides and sides[0] != sides[1]):
             raise Impossible(
@@ -63,12 +63,12 @@ class OnnxNetwork:
                 "(N, S, S, 3)"
             )
         self.size = sides[0] or sides[1]
-        """Side of the image that it takes, in pixels; None is any."""
+        """Side of its images, in pixels; None is any."""
         self.at_once = self.batch or self._images_that_fit()
-        """Images that are run at once at most."""
+        """Most images in one run."""
         try:
-            # From bytes, which have no folder that they could name files in; constants are computed when it runs,
-            # where memory and time are bounded.
+            # From bytes, so that no file beside it can be named; constants are computed in the run, where memory and
+            # time are bounded.
             self._session = onnxruntime.InferenceSession(
                 file.read_bytes(),
                 options,
@@ -79,58 +79,59 @@ class OnnxNetwork:
             raise Impossible(f"onnxruntime cannot load the ONNX file: {first_line(error)}") from error
 
     def shapes(self, size: int) -> dict[str, Shape]:
-        """Shape of each tensor of the outermost graph by name, and bytes of one of its numbers, for one image of that
-        side, or a fixed batch of them; as far as it can be told."""
+        """Shape and item size of each tensor of the outermost graph, by name, as far as they can be inferred.
+
+        They hold for one image of `size` pixels a side, or for a fixed batch of them.
+        """
         sides = (size, size, 3) if self.channels_last else (3, size, size)
         return shapes_for(self.model, self._input.name, (self.batch or 1, *sides))
 
     def _images_that_fit(self) -> int:
-        """Raises Impossible where not even one does."""
+        """Most images that a run may hold. Raises Impossible where not even one fits."""
         budget = memory_budget()
         needed = peak_bytes(self.model.graph, self.shapes(self.size or TRIED_SIZE))
         if needed > budget:
-            raise Impossible(f"the ONNX network takes {needed:,} bytes for one image; at most {budget:,} are given")
+            raise Impossible(f"the ONNX network takes {needed:,} bytes for one image; at most {budget:,} are available")
         return max(1, budget // (2 * max(1, needed)))
 
     def run(self, images: Tensor) -> Tensor:
         """(N, K) float32 logits of (N, 3, S, S), on the images' device. Raises Impossible where it cannot be run."""
-        parts = torch.split(images, self.at_once)
-        # One reader of a fixed batch gets its last part filled up.
-        said = [self._run(part)[: len(part)] for part in parts]
-        return torch.cat(said).to(images.device)
+        # A network with a fixed batch gets its last batch filled up.
+        logits = [self._run(batch)[: len(batch)] for batch in torch.split(images, self.at_once)]
+        return torch.cat(logits).to(images.device)
 
     def _run(self, images: Tensor) -> Tensor:
         missing = (self.batch or len(images)) - len(images)
-        given = images.detach().float().cpu()
+        batch = images.detach().float().cpu()
         if missing:
-            given = torch.cat([given, given[:1].expand(missing, -1, -1, -1)])
-        given = given.permute(0, 2, 3, 1) if self.channels_last else given
-        logits = self._answer(given)
-        if logits.ndim != 2 or len(logits) != len(given):
+            batch = torch.cat([batch, batch[:1].expand(missing, -1, -1, -1)])
+        batch = batch.permute(0, 2, 3, 1) if self.channels_last else batch
+        logits = self._infer(batch)
+        if logits.ndim != 2 or len(logits) != len(batch):
             raise Impossible(
-                f"the ONNX network gives {spell(list(logits.shape))} for {len(given)} images; wanted (N, K) logits"
+                f"the ONNX network gives {spell(list(logits.shape))} for {len(batch)} images; wanted (N, K) logits"
             )
         return torch.from_numpy(logits)
 
-    def _answer(self, given: Tensor) -> Any:
+    def _infer(self, batch: Tensor) -> Any:
         from onnxruntime import RunOptions
 
         options = RunOptions()
-        seconds = SECONDS_PER_IMAGE * len(given)
+        seconds = SECONDS_PER_IMAGE * len(batch)
         timer = Timer(seconds, setattr, (options, "terminate", True))
         timer.daemon = True
         timer.start()
         try:
-            (logits,) = self._session.run([self._output.name], {self._input.name: given.contiguous().numpy()}, options)
+            (logits,) = self._session.run([self._output.name], {self._input.name: batch.contiguous().numpy()}, options)
         except Exception as error:
             if "terminate flag" in str(error):
                 raise Impossible(
-                    f"the ONNX network has no answer for a batch of {len(given)} after {seconds:g} s"
+                    f"the ONNX network has no output for a batch of {len(batch)} after {seconds:g} s"
                 ) from error
             if any(words in str(error) for words in NO_MEMORY):
                 raise Impossible(
-                    f"the ONNX network takes more memory for a batch of {len(given)} than the {memory_budget():,} "
-                    "bytes that it is given"
+                    f"the ONNX network takes more memory for a batch of {len(batch)} than the {memory_budget():,} "
+                    "bytes that are available"
                 ) from error
             raise Impossible(f"the ONNX network cannot be run: {first_line(error)}") from error
         finally:
@@ -140,7 +141,7 @@ class OnnxNetwork:
     def _only_input(self) -> Any:
         graph = self.model.graph
         constants = {tensor.name for tensor in graph.initializer}
-        inputs = [one for one in graph.input if one.name not in constants]
+        inputs = [value for value in graph.input if value.name not in constants]
         if len(inputs) != 1:
             raise Impossible(f"the ONNX file has {len(inputs)} inputs; wanted one, the images")
         self._check_float(inputs[0], "input")
@@ -169,7 +170,7 @@ class OnnxNetwork:
 
 
 class OnnxBody(nn.Module):
-    """An ONNX network in the place of a body; its last module alone is torch's and puts logits into an order."""
+    """An ONNX network in the place of a body; its only module of torch puts the logits into an order."""
 
     fingerprint: Tensor
 
@@ -177,35 +178,35 @@ class OnnxBody(nn.Module):
         super().__init__()
         self.network = network
         digest = sha256(network.model.SerializeToString(deterministic=True)).digest()
-        # Who asks whether two networks are the same looks at their tensors.
+        # Networks are compared by their tensors.
         self.register_buffer("fingerprint", torch.tensor(list(digest), dtype=torch.uint8))
-        self.classifier = Order(_classes(network))
+        self.classifier = OutputOrder(_outputs(network))
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.network.run(images))
         return logits
 
 
-class Order(nn.Module):
-    """Puts K columns into an order."""
+class OutputOrder(nn.Module):
+    """A permutation of the K columns of (N, K) logits."""
 
     order: Tensor
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, outputs: int) -> None:
         super().__init__()
-        self.register_buffer("order", torch.arange(classes))
+        self.register_buffer("order", torch.arange(outputs))
 
     def forward(self, logits_NK: Tensor) -> Tensor:
         return logits_NK[:, self.order]
 
 
-def _classes(network: OnnxNetwork) -> int:
+def _outputs(network: OnnxNetwork) -> int:
     size = network.size or TRIED_SIZE
     return network.run(torch.zeros(network.batch or 1, 3, size, size)).shape[1]
 
 
 def onnx_card(network: OnnxNetwork, expects: Expects) -> Card:
-    """What is known of an ONNX network: its numbers, and that nothing but logits can be read."""
+    """The card of an ONNX network: its counts, and nothing to read but logits."""
     graph = network.model.graph
     counts = [prod(tensor.dims) for tensor in graph.initializer]
     return Card(
@@ -223,33 +224,36 @@ def onnx_card(network: OnnxNetwork, expects: Expects) -> Card:
 
 
 def completed(record: UserModel, network: OnnxNetwork) -> UserModel:
-    """The record with what the file itself says where the user said nothing. Raises Impossible for what nobody says."""
-    told = expects_in(metadata_of(network))
+    """The record, completed from the file's metadata where the user left fields empty.
+
+    Raises Impossible where neither gives an expectation, or where the file contradicts the record.
+    """
+    metadata = metadata_of(network)
+    stated = expects_in(metadata)
     expects = record.expects
     if expects is None:
-        from_file = dict(told.get("expects", {}))
-        if "retort" in metadata_of(network):
-            # Our exports bring images in [0, 1] to their mean and deviation themselves.
+        from_file = dict(stated.get("expects", {}))
+        if "retort" in metadata:
+            # Retort's exports normalise images in [0, 1] themselves.
             from_file |= {"mean": [0.0] * 3, "std": [1.0] * 3}
         if network.size is not None:
             from_file["size"] = network.size
         expects, wrong = parsed_expects(from_file)
         if expects is None:
-            raise Impossible(f"the ONNX file does not say what its images look like; give expects.{wrong[0]}")
+            raise Impossible(f"the ONNX file does not say what images it expects; give expects.{wrong[0]}")
     if network.size is not None and expects.size != network.size:
         raise Impossible(f"the ONNX file takes images of {network.size} pixels a side; expects says {expects.size}")
-    names = record.class_names or tuple(map(str, told.get("class_names", ()))) or None
+    names = record.class_names or tuple(map(str, stated.get("class_names", ()))) or None
     found = network.run(torch.rand(network.batch or 1, 3, expects.size, expects.size)).shape[1]
-    for what, count in (("classes were said", record.classes), ("class names", names and len(names))):
+    for source, count in (("its record", record.outputs), ("its class names", names and len(names))):
         if count is not None and count != found:
-            raise Impossible(f"the ONNX network gives {found} classes; {count} {what}")
-    card = onnx_card(network, expects)
-    return record.model_copy(update={"expects": expects, "classes": found, "class_names": names, "card": card})
+            raise Impossible(f"the ONNX network gives {found} outputs; wanted {count} by {source}")
+    return record.completed(outputs=found, class_names=names, expects=expects, card=onnx_card(network, expects))
 
 
 @cache
 def _bound_memory() -> None:
-    """Have all tensors of this process's sessions come from one allocator, which gives no more than is allowed."""
+    """Give all sessions of this process one allocator for their tensors, bounded by the memory budget."""
     import onnxruntime
 
     kind = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR

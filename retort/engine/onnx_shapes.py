@@ -1,4 +1,4 @@
-"""What an ONNX graph says of the shapes of its tensors, and what can be told from them: memory and multiply-adds."""
+"""Shapes of an ONNX graph's tensors, and the memory and multiply-adds that follow from them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from retort.engine.interrupt import Impossible
 from retort.engine.onnx_graph import first_line, graphs_within
 
 SMALL_TENSOR = 4096
-"""Bytes of the largest tensor whose values may say what shape others have."""
+"""Bytes of the largest tensor whose values may give the shape of others."""
 LONGEST_SHAPE = 1024
 INTEGERS = (6, 7)
-"""TensorProto.INT32 and INT64, which shapes are told in."""
+"""TensorProto.INT32 and INT64, the dtypes of shapes."""
 Shape = tuple[list[int | None], int]
-"""Of a tensor: its sides, None where they cannot be told, and the bytes of one of its numbers."""
+"""A tensor's sides, None where unknown, and the bytes of one of its numbers."""
 UNKNOWN: Shape = ([None], 0)
 
 
 def shapes_for(model: Any, name: str, images: tuple[int, ...]) -> dict[str, Shape]:
-    """Shapes for images of that shape; worked out anew, whatever the file says of them, and without its weights."""
+    """Shape of each tensor by name, for images of that shape at the input `name`.
+
+    Inferred without the weights, and without the shapes that the file itself declares. Raises Impossible for a graph
+    that is not valid.
+    """
     from onnx import ModelProto, TensorProto, helper, shape_inference
 
     bare = ModelProto(ir_version=max(4, model.ir_version), opset_import=model.opset_import, functions=model.functions)
@@ -54,7 +58,7 @@ def _values(graph: Any) -> Iterator[Any]:
 
 
 def _has_long_lists(model: Any) -> bool:
-    """Whether it computes lists that are longer than any shape: who follows what they hold may need all memory."""
+    """Whether it computes lists longer than any shape: following their values may take all memory."""
     return any(
         len(shape.dim) == 1 and shape.dim[0].dim_value > LONGEST_SHAPE and value.type.tensor_type.elem_type in INTEGERS
         for part in graphs_within(model.graph)
@@ -71,7 +75,7 @@ def _item_bytes(kind: int) -> int:
 
 
 def peak_bytes(graph: Any, shapes: Mapping[str, Shape]) -> int:
-    """Bytes of what a run holds at once, each tensor from its making to its last use; unknown ones count as none."""
+    """Most bytes that a run holds at once, each tensor from its node to its last use; unknown ones count as none."""
 
     def size(name: str) -> int:
         sides, item = shapes.get(name, UNKNOWN)
@@ -107,6 +111,6 @@ def multiply_adds(graph: Any, shapes: Mapping[str, Shape]) -> int:
     return total
 
 
-def dimension(said: Any) -> int | None:
-    """A side of a tensor, where the file says it as a number."""
-    return said.dim_value if said.HasField("dim_value") and said.dim_value > 0 else None
+def dimension(side: Any) -> int | None:
+    """A side of a tensor; None where the file does not give it as a number."""
+    return side.dim_value if side.HasField("dim_value") and side.dim_value > 0 else None

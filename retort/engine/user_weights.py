@@ -1,4 +1,4 @@
-"""Networks that users brought, as a worker fetched them: the record read, the file doubted, the network built."""
+"""User models as a worker fetched them: the record is read, the file checked, the network built."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -15,22 +15,28 @@ from retort.architecture import Card
 from retort.architectures import ARCHITECTURES, CARDS
 from retort.engine.cards import card_of
 from retort.engine.interrupt import Impossible
+from retort.engine.onnx_graph import first_line
 from retort.engine.onnx_network import OnnxBody, load_onnx
 from retort.network import Layout, Network
 from retort.recipe import Recipe
-from retort.tensor_file import TensorFileError, TensorFileHeader, read_header
+from retort.tensor_file import TensorFileError, read_header
 from retort.user_model import RECORD, UserModel
 
 PREFIXES = ("module.", "model.", "backbone.", "_orig_mod.", "ema.", "module_ema.", "state_dict.")
-"""What frameworks put before the names of a network's tensors: DataParallel, Lightning, torch.compile, averages."""
+"""Prefixes of DataParallel, Lightning, torch.compile and averages before the names of a network's tensors."""
 NAMED = 20
-"""How many tensors a sentence names."""
+"""Most tensors that a sentence names."""
+LONGEST_NAME = 500
+"""Characters of a tensor's name, or of its shape, in a sentence."""
+MOST_TENSORS = 50_000
+DTYPES = frozenset({"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"})
+"""Dtypes of weights and counters. torch cannot tell whether numbers of four bits are finite."""
 COUNTERS = "num_batches_tracked"
-"""What batch norm counts for nobody; files of old versions lack it."""
+"""A counter of batch norm that nothing reads; files of old versions lack it."""
 
 
 def read_record(model_id: str, weights: Path) -> UserModel:
-    """What is known of a network that lies among a job's weights. Raises Impossible."""
+    """The record of a user model among a job's weights. Raises Impossible."""
     file = weights / model_id / RECORD
     try:
         return UserModel.model_validate_json(file.read_bytes())
@@ -39,24 +45,24 @@ def read_record(model_id: str, weights: Path) -> UserModel:
 
 
 def records(recipe: Recipe, weights: Path) -> dict[str, UserModel]:
-    """The record of every network that a recipe names and a user brought, by id. Raises Impossible."""
-    brought = [network for network in (recipe.teacher, *recipe.students) if network is not None and network.model]
-    if any(network.architecture == "auto" for network in brought):
-        raise Impossible("the architecture of a model is auto: the service puts in the one that its record says")
-    named = {network.model for network in brought if network.model}
+    """The record of every user model that a recipe names, by id. Raises Impossible."""
+    networks = [network for network in (recipe.teacher, *recipe.students) if network is not None and network.model]
+    if any(network.architecture == "auto" for network in networks):
+        raise Impossible("the architecture of a model is auto; wanted the one in its record, which the service puts in")
+    named = {network.model for network in networks if network.model}
     return {model_id: read_record(model_id, weights) for model_id in sorted(named)}
 
 
 def cards_for(architectures: Iterable[str], models: Mapping[str, UserModel]) -> dict[str, Card]:
-    """The card of each architecture; that of an ONNX file stands in its record."""
-    brought = {model.architecture: model.card for model in models.values() if model.card is not None}
-    return {name: brought.get(name) or CARDS.get(name) or card_of(name) for name in architectures}
+    """The card of each architecture by name; an ONNX file's stands in its record."""
+    recorded = {model.architecture: model.card for model in models.values() if model.card is not None}
+    return {name: recorded.get(name) or CARDS.get(name) or card_of(name) for name in architectures}
 
 
 def user_network(record: UserModel, folder: Path) -> Network:
-    """The network, in eval mode on the CPU, with the input that its record says.
+    """The network in eval mode on the CPU, with the input that its record gives.
 
-    `folder` holds its file. Raises Impossible, in one sentence, for whatever is wrong with it.
+    `folder` holds its file. Raises Impossible, in one sentence, for every fault of the file.
     """
     file = folder / record.file
     if record.form == "onnx":
@@ -64,13 +70,13 @@ def user_network(record: UserModel, folder: Path) -> Network:
     else:
         network = _from_tensors(record, file)
     if record.expects is None:
-        raise Impossible(f"nobody has said what images {record.id} expects")
+        raise Impossible(f"the record of {record.id} does not say what images it expects")
     network.set_input(record.expects.input())
     return network.eval()
 
 
-def header_of(file: Path) -> TensorFileHeader:
-    """The header of a safetensors file. Raises Impossible."""
+def load_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name, on the CPU. Raises Impossible."""
     with file.open("rb") as stream:
 
         def read(begin: int, end: int) -> bytes:
@@ -78,24 +84,41 @@ def header_of(file: Path) -> TensorFileHeader:
             return stream.read(end - begin)
 
         try:
-            return read_header(read, file.stat().st_size)
+            read_header(read, file.stat().st_size)
         except TensorFileError as error:
             raise Impossible(str(error)) from error
+    try:
+        _check_header(file)
+        tensors: dict[str, Tensor] = load_file(file)
+    except SafetensorError as error:
+        raise Impossible(f"the file cannot be read as safetensors: {first_line(error)}") from error
+    return tensors
+
+
+def _check_header(file: Path) -> None:
+    """Raise Impossible for too many tensors and for dtypes that are not read."""
+    with safe_open(file, "pt") as opened:
+        names = opened.keys()
+        if len(names) > MOST_TENSORS:
+            raise Impossible(f"the file has {len(names):,} tensors; at most {MOST_TENSORS:,} are read")
+        for name in names:
+            dtype = opened.get_slice(name).get_dtype()
+            if dtype not in DTYPES:
+                raise Impossible(
+                    f"tensor {name[:LONGEST_NAME]!r} has the dtype {dtype!r}; wanted one of {', '.join(sorted(DTYPES))}"
+                )
 
 
 def _from_tensors(record: UserModel, file: Path) -> Network:
-    header_of(file)
+    tensors = load_tensors(file)
     if record.architecture not in ARCHITECTURES:
         raise Impossible(f"{record.id} is a {record.architecture!r}; no such architecture is installed here")
-    assert record.classes is not None, "the API asks for them"
+    assert record.outputs is not None, "the API asks for them"
     try:
         with torch.random.fork_rng(devices=[]):
-            network = ARCHITECTURES[record.architecture].build(record.architecture, record.classes)
-        tensors: dict[str, Tensor] = load_file(file)
+            network = ARCHITECTURES[record.architecture].build(record.architecture, record.outputs)
     except LookupError as error:
         raise Impossible(str(error)) from error
-    except SafetensorError as error:
-        raise Impossible(f"the file cannot be read as safetensors: {error}") from error
     layout = network.layout
     heads = tuple(f"{name}." for name in (layout.classifier, *layout.further_classifiers))
     wanted = network.body.state_dict()
@@ -107,16 +130,16 @@ def _from_tensors(record: UserModel, file: Path) -> Network:
 
 
 def stripped(names: Iterable[str], wanted: Iterable[str], heads: tuple[str, ...] = ()) -> dict[str, str]:
-    """What each of a file's names is called without the prefixes that frameworks put before it.
+    """A file's names, each with the same name less the prefixes that frameworks put before it.
 
-    A prefix goes when all names bear it, or all but the classifiers' (`heads`), and more names then fit `wanted`, or
-    others below it may. Names that already fit are left alone.
+    A prefix is removed when all names have it, or all but the classifiers' (`heads`), and more names then fit `wanted`,
+    or may once further prefixes are removed. Names that already fit stay.
     """
     known = set(wanted)
     current = {name: name for name in names}
 
-    def fitting(called: Mapping[str, str]) -> int:
-        return len(known.intersection(called.values()))
+    def fitting(renamed: Mapping[str, str]) -> int:
+        return len(known.intersection(renamed.values()))
 
     best = current
     while True:
@@ -143,18 +166,18 @@ def _shared_prefix(names: Iterable[str], heads: tuple[str, ...]) -> str | None:
 def _check_fit(
     record: UserModel, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], heads: tuple[str, ...]
 ) -> None:
-    """Raise Impossible with all that is missing, unexpected or of another shape."""
+    """Raise Impossible with every tensor that is missing, unexpected or of another shape."""
     for name in sorted(found.keys() & wanted.keys()):
         has, wants = tuple(found[name].shape), tuple(wanted[name].shape)
         if name.startswith(heads) and len(has) == len(wants) and has[0] != wants[0] and has[1:] == wants[1:]:
             raise Impossible(
-                f"the classifier of the file gives {has[0]} classes ({name} has the shape {list(has)}); "
-                f"{record.classes} were said"
+                f"the classifier of the file gives {has[0]} outputs ({name} has the shape {list(has)}); wanted "
+                f"{record.outputs}, as its record says"
             )
-    told = list(_differences(found, wanted))
-    if told:
-        more = f", and {len(told) - NAMED} more" if len(told) > NAMED else ""
-        raise Impossible(f"the weights do not fit {record.architecture}: {', '.join(told[:NAMED])}{more}")
+    differences = list(_differences(found, wanted))
+    if differences:
+        more = f", and {len(differences) - NAMED} more" if len(differences) > NAMED else ""
+        raise Impossible(f"the weights do not fit {record.architecture}: {', '.join(differences[:NAMED])}{more}")
 
 
 def _differences(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Iterator[str]:
@@ -163,15 +186,16 @@ def _differences(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> I
             if not name.endswith(COUNTERS):
                 yield f"{name} is missing"
         elif found[name].shape != wanted[name].shape:
-            yield f"{name} has the shape {list(found[name].shape)} and not {list(wanted[name].shape)}"
+            shape = str(list(found[name].shape))[:LONGEST_NAME]
+            yield f"{name} has the shape {shape} and not {list(wanted[name].shape)}"
         elif found[name].is_floating_point() != wanted[name].is_floating_point():
             yield f"{name} holds {found[name].dtype} and not {wanted[name].dtype}"
     for name in sorted(found.keys() - wanted.keys()):
-        yield f"{name} is unexpected"
+        yield f"{name[:LONGEST_NAME]} is unexpected"
 
 
 def _check_numbers(tensors: Mapping[str, Tensor]) -> None:
     wrong = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if wrong:
         named = ", ".join(sorted(wrong)[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-        raise Impossible(f"the weights are no finite numbers (NaN or infinite) in {named}")
+        raise Impossible(f"the weights are not finite numbers (NaN or infinite) in {named}")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Onnx(Export):
     """The whole network, its input's normalisation included, for onnxruntime and others; weights lie in the file.
 
-    Input `images`: (N, 3, S, S) float32, RGB in [0, 1], any N; S is the size that the network's input says. Output
+    Input `images`: (N, 3, S, S) float32, RGB in [0, 1], any N; S is the size of the network's input. Output
     `logits`: (N, K) float32. The metadata's `class_names`, `input` and `retort` are JSON: the names in logit order,
     what the images must look like, and all of `student.json`.
     """
@@ -33,7 +33,7 @@ class Onnx(Export):
         import torch
 
         size = network.image.size
-        assert size, "a finished network says what its images look like"
+        assert size, "a trained student has an input size"
         program = torch.onnx.export(
             network,
             # Two images, not one: a batch of one would be taken for a constant.

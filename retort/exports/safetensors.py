@@ -20,7 +20,7 @@ class Safetensors(Export):
     name: Literal["safetensors"] = "safetensors"
 
     def write(self, network: Network, description: dict[str, Any], file: Path) -> None:
-        """Floating point numbers are stored in `description["weights_dtype"]`, float32 unless it says float16."""
+        """Floating point numbers are stored in `description["weights_dtype"]`, float32 or float16."""
         import torch
         from safetensors.torch import save_file
 

@@ -11,7 +11,7 @@ from retort.method import Method
 from retort.registry import discover
 
 CONFORMANCE = Path(__file__).with_name("conformance.json")
-"""What each method was checked against: written by `python -m tests.retort.methods.goldens`, committed, tested."""
+"""Published values against which each method is tested; `python -m tests.retort.methods.goldens` writes them."""
 
 METHODS = discover(__name__, __path__, Method)  # type: ignore[type-abstract]
 

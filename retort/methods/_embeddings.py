@@ -58,13 +58,13 @@ class MemoryBanks(LinearEmbeddings):
     teacher_MD: Tensor
     """The teacher's unit embeddings."""
     normalisers_2: Tensor
-    """What the student's and the teacher's scores are divided by; -1 until the first batch has said it."""
+    """Divisors of the student's and the teacher's scores; -1 until the first batch sets them."""
     order_M: Tensor
     """Positions of the training images, sorted by class."""
     counts_K: Tensor
     """Training images of each class."""
     ends_K: Tensor
-    """Where the classes end in that order."""
+    """Ends of the classes in that order."""
 
     def __init__(
         self,

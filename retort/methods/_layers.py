@@ -83,7 +83,7 @@ class ClassMeans(nn.Module):
 
 
 class FurtherNetwork(nn.Module):
-    """Nothing that is trained: which further network a student's terms read."""
+    """The further network that a student's terms read; it holds nothing that is trained."""
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
@@ -91,12 +91,12 @@ class FurtherNetwork(nn.Module):
 
 
 class EntropyHistory(nn.Module):
-    """How uncertain the student was of each of M training images so far, and the images in the order of that."""
+    """The student's mean uncertainty about each of M training images so far, and the images in its order."""
 
     sums_M: Tensor
     """Entropies of the predictions for an image, in nats, summed up."""
     counts_M: Tensor
-    """int64, how many they are; those of 0 do not count."""
+    """int64, their number; those of 0 do not count."""
     order_M: Tensor
     """int64, positions of the images, the most uncertain first; at first in the data set's order."""
 
@@ -121,7 +121,7 @@ class TeacherAnswers(nn.Module):
     """The teacher's logits of S training images, taken once."""
 
     positions_S: Tensor
-    """Positions of the images in the training part, ascending."""
+    """Positions of the images in the training split, ascending."""
     logits_SK: Tensor
 
     def __init__(self, positions_S: Tensor, logits_SK: Tensor) -> None:
@@ -217,7 +217,7 @@ def pointwise(student_channels: int, teacher_channels: int) -> nn.Sequential:
 
 
 class MarginConnector(nn.Module):
-    """What brings the student's map to the teacher's channels, and the margin of each of these."""
+    """Convolution from the student's map to the teacher's channels, and the margin of each of these."""
 
     margin_C11: Tensor
     """A number below zero for each of the teacher's channels."""

@@ -47,7 +47,7 @@ def cards(setup: Setup) -> tuple[Card, Card]:
 
 
 def check_both(setup: Setup, serves: Callable[[Card], bool], lack: str) -> None:
-    """Raise MethodError that says which network does not serve, and what it lacks."""
+    """Raise MethodError with the network that does not serve, and what it lacks."""
     for role, card in zip(("student", "teacher"), cards(setup), strict=True):
         if not serves(card):
             raise MethodError(f"the {role} {card.architecture} {lack}")
@@ -98,7 +98,7 @@ def by_stage(terms: Iterable[Tensor]) -> dict[str, Tensor]:
 
 
 def shapes(setup: LiveSetup) -> tuple[tuple[Shape, ...], tuple[Shape, ...]]:
-    """Each stage's map of the student and of the teacher, as cards and images say before any map is seen.
+    """Each stage's map of the student and of the teacher, as cards and images give them before any map is computed.
 
     A side is the image's over the stride, rounded up, as padded layers leave it; that of some bodies is off by one.
     """

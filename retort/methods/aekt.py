@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class AEKT(Method):
     """Adaptive explicit knowledge transfer: DKD's two parts, the label's one stronger where the student is less sure.
 
-    A reconstruction: the abstract and a summary tell of a term for the target class that is weighted by the ratio of
+    A reconstruction: the abstract and a summary describe a term for the target class that is weighted by the ratio of
     the teacher's confidence to the student's, of DKD's non-target part beside it, and of a linear layer that puts
     classification and distillation in series; the equations could not be read and no code was published. Here the
     layer is K by K on the student's logits, starts as the identity, is trained with the student and thrown away. The

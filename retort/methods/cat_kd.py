@@ -19,7 +19,7 @@ class CATKD(Method):
     M is the classifier at each position of the last map, a map for each class. The authors put a 1x1 convolution in
     the place of both classifiers; as the mean over space and a linear layer commute, a linear classifier at each
     position gives the same maps and the same logits, and neither network is changed. With `classes` only those that
-    the teacher scores highest are compared; the published code compares one fewer than it is told. The weight depends
+    the teacher scores highest are compared; the published code compares one fewer than its setting. The weight depends
     on the pair, from 0.7 for resnet56 and resnet20 to 600 for ShuffleNets; 15 is that of resnet32x4 and resnet8x4.
     Maps are normalised for networks of different make, and averaged to 4 a side for ShuffleNets.
     """
@@ -44,7 +44,7 @@ class CATKD(Method):
     binarise: bool = False
     """Whether the teacher's maps are first set to 1 where they exceed the mean of their absolute values, else to 0."""
     classes: int | None = Field(default=None, ge=1)
-    """How many classes of each image are compared, those of the highest teacher logits; null is all of them."""
+    """Number of classes of each image that are compared, those of the highest teacher logits; null is all of them."""
     counting: Literal["paper", "published"] = "paper"
     """`published` compares one class fewer than `classes` says, as the authors' code does."""
 
@@ -82,7 +82,7 @@ class CATKD(Method):
 
     @property
     def _compared(self) -> int | None:
-        """How many classes of each image are compared."""
+        """Number of classes of each image that are compared."""
         return self.classes if self.classes is None or self.counting == "paper" else self.classes - 1
 
     def _averaged(self, map_NKHW: Tensor) -> Tensor:

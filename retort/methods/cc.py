@@ -41,7 +41,7 @@ class CC(Method):
     weight: float = Field(default=0.02, ge=0, le=100_000)
     """Weight of the term, a pure number; the default belongs to `consecutive`."""
     form: Literal["consecutive", "gaussian"] = "consecutive"
-    """What is compared: neighbours in the batch, as in the authors' code, or all pairs by the paper's kernel."""
+    """Pairs that are compared: neighbours in the batch, as in the authors' code, or all pairs by the paper's kernel."""
     features: int = Field(default=128, ge=1, le=4096)
     """Width to which both embeddings are mapped, in features."""
     gamma: float = Field(default=0.4, gt=0, le=100)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class CMKD(Method):
     """Correlation matching: Pearson's distance of probabilities and Spearman's of class ranks, weighted for each image.
 
-    A reconstruction: the abstract and reviews tell of both correlations, of logits standardised first, of a
+    A reconstruction: the abstract and reviews describe both correlations, of logits standardised first, of a
     differentiable sort and of weights by an image's difficulty, but the equations could not be read and no code was
     published. Difficulty is taken as the teacher's entropy over log K: the harder the image, the more ranks count and
     the less probabilities. The student's ranks are soft, those of R2KD; the teacher's are whole numbers. So the rank

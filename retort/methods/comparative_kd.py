@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class ComparativeKD(Method):
     """Comparative KD: the student's logits compare between groups of images as the teacher's and as the labels do.
 
-    The teacher is asked once for each image of a subset, without augmentation, and never again; the student is trained
+    The teacher runs once on each image of a subset, without augmentation, and never again; the student is trained
     on that subset alone. d combines the means over two groups of images, of logits or of one-hot labels. A comparison
     is made for each image of the batch: the first group begins with it, the second follows, in the batch's cyclic
     order. The authors draw groups from the whole subset instead. Labels enter through d, so cross-entropy beside it
@@ -36,16 +36,16 @@ class ComparativeKD(Method):
     label_weight: ClassVar[float | None] = 0.0
     couples_batch: ClassVar[bool] = True
     chooses_images: ClassVar[bool] = True
-    refuses: ClassVar[str] = "a subset larger than the training part"
+    refuses: ClassVar[str] = "a subset larger than the training split"
     reads_labels: ClassVar[bool] = True
 
     name: Literal["comparative_kd"] = "comparative_kd"
     subset_size: int | None = Field(default=None, ge=2)
-    """Images that the teacher is asked about and the student is trained on; null is the whole training part."""
+    """Images that the teacher runs and the student is trained on; null is the whole training split."""
     group_size: int = Field(default=3, ge=2, le=64)
     """Images of both groups together, published with 2 and 3; the first group has the odd one."""
     mixing: Literal["difference", "average", "mixup"] = "difference"
-    """How the groups' means a and b are combined; lambda of `mixup` is uniform in [0, 1), one a batch."""
+    """Combination of the groups' means a and b; lambda of `mixup` is uniform in [0, 1), one a batch."""
     class_weight: float = Field(default=1.0, ge=0, le=1000)
     """Weight of the distance to the labels' comparison, a pure number."""
     relation_weight: float = Field(default=1.0, ge=0, le=1000)
@@ -58,7 +58,7 @@ class ComparativeKD(Method):
     def check(self, setup: Setup) -> None:
         if self.subset_size is not None and self.subset_size > setup.facts.train:
             raise MethodError(
-                f"a subset of {self.subset_size} images is wanted; the training part has {setup.facts.train}"
+                f"a subset of {self.subset_size} images is wanted; the training split has {setup.facts.train}"
             )
 
     def taps(self, setup: Setup) -> frozenset[Tap]:
@@ -126,6 +126,6 @@ class ComparativeKD(Method):
 
         from retort import draws
 
-        steps = 1 << 24  # as many as float32 tells apart
+        steps = 1 << 24  # as many as float32 distinguishes
         below = torch.full((1,), steps, device=batch.key.device)
         return draws.integers(batch.key, below, 1)[0, 0] / steps

@@ -44,7 +44,7 @@ class CRD(Method):
     weight: float = Field(default=0.8, ge=0, le=1000)
     """Weight of both directions, a pure number."""
     temperature: float = Field(default=0.07, ge=0.02, le=100)
-    """What cosines are divided by, a pure number."""
+    """Divisor of cosines, a pure number."""
     negatives: int = Field(default=16_384, ge=1, le=1_000_000)
     """J, images of other classes that each image is contrasted with; no more than there are training images."""
     momentum: float = Field(default=0.5, ge=0, lt=1)

@@ -41,13 +41,13 @@ class CTKD(Method):
 
     name: Literal["ctkd"] = "ctkd"
     base: Annotated[KD | DKD, Field(discriminator="name")] = KD()
-    """The method that is computed at the trained temperature; its own temperature stays unsaid."""
+    """The method that is computed at the trained temperature; its own temperature is left out."""
     t_start: float = Field(default=1.0, gt=0, le=100)
     """The lowest temperature, a pure number."""
     t_end: float = Field(default=20.0, ge=0, le=100)
     """The width of the temperature's range, a pure number; the highest is t_start + t_end."""
     decay_max: float = Field(default=0.0, ge=-10, le=10)
-    """What theta's gradient is multiplied by at epoch 0, a pure number."""
+    """Factor of theta's gradient at epoch 0, a pure number."""
     decay_min: float = Field(default=-1.0, ge=-10, le=10)
     """The same from epoch decay_loops on; below 0 the temperature climbs the loss."""
     decay_loops: int = Field(default=10, ge=1)
@@ -55,8 +55,8 @@ class CTKD(Method):
 
     def check(self, setup: Setup) -> None:
         self.base.check(setup)
-        unsaid = type(self.base)().temperature
-        if self.base.temperature != unsaid:
+        default = type(self.base)().temperature
+        if self.base.temperature != default:
             raise MethodError(
                 f"the temperature is trained, but base.temperature is {self.base.temperature:g}; leave it out"
             )

@@ -34,8 +34,8 @@ class FitNet(Method):
     weight: float = Field(default=100.0, gt=0, le=1_000_000)
     """Weight of the error, a pure number."""
     stage: int = Field(default=2, ge=1, le=8)
-    """Which stage gives the hint in both networks, counted from the last one, which is 1. Of a ResNet for small images
-    the published hint is 2."""
+    """Stage of the hint in both networks, counted from the last one, which is 1. The published hint of a ResNet for
+    small images is 2."""
 
     def check(self, setup: Setup) -> None:
         check_both(

@@ -86,7 +86,7 @@ class FT(Method):
         return {"factor": self.weight * self.distance(parts["translator"](student_NCHW), factor_NCHW)}
 
     def distance(self, student_NCHW: Tensor, teacher_NCHW: Tensor) -> Tensor:
-        """How far two factors are apart, before the weight."""
+        """Distance of two factors, before the weight."""
         from torch.linalg import vector_norm
 
         student_ND, teacher_ND = map(self._unit, same_size(student_NCHW, teacher_NCHW))

@@ -48,7 +48,7 @@ class ICD(Method):
     scale: Literal["learned", "fixed"] = "learned"
     """Whether the similarities' scale is learned, from e onwards, or stays at `fixed_scale`."""
     fixed_scale: float = Field(default=1 / 0.07, gt=0, le=1000)
-    """What cosines are multiplied by when the scale is fixed, a pure number."""
+    """Factor of cosines when the scale is fixed, a pure number."""
     max_scale: float = Field(default=10.0, gt=0, le=1000)
     """Upper bound of a learned scale, a pure number; beyond it theta has no gradient."""
 

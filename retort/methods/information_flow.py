@@ -39,7 +39,7 @@ Kernels = Literal["combined", "cosine", "student_t"]
 class AuxiliaryTeacher(NetworkSpec):
     """A network of as many stages as the student's, which imitates the teacher's embedding before the student learns.
 
-    It says all that its training depends on, as equal ones are trained once.
+    It holds everything that its training depends on, as equal ones are trained once.
     """
 
     architecture: str
@@ -82,7 +82,7 @@ class InformationFlow(Method):
     intermediate_weight: float = Field(default=100.0, ge=0, le=100_000)
     """Weight of the layers before the embedding in the first epoch, a pure number."""
     intermediate_decay: float = Field(default=0.7, gt=0, le=1)
-    """What that weight is multiplied by from epoch to epoch, a pure number."""
+    """Factor of that weight from epoch to epoch, a pure number."""
     kernels: Kernels = "combined"
     """Similarities that are compared: by cosine, by Student's t of the distance, or both."""
     auxiliary: str | None = None
@@ -94,7 +94,7 @@ class InformationFlow(Method):
         architecture, student = self._auxiliary(setup).architecture, setup.student
         card = setup.cards.get(architecture)
         if card is None:
-            raise MethodError(f"the auxiliary network {architecture} is no known architecture")
+            raise MethodError(f"the auxiliary network {architecture} is not a known architecture")
         if len(card.stages) != len(student.stages):
             raise MethodError(
                 f"the auxiliary network {architecture} has {len(card.stages)} stages, "

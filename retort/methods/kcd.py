@@ -49,7 +49,7 @@ class KCD(Method):
     )
     label_weight: ClassVar[float | None] = 0.1
     chooses_images: ClassVar[bool] = True
-    refuses: ClassVar[str] = "a training part of which fewer than two images would be kept"
+    refuses: ClassVar[str] = "a training split of which fewer than two images would be kept"
     reads_labels: ClassVar[bool] = True
 
     name: Literal["kcd"] = "kcd"
@@ -64,13 +64,13 @@ class KCD(Method):
     parts: int = Field(default=6, ge=1, le=10_000)
     """Rankings it takes to come down to that share."""
     count_norm: float = Field(default=40.0, gt=0, le=10_000)
-    """What the number of epochs that saw an image is divided by, in epochs."""
+    """Divisor of the number of epochs that saw an image, in epochs."""
     count_power: float = Field(default=0.03, ge=0, le=10)
     """Power of that quotient in the rank, a pure number; 0 ranks by entropy alone."""
     mixing: bool = True
     """Whether the images just dropped are blended into the last ones kept, the authors' third version."""
     mix_start: float = Field(default=0.7, ge=0, le=1)
-    """What the kept image's share in a blend falls to, from 1, a pure number."""
+    """The kept image's last share in a blend, which falls from 1; a pure number."""
 
     def check(self, setup: Setup) -> None:
         kept = self.images_in_epoch(setup.epochs - 1, setup)
@@ -126,6 +126,6 @@ class KCD(Method):
         cast("EntropyHistory", modules).record(batch.indices, torch.special.entr(p_NK).sum(1))
 
     def _kept(self, rankings: int, images: int) -> int:
-        """How many of the images are kept after so many rankings."""
+        """Number of the images that are kept after so many rankings."""
         a_part = int(images * (1 - self.final_share) / self.parts)
         return max(images - rankings * a_part, int(self.final_share * images))

@@ -41,8 +41,8 @@ class KD(Method):
     weight: float = Field(default=0.9, ge=0, le=1000)
     """Weight of the divergence, a pure number."""
     teacher_top: int | None = Field(default=None, ge=1, le=32_767)
-    """How many of the teacher's largest logits are used, the others replaced by their mean; null uses all. For many
-    classes: outputs that a worker keeps for later jobs then take less room."""
+    """Number of the teacher's largest logits that are used, the others replaced by their mean; null uses all. With many
+    classes the teacher cache then takes less room."""
 
     def check(self, setup: Setup) -> None:
         if self.teacher_top is not None and self.teacher_top >= setup.outputs:

@@ -21,7 +21,7 @@ VIEWS: dict[str, View] = {
 
 
 class KDAugmented(Method):
-    """KD's divergence on the clean images, plus the same on mixed ones, where the teacher says what is right.
+    """KD's divergence on the clean images, plus the same on mixed ones, without labels on either.
 
     The teacher's output on the mixed image is the target; the two labels are not mixed and play no part there. The
     fewer the teacher's mean probabilities vary between draws of a view, the better it serves; gains grow with longer
@@ -41,7 +41,7 @@ class KDAugmented(Method):
     weight: float = Field(default=0.9, ge=0, le=1000)
     """Weight of each of the two divergences, a pure number."""
     augmentation: Literal["mixup", "cutmix", "cutmix_pick"] = "cutmix_pick"
-    """How the second view is mixed; `cutmix_pick` keeps, of two cutmix batches, the images that puzzle the teacher."""
+    """Mixing of the second view; `cutmix_pick` takes, of two cutmix batches, those of the teacher's highest entropy."""
 
     def taps(self, setup: Setup) -> frozenset[Tap]:
         return frozenset(Tap(network, "logits", view) for network in (STUDENT, TEACHER) for view in (CLEAN, self._view))

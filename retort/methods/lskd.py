@@ -51,7 +51,7 @@ class LSKD(Method):
 
     def terms(self, batch: Batch, modules: nn.Module | None) -> dict[str, Tensor]:
         """The base's terms."""
-        outputs = {key: replace(said, logits=standardised(said.logits)) for key, said in batch.outputs.items()}
+        outputs = {key: replace(found, logits=standardised(found.logits)) for key, found in batch.outputs.items()}
         # Bases name each view that they read: with a default argument this batch, made here, would not compile.
         terms = self.base.terms(replace(batch, outputs=outputs), modules)
         return terms | self.base.label_terms(batch) if isinstance(self.base, MLLD) else terms

@@ -57,7 +57,7 @@ class MLLD(Method):
     strong_label_weight: float = Field(default=0.1, ge=0, le=1000)
     """Weight of cross-entropy on the strong view, a pure number."""
     form: Literal["paper", "masked", "published"] = "paper"
-    """Which parts there are and which images count, as told above."""
+    """Variant: the parts that there are and the images that count, as described above."""
 
     def taps(self, setup: Setup) -> frozenset[Tap]:
         return frozenset(Tap(network, "logits", view) for network in (STUDENT, TEACHER) for view in (CLEAN, STRONG))

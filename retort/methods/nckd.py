@@ -39,9 +39,9 @@ class PrototypeClassifier(Wrapper):
     """Width of the teacher's embedding, which is the prototypes'."""
     classes: int
     scale: float
-    """What the cosines are multiplied by to make logits, a pure number."""
+    """Factor from cosines to logits, a pure number."""
     projects: bool
-    """Whether a linear map stands between the embedding and the prototypes."""
+    """True if a linear map stands between the embedding and the prototypes."""
 
     def build(self, network: Network, build_network: BuildNetwork) -> None:
         from torch import nn
@@ -92,8 +92,8 @@ class NCKD(Method):
 
     name: Literal["nckd"] = "nckd"
     nc1: Literal["contrastive", "pull"] = "contrastive"
-    """How an embedding is drawn to its class's prototype: against all others (`contrastive`), or by 1 - cos alone
-    (`pull`)."""
+    """Form of the term that draws an embedding to its class's prototype: against all others (`contrastive`), or by
+    1 - cos alone (`pull`)."""
     nc1_weight: float = Field(default=1.0, ge=0, le=1000)
     """Weight of the first part, a pure number; 0 leaves it out."""
     nc1_temperature: float = Field(default=0.5, gt=0, le=10)
@@ -107,7 +107,7 @@ class NCKD(Method):
     nc3: bool = True
     """Whether the student's classifier becomes the cosine to the teacher's prototypes, in training and after."""
     nc3_scale: float | None = Field(default=None, gt=0, le=1000)
-    """What those cosines are multiplied by to make logits, a pure number. Null is (K - 1) / K * ln(9 (K - 1)), with
+    """Factor from those cosines to logits, a pure number. Null is (K - 1) / K * ln(9 (K - 1)), with
     which an image right on its prototype has the probability 0.9, were the prototypes a simplex."""
     projection: Literal["auto", "linear"] = "auto"
     """P: `auto` is the identity where both embeddings are equally wide, else linear; `linear` is always linear."""
@@ -121,7 +121,7 @@ class NCKD(Method):
                 )
         if setup.facts.train < setup.outputs:
             raise MethodError(
-                f"the training part has {setup.facts.train} images for {setup.outputs} classes; "
+                f"the training split has {setup.facts.train} images for {setup.outputs} classes; "
                 "each class needs one for its prototype"
             )
 
@@ -260,7 +260,7 @@ def _measure_directions(setup: LiveSetup) -> tuple[Tensor, Tensor]:
     empty = [setup.target_names[c] for c in (counts_K == 0).nonzero().flatten().tolist()]
     if empty:
         raise MethodError(
-            f"the training part has no image of {', '.join(map(repr, empty[:5]))}; "
+            f"the training split has no image of {', '.join(map(repr, empty[:5]))}; "
             "each class needs one for its prototype"
         )
     means_KD = sums_KD / counts_K[:, None]

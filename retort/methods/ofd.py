@@ -1,4 +1,4 @@
-"""OFD: the student's maps before activation follow the teacher's where they tell something."""
+"""OFD: the student's maps before activation follow the teacher's where those are informative."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class OFD(Method):
     weight: float = Field(default=0.001, gt=0, le=1000)
     """Weight of all stages, a pure number."""
     margin: Literal["batch_norm", "measured"] = "batch_norm"
-    """Where m comes from: as published from the teacher's batch norms, or from a pass over the training images."""
+    """Source of m: as published the teacher's batch norms, or a pass over the training images."""
 
     def check(self, setup: Setup) -> None:
         check_stages(setup)

@@ -18,7 +18,7 @@ EPSILON = 1e-7
 class PKT(Method):
     """Probabilistic knowledge transfer: the divergence between two networks' shares of similarity within the batch.
 
-    A row of P says how an image's similarity, (1 + cosine) / 2, is shared out among the batch, itself included. The
+    A row of P gives the shares of an image's similarity, (1 + cosine) / 2, among the batch, itself included. The
     mean runs over all N^2 entries, hence the large weight.
     """
 

@@ -36,7 +36,7 @@ AUGMENTED_VIEWS: dict[str, tuple[View, ...]] = {
     "cutmix_pick": (CutMixPick(alpha=1.0, runs=2),),
     "autoaugment": (AutoAugment("cifar10"), AutoAugment("imagenet")),
 }
-"""What each augmentation may be: the first for images of up to SMALL_PIXELS a side, the last for larger ones."""
+"""Choices of each augmentation: the first for images of up to SMALL_PIXELS a side, the last for larger ones."""
 
 SMALL_PIXELS = 32
 
@@ -48,7 +48,7 @@ class PrunedTeacher(NetworkSpec):
     rate: float
     """Share of each convolution's and linear layer's weights that is set to zero."""
     mode: Literal["eval", "train"]
-    """Whether batch norm uses its running statistics or the batch's."""
+    """True if batch norm uses its running statistics, false if the batch's."""
 
     @property
     def batch_statistics(self) -> bool:

@@ -42,9 +42,9 @@ class RRD(Method):
     weight: float = Field(default=1.0, ge=0, le=1000)
     """Weight of the cross-entropy, a pure number."""
     student_temperature: float = Field(default=0.1, gt=0, le=100)
-    """What the student's similarities are divided by, a pure number."""
+    """Divisor of the student's similarities, a pure number."""
     teacher_temperature: float = Field(default=0.02, gt=0, le=100)
-    """What the teacher's similarities are divided by, a pure number."""
+    """Divisor of the teacher's similarities, a pure number."""
     features: int = Field(default=128, ge=1, le=4096)
     """Width to which both embeddings are mapped, in features."""
     memory: Literal["fifo", "momentum"] = "fifo"
@@ -55,7 +55,7 @@ class RRD(Method):
     """Images of other classes that each image is compared with, no more than there are training images; `fifo` does
     not use it."""
     score_temperature: float = Field(default=0.07, ge=0.02, le=100)
-    """What cosines are divided by before they are exponentiated, a pure number; `fifo` does not use it."""
+    """Divisor of cosines before they are exponentiated, a pure number; `fifo` does not use it."""
     momentum: float = Field(default=0.5, ge=0, lt=1)
     """Share of an image's row in the memory that is kept when the image comes again; `fifo` does not use it."""
 

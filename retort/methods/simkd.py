@@ -27,7 +27,7 @@ class ReusedClassifier(Wrapper):
     """Channels of the teacher's last map, which are the projector's."""
     classes: int
     reduction: int
-    """How many times narrower the middle of the projector is than the teacher's map."""
+    """Factor by which the middle of the projector is narrower than the teacher's map."""
     pooling: int
     """Side of the squares of positions that are averaged before the projector; 1 leaves the map as it is."""
 
@@ -97,7 +97,7 @@ class SimKD(Method):
     weight: float = Field(default=1.0, gt=0, le=1_000_000)
     """Weight of the error, a pure number."""
     reduction: int = Field(default=2, ge=1, le=32)
-    """How many times narrower the middle of the projector is than the teacher's map."""
+    """Factor by which the middle of the projector is narrower than the teacher's map."""
 
     def check(self, setup: Setup) -> None:
         check_both(

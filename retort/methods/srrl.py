@@ -1,4 +1,4 @@
-"""SRRL: the teacher's classifier says of the student's features what it says of the teacher's."""
+"""SRRL: the teacher's classifier gives the student's features the logits of the teacher's."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SRRL(Method):
     regression_weight: float = Field(default=1.0, ge=0, le=1_000_000)
     """Weight of the error between logits, a pure number."""
     connector: Literal["pooled", "map"] = "pooled"
-    """What the connector reads of the student: the embedding, or the last map."""
+    """The student's output that the connector reads: the embedding, or the last map."""
 
     def check(self, setup: Setup) -> None:
         _, teacher = cards(setup)

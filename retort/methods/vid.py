@@ -1,4 +1,4 @@
-"""VID: the student's maps tell as much as they can about the teacher's."""
+"""VID: the mutual information between the student's maps and the teacher's is maximised."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class VID(Method):
     weight: float = Field(default=1.0, gt=0, le=1000)
     """Weight of all stages, a pure number."""
     smallest_variance: float = Field(default=1e-5, gt=0, le=1)
-    """What each channel's variance is at least, in squared units of the teacher's maps."""
+    """Lower bound of each channel's variance, in squared units of the teacher's maps."""
 
     def check(self, setup: Setup) -> None:
         check_stages(setup)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from retort.architectures import CARDS
 from retort.dataset import DataFacts, Dataset, DatasetError
-from retort.datasets.stored import Stored
+from retort.datasets.stored import StoredDataset
 from retort.recipe import TEACHER_NAME, JobWeights, Recipe, Student, Teacher
 from retort.registry import nearest
 from retort.user_model import UserModel
@@ -71,7 +71,7 @@ def examine(project_id: str, body: Any) -> Examination:
 
 def _facts(project_id: str, dataset: Dataset) -> DataFacts | None:
     """What is known of the data set here; of users' own the database knows it. Raises DatasetError and OSError."""
-    if not isinstance(dataset, Stored):
+    if not isinstance(dataset, StoredDataset):
         return dataset.facts(get_settings().data_roots)
     with reading() as session:
         row = datasets.find(session, project_id, dataset.dataset)

@@ -13,7 +13,7 @@ from retort.architectures import ARCHITECTURES
 from retort.check import Check
 from retort.kinds import CHECK
 from retort.registry import nearest
-from retort.tensor_file import TensorFileError, read_header
+from retort.tensor_file import TensorFileError, parse_metadata, read_header
 from retort.user_model import ONNX, expects_in, from_description, parsed_expects
 from service.artifacts.models import Blob
 from service.artifacts.repository import BlobGone, Written, find_artifact, refer
@@ -213,7 +213,8 @@ def _of_upload(project_id: str, asked: ModelCreate) -> Brought:
 def _metadata(blob: Blob) -> Mapping[str, str]:
     """What a safetensors file says of itself. Raises Invalid where it is none."""
     try:
-        return read_header(lambda begin, end: b"".join(read_bytes(blob.id, range(begin, end))), blob.size or 0).metadata
+        header = read_header(lambda begin, end: b"".join(read_bytes(blob.id, range(begin, end))), blob.size or 0)
+        return parse_metadata(header)
     except TensorFileError as error:
         raise Invalid.of([FieldError(pointer="/upload", detail=f"the upload cannot be used: {error}")]) from None
     except BlobGone:

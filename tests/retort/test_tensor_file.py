@@ -1,4 +1,4 @@
-"""Headers of safetensors files, good and hostile."""
+"""Safetensors files, good and hostile: the start, which Retort reads, and the rest, which safetensors checks."""
 
 import io
 import json
@@ -6,18 +6,38 @@ import pickle
 import struct
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from retort.tensor_file import TensorFileError, read_header
+from retort.engine.interrupt import Impossible
+from retort.engine.user_weights import load_tensors, user_network
+from retort.tensor_file import LARGEST_HEADER, TensorFileError, parse_metadata, read_header
+from retort.user_model import UserModel
+
+MODEL = UserModel(
+    id="model_1", form="safetensors", architecture="resnet8", classes=10, class_names=None, expects=None, card=None
+)
+LONGEST_SENTENCE = 1000
+"""Characters; hostile names and shapes are cut."""
 
 
 def reader(content: bytes) -> Callable[[int, int], bytes]:
     return lambda begin, end: content[begin:end]
+
+
+def metadata_of(content: bytes) -> dict[str, str]:
+    return parse_metadata(read_header(reader(content), len(content)))
+
+
+def written(folder: Path, content: bytes) -> Path:
+    file = folder / MODEL.file
+    file.write_bytes(content)
+    return file
 
 
 def file_of(header: object, data: bytes = b"", length: int | None = None) -> bytes:
@@ -35,88 +55,132 @@ def pickled() -> bytes:
     return file.getvalue()
 
 
-def test_what_the_library_writes_is_read() -> None:
-    content = save({"a": torch.zeros(2, 3), "b": torch.zeros(0), "c": torch.tensor(1)}, {"format": "pt"})
-    header = read_header(reader(content), len(content))
-    assert {name: (place.dtype, place.shape) for name, place in header.tensors.items()} == {
-        "a": ("F32", (2, 3)),
-        "b": ("F32", (0,)),
-        "c": ("I64", ()),
-    }
-    assert header.metadata == {"format": "pt"}
+def test_what_the_library_writes_is_read(tmp_path: Path) -> None:
+    tensors = {"a": torch.rand(2, 3), "b": torch.zeros(0), "c": torch.tensor(1)}
+    content = save(tensors, {"format": "pt"})
+    assert metadata_of(content) == {"format": "pt"}
+    assert metadata_of(save(tensors)) == {}
+    found = load_tensors(written(tmp_path, content))
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
 
 
-HOSTILE = {
+START = {
     "nothing": (b"", "0 bytes"),
-    "two gigabytes of header": (file_of({}, length=2 * 10**9), "2,000,000,000 bytes; at most"),
-    "a header longer than the file": (file_of({"a": entry(0, 4)}, bytes(4), length=5000), "5,000 bytes, the file has"),
+    "two gigabytes of header": (file_of({}, length=2 * 10**9), "2,000,000,000 bytes by its own account; at most"),
+    "a header longer than the file": (
+        file_of({"a": entry(0, 4)}, bytes(4), length=5000),
+        "5,000 bytes by its own account, the file has",
+    ),
     "a pickle": (pickle.dumps({"a": 1}), "is a pickle"),
     "what torch.save writes": (pickled(), "is a pickle"),
+}
+"""Refused by the front end and the engine, with the same sentence."""
+METADATA = {
     "no JSON": (file_of(b"{nonsense!}"), "is not JSON"),
     "no UTF-8": (file_of(b'{"\xff": 1}'), "is not JSON"),
-    "a list": (file_of([1, 2]), "no object"),
+    "a list": (file_of([1, 2]), "not an object"),
     "deep nesting": (file_of(b"[" * 100_000), "is not JSON"),
-    "the same key twice": (
-        file_of(f'{{"a": {json.dumps(entry(0, 4))}, "a": {json.dumps(entry(0, 4))}}}'.encode(), bytes(4)),
-        "gives 'a' twice",
+    "a number of 5,000 digits": (file_of(b'{"a": ' + b"1" * 5000 + b"}"), "is not JSON"),
+    "metadata of numbers": (
+        file_of({"__metadata__": {"a": 1}, "a": entry(0, 4)}, bytes(4)),
+        "not an object of texts",
     ),
-    "no tensor": (file_of({"__metadata__": {}}), "holds no tensor"),
-    "metadata of numbers": (file_of({"__metadata__": {"a": 1}, "a": entry(0, 4)}, bytes(4)), "no object of texts"),
-    "overlap": (file_of({"a": entry(0, 8, [2]), "b": entry(4, 12, [2])}, bytes(12)), "'a' and 'b' overlap"),
-    "the same place twice": (file_of({"a": entry(0, 4), "b": entry(0, 4)}, bytes(4)), "overlap"),
-    "a gap": (file_of({"a": entry(0, 4), "b": entry(8, 12)}, bytes(12)), "4 bytes before tensor 'b' belong to none"),
-    "bytes behind": (file_of({"a": entry(0, 4)}, bytes(9)), "end after 4 bytes, the file has 9"),
-    "bytes missing": (file_of({"a": entry(0, 400, [100])}, bytes(9)), "end after 400 bytes, the file has 9"),
-    "a wrong length": (file_of({"a": entry(0, 8)}, bytes(8)), "takes 4 bytes, its data_offsets hold 8"),
-    "an unknown dtype": (file_of({"a": entry(0, 4, dtype="F8_E4M3")}, bytes(4)), "dtype 'F8_E4M3'"),
-    "a dtype that is none": (file_of({"a": entry(0, 4, dtype=[1])}, bytes(4)), "has the dtype"),
-    "a negative shape": (file_of({"a": entry(0, 4, shape=[-1])}, bytes(4)), "is no list of"),
-    "a shape beyond counting": (file_of({"a": entry(0, 4, shape=[2**70])}, bytes(4)), "is no list of"),
+}
+"""Refused by the front end with that sentence, by the engine with safetensors' own."""
+TENSORS = {
+    "overlap": (file_of({"a": entry(0, 8, [2]), "b": entry(4, 12, [2])}, bytes(12)), "invalid offset for tensor `b`"),
+    "the same place twice": (file_of({"a": entry(0, 4), "b": entry(0, 4)}, bytes(4)), "invalid offset for tensor"),
+    "a gap": (file_of({"a": entry(0, 4), "b": entry(8, 12)}, bytes(12)), "invalid offset for tensor `b`"),
+    "bytes behind": (file_of({"a": entry(0, 4)}, bytes(9)), "file not fully covered"),
+    "bytes missing": (file_of({"a": entry(0, 400, [100])}, bytes(9)), "file not fully covered"),
+    "a wrong length": (file_of({"a": entry(0, 8)}, bytes(8)), "invalid shape, data type, or offset"),
+    "a dtype that is none": (file_of({"a": entry(0, 4, dtype=[1])}, bytes(4)), "invalid JSON in header"),
+    "a negative shape": (file_of({"a": entry(0, 4, shape=[-1])}, bytes(4)), "`-1`, expected usize"),
+    "a shape beyond counting": (file_of({"a": entry(0, 4, shape=[2**70])}, bytes(4)), "expected usize"),
     "a shape whose product is beyond 64 bits": (
         file_of({"a": entry(0, 4, shape=[2**40, 2**40])}, bytes(4)),
-        "takes 4,835,703,278,458,516,698,824,704 bytes, its data_offsets hold 4",
+        "overflow computing buffer size",
     ),
-    "a number of 5,000 digits": (file_of(b'{"a": ' + b"1" * 5000 + b"}"), "is not JSON"),
-    "a name that is no text": (file_of(b'{"\\ud800": 1}'), "is not an object of"),
-    "a true shape": (file_of({"a": entry(0, 4, shape=[True])}, bytes(4)), "is no list of"),
-    "offsets the wrong way": (file_of({"a": entry(4, 0)}, bytes(4)), "not where it begins"),
-    "another field": (file_of({"a": entry(0, 4) | {"x": 1}}, bytes(4)), "is not an object of"),
-    "an entry that is none": (file_of({"a": 3}, bytes(4)), "is not an object of"),
-    "a long name": (file_of({"a" * 1000: entry(0, 4)}, bytes(4)), "1,000 characters"),
+    "a name that is no text": (file_of(b'{"\\ud800": 1}'), "invalid JSON in header"),
+    "a true shape": (file_of({"a": entry(0, 4, shape=[True])}, bytes(4)), "boolean `true`, expected usize"),
+    "offsets the wrong way": (file_of({"a": entry(4, 0)}, bytes(4)), "invalid offset for tensor `a`"),
+    "an entry that is none": (file_of({"a": 3}, bytes(4)), "expected struct TensorInfo"),
+    "a long name at a wrong place": (file_of({"a" * 10**6: entry(4, 8)}, bytes(8)), "invalid offset for tensor"),
 }
+"""Refused by safetensors."""
+FIT = {
+    "an unknown dtype": (file_of({"a": entry(0, 4, [4], dtype="F8_E4M3")}, bytes(4)), "dtype 'F8_E4M3'; wanted one of"),
+    "numbers of four bits": (file_of({"a": entry(0, 4, [8], dtype="F4")}, bytes(4)), "dtype 'F4'; wanted one of"),
+    "a long name of a wrong dtype": (file_of({"a" * 10**6: entry(0, 4, [8], dtype="F4")}, bytes(4)), "dtype 'F4'"),
+    "too many tensors": (
+        file_of({str(number): entry(0, 0, [0]) for number in range(60_000)}),
+        "60,000 tensors; at most 50,000 are read",
+    ),
+    # safetensors reads these; they fit no network.
+    "no tensor": (file_of({"__metadata__": {}}), "conv1.weight is missing"),
+    "the same key twice": (
+        file_of(f'{{"a": {json.dumps(entry(0, 4))}, "a": {json.dumps(entry(0, 4))}}}'.encode(), bytes(4)),
+        "conv1.weight is missing",
+    ),
+    "another field": (file_of({"a": entry(0, 4) | {"x": 1}}, bytes(4)), "conv1.weight is missing"),
+    "a long name": (file_of({"a" * 10**6: entry(0, 4)}, bytes(4)), "conv1.weight is missing"),
+    "a million sides": (
+        file_of({"conv1.weight": entry(0, 4, [1] * 10**6)}, bytes(4)),
+        "conv1.weight has the shape [1, 1, ",
+    ),
+}
+"""Refused by the engine's own checks behind safetensors'."""
 
 
-@pytest.mark.parametrize(("content", "says"), HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_file_is_refused_in_one_sentence(content: bytes, says: str) -> None:
-    with pytest.raises(TensorFileError) as refusal:
-        read_header(reader(content), len(content))
-    assert says in str(refusal.value)
-    assert "\n" not in str(refusal.value)
+def refusal(folder: Path, content: bytes) -> str:
+    """The sentence with which the engine refuses a file."""
+    written(folder, content)
+    with pytest.raises(Impossible) as found:
+        user_network(MODEL, folder)
+    sentence = str(found.value)
+    assert "\n" not in sentence
+    assert len(sentence) <= LONGEST_SENTENCE + sentence.count(" is missing") * 100
+    return sentence
 
 
-def test_a_key_twice_among_many_is_found_at_once() -> None:
+def test_hostile_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    for name, (content, says) in (START | TENSORS | FIT).items():
+        assert says in refusal(tmp_path, content), name
+    for name, (content, _) in METADATA.items():
+        assert "cannot be read as safetensors: " in refusal(tmp_path, content), name
+    for name, (content, says) in (START | METADATA).items():
+        with pytest.raises(TensorFileError) as found:
+            metadata_of(content)
+        assert says in str(found.value), name
+        assert "\n" not in str(found.value), name
+
+
+def test_a_key_twice_among_many_is_refused_at_once(tmp_path: Path) -> None:
     """Where comparing all with all would take an hour."""
     keys = ",".join(f'"{number}":0' for number in range(200_000))
-    content = file_of(f'{{{keys},"199999":0}}'.encode())
-    with pytest.raises(TensorFileError, match="gives '199999' twice"):
-        read_header(reader(content), len(content))
+    assert "expected struct TensorInfo" in refusal(tmp_path, file_of(f'{{{keys},"199999":0}}'.encode()))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     places=st.lists(st.tuples(st.integers(0, 200), st.sampled_from([*b'[]{}",:0-9e\\', 0, 255])), max_size=6),
     cut=st.integers(0, 20) | st.none(),
     noise=st.binary(max_size=40),
 )
-def test_any_header_is_read_or_refused(places: list[tuple[int, int]], cut: int | None, noise: bytes) -> None:
+def test_any_file_is_read_or_refused(
+    places: list[tuple[int, int]], cut: int | None, noise: bytes, tmp_path: Path
+) -> None:
     content = bytearray(save({"a": torch.zeros(2, 3), "b": torch.zeros(0)}, {"format": "pt"}))
     for place, byte in places:
         content[place % len(content)] = byte
     changed = bytes(content[: len(content) - cut] if cut else content) + (noise if cut == 0 else b"")
     for one in (changed, noise):
         with suppress(TensorFileError):
-            header = read_header(reader(one), len(one))
-            assert all(place.end <= len(one) for place in header.tensors.values())
+            metadata_of(one)
+        with suppress(Impossible):
+            tensors = load_tensors(written(tmp_path, one))
+            assert sum(tensor.nbytes for tensor in tensors.values()) <= len(one)
 
 
 def test_no_more_than_the_header_is_read() -> None:
@@ -129,3 +193,8 @@ def test_no_more_than_the_header_is_read() -> None:
 
     read_header(read, len(content))
     assert sum(end - begin for begin, end in asked) <= len(content) - 4000
+
+
+def test_a_header_that_safetensors_would_read_for_minutes_is_refused_by_its_length(tmp_path: Path) -> None:
+    content = file_of(b" " * (LARGEST_HEADER + 1))
+    assert "at most 8,388,608 are read" in refusal(tmp_path, content)

@@ -47,7 +47,7 @@ BROUGHT: dict[str, tuple[bytes, dict[str, Any], str | None]] = {
     "nan": (
         save(tensors() | {"fc.bias": torch.full((10,), float("nan"))}),
         {},
-        "the weights are no finite numbers (NaN or infinite) in fc.bias",
+        "the weights are not finite numbers (NaN or infinite) in fc.bias",
     ),
     "hostile": (
         absent(1, 3, 13000, 13000).SerializeToString(),

@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from retort.dataset import Channels, DatasetError
-from retort.datasets._archive import SPLITS, Description, Packed, SplitDescription, in_blocks, write_archive
+from retort.datasets._archive import SPLITS, Description, PackedFile, SplitDescription, in_blocks, write_archive
 from retort.datasets._listing import Labelled, first_few
 from retort.datasets._memory import ONE_STEP
 from retort.datasets._pictures import QUEUED, threads
@@ -178,7 +178,7 @@ class Ingestion:
             splits={split: _describe(splits[split], pieces, looks) for split in SPLITS},
         )
         images = [
-            Packed(split, label, looks[name].ending, pieces[name][1], name)
+            PackedFile(split, label, looks[name].ending, pieces[name][1], name)
             for split in SPLITS
             for name, label in splits[split]
         ]
@@ -193,7 +193,9 @@ class Ingestion:
             facts = description.facts().model_dump(mode="json")
             packer.write_json(REPORT, None, {"facts": facts, "report": report})
 
-    def _contents(self, spool: int, pieces: dict[str, Piece], images: Sequence[Packed]) -> Iterator[Iterator[bytes]]:
+    def _contents(
+        self, spool: int, pieces: dict[str, Piece], images: Sequence[PackedFile]
+    ) -> Iterator[Iterator[bytes]]:
         for number, image in enumerate(images):
             self._progress(number, len(images))
             yield in_blocks(spool, *pieces[image.source])

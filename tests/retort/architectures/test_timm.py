@@ -154,7 +154,7 @@ class _Answers(BaseHTTPRequestHandler):
 @pytest.mark.parametrize(
     ("status", "kind"), [(403, LookupError), (404, LookupError), (503, Unreachable), (None, Unreachable)]
 )
-def test_a_hub_that_refuses_is_told_from_one_that_does_not_answer(
+def test_a_hub_that_refuses_is_distinguished_from_one_that_does_not_answer(
     hub: Path, monkeypatch: pytest.MonkeyPatch, status: int | None, kind: type[Exception]
 ) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:

@@ -1,4 +1,4 @@
-"""What holds for every data set: it is what it says before it is loaded."""
+"""The contract of every data set: its facts before loading are those after it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 from retort.dataset import Dataset, LoadedDataset
 from retort.datasets import DATASETS
-from retort.datasets._published import Published
+from retort.datasets._published import PublishedDataset
 from retort.datasets.digits import Digits
 from retort.datasets.image_folder import ImageFolder
-from retort.datasets.stored import Stored
+from retort.datasets.stored import StoredDataset
 from tests.retort.datasets.pictures import paint
 from tests.retort.datasets.published import WRITERS
 from tests.retort.engine.ingest.packing import take_in
@@ -31,7 +31,7 @@ def a_stored_one(root: Path) -> Dataset:
     file = root / "dataset_1" / taken.digest
     file.parent.mkdir()
     taken.archive.rename(file)
-    return Stored(dataset="dataset_1")
+    return StoredDataset(dataset="dataset_1")
 
 
 EXAMPLES: dict[str, Callable[[Path], Dataset]] = {
@@ -42,22 +42,32 @@ EXAMPLES: dict[str, Callable[[Path], Dataset]] = {
 """A small one of each; one that needs no fields needs no example."""
 
 
-@pytest.fixture(params=DATASETS)
-def dataset(request: pytest.FixtureRequest, tmp_path: Path) -> Dataset:
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("datasets")
+
+
+@pytest.fixture(params=DATASETS, scope="module")
+def dataset(request: pytest.FixtureRequest, root: Path) -> Dataset:
     name = request.param
     if name in WRITERS:
         fields = {"image_size": 16} if "image_size" in DATASETS[name].model_fields else {}
-        return DATASETS[name].model_validate({"name": name, "path": str(WRITERS[name](tmp_path / name))} | fields)
-    return EXAMPLES[name](tmp_path) if name in EXAMPLES else DATASETS[name].model_validate({"name": name})
+        return DATASETS[name].model_validate({"name": name, "path": str(WRITERS[name](root / name))} | fields)
+    return EXAMPLES[name](root / name) if name in EXAMPLES else DATASETS[name].model_validate({"name": name})
 
 
-@pytest.fixture
-def loaded(dataset: Dataset, tmp_path: Path) -> LoadedDataset:
-    return dataset.load([tmp_path])
+@pytest.fixture(scope="module")
+def loaded(dataset: Dataset, root: Path) -> LoadedDataset:
+    return dataset.load(roots_of(dataset, root))
 
 
-def test_the_facts_are_true(dataset: Dataset, loaded: LoadedDataset, tmp_path: Path) -> None:
-    facts = dataset.facts([tmp_path])
+def roots_of(dataset: Dataset, root: Path) -> list[Path]:
+    """The allowed folder: a stored data set is looked for directly below it."""
+    return [root / "stored" if isinstance(dataset, StoredDataset) else root]
+
+
+def test_the_facts_are_true(dataset: Dataset, loaded: LoadedDataset, root: Path) -> None:
+    facts = dataset.facts(roots_of(dataset, root))
     assert facts is not None
     measured = {"mean": loaded.facts.mean, "std": loaded.facts.std}
     assert facts.model_copy(update=measured) == loaded.facts
@@ -76,15 +86,15 @@ def test_images_and_labels_are_what_the_contract_says(loaded: LoadedDataset) -> 
         assert split.targets.shape == (len(split),)
 
 
-def test_every_class_is_in_every_part(loaded: LoadedDataset) -> None:
+def test_every_class_is_in_every_split(loaded: LoadedDataset) -> None:
     for split in (loaded.train, loaded.validation, loaded.test):
         assert split.targets.unique().tolist() == list(range(loaded.facts.classes))
 
 
-def test_the_statistics_are_the_published_ones_or_those_of_the_training_part(
+def test_the_statistics_are_the_published_ones_or_those_of_the_training_split(
     dataset: Dataset, loaded: LoadedDataset
 ) -> None:
-    if isinstance(dataset, Published):
+    if isinstance(dataset, PublishedDataset):
         assert (loaded.facts.mean, loaded.facts.std) == (dataset.official.mean, dataset.official.std)
         return
     images = loaded.train.inputs(torch.arange(len(loaded.train))).double() / 255
@@ -94,10 +104,10 @@ def test_the_statistics_are_the_published_ones_or_those_of_the_training_part(
     assert loaded.facts.std == pytest.approx([d or 1 / 255 for d in deviations.tolist()], abs=1e-5)
 
 
-def test_loading_twice_gives_the_same_digest(dataset: Dataset, loaded: LoadedDataset, tmp_path: Path) -> None:
-    again = dataset.load([tmp_path])
+def test_loading_twice_gives_the_same_digest(dataset: Dataset, loaded: LoadedDataset, root: Path) -> None:
+    again = dataset.load(roots_of(dataset, root))
     assert again.digest == loaded.digest
     assert len(loaded.digest) == 64
     assert again.warnings == loaded.warnings
     # That a published set is not whole.
-    assert len(loaded.warnings) == isinstance(dataset, Published)
+    assert len(loaded.warnings) == isinstance(dataset, PublishedDataset)

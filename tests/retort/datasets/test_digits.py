@@ -17,13 +17,13 @@ def everything(split: Split) -> torch.Tensor:
     return split.inputs(torch.arange(len(split)))
 
 
-def test_the_parts_are_the_fixed_ones() -> None:
+def test_the_splits_are_the_fixed_ones() -> None:
     loaded = Digits().load([])
     assert (len(loaded.train), len(loaded.validation), len(loaded.test)) == (1257, 180, 360)
     assert loaded.digest == DIGEST
 
 
-def test_the_parts_together_are_scikit_learns_scans() -> None:
+def test_the_splits_together_are_scikit_learns_scans() -> None:
     scans, labels = load_digits(return_X_y=True)
     loaded = Digits().load([])
     splits = (loaded.train, loaded.validation, loaded.test)
@@ -47,7 +47,7 @@ def test_grey_is_repeated_in_three_channels() -> None:
 
 
 @pytest.mark.parametrize("share", [0.001, 0.05, 0.1, 0.5])
-def test_a_share_of_the_labels_is_stratified_and_leaves_the_other_parts_alone(share: float) -> None:
+def test_a_share_of_the_labels_is_stratified_and_leaves_the_other_splits_alone(share: float) -> None:
     whole, kept = Digits().load([]), Digits(label_share=share).load([])
     per_class = torch.bincount(kept.train.targets, minlength=10)
     wanted = (torch.bincount(whole.train.targets) * share).round().clamp(min=1)
@@ -57,7 +57,7 @@ def test_a_share_of_the_labels_is_stratified_and_leaves_the_other_parts_alone(sh
         assert torch.equal(everything(getattr(kept, split)), everything(getattr(whole, split)))
 
 
-def test_another_seed_draws_other_parts_of_the_same_sizes() -> None:
+def test_another_seed_draws_other_splits_of_the_same_sizes() -> None:
     first, second = Digits(label_share=0.1).load([]), Digits(label_share=0.1, split_seed=1).load([])
     assert first.digest != second.digest
     assert torch.equal(torch.bincount(first.test.targets), torch.bincount(second.test.targets))

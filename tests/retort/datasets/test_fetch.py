@@ -22,7 +22,7 @@ import retort.download
 from retort.dataset import DatasetError
 from retort.datasets import DATASETS, _fetch
 from retort.datasets._fetch import Download, fetch
-from retort.datasets._published import Official
+from retort.datasets._published import OfficialFacts
 from retort.download import Unreachable
 from retort.engine.causes import cause_of
 from retort.engine.interrupt import DISK_FULL
@@ -136,7 +136,7 @@ def serve_set(name: str, server: Server, folder: Path, monkeypatch: pytest.Monke
         serve(server, one.name, content[one.name], folder=one.folder, members=one.members) for one in entry.downloads
     )
     monkeypatch.setattr(entry, "downloads", downloads)
-    official = Official(facts.train, facts.test, entry.official.mean, entry.official.std)
+    official = OfficialFacts(facts.train, facts.test, entry.official.mean, entry.official.std)
     monkeypatch.setattr(entry, "official", official)
 
 
@@ -220,7 +220,7 @@ def test_bytes_are_counted_while_downloading(server: Server, monkeypatch: pytest
     [b"no archive", archive_of(["set/1"])[:-30], archive_of(["other/1"])],
     ids=["no archive", "cut short", "another's"],  # an archive's bytes hold the second in which it was made
 )
-def test_broken_archives_are_told(content: bytes, server: Server) -> None:
+def test_broken_archives_are_refused(content: bytes, server: Server) -> None:
     download = serve(server, "set.tar.gz", content, folder="set", members=("*",))
     with pytest.raises(DatasetError, match=r"set\.tar\.gz (cannot be unpacked|holds nothing in a folder 'set')"):
         fetch("any", [download])
@@ -253,7 +253,7 @@ def test_the_next_address_is_tried(server: Server) -> None:
 
 
 @pytest.mark.parametrize("name", ["503", "500", "429", "cut", "silent"])
-def test_what_may_be_had_later_is_told_apart(
+def test_failures_that_may_pass_are_distinguished(
     name: str, server: Server, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
     monkeypatch.setattr(retort.download, "SILENCE_SECONDS", 0.2)
@@ -338,7 +338,7 @@ def test_what_a_killed_run_left_is_removed_after_a_day(server: Server, cache: Pa
     assert {entry.name for entry in (cache / "any").iterdir()} == {".partial-new", "file"}
 
 
-def test_a_cache_that_cannot_be_written_is_told(server: Server, cache: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_refused(server: Server, cache: Path) -> None:
     cache.parent.mkdir(parents=True)
     cache.write_bytes(b"a file where a folder should be")
     with pytest.raises(DatasetError, match="file cannot be had from"):

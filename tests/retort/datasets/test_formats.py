@@ -37,7 +37,7 @@ def test_cifar_files_that_are_cut_short_are_named(tmp_path: Path) -> None:
     assert "0 test images were found" in refusal(dataset("cifar100", tmp_path / "cifar100"), [tmp_path])
 
 
-def test_a_label_that_no_class_has_is_told_with_its_place(tmp_path: Path) -> None:
+def test_a_label_that_no_class_has_is_refused_with_its_place(tmp_path: Path) -> None:
     folder = published.cifar100(tmp_path)
     (folder / "train.bin").write_bytes(published.cifar_records([1, 2, 100], 2))
     with pytest.raises(DatasetError, match=r"^image 2 in train\.bin has the label 100; labels are 0 to 99$"):
@@ -107,7 +107,7 @@ def test_an_idx_file_that_claims_billions_is_not_believed(tmp_path: Path) -> Non
     assert "4,294,967,295 training images were found" in refusal(dataset("mnist", folder), [tmp_path])
 
 
-def test_broken_gzip_is_told(tmp_path: Path) -> None:
+def test_broken_gzip_is_refused(tmp_path: Path) -> None:
     folder = published.mnist(tmp_path)
     file = folder / "t10k-labels-idx1-ubyte.gz"
     whole = file.read_bytes()
@@ -117,7 +117,7 @@ def test_broken_gzip_is_told(tmp_path: Path) -> None:
             dataset("mnist", folder).load([tmp_path])
 
 
-def test_tiny_imagenets_classes_are_sorted_and_told_apart(tmp_path: Path) -> None:
+def test_tiny_imagenets_classes_are_sorted_and_have_distinct_names(tmp_path: Path) -> None:
     facts = dataset("tiny_imagenet", published.tiny_imagenet(tmp_path)).facts([tmp_path])
     assert facts is not None
     assert facts.class_names == ("goldfish", "European fire salamander", "crane (n02012849)", "crane (n03126707)")
@@ -194,12 +194,12 @@ def test_birds_are_named_without_numbers(tmp_path: Path) -> None:
     [
         ("image_class_labels.txt", "1 9", "gives image 1 the class 9, which classes.txt lacks"),
         ("image_class_labels.txt", "x 1", "gives image 1 the class None, which classes.txt lacks"),
-        ("train_test_split.txt", "1 2", r"says 2 of image 1; 1 \(training\) or 0 \(test\) is wanted"),
-        ("train_test_split.txt", "x 1", r"says None of image 1"),
+        ("train_test_split.txt", "1 2", r"has 2 for image 1; wanted 1 \(training\) or 0 \(test\)"),
+        ("train_test_split.txt", "x 1", r"has None for image 1"),
         ("images.txt", "1", "line 1 of images.txt has one word"),
     ],
 )
-def test_wrong_lines_of_birds_are_told(file: str, line: str, said: str, tmp_path: Path) -> None:
+def test_wrong_lines_of_birds_are_refused(file: str, line: str, said: str, tmp_path: Path) -> None:
     folder = published.cub200(tmp_path)
     first, _, rest = (folder / file).read_text().partition("\n")
     assert first.startswith("1 ")
@@ -236,10 +236,10 @@ def test_lists_of_dogs_that_contradict_themselves_are_refused(tmp_path: Path) ->
     published.write_mat(root / "train_list.mat", ["../../secret.jpg"], [1])
     published.write_mat(root / "test_list.mat", ["../../secret.jpg"], [1])
     (tmp_path.parent / "secret.jpg").write_bytes(b"")
-    assert "which is no file that may be read" in refusal(dataset("stanford_dogs", root), [tmp_path])
+    assert "not a file that may be read" in refusal(dataset("stanford_dogs", root), [tmp_path])
     for content in (b"no list", b"MATLAB 5.0 MAT-file" + bytes(200)):
         (root / "train_list.mat").write_bytes(content)
-        assert "is no list of files and labels in MATLAB's format" in refusal(
+        assert "is not a list of files and labels in MATLAB's format" in refusal(
             dataset("stanford_dogs", root), [tmp_path]
         )
 

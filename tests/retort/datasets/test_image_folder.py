@@ -138,13 +138,13 @@ def test_an_allowed_folder_may_be_a_link_itself(root: Path, tmp_path: Path) -> N
 def test_nothing_is_known_where_the_allowed_folder_is_another_machines(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     assert folder(elsewhere / "trees").facts([elsewhere]) is None
-    with pytest.raises(DatasetError, match="is no folder"):
+    with pytest.raises(DatasetError, match="is not a folder"):
         folder(elsewhere / "trees").load([elsewhere])
 
 
 def test_a_folder_that_is_not_there_is_refused(root: Path) -> None:
-    assert refusal(folder(root / "missing"), [root]).endswith("/missing' is no folder")
-    assert refusal(folder(paint(root / "picture.png", RED)), [root]).endswith("is no folder")
+    assert refusal(folder(root / "missing"), [root]).endswith("/missing' is not a folder")
+    assert refusal(folder(paint(root / "picture.png", RED)), [root]).endswith("is not a folder")
 
 
 def test_one_class_is_none(root: Path) -> None:
@@ -152,7 +152,7 @@ def test_one_class_is_none(root: Path) -> None:
     assert refusal(folder(root / "trees"), [root]).endswith("holds 1 class folders; at least 2 are needed")
 
 
-def test_a_class_too_small_for_its_parts_is_named(root: Path) -> None:
+def test_a_class_too_small_for_its_splits_is_named(root: Path) -> None:
     trees(root / "trees")
     paint(root / "trees" / "dogwood" / "1.png", RED)
     sentence = refusal(folder(root / "trees"), [root])

@@ -97,7 +97,7 @@ def test_what_is_streamed_takes_no_more_memory_than_a_few_batches(
 
 
 @pytest.mark.usefixtures("no_memory")
-def test_threads_may_read_one_part_together(tmp_path: Path) -> None:
+def test_threads_may_read_one_split_together(tmp_path: Path) -> None:
     split = load(tmp_path, photographs(tmp_path, 60)).train
     wanted = split.inputs(torch.arange(len(split)))
     orders = [torch.randperm(len(split), generator=torch.Generator().manual_seed(seed)) for seed in range(12)]
@@ -155,7 +155,7 @@ def test_the_digest_changes_with(change: str, tmp_path: Path) -> None:
     assert load(tmp_path, listed, side).digest != before
 
 
-def test_the_test_part_may_be_the_validation_part(tmp_path: Path) -> None:
+def test_the_test_split_may_be_the_validation_split(tmp_path: Path) -> None:
     listed = photographs(tmp_path, 60)
     facts = ImageClassFacts(classes=2, class_names=("a", "b"), image_size=SIDE, train=40, validation=20, test=20)
     loaded = load_pictures(facts, Folder(tmp_path), listed[:40], None, listed[40:], ())

@@ -1,4 +1,4 @@
-"""What holds for all published sets: parts, protocols, where folders may lie, what broken ones are told."""
+"""All published sets: splits, protocols, allowed folders, refusals of broken ones."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from retort.dataset import DatasetError, LoadedDataset, Split
 from retort.datasets import DATASETS, _pictures
 from retort.datasets._memory import MemorySplit
 from retort.datasets._pictures import StreamedSplit
-from retort.datasets._published import Published
+from retort.datasets._published import PublishedDataset
 from tests.retort.datasets.published import WRITERS, refusal
 
-PUBLISHED = sorted(name for name, entry in DATASETS.items() if issubclass(entry, Published))
+PUBLISHED = sorted(name for name, entry in DATASETS.items() if issubclass(entry, PublishedDataset))
 PHOTOGRAPHS = [name for name in PUBLISHED if "image_size" in DATASETS[name].model_fields]
 
 
-def dataset(name: str, path: Path | None, **fields: object) -> Published:
+def dataset(name: str, path: Path | None, **fields: object) -> PublishedDataset:
     size = {"image_size": 16} if name in PHOTOGRAPHS else {}
     given = {"name": name, "path": path if path is None else str(path)} | size | fields
     made = DATASETS[name].model_validate(given)
-    assert isinstance(made, Published)
+    assert isinstance(made, PublishedDataset)
     return made
 
 
@@ -48,7 +48,7 @@ def test_images_are_under_their_labels(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_validation_part_is_split_off_the_training_part_class_by_class(name: str, tmp_path: Path) -> None:
+def test_the_validation_split_is_taken_from_the_training_split_class_by_class(name: str, tmp_path: Path) -> None:
     folder = WRITERS[name](tmp_path)
     whole = dataset(name, folder, validation_share=0).load([tmp_path])
     divided = dataset(name, folder, validation_share=0.2).load([tmp_path])
@@ -64,18 +64,20 @@ def test_the_validation_part_is_split_off_the_training_part_class_by_class(name:
 
 
 @pytest.mark.parametrize("name", ["cifar100", "cub200"])
-def test_without_a_share_the_test_part_is_the_validation_part_and_the_diary_says_so(name: str, tmp_path: Path) -> None:
+def test_without_a_share_the_test_split_is_the_validation_split_and_a_warning_says_so(
+    name: str, tmp_path: Path
+) -> None:
     made = dataset(name, WRITERS[name](tmp_path), validation_share=0)
     loaded = made.load([tmp_path])
     assert loaded.validation is loaded.test
     assert loaded.facts == made.facts([tmp_path])
     assert loaded.facts.validation == loaded.facts.test == len(loaded.test)
-    assert loaded.warnings[0].startswith("the test part is the validation part too (validation_share is 0)")
+    assert loaded.warnings[0].startswith("the test split is the validation split too (validation_share is 0)")
     assert not any("validation" in text for text in dataset(name, Path(made.path or "")).load([tmp_path]).warnings)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_folder_that_is_not_whole_is_told(name: str, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_whole_is_named_in_a_warning(name: str, tmp_path: Path) -> None:
     loaded = dataset(name, WRITERS[name](tmp_path)).load([tmp_path])
     official = DATASETS[name].official
     (warning,) = loaded.warnings
@@ -105,7 +107,7 @@ def test_folders_outside_the_allowed_ones_are_refused(name: str, tmp_path: Path)
         sentence = refusal(dataset(name, path), [allowed])
         assert sentence == f"the folder {str(path)!r} lies outside the folders that this server allows: {allowed}"
     assert "RETORT_DATA_ROOTS" in refusal(dataset(name, folder), [])
-    assert refusal(dataset(name, allowed / "nothing"), [allowed]).endswith("/nothing' is no folder")
+    assert refusal(dataset(name, allowed / "nothing"), [allowed]).endswith("/nothing' is not a folder")
     assert dataset(name, tmp_path / "elsewhere" / "set").facts([tmp_path / "elsewhere"]) is None
 
 
@@ -197,7 +199,7 @@ def test_lists_may_name_nothing_that_is_not_in_the_folder(name: str, tmp_path: P
         wanted = f"kitchen/{instead}" if name == "mit67" else instead
         (folder / file).write_text(text.replace(named, wanted, 1))
         sentence = refusal(dataset(name, folder), [tmp_path / "allowed"])
-        assert "which is no file that may be read" in sentence
+        assert "not a file that may be read" in sentence
 
 
 @pytest.mark.parametrize("name", ["cub200", "mit67", "stanford40", "tiny_imagenet"])
@@ -207,7 +209,7 @@ def test_a_list_that_is_no_text_or_too_long_is_refused(
     folder = WRITERS[name](tmp_path)
     first = min(file for file in folder.rglob("*.txt") if "boxes" not in file.name)
     first.write_bytes(b"\xff\xfe\x00")
-    assert f"{first.name}' is no text" in refusal(dataset(name, folder), [tmp_path])
+    assert f"{first.name}' is not a text" in refusal(dataset(name, folder), [tmp_path])
     monkeypatch.setattr("retort.datasets._roots.LARGEST_LIST", 2)
     assert "bytes; at most 2 are read" in refusal(dataset(name, folder), [tmp_path])
 

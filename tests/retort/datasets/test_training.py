@@ -47,10 +47,10 @@ def test_a_student_of_streamed_images_is_that_of_images_in_memory(
     assert len(student) == 64
 
 
-def test_the_diary_says_that_the_best_epoch_is_chosen_on_the_test_part(tmp_path: Path) -> None:
+def test_a_warning_says_that_the_best_epoch_is_chosen_on_the_test_split(tmp_path: Path) -> None:
     code, texts, _ = run(mit67(tmp_path / "set"), tmp_path / "run", validation_share=0)
     assert code == FINISHED
-    assert any(text.startswith("the test part is the validation part too") for text in texts)
+    assert any(text.startswith("the test split is the validation split too") for text in texts)
 
 
 def test_a_photograph_that_ends_too_soon_ends_the_run_with_its_name(

@@ -26,7 +26,7 @@ def named(torchvisions):
 
 
 def ranges(transform, bins, size):
-    """What each operation's strength is in torchvision, by magnitude."""
+    """torchvision's strength of each operation, by magnitude."""
     space = transform._AUGMENTATION_SPACE
     found = {named(name): magnitudes(bins, *size) for name, (magnitudes, _) in space.items()}
     assert {named(name) for name, (_, signed) in space.items() if signed} == SIGNED

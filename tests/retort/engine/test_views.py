@@ -51,7 +51,7 @@ def test_every_image_is_a_crop_of_its_padded_self_mirrored_or_not(pixels):
     ids=str,
 )
 def test_crops_and_flips_keep_their_bits(pixels, settings, digest):
-    """What recipes of before get; a change here changes all results."""
+    """Results of earlier recipes; a change here changes all of them."""
     there = DrawContext(5, 2, 40, torch.arange(100, 116), torch.zeros(1, 3, 1, 1))
     found = augment(pixels, Augmentation(**settings), there)
     assert sha256(found.contiguous().numpy().tobytes()).hexdigest()[:16] == digest
@@ -301,7 +301,7 @@ def test_each_image_is_changed_by_draws_of_its_own(view):
 
 
 @pytest.mark.parametrize("settings", [*EACH, ALL], ids=lambda settings: " ".join(settings))
-def test_off_the_cpu_the_host_is_asked_nothing_and_shapes_are_fixed(pixels, settings):
+def test_off_the_cpu_nothing_synchronises_with_the_host_and_shapes_are_fixed(pixels, settings):
     """On the meta device there are shapes and no numbers: whoever looks at one, or selects by one, fails."""
     meta = torch.device("meta")
     there = DrawContext(0, 2, 40, torch.arange(N, device=meta), torch.empty(1, 3, 1, 1, device=meta))

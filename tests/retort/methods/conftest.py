@@ -49,7 +49,7 @@ class Pair:
         self.images = torch.rand(IMAGES, 3, side, side, generator=generator)
         self.targets = torch.arange(IMAGES) % CLASSES
         self.teacher = freeze(self.build(teacher, side))
-        self.shop = StudentFactory(
+        self.factory = StudentFactory(
             facts=FACTS.model_copy(update={"image_size": side}),
             training=Training(epochs=2, batch_size=8, optimizer=SGD(learning_rate=0.02)),
             device=torch.device("cpu"),
@@ -61,11 +61,14 @@ class Pair:
         )
         self.method = method
         told = Student(architecture=student, methods=(method,), labels={"weight": 0})
-        self.pupil = make_student_state(told, self.build(student, side), CARDS[student], self.shop)
-        self.learner = self.pupil.learner
-        (self.part,) = self.learner.parts
-        phases = [phase_train_state(self.pupil, part, phase, self.shop)[0] for part, phase in self.pupil.phases()]
-        self.learners = [learner for learner in (*phases, self.learner) if learner.taps]
+        self.student_state = make_student_state(told, self.build(student, side), CARDS[student], self.factory)
+        self.train_state = self.student_state.train_state
+        (self.method_state,) = self.train_state.method_states
+        phases = [
+            phase_train_state(self.student_state, state, phase, self.factory)[0]
+            for state, phase in self.student_state.phases()
+        ]
+        self.train_states = [train_state for train_state in (*phases, self.train_state) if train_state.taps]
         """All that trains, in order: the method's phases, then the student; who reads nothing is left out."""
 
     @staticmethod
@@ -81,20 +84,22 @@ class Pair:
             for part in positions.split(16):
                 yield self.teacher.read(self.images[part], reads), self.targets[part], part
 
-    def batch(self, size=8, step=0, change=None, learner=None):
+    def batch(self, size=8, step=0, change=None, train_state=None):
         """A batch as the engine hands it over, with each output tensor changed if asked for."""
-        learner = learner or self.learners[-1]
+        train_state = train_state or self.train_states[-1]
         indices = (torch.arange(size) * 7 + step * size) % IMAGES
         moment = DrawContext(0, 0, step, indices, torch.zeros(1, 3, 1, 1), lambda images: self.teacher(images))
-        views = {view: make(view, self.images[indices], moment) for view in {t.view for t in learner.taps} | {CLEAN}}
+        views = {
+            view: make(view, self.images[indices], moment) for view in {t.view for t in train_state.taps} | {CLEAN}
+        }
         outputs = {}
-        for tap in learner.taps:
+        for tap in train_state.taps:
             key = tap.network, tap.view
             if key in outputs:
                 continue
-            reads = {t.reads for t in learner.taps if (t.network, t.view) == key}
-            network = learner.network if tap.network == learner.spec else self.shop.frozen[tap.network]
-            with torch.set_grad_enabled(tap.network == learner.spec):
+            reads = {t.reads for t in train_state.taps if (t.network, t.view) == key}
+            network = train_state.network if tap.network == train_state.spec else self.factory.frozen[tap.network]
+            with torch.set_grad_enabled(tap.network == train_state.spec):
                 outputs[key] = network.read(views[tap.view].images.to(network.get_buffer("mean").dtype), reads)
         if change is not None:
             outputs = {key: changed(value, change) for key, value in outputs.items()}
@@ -103,24 +108,24 @@ class Pair:
         clock = torch.tensor(step), torch.tensor(1), torch.tensor(0.5)
         return Batch(outputs, self.targets[indices], indices, *clock, torch.tensor(step), mixed)
 
-    def terms(self, batch, learner=None):
-        """The terms of the method's phase that the learner trains, or of the method itself."""
-        formula = self.method if learner is None or learner.phase is None else learner.phase
-        return formula.terms(batch, self.part.modules)
+    def terms(self, batch, train_state=None):
+        """The terms of the method's phase that the training state trains, or of the method itself."""
+        formula = self.method if train_state is None or train_state.phase is None else train_state.phase
+        return formula.terms(batch, self.method_state.modules)
 
-    def step(self, number, learner=None):
+    def step(self, number, train_state=None):
         """One optimizer step as the engine takes it; returns the loss."""
-        learner = learner or self.learners[-1]
-        for network in self.shop.frozen.values():
+        train_state = train_state or self.train_states[-1]
+        for network in self.factory.frozen.values():
             network.eval()
-        learner.network.train()
-        batch = self.batch(step=number, learner=learner)
-        learner.update(batch, first=True)
-        loss = sum(self.terms(batch, learner).values())
-        learner.optimizer.zero_grad()
+        train_state.network.train()
+        batch = self.batch(step=number, train_state=train_state)
+        train_state.update(batch, first=True)
+        loss = sum(self.terms(batch, train_state).values())
+        train_state.optimizer.zero_grad()
         loss.backward()
-        learner.optimizer.step()
-        learner.update(batch, first=False)
+        train_state.optimizer.step()
+        train_state.update(batch, first=False)
         return loss.item()
 
 

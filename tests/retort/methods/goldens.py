@@ -50,7 +50,7 @@ class Case:
 
     @property
     def source(self):
-        """Where the value comes from, in a line."""
+        """Source of the value, in a line."""
         source = self.json["source"]
         return source if isinstance(source, str) else f"{source['repo']}@{source['commit'][:7]} {source['path']}"
 
@@ -123,7 +123,7 @@ def batch_of(given, labels=None, *, epoch=0, indices=None, outputs=None):
 
 
 def outputs_of(given, role):
-    """What a network says, of the tensors `<role>.logits`, `<role>.embedding`, `<role>.maps.<i>`."""
+    """A network's outputs from the tensors `<role>.logits`, `<role>.embedding`, `<role>.maps.<i>`."""
     maps = []
     while f"{role}.maps.{len(maps)}" in given:
         maps.append(given[f"{role}.maps.{len(maps)}"])
@@ -149,7 +149,7 @@ def fill(module, given, prefix):
 
 
 def record():
-    """What the catalogue says of each method: its cases and how far ours is from them, rounded up."""
+    """The catalogue's entry of each method: its cases and the largest difference from them, rounded up."""
     found = {}
     for case in cases().values():
         if not case.left_out:

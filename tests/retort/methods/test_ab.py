@@ -62,15 +62,17 @@ def test_a_stage_weighs_twice_the_one_before():
 
 def test_it_does_its_work_before_the_loop(pair):
     made = pair(AB(epochs=7))
-    (learner,) = made.learners
-    assert learner.phase.epochs == 7
-    assert made.method.taps(made.pupil.setup) == frozenset()
-    assert made.terms(made.batch(learner=learner)) == {}
-    assert made.terms(made.batch(learner=learner), learner).keys() == {"stage_1", "stage_2", "stage_3"}
+    (train_state,) = made.train_states
+    assert train_state.phase.epochs == 7
+    assert made.method.taps(made.student_state.setup) == frozenset()
+    assert made.terms(made.batch(train_state=train_state)) == {}
+    assert made.terms(made.batch(train_state=train_state), train_state).keys() == {"stage_1", "stage_2", "stage_3"}
 
 
 def test_equal_stages_have_no_connector(pair):
-    kinds = {name: {type(c) for c in pair(AB(), teacher=name).part.modules} for name in ("resnet20", "resnet8x4")}
+    kinds = {
+        name: {type(c) for c in pair(AB(), teacher=name).method_state.modules} for name in ("resnet20", "resnet8x4")
+    }
     assert kinds == {"resnet20": {nn.Identity}, "resnet8x4": {MapRegressor}}
 
 

@@ -24,7 +24,7 @@ def test_it_is_zero_for_equal_networks():
 
 def test_the_layer_starts_as_the_identity_and_is_trained(pair):
     made = pair(AEKT())
-    layer = made.part.modules
+    layer = made.method_state.modules
     z = torch.randn(4, 10)
     assert torch.equal(layer(z), z)
     made.step(0)

@@ -68,6 +68,6 @@ def test_one_image_has_no_neighbours():
 @pytest.mark.parametrize("form", ["consecutive", "gaussian"])
 def test_the_modules_map_to_the_width_and_length_that_the_form_wants(pair, form):
     made = pair(CC(form=form, features=7))
-    student, teacher = made.part.modules(torch.ones(3, 64), torch.ones(3, 256))
+    student, teacher = made.method_state.modules(torch.ones(3, 64), torch.ones(3, 256))
     assert student.shape == teacher.shape == (3, 7)
     assert torch.allclose(student.norm(dim=1), torch.ones(3)) == (form == "gaussian")

@@ -100,30 +100,30 @@ def test_the_mixups_share_is_drawn_anew_each_step(pair):
     assert made.method._share(made.batch(step=3)).item() == shares[3]
 
 
-def test_the_teacher_is_asked_once_about_a_subset(pair):
+def test_the_teacher_runs_once_on_a_subset(pair):
     made = pair(ComparativeKD(subset_size=15))
-    answers = made.part.modules
+    answers = made.method_state.modules
     positions = answers.positions_S
     assert len(positions.unique()) == 15
     assert torch.equal(positions, positions.sort().values)
     assert torch.equal(made.method.choose(0, answers).positions, positions)
-    assert made.method.images_in_epoch(7, made.pupil.setup) == 15
+    assert made.method.images_in_epoch(7, made.student_state.setup) == 15
     with torch.no_grad():
         wanted = made.teacher(made.images[positions])
     torch.testing.assert_close(answers(positions), wanted)
     torch.testing.assert_close(answers(positions[[3, 0]]), wanted[[3, 0]])
-    assert made.learner.taps == {Tap(STUDENT)}
+    assert made.train_state.taps == {Tap(STUDENT)}
 
 
 def test_without_a_subset_every_image_is_seen(pair):
     made = pair(ComparativeKD())
-    assert torch.equal(made.part.modules.positions_S, torch.arange(40))
-    assert made.method.choose(0, made.part.modules) is None
-    assert made.method.images_in_epoch(0, made.pupil.setup) == 40
+    assert torch.equal(made.method_state.modules.positions_S, torch.arange(40))
+    assert made.method.choose(0, made.method_state.modules) is None
+    assert made.method.images_in_epoch(0, made.student_state.setup) == 40
 
 
-def test_a_subset_larger_than_the_training_part(pair):
-    setup = pair(ComparativeKD()).pupil.setup
-    with pytest.raises(MethodError, match="a subset of 41 images is wanted; the training part has 40"):
+def test_a_subset_larger_than_the_training_split(pair):
+    setup = pair(ComparativeKD()).student_state.setup
+    with pytest.raises(MethodError, match="a subset of 41 images is wanted; the training split has 40"):
         ComparativeKD(subset_size=41).check(setup)
     ComparativeKD(subset_size=40).check(setup)

@@ -87,7 +87,7 @@ def test_contrast_falls_when_the_right_one_scores_more_and_the_others_less():
 
 def test_scores_are_the_candidates_own(pair):
     made = pair(CRD(negatives=6, features=5))
-    state, batch = made.part.modules, made.batch()
+    state, batch = made.method_state.modules, made.batch()
     state.normalisers_2.copy_(torch.tensor([2.0, 4.0]))
     student, teacher = state(batch.student().embedding, batch.teacher().embedding)
     candidates = torch.cat([batch.indices[:, None], state.draw_negatives(batch.targets, batch.key)], 1)
@@ -97,9 +97,9 @@ def test_scores_are_the_candidates_own(pair):
         torch.testing.assert_close(found, ((bank[candidates] * u[:, None]).sum(2) / 0.07).exp() / z)
 
 
-def test_the_first_batch_says_z_and_no_later_one(pair):
+def test_the_first_batch_sets_z_and_no_later_one(pair):
     made = pair(CRD(negatives=6))
-    state, batch = made.part.modules, made.batch()
+    state, batch = made.method_state.modules, made.batch()
     for p in state.probabilities(batch):
         assert p.mean().item() == pytest.approx(1 / 40, rel=1e-5)
     made.method.update(batch, state)
@@ -112,7 +112,7 @@ def test_the_first_batch_says_z_and_no_later_one(pair):
 
 def test_only_the_batchs_rows_of_the_memory_move_and_they_have_length_one(pair):
     made = pair(CRD(negatives=6))
-    state, batch = made.part.modules, made.batch()
+    state, batch = made.method_state.modules, made.batch()
     before = state.student_MD.clone()
     made.method.update(batch, state)
     moved = (state.student_MD != before).any(1)
@@ -121,11 +121,11 @@ def test_only_the_batchs_rows_of_the_memory_move_and_they_have_length_one(pair):
 
 
 def test_images_of_one_class_have_no_negatives(pair):
-    setup = pair(CRD()).pupil.setup
+    setup = pair(CRD()).student_state.setup
     with pytest.raises(MethodError, match="all training images are of one class"):
         CRD().modules(replace(setup, targets=torch.zeros(40, dtype=torch.int64)))
 
 
 def test_there_are_no_more_negatives_than_training_images(pair):
-    assert pair(CRD(negatives=39)).part.modules.negatives == 39
-    assert pair(CRD(negatives=41)).part.modules.negatives == 40
+    assert pair(CRD(negatives=39)).method_state.modules.negatives == 39
+    assert pair(CRD(negatives=41)).method_state.modules.negatives == 40

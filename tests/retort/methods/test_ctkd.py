@@ -78,7 +78,7 @@ def test_theta_climbs_the_loss_once_reversed():
 
 def test_it_starts_at_the_published_temperature(pair):
     made = pair(CTKD())
-    theta = made.part.modules["theta"]
+    theta = made.method_state.modules["theta"]
     assert made.method._temperature(theta, made.batch()).item() == pytest.approx(15.6212, abs=1e-4)
 
 

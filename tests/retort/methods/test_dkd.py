@@ -51,7 +51,7 @@ def test_the_parts_add_up_to_kd_when_each_image_weighs_its_own_share():
     assert added == pytest.approx(whole)
 
 
-def test_the_label_does_not_enter_what_the_rest_says_among_itself():
+def test_the_label_does_not_enter_the_divergence_among_the_rest():
     student, teacher = logits(0), logits(1)
     moved = student.scatter_add(1, LABELS[:, None], torch.full((6, 1), 3.0, dtype=torch.float64))
     target, rest = decoupled_divergences(student, teacher, LABELS, 4.0)

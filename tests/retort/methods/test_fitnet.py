@@ -39,8 +39,8 @@ def test_it_is_zero_where_the_regressor_gives_the_teachers_map(pair):
     made = pair(FitNet(stage=1))
     batch = made.batch()
     ((_, student), (key, teacher)) = sorted(batch.outputs.items(), key=lambda item: "Teacher" in repr(item[0]))
-    made.part.modules.eval()
-    target = made.part.modules(student.maps[-1]).detach()
+    made.method_state.modules.eval()
+    target = made.method_state.modules(student.maps[-1]).detach()
     outputs = {**batch.outputs, key: replace(teacher, maps=(*teacher.maps[:-1], target))}
     assert made.terms(replace(batch, outputs=outputs))["hint"].item() == 0
     outputs = {**batch.outputs, key: replace(teacher, maps=(*teacher.maps[:-1], target + 2))}
@@ -49,7 +49,7 @@ def test_it_is_zero_where_the_regressor_gives_the_teachers_map(pair):
 
 @pytest.mark.parametrize(("stage", "shape"), [(1, (64, 256)), (2, (32, 128)), (4, (16, 32))])
 def test_stages_are_counted_from_the_last(pair, stage, shape):
-    conv = pair(FitNet(stage=stage)).part.modules[0].conv
+    conv = pair(FitNet(stage=stage)).method_state.modules[0].conv
     assert (conv.in_channels, conv.out_channels) == shape
 
 

@@ -56,11 +56,11 @@ def test_the_forms_differ_by_the_entries_of_the_matrix_where_nothing_is_pooled()
 
 def test_it_does_its_work_before_the_loop(pair):
     made = pair(FSP(epochs=7), teacher="resnet20")
-    (learner,) = made.learners
-    assert learner.phase.epochs == 7
-    assert made.method.taps(made.pupil.setup) == frozenset()
-    assert made.terms(made.batch(learner=learner)) == {}
-    assert made.terms(made.batch(learner=learner), learner).keys() == {"stage_1", "stage_2", "stage_3"}
+    (train_state,) = made.train_states
+    assert train_state.phase.epochs == 7
+    assert made.method.taps(made.student_state.setup) == frozenset()
+    assert made.terms(made.batch(train_state=train_state)) == {}
+    assert made.terms(made.batch(train_state=train_state), train_state).keys() == {"stage_1", "stage_2", "stage_3"}
 
 
 def test_what_it_refuses():

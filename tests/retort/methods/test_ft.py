@@ -72,17 +72,17 @@ def test_the_larger_factor_is_averaged():
 
 def test_the_paraphraser_learns_before_the_loop_and_is_frozen_in_it(pair):
     made = pair(FT(epochs=7, paraphraser_learning_rate=0.05))
-    phase, main = made.learners
+    phase, main = made.train_states
     assert (phase.phase.epochs, phase.phase.trains, phase.phase.learning_rate) == (7, None, 0.05)
     student = {
-        name: value.clone() for name, value in made.learner.network.state_dict().items() if "running" not in name
+        name: value.clone() for name, value in made.train_state.network.state_dict().items() if "running" not in name
     }
     losses = [made.step(0, phase) for _ in range(5)]
     assert losses[-1] < losses[0]
     for name, value in student.items():
         if "num_batches" not in name:
-            assert torch.equal(made.learner.network.state_dict()[name], value), name
-    modules = made.part.modules
+            assert torch.equal(made.train_state.network.state_dict()[name], value), name
+    modules = made.method_state.modules
     before = {name: parameter.clone() for name, parameter in modules.named_parameters()}
     made.step(1, main)
     moved = {name.partition(".")[0] for name, p in modules.named_parameters() if not torch.equal(p, before[name])}
@@ -90,13 +90,13 @@ def test_the_paraphraser_learns_before_the_loop_and_is_frozen_in_it(pair):
 
 
 def test_the_factors_channels_are_a_share_of_the_teachers(pair):
-    modules = pair(FT(factor_rate=0.26)).part.modules
+    modules = pair(FT(factor_rate=0.26)).method_state.modules
     assert modules["encoder"].conv3.out_channels == modules["translator"].conv3.out_channels == int(0.26 * 256)
     assert modules["decoder"].conv3.out_channels == 256
 
 
 def test_the_attention_of_one_position_is_refused(pair):
-    setup = pair(FT()).pupil.setup
+    setup = pair(FT()).student_state.setup
     small = replace(setup, teacher=CARDS["torchvision.resnet18"])
     with pytest.raises(MethodError, match="one position alone, whose attention is always 1; form: paper serves"):
         FT().modules(small)

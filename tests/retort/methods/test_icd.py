@@ -56,7 +56,7 @@ def test_the_learned_scale_is_bounded():
 
 
 def test_what_is_learned(pair):
-    learned, fixed = (pair(ICD(scale=scale)).part.modules for scale in ("learned", "fixed"))
+    learned, fixed = (pair(ICD(scale=scale)).method_state.modules for scale in ("learned", "fixed"))
     trained = {name for name, parameter in learned.named_parameters() if parameter.requires_grad}
     maps = {f"embed_{role}.{kind}" for role in ("student", "teacher") for kind in ("weight", "bias")}
     assert trained == maps | {"log_scale"}

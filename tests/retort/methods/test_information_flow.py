@@ -95,16 +95,16 @@ def test_the_weight_of_the_layers_before_the_embedding_decays(pair):
 def test_the_auxiliary_network_is_the_students_own_or_the_one_that_is_named(pair):
     made = pair(InformationFlow(auxiliary="resnet20", auxiliary_epochs=3))
     spec = AuxiliaryTeacher("resnet20", 3, 1.0, "combined")
-    assert made.shop.frozen.keys() == {TEACHER, spec}
-    (phase,) = made.method.phases(made.pupil.setup)
+    assert made.factory.frozen.keys() == {TEACHER, spec}
+    (phase,) = made.method.phases(made.student_state.setup)
     assert (phase.epochs, phase.trains) == (3, spec)
     assert phase.taps == {Tap(spec, "embedding"), Tap(TEACHER, "embedding")}
-    assert pair(InformationFlow()).shop.frozen.keys() == {TEACHER, AUXILIARY}
+    assert pair(InformationFlow()).factory.frozen.keys() == {TEACHER, AUXILIARY}
 
 
 def test_the_phase_leads_the_auxiliary_network_to_the_teacher(pair):
     made = pair(InformationFlow(weight=1000))
-    phase = made.learners[0]
+    phase = made.train_states[0]
     losses = [made.step(0, phase) for _ in range(20)]
     assert losses[-1] < losses[0] / 2
 
@@ -112,13 +112,13 @@ def test_the_phase_leads_the_auxiliary_network_to_the_teacher(pair):
 @pytest.mark.parametrize(
     ("auxiliary", "sentence"),
     [
-        ("resnet1000", "the auxiliary network resnet1000 is no known architecture"),
+        ("resnet1000", "the auxiliary network resnet1000 is not a known architecture"),
         ("torchvision.resnet18", "torchvision.resnet18 has 5 stages, the student resnet8 4"),
         ("torchvision.convnext_tiny", "reads images of 32 pixels a side at least; the data set's have 8"),
     ],
 )
 def test_auxiliary_networks_that_do_not_fit(pair, auxiliary, sentence):
-    setup = pair(InformationFlow()).pupil.setup
+    setup = pair(InformationFlow()).student_state.setup
     with pytest.raises(MethodError, match=sentence):
         InformationFlow(auxiliary=auxiliary).check(setup)
     InformationFlow(auxiliary="wrn_16_2").check(setup)

@@ -77,7 +77,7 @@ def test_features_are_pooled_before_the_activation():
 
 @pytest.mark.parametrize("role", ["student", "teacher"])
 def test_a_network_without_preactivations_is_refused_unless_its_embedding_is_read(pair, role):
-    setup = pair(ITRD()).pupil.setup
+    setup = pair(ITRD()).student_state.setup
     setup = type(setup)(**{**vars(setup), role: CARDS["torchvision.vit_b_16"]})
     with pytest.raises(MethodError, match=f"the {role} torchvision.vit_b_16 cannot be read before"):
         ITRD().check(setup)
@@ -85,10 +85,10 @@ def test_a_network_without_preactivations_is_refused_unless_its_embedding_is_rea
 
 
 def test_the_map_leads_to_the_teachers_width(pair):
-    assert pair(ITRD()).part.modules.weight.shape == (256, 64)
-    assert pair(ITRD(before_activation=False)).part.modules.weight.shape == (256, 64)
-    alexnet = type(pair(ITRD()).pupil.setup)(
-        **{**vars(pair(ITRD()).pupil.setup), "teacher": CARDS["torchvision.alexnet"]}
+    assert pair(ITRD()).method_state.modules.weight.shape == (256, 64)
+    assert pair(ITRD(before_activation=False)).method_state.modules.weight.shape == (256, 64)
+    alexnet = type(pair(ITRD()).student_state.setup)(
+        **{**vars(pair(ITRD()).student_state.setup), "teacher": CARDS["torchvision.alexnet"]}
     )
     assert ITRD().modules(alexnet).weight.shape == (256, 64)
     assert ITRD(before_activation=False).modules(alexnet).weight.shape == (4096, 64)

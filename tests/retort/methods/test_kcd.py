@@ -80,7 +80,7 @@ def test_of_equally_uncertain_images_those_seen_more_often_come_first():
 
 
 def test_images_dwindle_by_equal_parts_to_the_final_share(pair):
-    setup = replace(pair(KCD()).pupil.setup, epochs=20)
+    setup = replace(pair(KCD()).student_state.setup, epochs=20)
     method = KCD(every_epochs=3, final_share=0.7, parts=4)
     counts = [method.images_in_epoch(epoch, setup) for epoch in range(20)]
     assert counts == [40] * 3 + [37] * 3 + [34] * 3 + [31] * 3 + [28] * 8
@@ -88,7 +88,7 @@ def test_images_dwindle_by_equal_parts_to_the_final_share(pair):
 
 def test_the_choice_is_as_long_as_was_said_and_holds_no_image_twice(pair):
     made = pair(KCD(every_epochs=1, parts=3))
-    history, method = made.part.modules, made.method
+    history, method = made.method_state.modules, made.method
     for epoch in range(6):
         made.step(epoch)
         method.begin_epoch(epoch, history)
@@ -97,7 +97,7 @@ def test_the_choice_is_as_long_as_was_said_and_holds_no_image_twice(pair):
             assert choice is None
             continue
         assert len(choice.positions) == len(choice.positions.unique())
-        assert len(choice.positions) == method.images_in_epoch(epoch, made.pupil.setup)
+        assert len(choice.positions) == method.images_in_epoch(epoch, made.student_state.setup)
 
 
 def test_the_images_are_ranked_only_when_it_is_time(pair):
@@ -133,15 +133,15 @@ def test_certain_and_uncertain_predictions(pair):
     logits = torch.zeros(8, 10)
     logits[0, 3] = 1000
     outputs = {key: replace(value, logits=logits) for key, value in batch.outputs.items()}
-    made.method.update(replace(batch, outputs=outputs), made.part.modules)
-    found = made.part.modules.sums_M[batch.indices]
+    made.method.update(replace(batch, outputs=outputs), made.method_state.modules)
+    found = made.method_state.modules.sums_M[batch.indices]
     assert found[0] == 0
     torch.testing.assert_close(found[1:], torch.full((7,), 10.0).log())
-    assert made.part.modules.counts_M.sum() == 7
+    assert made.method_state.modules.counts_M.sum() == 7
 
 
 def test_too_few_images_in_the_end(pair):
-    setup = replace(pair(KCD()).pupil.setup, epochs=10)
+    setup = replace(pair(KCD()).student_state.setup, epochs=10)
     with pytest.raises(MethodError, match="of 40 training images 1 would be kept in the end; at least 2 are needed"):
         KCD(every_epochs=1, final_share=0.03).check(setup)
     KCD(every_epochs=1, final_share=0.05).check(setup)

@@ -65,7 +65,7 @@ def test_the_labels_of_mlld_meet_the_logits_as_they_are():
 
 
 @pytest.mark.parametrize("base", [KD(), DKD(), MLLD()])
-def test_every_base_is_run_compiled_and_told_by_its_name(pair, base):
+def test_every_base_is_run_compiled_and_known_by_its_name(pair, base):
     made = pair(LSKD(base=base))
     assert made.terms(made.batch()).keys() == pair(base).terms(made.batch()).keys()
     batch = made.batch(change=lambda tensor: tensor.detach().requires_grad_())

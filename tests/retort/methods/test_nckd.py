@@ -88,7 +88,7 @@ def test_prototypes_come_from_the_teachers_class_means(pair):
     with torch.no_grad():
         features = made.teacher.read(made.images, ["embedding"]).embedding
     means = torch.stack([features[made.targets == c].mean(0) for c in range(10)])
-    prototypes = made.learner.network.classifier
+    prototypes = made.train_state.network.classifier
     assert isinstance(prototypes, Prototypes)
     torch.testing.assert_close(prototypes.origin_D.data, means.mean(0))
     torch.testing.assert_close(prototypes.directions_KD.data, F.normalize(means - means.mean(0), dim=1))
@@ -96,9 +96,9 @@ def test_prototypes_come_from_the_teachers_class_means(pair):
 
 def test_with_nc3_the_logits_are_scaled_cosines_of_the_embedding(pair):
     made = pair(NCKD(nc3_scale=5))
-    outputs = made.learner.network.read(made.images, ["embedding"])
+    outputs = made.train_state.network.read(made.images, ["embedding"])
     assert outputs.embedding.shape == (40, CARDS["resnet8x4"].embedding)
-    prototypes = made.learner.network.classifier
+    prototypes = made.train_state.network.classifier
     wanted = 5 * F.cosine_similarity(
         (outputs.embedding - prototypes.origin_D)[:, None], prototypes.directions_KD[None], 2
     )
@@ -112,17 +112,19 @@ def test_with_nc3_the_logits_are_scaled_cosines_of_the_embedding(pair):
 @pytest.mark.parametrize("nc3", [True, False])
 def test_a_projection_stands_where_it_is_needed(pair, teacher, projection, projects, nc3):
     made = pair(NCKD(projection=projection, nc3=nc3), teacher=teacher)
-    head = made.learner.network.body.fc.projection if nc3 else made.part.modules.projection
+    head = made.train_state.network.body.fc.projection if nc3 else made.method_state.modules.projection
     assert isinstance(head, torch.nn.Linear) == projects
-    assert made.part.modules.projection.__class__ is (torch.nn.Linear if projects and not nc3 else torch.nn.Identity)
+    assert made.method_state.modules.projection.__class__ is (
+        torch.nn.Linear if projects and not nc3 else torch.nn.Identity
+    )
 
 
 @pytest.mark.parametrize("teacher", ["resnet8x4", "resnet20"])
 def test_the_wrapped_card_counts_what_is_stored(pair, teacher):
     made = pair(NCKD(), teacher=teacher)
-    assert made.pupil.setup.student.parameters(10) == made.learner.network.parameter_count()
-    assert made.pupil.wrapper[0] == "nckd"
-    assert isinstance(made.pupil.wrapper[1], PrototypeClassifier)
+    assert made.student_state.setup.student.parameters(10) == made.train_state.network.parameter_count()
+    assert made.student_state.wrapper[0] == "nckd"
+    assert isinstance(made.student_state.wrapper[1], PrototypeClassifier)
 
 
 def test_the_terms_that_weigh_nothing_are_left_out(pair):
@@ -141,6 +143,6 @@ def test_a_class_without_images(pair):
 
 
 def test_a_recipe_without_a_teacher_is_refused_in_a_sentence(pair):
-    setup = pair(NCKD()).pupil.setup
+    setup = pair(NCKD()).student_state.setup
     with pytest.raises(MethodError, match="a teacher is needed"):
         NCKD().wrapper(type(setup)(**{**vars(setup), "teacher": None}))

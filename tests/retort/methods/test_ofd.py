@@ -76,7 +76,7 @@ def test_it_comes_from_the_norms_of_the_teachers_deepest_stages(pair):
     for i, stage in enumerate((1, 2, 3)):
         norm = made.teacher.norm(stage)
         wanted = normal_margin(norm.weight.detach(), norm.bias.detach())
-        assert torch.equal(made.part.modules[i].margin_C11.flatten(), wanted)
+        assert torch.equal(made.method_state.modules[i].margin_C11.flatten(), wanted)
 
 
 def test_it_is_measured_over_all_training_images(pair):
@@ -84,7 +84,7 @@ def test_it_is_measured_over_all_training_images(pair):
     with torch.no_grad():
         maps = made.teacher.read(made.images, ["preactivations"]).preactivations
     assert len(made.images) == IMAGES
-    for connector, map_NCHW in zip(made.part.modules, maps[1:], strict=True):
+    for connector, map_NCHW in zip(made.method_state.modules, maps[1:], strict=True):
         channels = map_NCHW.transpose(0, 1).flatten(1)
         wanted = torch.stack([c[c < 0].mean() if (c < 0).any() else c.new_zeros(()) for c in channels])
         torch.testing.assert_close(connector.margin_C11.flatten(), wanted)

@@ -112,7 +112,7 @@ def test_ranks_do_not_depend_on_shift_and_scale():
     torch.testing.assert_close(soft_ranks(3 * logits(0) + 5, 0.1), wanted)
 
 
-def test_pruning_zeroes_the_share_that_it_says_layer_by_layer(pair):
+def test_pruning_zeroes_its_share_layer_by_layer(pair):
     network = pair.build("resnet8")
     whole = {name: p.clone() for name, p in network.named_parameters()}
     prune_smallest(network, 0.25)
@@ -141,14 +141,14 @@ def test_the_policy_of_autoaugment_depends_on_the_images_size(pixels, policy):
 
 
 def test_without_mixing_no_pruned_teacher_is_run(pair):
-    assert pair(R2KD(teacher_share=1)).shop.frozen.keys() == {TEACHER}
+    assert pair(R2KD(teacher_share=1)).factory.frozen.keys() == {TEACHER}
 
 
 def test_the_pruned_teacher_in_train_mode_uses_the_batch(pair):
     outputs = {}
     for mode in ("eval", "train"):
         made = pair(R2KD(pruned_teacher_mode=mode, augmentation="none"))
-        network = made.shop.frozen[PrunedTeacher(rate=0.1, mode=mode)]
+        network = made.factory.frozen[PrunedTeacher(rate=0.1, mode=mode)]
         outputs[mode] = [network.read(made.images[:n]).logits[0] for n in (4, 8)]
     torch.testing.assert_close(*outputs["eval"])
     assert not torch.allclose(*outputs["train"])

@@ -40,7 +40,7 @@ def test_the_assistant_does_not_move_the_student():
 @pytest.mark.parametrize("assistant", [None, "resnet14", "wrn_16_1"])
 def test_the_card_counts_both(pair, assistant):
     made = pair(ResidualKD(assistant=assistant))
-    network, card = made.learner.network, made.pupil.setup.student
+    network, card = made.train_state.network, made.student_state.setup.student
     assert card.parameters(FACTS.classes) == network.parameter_count()
     assert card.multiply_adds > CARDS["resnet8"].multiply_adds
     out = network.eval().read(made.images[:4], ["embedding", "maps"])

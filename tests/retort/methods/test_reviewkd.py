@@ -85,15 +85,15 @@ def test_the_weight_grows_over_the_warm_up(pair):
 @pytest.mark.parametrize("before", [True, False])
 def test_the_teachers_maps_are_those_before_activation_if_wanted(pair, before):
     made = pair(ReviewKD(before_activation=before))
-    assert (Tap(TEACHER, "preactivations") in made.learner.taps) == before
-    assert (Tap(TEACHER, "maps") in made.learner.taps) != before
+    assert (Tap(TEACHER, "preactivations") in made.train_state.taps) == before
+    assert (Tap(TEACHER, "maps") in made.train_state.taps) != before
     assert made.terms(made.batch())["review"] > 0
 
 
 def test_a_deep_stage_reaches_the_shallow_levels(pair):
     made = pair(ReviewKD())
     student, teacher = made.method._levels(made.batch())
-    fused = fuse(made.part.modules, student, teacher)
+    fused = fuse(made.method_state.modules, student, teacher)
     (gradient,) = torch.autograd.grad(fused[0].square().sum(), student[-1])
     assert gradient.abs().sum() > 0
 

@@ -59,7 +59,7 @@ def test_the_queue_goes_round_for_any_batch_size():
 
 def test_the_batch_stands_in_the_queue_before_it_is_pushed(pair):
     made = pair(RRD(queue_size=20))
-    state, batch = made.part.modules, made.batch()
+    state, batch = made.method_state.modules, made.batch()
     read = batch.student().embedding, batch.teacher().embedding
     before = state.similarities(*read)
     assert torch.allclose(before[1].diagonal(), torch.ones(8))
@@ -76,7 +76,7 @@ def test_at_a_high_temperature_all_of_the_queue_looks_alike(pair):
 @pytest.mark.parametrize(("memory", "kind"), [("fifo", EmbeddingQueue), ("momentum", MemoryBanks)])
 def test_the_teachers_map_is_frozen(pair, memory, kind):
     made = pair(RRD(memory=memory))
-    state = made.part.modules
+    state = made.method_state.modules
     assert isinstance(state, kind)
     weight = state.embed_teacher.weight.clone()
     before = state.embed_student.weight.clone()
@@ -90,7 +90,7 @@ def test_the_initial_queue_has_rows_of_length_one():
 
 
 def test_a_queue_shorter_than_a_batch(pair):
-    setup = pair(RRD()).pupil.setup
+    setup = pair(RRD()).student_state.setup
     with pytest.raises(MethodError, match="the queue holds 7 embeddings, less than a batch of 8"):
         RRD(queue_size=7).check(setup)
     RRD(queue_size=8).check(setup)
@@ -98,6 +98,6 @@ def test_a_queue_shorter_than_a_batch(pair):
 
 
 def test_images_of_one_class_have_no_negatives(pair):
-    setup = replace(pair(RRD()).pupil.setup, targets=torch.zeros(40, dtype=torch.int64))
+    setup = replace(pair(RRD()).student_state.setup, targets=torch.zeros(40, dtype=torch.int64))
     with pytest.raises(MethodError, match="all training images are of one class"):
         RRD(memory="momentum").modules(setup)

@@ -74,7 +74,7 @@ def test_the_classifier_is_the_teachers_and_never_trained(pair):
     made = pair(SimKD())
     for number in range(2):
         made.step(number)
-    for name, parameter in made.learner.network.classifier.named_parameters():
+    for name, parameter in made.train_state.network.classifier.named_parameters():
         assert not parameter.requires_grad
         assert torch.equal(parameter, made.teacher.classifier.get_parameter(name))
 
@@ -89,14 +89,14 @@ def test_a_student_that_projects_to_the_teachers_map_gives_the_teachers_logits(p
 
 def test_it_can_be_built_again_from_the_fields_alone(pair):
     made = pair(SimKD())
-    name, wrapper = made.pupil.wrapper
+    name, wrapper = made.student_state.wrapper
     assert name == "simkd"
     network = pair.build("resnet8")
     type(wrapper).model_validate_json(wrapper.model_dump_json()).build(network, None)
-    network.load_state_dict(made.learner.network.state_dict())
+    network.load_state_dict(made.train_state.network.state_dict())
     images = made.images[:4]
     # Laid out in memory like the student, else its sums come in another order.
-    assert torch.equal(placed(network, images.device).eval()(images), made.learner.network.eval()(images))
+    assert torch.equal(placed(network, images.device).eval()(images), made.train_state.network.eval()(images))
 
 
 @pytest.mark.parametrize(

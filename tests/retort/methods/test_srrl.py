@@ -43,9 +43,9 @@ def classifier(given):
 def test_the_teachers_own_features_get_the_teachers_logits(pair, connector):
     """With a connector that changes nothing, a student like the teacher is right."""
     made = pair(SRRL(connector=connector), student="resnet20", teacher="resnet20")
-    made.learner.network.load_state_dict(made.teacher.state_dict())
-    made.learner.network.eval()
-    conv, norm = made.part.modules.connector
+    made.train_state.network.load_state_dict(made.teacher.state_dict())
+    made.train_state.network.eval()
+    conv, norm = made.method_state.modules.connector
     with torch.no_grad():
         conv.weight.copy_(torch.eye(64)[:, :, None, None])
     norm.eps = 0.0
@@ -56,14 +56,14 @@ def test_the_teachers_own_features_get_the_teachers_logits(pair, connector):
 
 def test_the_classifier_is_a_frozen_copy_of_the_teachers(pair):
     made = pair(SRRL())
-    assert {name for name, _ in made.part.modules.named_parameters()} == {
+    assert {name for name, _ in made.method_state.modules.named_parameters()} == {
         "connector.conv.weight",
         "connector.bn.weight",
         "connector.bn.bias",
     }
-    assert torch.equal(made.part.modules.weight_KD, made.teacher.classifier.weight)
+    assert torch.equal(made.method_state.modules.weight_KD, made.teacher.classifier.weight)
     made.step(0)
-    assert torch.equal(made.part.modules.weight_KD, made.teacher.classifier.weight)
+    assert torch.equal(made.method_state.modules.weight_KD, made.teacher.classifier.weight)
 
 
 def test_a_classifier_without_bias():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from retort.dataset import DataFacts, ImageClassFacts
+from retort.dataset import ImageClassFacts
 from retort.outputs import Outputs, Read
 from retort.task import Gatherer, Meter, Metric, Score
 from retort.tasks._images import ImageTask
@@ -53,17 +53,17 @@ class DigitValue(ImageTask):
 
     name: ClassVar[str] = "digit_value"
     title: ClassVar[str] = "one number an image"
-    facts_type: ClassVar[type[DataFacts]] = ImageClassFacts
+    facts_type: ClassVar[type[ImageClassFacts]] = ImageClassFacts
     reads: ClassVar[frozenset[Read]] = frozenset({"embedding", "maps", "preactivations"})
     class_targets: ClassVar[bool] = False
     headline: ClassVar[Metric] = Metric("squared_error", more_is_better=False, lowest=0)
     columns: ClassVar[tuple[str, ...]] = ("squared_error", "images")
     description_type: ClassVar[type[BaseModel]] = ValueDescription
 
-    def outputs(self, facts: DataFacts) -> int:
+    def outputs(self, facts: ImageClassFacts) -> int:
         return 1
 
-    def describe(self, facts: DataFacts) -> dict[str, Any]:
+    def describe(self, facts: ImageClassFacts) -> dict[str, Any]:
         return {"unit": "digit"}
 
     def described_outputs(self, description: BaseModel) -> int:

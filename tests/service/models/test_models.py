@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_refused_by_its_job(client: TestClient, work: Work)
         ),
         (
             save(tensors() | {"fc.bias": torch.full((10,), float("nan"))}),
-            "the weights are no finite numbers (NaN or infinite) in fc.bias",
+            "the weights are not finite numbers (NaN or infinite) in fc.bias",
         ),
     ],
 )  # fmt: skip
@@ -129,7 +129,7 @@ def test_an_onnx_file_is_taken_in_as_it_is(client: TestClient, work: Work) -> No
 def test_a_file_that_is_none_is_refused_at_once(client: TestClient) -> None:
     hostile = struct.pack("<Q", 2 * 10**9) + b"{}" * 40
     answer = client.post("/v1/models", json=asked(bring(client, hostile)))
-    assert "the header is said to have 2,000,000,000 bytes" in detail(answer, "/upload")
+    assert "the header has 2,000,000,000 bytes by its own account" in detail(answer, "/upload")
 
 
 @on_sqlite

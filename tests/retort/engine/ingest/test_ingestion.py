@@ -18,7 +18,7 @@ from PIL import Image
 from retort.dataset import DatasetError
 from retort.datasets import _pictures
 from retort.datasets.image_folder import ImageFolder
-from retort.datasets.stored import Stored
+from retort.datasets.stored import StoredDataset
 from retort.engine.interrupt import Impossible, Interrupt, NothingToKeep, Stopped
 from tests.retort.engine.ingest.packing import (
     Taken,
@@ -71,7 +71,7 @@ def load(taken: Taken, place: Path, **fields: int) -> object:
     file = place / "inputs/dataset_1" / taken.digest
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(taken.archive.read_bytes())
-    return Stored.model_validate({"dataset": "dataset_1", **fields}).load([place / "inputs"])
+    return StoredDataset.model_validate({"dataset": "dataset_1", **fields}).load([place / "inputs"])
 
 
 def test_the_same_images_give_the_same_bytes_however_they_come(tmp_path: Path) -> None:
