@@ -11,6 +11,8 @@ from retort.engine.interrupt import Interrupt
 from retort.engine.run import Run, RunPaths
 from retort.recipe import Recipe
 
+PRECISIONS = ("float32", "bfloat16")
+"""What `auto` may become: recipes here name one, since machines choose differently."""
 TRAINING = {
     "epochs": 2,
     "batch_size": 32,
