@@ -24,7 +24,7 @@ from tests.faults.installation import Installation, Worker, fresh_folder, remove
 from tests.faults.scenario import recipe
 from tests.faults.test_gone import diary, wait_for_end
 from tests.faults.watch import Line
-from tests.retort.engine.test_program import Engine
+from tests.retort.engine.forks import Engine
 from tests.servers import wait_until
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]

@@ -67,7 +67,7 @@ def check_whole(installation: Installation, job: Job, seed: int, steps: int) -> 
     assert check_diary(row.state, row.fence, lines) == []
 
 
-@pytest.mark.parametrize("seconds", [4, pytest.param(600, marks=pytest.mark.long)])
+@pytest.mark.parametrize("seconds", [4, pytest.param(600, marks=[pytest.mark.long, pytest.mark.longest])])
 def test_without_redis_jobs_are_accepted_and_run(folder: Path, seconds: float) -> None:
     with service(folder, workers=2, look_seconds=1) as (installation, client):
         assert installation.redis is not None

@@ -37,6 +37,7 @@ def test_every_job_ends_once_and_tells_the_truth(plan: Plan, folder: Path) -> No
 
 
 @pytest.mark.long
+@pytest.mark.longest
 @pytest.mark.server
 @pytest.mark.parametrize("plan", LONG, ids=name_of)
 def test_two_hundred_jobs_end_once_and_tell_the_truth(plan: Plan, folder: Path) -> None:

@@ -42,8 +42,8 @@ class Program:
     environment: dict[str, str]
     moments: tuple[Moment, ...] = ()
     """One after the other. What a resumed run repeats of the run before does not count."""
-    before: str = ""
-    """Statements to be executed first."""
+    statements: str = ""
+    """What is executed instead of the module."""
 
     def __call__(self) -> None:
         for file, descriptor in ((self.out, 1), (self.err, 2)):
@@ -55,8 +55,10 @@ class Program:
         sys.argv = [self.module, *self.arguments]
         if self.moments:
             _signal_at(self.moments)
-        exec(self.before, {})
-        run_module(self.module, run_name="__main__", alter_sys=True)
+        if self.statements:
+            exec(self.statements, {})
+        else:
+            run_module(self.module, run_name="__main__", alter_sys=True)
 
 
 def _signal_at(moments: tuple[Moment, ...]) -> None:
