@@ -92,7 +92,7 @@ def state_of(installation: Installation, job: Job) -> Row:
         return session.get_one(Row, job.id)
 
 
-@pytest.mark.parametrize("disturb", [kill_worker, kill_engine, stop_worker])
+@pytest.mark.parametrize("disturb", [kill_worker, stop_worker, pytest.param(kill_engine, marks=pytest.mark.long)])
 def test_another_worker_goes_on_to_the_same_bits(
     house: tuple[Installation, Retort], undisturbed: Engine, disturb: Callable[[Installation, Worker], None]
 ) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,10 +15,12 @@ from tests.faults.scenario import SLOWLY, Plan, explain, run
 
 SEED = int(os.environ.get("FAULTS_SEED", "1"))
 
+QUICKLY: dict[str, Any] = {"calm_seconds": (0.1, 0.6), "send_seconds": 0.1}
 SHORT = (
-    Plan(jobs=20, workers=4, seed=SEED, troubles=14),
-    Plan(jobs=10, workers=2, seed=SEED, pair="embedded", apart=False, steps=(10, 20), troubles=9),
+    Plan(jobs=20, workers=4, seed=SEED, troubles=15, **QUICKLY),
+    Plan(jobs=10, workers=2, seed=SEED, pair="embedded", apart=False, steps=(10, 20), troubles=10, **QUICKLY),
 )
+"""Each trouble once."""
 LONG = (
     Plan(jobs=200, workers=4, seed=SEED),
     Plan(jobs=200, workers=2, seed=SEED, pair="embedded", apart=False),
