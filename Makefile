@@ -3,9 +3,10 @@ PYTHON ?= python3
 UV_VERSION := 0.13.8
 BIN := .venv/bin
 READY := .venv/.ready
+PART := 1/1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test up check bench gpu lock
+.PHONY: help demo test long up check bench lock
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,8 +14,12 @@ help:  ## Say what can be made
 demo: $(READY)  ## Set everything up, distil a student on real data, load it and print a table
 	@$(BIN)/retort demo
 
-test: $(READY)  ## Set everything up and run all tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal
+test: $(READY)  ## Set everything up and run all tests but the long ones
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal --durations=25
+
+# With -v, so that the names of those that were chosen are there to read.
+long: $(READY)  ## Run the tests that take minutes to an hour; with PART=2/16 a share of those that take minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal --durations=25 -v -m long -p tests.parts --part $(PART)
 
 up: $(READY)  ## Start the service and one worker on this machine
 	@$(BIN)/retort up
@@ -32,11 +37,6 @@ bench: $(READY)  ## Run every benchmark
 	@set -e; for file in benchmarks/[a-z]*.py; do \
 		test -e "$$file" || { echo "There are no benchmarks in benchmarks/."; exit 1; }; \
 		echo "== $$file"; $(BIN)/python "$$file"; done
-
-gpu: $(READY)  ## Run what needs a GPU
-	@test -n "$$(find tests/gpu -name 'test_*.py' 2>/dev/null)" || { echo "There are no tests in tests/gpu/."; exit 1; }
-	@$(BIN)/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("torch finds no GPU on this machine.")'
-	$(BIN)/pytest tests/gpu
 
 lock: $(BIN)/uv  ## Choose the newest versions that fit and write them down with their hashes
 	env -u UV_FIND_LINKS -u UV_EXTRA_INDEX_URL $(BIN)/uv pip compile --quiet --no-config --upgrade \

@@ -75,11 +75,6 @@ class UserModel(Spec):
     """The card of an ONNX file; other models' are in the catalogue."""
 
     @property
-    def outputs(self) -> int | None:
-        """Number of outputs of its head; null where `classes` is."""
-        return self.classes
-
-    @property
     def file(self) -> str:
         """Name of its file on a worker."""
         return f"model.{self.form}"

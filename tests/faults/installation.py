@@ -127,6 +127,26 @@ class Installation:
             self._end_all()
 
     @contextmanager
+    def workers_with(self, count: int, **settings: object) -> Iterator[None]:
+        """So many workers with settings of their own; at the end they and all that they started are gone, their logs
+        too, and the servers run again."""
+        before = self.settings
+        self.settings = {**before, **settings}
+        try:
+            wait_until(lambda: httpx2.get(f"{self.url}/readyz").is_success, "the service is ready")
+            for number in range(count):
+                self.start_worker(number)
+            yield
+        finally:
+            self.settings = before
+            self._end_workers()
+            for server in (self.postgresql, self.redis):
+                if server is not None and server.process is None:
+                    server.start()
+            for log in self.logs.glob("worker-*.log"):
+                log.unlink()
+
+    @contextmanager
     def here(self) -> Iterator[None]:
         """This process has the installation's settings and clock."""
         kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("RETORT_")}
@@ -211,6 +231,16 @@ class Installation:
             if server is not None:
                 server.stop(signal.SIGQUIT)
         service.db.clock_offset_seconds = 0.0
+
+    def _end_workers(self) -> None:
+        for pid in self.processes():
+            if self.api is None or pid != self.api.pid:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        for worker in self.workers:
+            worker.process.wait()
+        self.gone += self.workers
+        self.workers = []
 
     # Processes
 

@@ -29,7 +29,7 @@ from tests.faults.installation import PAIRS, Installation, fresh_folder, remove
 from tests.faults.owners import Owner
 from tests.faults.troubles import Troubles
 from tests.faults.watch import Line, Watcher, check_diary
-from tests.retort.engine.test_program import Engine
+from tests.retort.engine.forks import Engine
 from tests.servers import wait_until
 from worker.workspace import sweep_folders
 

@@ -24,7 +24,7 @@ from tests.faults.installation import Installation, Worker, fresh_folder, remove
 from tests.faults.scenario import recipe
 from tests.faults.test_gone import diary, wait_for_end
 from tests.faults.watch import Line
-from tests.retort.engine.test_program import Engine
+from tests.retort.engine.forks import Engine
 from tests.servers import wait_until
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
@@ -92,7 +92,7 @@ def state_of(installation: Installation, job: Job) -> Row:
         return session.get_one(Row, job.id)
 
 
-@pytest.mark.parametrize("disturb", [kill_worker, kill_engine, stop_worker])
+@pytest.mark.parametrize("disturb", [kill_worker, stop_worker, pytest.param(kill_engine, marks=pytest.mark.long)])
 def test_another_worker_goes_on_to_the_same_bits(
     house: tuple[Installation, Retort], undisturbed: Engine, disturb: Callable[[Installation, Worker], None]
 ) -> None:

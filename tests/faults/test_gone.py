@@ -6,7 +6,8 @@ import contextlib
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from hashlib import sha256
+from typing import Protocol
 
 import httpx2
 import pytest
@@ -17,7 +18,7 @@ from service.db import reading
 from service.events.models import Event
 from service.jobs.models import Job as Row
 from tests.faults import stand_in
-from tests.faults.installation import HOUR, Installation
+from tests.faults.installation import HOUR, Installation, fresh_folder, remove
 from tests.faults.scenario import recipe
 from tests.faults.watch import LINE, Line, check_diary
 from tests.servers import wait_until
@@ -25,11 +26,32 @@ from tests.servers import wait_until
 pytestmark = pytest.mark.server
 
 
-@contextlib.contextmanager
-def service(folder: Path, workers: int = 1, **settings: object) -> Iterator[tuple[Installation, Retort]]:
-    installation = Installation(folder, pair="full", **settings)
-    with installation.running(workers):
-        yield installation, installation.client("default")
+class Service(Protocol):
+    """Workers with settings of their own in the house, and a client of a project of its own."""
+
+    def __call__(
+        self, workers: int = 1, **settings: object
+    ) -> contextlib.AbstractContextManager[tuple[Installation, Retort]]: ...
+
+
+@pytest.fixture(scope="module")
+def house() -> Iterator[Installation]:
+    """Servers and API, to which each test brings its workers."""
+    folder = fresh_folder("gone")
+    installation = Installation(folder, pair="full")
+    with installation.running(workers=0):
+        yield installation
+    remove(folder)
+
+
+@pytest.fixture
+def service(house: Installation, request: pytest.FixtureRequest) -> Service:
+    @contextlib.contextmanager
+    def with_workers(workers: int = 1, **settings: object) -> Iterator[tuple[Installation, Retort]]:
+        with house.workers_with(workers, **settings):
+            yield house, house.client(sha256(request.node.name.encode()).hexdigest()[:16])
+
+    return with_workers
 
 
 def steps_taken(installation: Installation, job_id: str) -> list[tuple[int, int]]:
@@ -67,30 +89,30 @@ def check_whole(installation: Installation, job: Job, seed: int, steps: int) -> 
     assert check_diary(row.state, row.fence, lines) == []
 
 
-@pytest.mark.parametrize("seconds", [4, pytest.param(600, marks=pytest.mark.long)])
-def test_without_redis_jobs_are_accepted_and_run(folder: Path, seconds: float) -> None:
-    with service(folder, workers=2, look_seconds=1) as (installation, client):
+@pytest.mark.parametrize("seconds", [4, pytest.param(600, marks=[pytest.mark.long, pytest.mark.longest])])
+def test_without_redis_jobs_are_accepted_and_run(service: Service, seconds: float) -> None:
+    with service(workers=2, look_seconds=1) as (installation, client):
         assert installation.redis is not None
         wait_for_end(client, client.jobs.create(recipe("stand_in", 1, 2)))
         installation.redis.stop()
         gone_until = time.monotonic() + seconds
-        wait_until(lambda: httpx2.get(f"{installation.url}/readyz").json()["status"] == "degraded", "it says so", 5)
+        wait_until(lambda: httpx2.get(f"{installation.url}/readyz").json()["status"] == "degraded", "it says so")
         sent = []
         while time.monotonic() < gone_until:
             begun = time.monotonic()
             sent.append(client.jobs.create(recipe("stand_in", len(sent), 4)))
-            assert time.monotonic() - begun < 5, "a missing broker held a request up"
+            assert time.monotonic() - begun < 20, "a missing broker held a request up"
             time.sleep(seconds / 8)
         wait_for_end(client, sent[0])  # found by looking
         installation.redis.start()
-        wait_until(lambda: httpx2.get(f"{installation.url}/readyz").json()["status"] == "ok", "it says so", 10)
+        wait_until(lambda: httpx2.get(f"{installation.url}/readyz").json()["status"] == "ok", "it says so", 60)
         for job in [*sent, client.jobs.create(recipe("stand_in", 7, 4))]:
             wait_for_end(client, job)
         assert not installation.said("the worker failed")
 
 
-def test_bells_are_heard_again_once_redis_is_back(folder: Path) -> None:
-    with service(folder, look_seconds=300, lease_seconds=30) as (installation, client):
+def test_bells_are_heard_again_once_redis_is_back(service: Service) -> None:
+    with service(look_seconds=300, lease_seconds=30) as (installation, client):
         assert installation.redis is not None
         wait_until(lambda: installation.said(" ready."), "the worker is ready")
         installation.redis.stop()
@@ -99,13 +121,13 @@ def test_bells_are_heard_again_once_redis_is_back(folder: Path) -> None:
         with installation.redis.client() as redis:
             wait_until(lambda: redis.client_list(_type="normal")[1:], "the worker is connected again", 60)
             wait_until(lambda: "brpop" in str(redis.client_list()).lower(), "it listens", 60)
-        wait_for_end(client, client.jobs.create(recipe("stand_in", 1, 2)), 30)
+        wait_for_end(client, client.jobs.create(recipe("stand_in", 1, 2)))
 
 
-def test_a_short_absence_of_the_database_costs_no_attempt(folder: Path) -> None:
-    with service(folder, lease_seconds=20) as (installation, client):
+def test_a_short_absence_of_the_database_costs_no_attempt(service: Service) -> None:
+    with service(lease_seconds=20) as (installation, client):
         assert installation.postgresql is not None
-        job = client.jobs.create(recipe("stand_in", 1, 200))
+        job = client.jobs.create(recipe("stand_in", 1, 120))
         wait_for_step(installation, job.id, 10)
         installation.postgresql.stop(signal.SIGQUIT)
         before = len(steps_taken(installation, job.id))
@@ -113,23 +135,20 @@ def test_a_short_absence_of_the_database_costs_no_attempt(folder: Path) -> None:
         assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
         assert int(answer.headers["Retry-After"]) > 0
         assert httpx2.get(f"{installation.url}/readyz", timeout=30).status_code == 503
-        time.sleep(2)
-        assert len(steps_taken(installation, job.id)) >= before + 10, "the engine stood still"
+        wait_until(lambda: len(steps_taken(installation, job.id)) >= before + 10, "the engine goes on")
         installation.postgresql.start()
         wait_for_end(client, job)
         assert {fence for fence, _ in steps_taken(installation, job.id)} == {1}
-        check_whole(installation, job, 1, 200)
+        check_whole(installation, job, 1, 120)
 
 
-def test_an_absence_longer_than_the_lease_ends_the_engine_and_loses_nothing(folder: Path) -> None:
-    with service(folder, lease_seconds=2) as (installation, client):
+def test_an_absence_longer_than_the_lease_ends_the_engine_and_loses_nothing(service: Service) -> None:
+    with service(lease_seconds=2) as (installation, client):
         assert installation.postgresql is not None
         job = client.jobs.create(recipe("stand_in", 2, 150))
         wait_for_step(installation, job.id, 20)
         installation.postgresql.stop(signal.SIGINT)
-        gone_at = time.monotonic()
-        wait_until(lambda: installation.said("could not be renewed in 2 s"), "the worker gives it up", 10)
-        assert time.monotonic() - gone_at < 6
+        wait_until(lambda: installation.said("could not be renewed in 2 s"), "the worker gives it up")
         time.sleep(0.5)
         done = len(steps_taken(installation, job.id))
         time.sleep(1)
@@ -144,8 +163,8 @@ def test_an_absence_longer_than_the_lease_ends_the_engine_and_loses_nothing(fold
         assert again < 2 * stand_in.STEPS_A_CHECKPOINT * (attempts - 1), "work was done again that a checkpoint held"
 
 
-def test_a_worker_that_slept_past_its_lease_writes_nothing_more(folder: Path) -> None:
-    with service(folder, workers=2, lease_seconds=4) as (installation, client):
+def test_a_worker_that_slept_past_its_lease_writes_nothing_more(service: Service) -> None:
+    with service(workers=2, lease_seconds=4) as (installation, client):
         wait_until(lambda: installation.said(" ready.") == 2, "both workers are ready")
         job = client.jobs.create(recipe("stand_in", 3, 150))
         wait_for_step(installation, job.id, 10)
@@ -163,17 +182,17 @@ def test_a_worker_that_slept_past_its_lease_writes_nothing_more(folder: Path) ->
         assert 1 not in {line.attempt for line in lines if line.number > taken_over}
 
 
-def test_a_job_that_was_taken_from_a_living_worker_is_written_by_the_new_one_alone(folder: Path) -> None:
+def test_a_job_that_was_taken_from_a_living_worker_is_written_by_the_new_one_alone(service: Service) -> None:
     """The database's clock jumps, so that the lease has ended there while its holder counts on it."""
-    with service(folder, workers=2, lease_seconds=15, look_seconds=5) as (installation, client):
+    with service(workers=2, lease_seconds=15, look_seconds=5) as (installation, client):
         wait_until(lambda: installation.said(" ready.") == 2, "both workers are ready")
-        job = client.jobs.create(recipe("stand_in", 5, 150))
+        job = client.jobs.create(recipe("stand_in", 5, 80))
         wait_for_step(installation, job.id, 10)
         installation.move_clock(HOUR)
         installation.deliver_again(3)
         wait_for_step(installation, job.id, 1, fence=2)
         wait_for_end(client, job)
-        check_whole(installation, job, 5, 150)
+        check_whole(installation, job, 5, 80)
         assert installation.said("abandoned: ") == 1
         lines = diary(installation, job.id)
         taken_over = next(line.number for line in lines if line.kind == "requeued")
@@ -181,15 +200,15 @@ def test_a_job_that_was_taken_from_a_living_worker_is_written_by_the_new_one_alo
 
 
 @pytest.mark.parametrize("end", ["die", "lose"])
-def test_a_job_whose_bell_never_rang_is_run(folder: Path, end: str) -> None:
+def test_a_job_whose_bell_never_rang_is_run(service: Service, end: str) -> None:
     """The API is killed between its commit and the bell, or the bell's message is lost."""
-    with service(folder) as (installation, client):
+    with service() as (installation, client):
         (installation.control / end).touch()
         with contextlib.suppress(httpx2.TransportError):
             post_job(installation, client, "once")
         if end == "die":
             assert installation.api is not None
-            installation.api.wait(10)
+            installation.api.wait(60)
             installation.start_api()
             installation.wait_for_api()
         again = post_job(installation, client, "once")

@@ -22,7 +22,7 @@ from tests.faults.test_gone import check_whole, steps_taken, wait_for_end
 from tests.servers import wait_until
 
 pytestmark = pytest.mark.server
-STEPS = 150
+STEPS = 100
 
 
 @pytest.mark.parametrize("pair", [PAIRS[0], *(pytest.param(pair, marks=pytest.mark.long) for pair in PAIRS[1:])])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,10 +15,12 @@ from tests.faults.scenario import SLOWLY, Plan, explain, run
 
 SEED = int(os.environ.get("FAULTS_SEED", "1"))
 
+QUICKLY: dict[str, Any] = {"calm_seconds": (0.1, 0.6), "send_seconds": 0.1}
 SHORT = (
-    Plan(jobs=20, workers=4, seed=SEED, troubles=14),
-    Plan(jobs=10, workers=2, seed=SEED, pair="embedded", apart=False, steps=(10, 20), troubles=9),
+    Plan(jobs=20, workers=4, seed=SEED, troubles=15, **QUICKLY),
+    Plan(jobs=10, workers=2, seed=SEED, pair="embedded", apart=False, steps=(10, 20), troubles=10, **QUICKLY),
 )
+"""Each trouble once."""
 LONG = (
     Plan(jobs=200, workers=4, seed=SEED),
     Plan(jobs=200, workers=2, seed=SEED, pair="embedded", apart=False),
@@ -37,6 +40,7 @@ def test_every_job_ends_once_and_tells_the_truth(plan: Plan, folder: Path) -> No
 
 
 @pytest.mark.long
+@pytest.mark.longest
 @pytest.mark.server
 @pytest.mark.parametrize("plan", LONG, ids=name_of)
 def test_two_hundred_jobs_end_once_and_tell_the_truth(plan: Plan, folder: Path) -> None:

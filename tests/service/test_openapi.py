@@ -36,7 +36,9 @@ LENIENT = {"POST /v1/jobs/validate", "GET /v1/jobs"}
 the other's address."""
 OPEN = {"GET /healthz", "GET /readyz", "GET /metrics"}
 
-lengths = pytest.mark.parametrize("examples", [BRIEF, pytest.param(LONG, marks=pytest.mark.long)])
+lengths = pytest.mark.parametrize(
+    "examples", [BRIEF, pytest.param(LONG, marks=[pytest.mark.long, pytest.mark.longest])]
+)
 
 
 @pytest.fixture
@@ -81,7 +83,7 @@ def test_every_answer_is_as_documented(key: str, mode: GenerationMode, examples:
     assert failures(examples, mode, ask) == {}
 
 
-@pytest.mark.parametrize("examples", [1, pytest.param(LONG, marks=pytest.mark.long)])
+@pytest.mark.parametrize("examples", [1, pytest.param(LONG, marks=[pytest.mark.long, pytest.mark.longest])])
 def test_without_a_key_nothing_is_looked_at(database: str, examples: int) -> None:
     def ask(case: schemathesis.Case) -> None:
         answer = case.call(headers={"Authorization": ""})

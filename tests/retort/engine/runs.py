@@ -12,6 +12,8 @@ from retort.engine.run import Run
 from retort.order import CacheDirectory, Paths
 from retort.recipe import Recipe
 
+PRECISIONS = ("float32", "bfloat16")
+"""What `auto` may become: recipes here name one, since machines choose differently."""
 TRAINING = {
     "epochs": 2,
     "batch_size": 32,

@@ -14,24 +14,31 @@ from retort.order import Paths
 from tests.retort.engine.runs import recipe_of, run
 
 
-def test_an_estimate_is_near_what_the_whole_run_takes(tmp_path: Path) -> None:
-    recipe = recipe_of({"name": "kd"}, epochs=12)
-    recipe["teacher"]["teach"]["epochs"] = 12
-    recipe["evaluation"] = {"every_epochs": 4}
-    folder = tmp_path / "estimate"
+def estimate(recipe: dict, folder: Path) -> dict:
     folder.mkdir()
     paths = Paths(directory=folder, checkpoints=folder / "checkpoints", weights=folder, checkpoint_seconds=1e9)
     with (folder / "log").open("wb") as log:
         spec = Estimate.model_validate({"recipe": recipe})
         Estimation(spec, paths, EventLog(log.fileno()), Interrupt())()
-    report = json.loads((folder / "artifacts/report.json").read_text())
+    return json.loads((folder / "artifacts/report.json").read_text())
+
+
+def test_an_estimate_is_near_what_the_whole_run_takes(tmp_path: Path) -> None:
+    recipe = recipe_of({"name": "kd"}, epochs=8)
+    recipe["teacher"]["teach"]["epochs"] = 8
+    recipe["evaluation"] = {"every_epochs": 4}
+    folder = tmp_path / "estimate"
+    report = estimate(recipe, folder)
     begin = time.monotonic()
     ended = run(recipe, tmp_path / "whole")
     whole = time.monotonic() - begin
+    if not whole / 4 < report["total_seconds"]["mean"] < whole * 4:
+        # The machine may have been busy in one of the two alone.
+        report = estimate(recipe, tmp_path / "again")
 
     assert [section["phase"] for section in report["sections"]] == ["teaching", "distilling"]
     steps = [line["step"] for line in ended.lines if line.get("kind") == "metrics"]
-    assert [section["steps"] for section in report["sections"]] == [max(steps[:12]), max(steps[12:])]
+    assert [section["steps"] for section in report["sections"]] == [max(steps[:8]), max(steps[8:])]
     total = report["total_seconds"]
     assert total["low"] <= total["mean"] <= total["high"]
     parts = [section["seconds"]["mean"] for section in report["sections"]]

@@ -18,8 +18,8 @@ from retort.engine.event_log import EventLog
 from retort.engine.interrupt import FINISHED, NOTHING_TO_KEEP, STOPPED, Interrupt
 from retort.kinds import DISTILL
 from retort.order import Order, Paths
+from tests.retort.engine.forks import PATIENCE_SECONDS, Together
 from tests.retort.engine.runs import Ended, recipe_of
-from tests.retort.engine.test_group import Together, processes_of
 
 STEPS = 4
 """Of an epoch: 126 images in batches of 32."""
@@ -238,7 +238,7 @@ def test_the_parent_asks_by_a_line_and_may_do_so_twice(tmp_path):
         warm.stdin.write(b"finish\nfinish\n")
         warm.stdin.flush()
         warm.stdout.read()
-        assert warm.wait(timeout=60) == FINISHED
+        assert warm.wait(PATIENCE_SECONDS) == FINISHED
     said = report(tmp_path / "attempt")
     assert said["stopped_early"]
     assert 0 < said["networks"][1]["trained"]["steps"] < 2000 * STEPS
@@ -263,12 +263,10 @@ def test_an_order_may_hold_the_wish(tmp_path, more, wanted):
 
 def test_a_signal_to_one_process_of_two_ends_the_training_of_both(tmp_path):
     engine = Together(tmp_path / "two", recipe_of({"name": "kd"}, epochs=2000))
-    launcher = engine.start()
-    engine.wait_for(
-        launcher, lambda line: line["line"] == "event" and line["phase"] == "distilling" and line["kind"] == "metrics"
-    )
-    os.kill(processes_of(launcher)[1], signal.SIGUSR1)
-    assert launcher.wait(timeout=60) == 0, (engine.directory / "stderr").read_text()
+    group = engine.start()
+    engine.wait_for(group, lambda line: line.get("kind") == "metrics" and line["phase"] == "distilling")
+    group.members[1].send_signal(signal.SIGUSR1)
+    assert group.wait(PATIENCE_SECONDS) == 0, (engine.directory / "stderr").read_text()
     said = report(engine.directory)
     assert said["stopped_early"]
     assert engine.digests().keys() == {

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,12 @@ from safetensors.torch import load_file
 from retort.engine.__main__ import carry_out
 from retort.engine.event_log import EventLog
 from retort.engine.group import Group, join
-from retort.engine.interrupt import FINISHED, IMPOSSIBLE, Impossible, Interrupt
+from retort.engine.interrupt import FINISHED, IMPOSSIBLE, STOPPED, Impossible, Interrupt
 from retort.kinds import DISTILL
 from retort.order import Order, Paths
-from tests.conftest import free_port
+from tests.retort.engine.forks import PATIENCE_SECONDS, Engine, ForkGroup, Program, Together
 from tests.retort.engine.runs import recipe_of
-from tests.retort.engine.test_program import Engine
+from tests.servers import free_port, wait_until
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 SGD = {"name": "sgd", "learning_rate": 0.001}
@@ -33,8 +32,8 @@ def launch(processes: int, module: str, *arguments: str) -> list[str]:
     return [*launcher, "-m", module, *arguments]
 
 
-class Together(Engine):
-    """A run of the engine in two processes."""
+class Launched(Together):
+    """A run that torch's launcher starts."""
 
     def start(self, *options: str) -> subprocess.Popen:
         command = launch(2, "retort.engine", str(self.directory / "recipe.json"), str(self.directory), *options)
@@ -113,7 +112,7 @@ def test_what_the_teacher_says_is_kept_apart_from_what_it_says_to_one(pair):
     assert len({file.parent for file in files}) == len(files) == 2
 
 
-LONG = recipe_of({"name": "kd"}, epochs=8, optimizer=SGD, accumulate=2, weight_average={"decay": 0.9})
+LONG = recipe_of({"name": "kd"}, epochs=4, optimizer=SGD, accumulate=2, weight_average={"decay": 0.9})
 LONG["teacher"]["teach"] = LONG["training"] | {"epochs": 1}
 
 
@@ -123,17 +122,14 @@ def is_distilling(line: dict) -> bool:
 
 def test_two_stop_together_and_one_goes_on(tmp_path):
     undisturbed, stopped = Engine(tmp_path / "undisturbed", LONG), Together(tmp_path / "stopped", LONG)
-    process = stopped.start()
-    stopped.wait_for(process, is_distilling)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) != FINISHED
+    assert stopped.run_to(signal.SIGTERM, kind="metrics", phase="distilling", epoch=1) == STOPPED
     checkpoint = [line for line in stopped.lines() if line["line"] == "checkpoint"][-1]
     assert (stopped.directory / "checkpoints" / checkpoint["file"]).is_file()
-    assert 0 < checkpoint["step"] < 8 * 4
+    assert 0 < checkpoint["step"] < 4 * 4
     assert not (stopped.directory / "artifacts.json").exists()
 
     assert undisturbed.run() == FINISHED
-    assert Engine.start(stopped).wait(timeout=300) == FINISHED, (stopped.directory / "stderr").read_text()
+    assert Engine.start(stopped).wait(PATIENCE_SECONDS) == FINISHED, (stopped.directory / "stderr").read_text()
     assert apart(undisturbed, stopped, "student") < 2e-6
     assert "passed over" not in (stopped.directory / "stderr").read_text()
 
@@ -149,27 +145,23 @@ def processes_of(launcher: subprocess.Popen) -> dict[int, int]:
 
 
 def test_when_one_is_killed_the_other_ends(tmp_path):
-    engine = Together(tmp_path / "killed", recipe_of({"name": "kd"}, epochs=2000))
+    engine = Launched(tmp_path / "killed", recipe_of({"name": "kd"}, epochs=2000))
     launcher = engine.start()
     engine.wait_for(launcher, is_distilling)
     ranks = processes_of(launcher)
     assert set(ranks) == {0, 1}
     os.kill(ranks[1], signal.SIGKILL)
-    assert launcher.wait(timeout=60) != FINISHED
-    deadline = time.monotonic() + 5
-    while Path(f"/proc/{ranks[0]}").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    assert launcher.wait(PATIENCE_SECONDS) != FINISHED
+    wait_until(lambda: not Path(f"/proc/{ranks[0]}").exists(), "the other ends")
 
 
-def test_three_processes_read_a_network_as_one_does():
+def test_three_processes_read_a_network_as_one_does(tmp_path):
     """In float64, with dropout and stochastic depth, 7 images among 3 processes, and a loss over the whole batch."""
     names = ["mobilenet_v2", "efficientnet_b0", "frozen", "noisy", "kept"]
-    done = subprocess.run(
-        launch(3, "tests.retort.engine.shares", *names), capture_output=True, text=True, env=ENVIRONMENT, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    lines = {line.pop("network"): line for line in map(json.loads, done.stdout.splitlines())}
+    out, err = tmp_path / "out", tmp_path / "err"
+    program = Program("tests.retort.engine.shares", names, out, err, dict(os.environ))
+    assert ForkGroup(3, program).wait(PATIENCE_SECONDS) == 0, err.read_text()
+    lines = {line.pop("network"): line for line in map(json.loads, out.read_text().splitlines())}
     assert list(lines) == names
     assert all(line.pop("processes") == 3 for line in lines.values())
     assert lines.pop("noisy") == {

@@ -5,9 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from hashlib import sha256
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -16,78 +13,52 @@ import torch
 
 from retort.datasets.digits import Digits
 from retort.engine.interrupt import FINISHED, IMPOSSIBLE, STOPPED
-from retort.event import Event
+from retort.engine.run import resolve_for
+from retort.recipe import Recipe
 from retort.student import load_student
+from tests.retort.engine.forks import PATIENCE_SECONDS, Engine
+from tests.retort.engine.runs import PRECISIONS, recipe_of
+from tests.retort.engine.test_finish import attempt, ended
 
 SGD = {"name": "sgd", "learning_rate": 0.05}
-TEACH = {"epochs": 2, "optimizer": SGD}
-RECIPE = {
-    "dataset": {"name": "digits"},
-    "teacher": {"architecture": "resnet20", "teach": TEACH},
-    "students": [
-        {"name": "kd", "architecture": "resnet8", "methods": [{"name": "kd"}]},
-        {"name": "nckd", "architecture": "resnet8", "methods": [{"name": "nckd", "projection": "linear"}]},
-        {"name": "r2kd", "architecture": "resnet8", "seed": 3, "methods": [{"name": "r2kd"}]},
-    ],
-    "baseline": True,
-    "training": {"epochs": 2, "augmentation": {"crop_padding": 1}, "threads": 1},
-    "exports": [{"name": "safetensors"}],
-}
+DIGITS = {"name": "digits", "label_share": 0.2}
 NAMES = ["kd", "nckd", "r2kd", "baseline"]
 
 
-class Engine:
-    """A run of the engine in a directory of its own; it may be started again."""
-
-    def __init__(self, directory: Path, recipe: dict) -> None:
-        self.directory = directory
-        directory.mkdir()
-        (directory / "recipe.json").write_text(json.dumps(recipe))
-        self.log = directory / "log.jsonl"
-
-    def start(self, *options: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "retort.engine", str(self.directory / "recipe.json"), str(self.directory)]
-        with self.log.open("ab") as out, (self.directory / "stderr").open("ab") as err:
-            return subprocess.Popen([*command, *options], stdout=out, stderr=err)
-
-    def run(self, *options: str) -> int:
-        return self.start(*options).wait(timeout=300)
-
-    def lines(self) -> list[dict]:
-        whole = self.log.read_bytes().rpartition(b"\n")[0].splitlines() if self.log.exists() else []
-        return [json.loads(line) for line in whole if line.endswith(b"}")]
-
-    def events(self) -> list[Event]:
-        return [Event.model_validate(line) for line in self.lines() if line["line"] == "event"]
-
-    def digests(self) -> dict[str, str]:
-        return {file.name: sha256(file.read_bytes()).hexdigest() for file in self.directory.glob("artifacts/*")}
-
-    def wait_for(self, process: subprocess.Popen, wanted, after: int = 0) -> None:
-        """Until a line says so; `after` counts the lines of earlier starts, which do not."""
-        deadline = time.monotonic() + 200
-        while not any(map(wanted, self.lines()[after:])):
-            assert process.poll() is None, (self.directory / "stderr").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+def recipe_in(precision: str) -> dict:
+    common = {"precision": precision, "epochs": 2}
+    return {
+        "dataset": DIGITS,
+        "teacher": {"architecture": "resnet20", "teach": common | {"optimizer": SGD}},
+        "students": [
+            {"name": "kd", "architecture": "resnet8", "methods": [{"name": "kd"}]},
+            {"name": "nckd", "architecture": "resnet8", "methods": [{"name": "nckd", "projection": "linear"}]},
+            {"name": "r2kd", "architecture": "resnet8", "seed": 3, "methods": [{"name": "r2kd"}]},
+        ],
+        "baseline": True,
+        "training": common | {"augmentation": {"crop_padding": 1}, "threads": 1},
+        "exports": [{"name": "safetensors"}],
+    }
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Engine:
-    engine = Engine(tmp_path_factory.mktemp("engine") / "undisturbed", RECIPE)
+RECIPE = recipe_in("float32")
+
+
+@pytest.fixture(scope="module", params=PRECISIONS)
+def finished(request, tmp_path_factory) -> Engine:
+    engine = Engine(tmp_path_factory.mktemp("engine") / "undisturbed", recipe_in(request.param))
     assert engine.run() == FINISHED, (engine.directory / "stderr").read_text()
     return engine
 
 
 @pytest.fixture(scope="module")
 def with_onnx(tmp_path_factory) -> Engine:
-    short = {"epochs": 1, "threads": 1}
-    recipe = {
-        **RECIPE,
-        "teacher": {**RECIPE["teacher"], "teach": {**TEACH, "epochs": 1}},
+    training = RECIPE["training"] | {"epochs": 1}
+    recipe = RECIPE | {
+        "teacher": {"architecture": "resnet8", "teach": training},
         "students": RECIPE["students"][:2],
         "baseline": False,
-        "training": short,
+        "training": training,
         "exports": [{"name": "onnx"}],
     }
     engine = Engine(tmp_path_factory.mktemp("engine") / "onnx", recipe)
@@ -139,6 +110,15 @@ def test_the_artifacts_are_all_there_and_listed(finished):
     wanted = {f"{name}{suffix}" for name in NAMES for suffix in (".json", ".safetensors")}
     assert {entry["name"] for entry in listed} == wanted | {"teacher.json", "teacher.safetensors", "report.json"}
     assert all((finished.directory / entry["file"]).is_file() for entry in listed)
+
+
+@pytest.mark.parametrize(("has_bfloat16", "precision"), [(True, "bfloat16"), (False, "float32")])
+def test_the_processor_decides_what_auto_computes_in(monkeypatch, has_bfloat16, precision):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bfloat16)
+    recipe = recipe_of()
+    del recipe["training"]["precision"], recipe["teacher"]["teach"]["precision"]
+    found = resolve_for(Recipe.model_validate(recipe), torch.device("cpu"))
+    assert (found.training.precision, found.teacher.teach.precision) == (precision, precision)
 
 
 def test_best_is_chosen_on_validation_and_the_report_tells_best_and_last(finished):
@@ -204,21 +184,19 @@ def test_onnx_gives_the_reported_accuracy_to_the_image(with_onnx, name):
 
 
 MOMENTS = [
-    (signal.SIGKILL, lambda line: line["phase"] == "teaching" and line["line"] == "checkpoint" and line["step"] > 5),
-    (signal.SIGTERM, lambda line: line["phase"] == "distilling" and line["line"] == "checkpoint" and line["step"] > 5),
-    (signal.SIGKILL, lambda line: line["phase"] == "distilling" and line["line"] == "checkpoint" and line["step"] > 25),
-    (signal.SIGKILL, lambda line: line["phase"] == "exporting"),
+    (signal.SIGKILL, {"line": "checkpoint", "phase": "teaching", "step": 3}),
+    (signal.SIGTERM, {"line": "checkpoint", "phase": "distilling", "step": 2}),
+    (signal.SIGKILL, {"line": "checkpoint", "phase": "distilling", "step": 5}),
+    (signal.SIGKILL, {"line": "event", "phase": "exporting"}),
 ]
 
 
 @pytest.mark.long
 def test_killed_and_started_again_it_ends_with_the_same_bits(finished, tmp_path):
-    engine = Engine(tmp_path / "disturbed", RECIPE)
-    for number, draw_context in MOMENTS:
-        process = engine.start("--checkpoint-seconds", "0.2")
-        engine.wait_for(process, draw_context)
-        process.send_signal(number)
-        assert process.wait(timeout=60) == (STOPPED if number == signal.SIGTERM else -number)
+    engine = Engine(tmp_path / "disturbed", recipe_of_run(finished))
+    for number, moment in MOMENTS:
+        code = engine.run_to(number, "--checkpoint-seconds", "0", **moment)
+        assert code == (STOPPED if number == signal.SIGTERM else -number)
     assert engine.run() == FINISHED
     assert engine.digests() == finished.digests()
     # What a resumed run says again is what was said before.
@@ -228,20 +206,29 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(finished, tmp_path)
     assert said == {event.key: event for event in finished.events()}
 
 
+def recipe_of_run(engine: Engine) -> dict:
+    return json.loads((engine.directory / "recipe.json").read_text())
+
+
 def test_students_do_not_depend_on_what_is_trained_beside_them(finished, tmp_path):
-    alone = Engine(tmp_path / "alone", {**RECIPE, "students": [RECIPE["students"][2]], "baseline": False})
+    recipe = recipe_of_run(finished)
+    alone = Engine(tmp_path / "alone", {**recipe, "students": [recipe["students"][2]], "baseline": False})
     assert alone.run() == FINISHED
     name = "r2kd.safetensors"
     assert alone.digests()[name] == finished.digests()[name]
 
 
 def test_an_impossible_recipe_says_why(tmp_path):
+    """Started as its users start it."""
     teacher = {"architecture": "resnet20", "weights": {"job": "job_0", "network": "kd"}}
-    engine = Engine(tmp_path / "x", {**RECIPE, "teacher": teacher})
-    assert engine.run() == IMPOSSIBLE
-    last = engine.events()[-1]
-    assert last.kind == "failed"
-    assert last.text.startswith("the weights of kd from job_0 cannot be used")
+    (tmp_path / "recipe.json").write_text(json.dumps({**RECIPE, "teacher": teacher}))
+    command = [sys.executable, "-m", "retort.engine", str(tmp_path / "recipe.json"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == IMPOSSIBLE
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert last["kind"] == "failed"
+    assert last["text"].startswith("the weights of kd from job_0 cannot be used")
+    assert last["text"] in done.stderr
 
 
 def test_a_network_whose_head_was_replaced_is_no_start(finished, tmp_path):
@@ -249,35 +236,31 @@ def test_a_network_whose_head_was_replaced_is_no_start(finished, tmp_path):
     kept.parent.mkdir()
     kept.symlink_to(finished.directory / "artifacts")
     student = {"architecture": "resnet8", "weights": {"job": "job_1", "network": "nckd"}}
-    engine = Engine(tmp_path / "x", {"dataset": {"name": "digits"}, "student": student})
+    engine = Engine(tmp_path / "x", {"dataset": DIGITS, "student": student})
     assert engine.run("--weights", str(tmp_path / "weights")) == IMPOSSIBLE
     assert "the head of nckd of job_1 was replaced by the method nckd" in engine.events()[-1].text
 
 
-def test_a_loss_that_explodes_ends_with_its_step_and_term(tmp_path):
-    wild = {"optimizer": {"name": "sgd", "learning_rate": 100}, "epochs": 3, "threads": 1}
-    engine = Engine(
-        tmp_path / "x", {"dataset": {"name": "digits"}, "student": {"architecture": "resnet8"}, "training": wild}
-    )
-    assert engine.run() == IMPOSSIBLE
-    said = engine.events()[-1].text
+def exploding(precision: str, **training: object) -> dict:
+    """A step makes the weights a hundred times larger and turns them round, in whatever arithmetic."""
+    wild = {"name": "sgd", "learning_rate": 100, "weight_decay": 1}
+    recipe = recipe_of(precision=precision, optimizer=wild, schedule={"name": "constant"}, **training)
+    return recipe | {"teacher": None}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_loss_that_explodes_ends_with_its_step_and_term(tmp_path, precision):
+    assert attempt(exploding(precision, batch_size=8, epochs=3), tmp_path / "x") == IMPOSSIBLE
+    said = ended(tmp_path / "x").lines[-1]["text"]
     assert re.match(r"student: labels was no finite number in step \d+, epoch \d; ", said)
     assert said.endswith("the last good checkpoint is none")
 
 
-def test_a_network_that_explodes_in_the_last_step_of_an_epoch_is_found_in_validation(tmp_path):
-    wild = {
-        "optimizer": {"name": "sgd", "learning_rate": 100, "weight_decay": 1},
-        "schedule": {"name": "constant"},
-        "batch_size": 2048,
-        "epochs": 6,
-        "threads": 1,
-    }
-    engine = Engine(
-        tmp_path / "x", {"dataset": {"name": "digits"}, "student": {"architecture": "resnet8"}, "training": wild}
-    )
-    assert engine.run() == IMPOSSIBLE
-    assert "validation.loss was no finite number in step" in engine.events()[-1].text
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_network_that_explodes_in_the_last_step_of_an_epoch_is_found_in_validation(tmp_path, precision):
+    recipe = exploding(precision, batch_size=2048, epochs=10) | {"evaluation": {"every_epochs": 1}}
+    assert attempt(recipe, tmp_path / "x") == IMPOSSIBLE
+    assert "validation.loss was no finite number in step" in ended(tmp_path / "x").lines[-1]["text"]
 
 
 def test_weights_of_an_earlier_run_are_a_teacher_and_a_start(finished, tmp_path):
@@ -285,11 +268,11 @@ def test_weights_of_an_earlier_run_are_a_teacher_and_a_start(finished, tmp_path)
     kept.parent.mkdir()
     kept.symlink_to(finished.directory / "artifacts")
     recipe = {
-        "dataset": {"name": "digits"},
+        "dataset": DIGITS,
         "teacher": {"architecture": "resnet20", "weights": {"job": "job_1", "network": "teacher"}},
         "student": {"architecture": "resnet8", "weights": {"job": "job_1", "network": "kd"}},
         "methods": [{"name": "kd"}],
-        "training": {"epochs": 1, "threads": 1, "optimizer": {"name": "sgd", "learning_rate": 1e-6}},
+        "training": RECIPE["training"] | {"epochs": 1, "optimizer": {"name": "sgd", "learning_rate": 1e-6}},
         "compression": {"weights": "float16"},
         "exports": [{"name": "safetensors"}],
     }
@@ -318,13 +301,13 @@ def test_a_warm_engine_ends_with_its_parent():
         [sys.executable, "-m", "retort.engine", "--warm"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     process.stdin.close()
-    assert process.wait(timeout=60) == STOPPED
+    assert process.wait(timeout=PATIENCE_SECONDS) == STOPPED
     process.stdout.close()
 
 
 def test_a_running_engine_stops_with_its_parent(tmp_path):
     job = {
-        "spec": {**RECIPE, "training": {"epochs": 1000}},
+        "spec": {**RECIPE, "training": RECIPE["training"] | {"epochs": 1000}},
         "kind": "distill",
         "paths": {
             "directory": str(tmp_path / "attempt"),
@@ -343,6 +326,6 @@ def test_a_running_engine_stops_with_its_parent(tmp_path):
                 break
         process.stdin.close()
         rest = process.stdout.read().splitlines()
-        assert process.wait(timeout=60) == STOPPED
+        assert process.wait(timeout=PATIENCE_SECONDS) == STOPPED
     assert json.loads(rest[-1])["line"] == "checkpoint"
     assert len(list((tmp_path / "checkpoints").iterdir())) >= 1

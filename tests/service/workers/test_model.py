@@ -549,6 +549,7 @@ def test_any_story_goes_as_the_model_says(still_clock: None) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.longest
 def test_thousands_of_stories_go_as_the_model_says(still_clock: None) -> None:
     play(examples=3000, length=60)
 
@@ -713,6 +714,7 @@ def test_a_crowd_at_once_breaks_no_rule(database_url: str) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.longest
 def test_a_large_crowd_breaks_no_rule_for_minutes(database_url: str) -> None:
     people = crowd(database_url, workers=8, jobs=1500, seconds=180, seed=int(time.time()))
     assert all(people.done[state.value] for state in TERMINAL)
