@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from retort.cli import keys
-from retort.cli.errors import USAGE, CommandError, speaks
+from retort.cli.errors import USAGE, CommandError, report_errors
 from retort.cli.keys import Admin, ExpiresDays, KeyName, Project, Scopes, scopes_of
 from retort.cli.screen import Json
 from retort.client import Scope
@@ -20,7 +20,7 @@ def join() -> None:
     keys.app.command()(create)
 
 
-@speaks
+@report_errors
 def create(
     name: KeyName,
     project: Project = None,

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from retort.cli.report import print_report, report_of
+from retort.cli.report import find_report, print_report
 from retort.client import Retort
 from tests.retort.cli.conftest import Up
 
@@ -49,7 +49,7 @@ def write_archive(file: Path) -> None:
 def told(client: Retort, kind: str, capsys: pytest.CaptureFixture[str]) -> str:
     """What the command line says of the newest job of that kind."""
     (job, *_) = client.jobs.list(kind=kind)
-    report = report_of(client, job.id)
+    report = find_report(client, job.id)
     assert report is not None
     print_report(kind, report)
     return capsys.readouterr().out
