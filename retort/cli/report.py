@@ -71,7 +71,7 @@ def _report_row(row: dict[str, Any], ship: str) -> tuple[str, ...]:
 def _print_estimate(report: dict[str, Any]) -> None:
     """Time of each phase and of the whole, with intervals; memory and sizes."""
     rows = [
-        (section["phase"], ", ".join(section["learners"]), str(section["epochs"]),
+        (section["phase"], ", ".join(section["networks"]), str(section["epochs"]),
          *(_seconds(section[name]) for name in ("seconds_per_step", "seconds_per_epoch", "seconds")))
         for section in report["sections"]
     ]  # fmt: skip

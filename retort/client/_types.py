@@ -60,7 +60,7 @@ class FailureInfo(Answer):
     """The reason why the last attempt did not succeed."""
 
     fault: Literal["spec", "machine", "service"]
-    """Where a change is needed before it can succeed."""
+    """The side that has to change before it can succeed."""
     cause: str
     detail: str
     """One sentence."""

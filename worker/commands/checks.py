@@ -355,7 +355,7 @@ def service() -> Iterator[Finding]:
             if ready.status != "fail":
                 yield key(client)
     except RetortError as error:
-        said = str(error).removesuffix("; `retort up` starts one here")
+        said = str(error).partition("; check the address")[0]
         yield Finding("service", "fail", said, "Start it (`retort up` does here), or set RETORT_URL to its address.")
 
 
