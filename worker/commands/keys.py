@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,7 +10,9 @@ from retort.cli import keys
 from retort.cli.errors import USAGE, CommandError, report_errors
 from retort.cli.keys import Admin, ExpiresDays, KeyName, Project, Scopes, scopes_of
 from retort.cli.screen import Json
-from retort.client import Scope
+
+if TYPE_CHECKING:
+    from retort.client import Scope
 
 
 def join() -> None:
