@@ -161,16 +161,16 @@ def description(phase: str, network: str | None = None) -> str:
 
 
 def format_progress(at: ProgressInfo) -> str:
-    """Epoch, loss, accuracy, speed and time left, as far as they are known."""
+    """Epoch, loss, headline metric, speed and time left, as far as they are known."""
     parts = []
     if at.epochs:
         parts.append(f"epoch {at.epoch or 0}/{at.epochs}")
     if at.loss is not None:
         parts.append(f"loss {at.loss:.3f}")
-    if at.accuracy is not None:
-        parts.append(f"accuracy {at.accuracy:.1%}")
-    if at.images_per_second is not None:
-        parts.append(f"{at.images_per_second:,.0f} images/s")
+    if at.value is not None:
+        parts.append(f"{at.metric} {at.value:.1%}" if at.metric == "accuracy" else f"{at.metric} {at.value:.4g}")
+    if at.examples_per_second is not None:
+        parts.append(f"{at.examples_per_second:,.0f} examples/s")
     if at.seconds_left is not None:
         parts.append(f"left {duration(at.seconds_left)}")
     return ", ".join(parts)

@@ -48,12 +48,14 @@ class ProgressInfo(Answer):
     step: int | None = None
     """Optimizer steps done in this phase."""
     steps: int | None = None
-    images_per_second: float | None = None
+    examples_per_second: float | None = None
     seconds_left: float | None = None
     """Estimated, for this phase."""
     loss: float | None = None
-    accuracy: float | None = None
-    """On the validation split, in [0, 1]."""
+    metric: str | None = None
+    """Name of the task's headline metric."""
+    value: float | None = None
+    """Its value on the validation split."""
 
 
 class FailureInfo(Answer):

@@ -53,11 +53,11 @@ class Up:
     def key(self) -> str:
         return (self.folder / "key").read_text().strip()
 
-    def output(self) -> str:
+    def said(self) -> str:
         return self.log.read_text()
 
-    def processes(self) -> list[int]:
-        """Every process that was started for this folder, whatever its parent is now."""
+    def everyone(self) -> list[int]:
+        """Every process that was started for this folder, whoever its parent is now."""
         return [process for process in all_processes() if works_in(process, self.folder)]
 
     def stop(self) -> int:
@@ -74,10 +74,10 @@ def works_in(process: int, folder: Path) -> bool:
     try:
         if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
             return False
-        content = Path(f"/proc/{process}/cmdline").read_bytes() + Path(f"/proc/{process}/environ").read_bytes()
+        told = Path(f"/proc/{process}/cmdline").read_bytes() + Path(f"/proc/{process}/environ").read_bytes()
     except OSError:  # it ended while we looked
         return False
-    return str(folder).encode() in content
+    return str(folder).encode() in told
 
 
 def start_up(folder: Path, *words: str) -> Up:
@@ -86,7 +86,7 @@ def start_up(folder: Path, *words: str) -> Up:
     log = folder.with_suffix(".log")
     command = [sys.executable, "-m", "retort.cli.main", "up", "--port", "0", "--data-dir", str(folder)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RETORT_")}
-    # All processes but engines are recognised by this variable; engines have their home below the folder.
+    # By this one all but engines are recognised; those have their home below the folder.
     environment |= {"TEST_FOLDER": str(folder), "RETORT_LOOK_SECONDS": "0.5"}
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -94,7 +94,7 @@ def start_up(folder: Path, *words: str) -> Up:
         )
     up = Up(process, folder, log)
     wait_until(lambda: (folder / "ready.json").exists() or process.poll() is not None, "retort up starts", 60)
-    assert process.poll() is None, up.output()
+    assert process.poll() is None, up.said()
     return up
 
 

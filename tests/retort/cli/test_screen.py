@@ -34,8 +34,10 @@ def event(kind: str, number: int = 1, **fields: object) -> EventInfo:
 
 
 def test_all_known_numbers_are_shown() -> None:
-    known = progress(epoch=3, epochs=8, loss=0.12345, accuracy=0.987, images_per_second=12345.6, seconds_left=75)
-    assert format_progress(known) == "epoch 3/8, loss 0.123, accuracy 98.7%, 12,346 images/s, left 1 min 15 s"
+    newest = {"epoch": 3, "epochs": 8, "loss": 0.12345, "metric": "accuracy", "value": 0.987}
+    known = progress(**newest, examples_per_second=12345.6, seconds_left=75)
+    assert format_progress(known) == "epoch 3/8, loss 0.123, accuracy 98.7%, 12,346 examples/s, left 1 min 15 s"
+    assert format_progress(progress(metric="psnr", value=31.456)) == "psnr 31.46"
     assert format_progress(progress()) == ""
 
 
@@ -53,7 +55,7 @@ def test_each_phase_has_a_bar_that_fills() -> None:
         )
         bars.update(ProgressInfo(phase="preparing", epoch=1, epochs=1))  # late, of a phase that is over
         bars.add(event("phase", phase="distilling"))
-        bars.update(progress(epoch=1, epochs=4, images_per_second=500.0))
+        bars.update(progress(epoch=1, epochs=4, examples_per_second=500.0))
         bars.add(event("warning", text="something is odd"))
         bars.add(event("succeeded"))
     shown = out.getvalue()
@@ -61,6 +63,6 @@ def test_each_phase_has_a_bar_that_fills() -> None:
     assert "epoch 2/2" in last.splitlines()[0]
     assert "left" not in last.splitlines()[0]
     assert "distilling student, baseline" in last
-    assert "500 images/s" in last
+    assert "500 examples/s" in last
     assert "warning: something is odd" in shown
     assert "preparing" not in shown

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx2
@@ -201,8 +201,15 @@ class Api:
 
 
 @pytest.fixture
-def own_api(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+def own_api(
+    request: pytest.FixtureRequest,
+    environment: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Api]:
     """A front end of this test's own; the command line reads its address and key from the environment."""
+    kind = getattr(request, "param", "sqlite")
+    environment(database_url=request.getfixturevalue(f"{kind}_database"))
     with transaction() as session:
         monkeypatch.setenv("RETORT_KEY", create_local_key(session, "test"))
     api = Api(tmp_path)
@@ -230,6 +237,10 @@ def memory_mib(process: int, name: str = "VmHWM") -> float:
     return int(found[1]) / 1024
 
 
+# tests/service/uploads runs on both databases; here SQLite stands for both, and PostgreSQL runs with the long tests.
+@pytest.mark.parametrize(
+    "own_api", ["sqlite", pytest.param("postgresql", marks=[pytest.mark.server, pytest.mark.long])], indirect=True
+)
 def test_300_mb_in_constant_memory_though_the_api_is_killed(own_api: Api, tmp_path: Path) -> None:
     small, large = tmp_path / "small", tmp_path / "large"
     make_file(small, 1)

@@ -35,7 +35,7 @@ def worker_listens(up: Up) -> bool:
 
 def test_it_says_where_it_is_and_keeps_its_key_to_itself(shared_up: Up) -> None:
     said = json.loads((shared_up.folder / "ready.json").read_text())
-    assert f"Retort is ready at {said['url']}" in shared_up.output()
+    assert f"Retort is ready at {said['url']}" in shared_up.said()
     assert said["url"].startswith("http://127.0.0.1:")
     assert said["process"] == shared_up.process.pid
     assert stat.S_IMODE((shared_up.folder / "key").stat().st_mode) == 0o600
@@ -56,24 +56,24 @@ def test_a_second_one_is_refused_in_one_sentence(shared_up: Up, tmp_path: Path) 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_it_leaves_no_process(up: Up, number: signal.Signals) -> None:
-    wait_until(lambda: len(up.processes()) >= 4 and worker_listens(up), "API, worker and its warm engine run", 60)
+    wait_until(lambda: len(up.everyone()) >= 4 and worker_listens(up), "API, worker and its warm engine run", 60)
     up.process.send_signal(number)
     assert up.process.wait(60) == 0
-    assert up.processes() == []
-    assert up.output().endswith("Stopped.\n")
+    assert up.everyone() == []
+    assert up.said().endswith("Stopped.\n")
 
 
 def test_killed_it_leaves_no_process(up: Up) -> None:
-    wait_until(lambda: len(up.processes()) >= 4, "API, worker and its warm engine run", 60)
+    wait_until(lambda: len(up.everyone()) >= 4, "API, worker and its warm engine run", 60)
     up.process.kill()
     up.process.wait()
-    wait_until(lambda: up.processes() == [], "its children end", 60)
+    wait_until(lambda: up.everyone() == [], "its children end", 60)
 
 
 def test_a_child_that_dies_is_started_again_on_the_same_port(shared_up: Up) -> None:
-    (api,) = (process for process in shared_up.processes() if "service.app" in program(process))
+    (api,) = (process for process in shared_up.everyone() if "service.app" in program(process))
     os.kill(api, signal.SIGKILL)
-    wait_until(lambda: "the API ended with signal SIGKILL; it starts again in 1 s" in shared_up.output(), "it says so")
+    wait_until(lambda: "the API ended with signal SIGKILL; it starts again in 1 s" in shared_up.said(), "it says so")
     with Retort(shared_up.url, shared_up.key) as client:
         # The socket is the parent's: callers wait in it meanwhile.
         assert [*client.jobs.list()] == []
