@@ -137,7 +137,7 @@ class Estimation(Run):
         self.sections.append(
             {
                 "phase": self.event_log.phase,
-                "networks": [train_state.name for train_state in train_states],
+                "learners": [train_state.name for train_state in train_states],
                 "steps": epoch_plan.steps,
                 "epochs": len(epoch_plan.batches),
                 "timed_steps": len(seconds),
