@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retort.cli.errors import USAGE, CommandError, report_errors
-from retort.cli.screen import Json, ago, console, print_json, print_table, size
+from retort.cli.screen import Json, ago, console, format_facts, print_json, print_table, size
 
 if TYPE_CHECKING:
     from retort.client import DatasetInfo, Retort
@@ -43,7 +43,7 @@ def list_(
     if as_json:
         print_json(found)
         return
-    print_table(("data set", "name", "state", "classes", "images", "size", "created"), map(_row, found))
+    print_table(("data set", "name", "state", "classes", "examples", "size", "created"), map(_row, found))
 
 
 @app.command()
@@ -140,9 +140,9 @@ def _upload(client: Retort, source: str) -> str:
 
 def _row(one: DatasetInfo) -> tuple[str, ...]:
     facts = one.facts
-    images = f"{facts.train + facts.validation + facts.test:,}" if facts else ""
-    classes = str(facts.classes) if facts else ""
-    return one.id, one.name, one.state, classes, images, size(one.size) if one.size else "", ago(one.created_at)
+    examples = f"{facts.train + facts.validation + facts.test:,}" if facts else ""
+    classes = str(facts.classes) if facts and facts.classes is not None else ""
+    return one.id, one.name, one.state, classes, examples, size(one.size) if one.size else "", ago(one.created_at)
 
 
 def _print(one: DatasetInfo) -> None:
@@ -160,9 +160,8 @@ def _lines(one: DatasetInfo) -> list[tuple[str, str]]:
     source = " ".join(f"{kind} {value}" for kind, value in one.source.items() if value is not None)
     lines = [("data set", one.id), ("name", one.name), ("state", one.state), ("error", one.error or "")]
     lines += [("source", source), ("created", ago(one.created_at)), ("job", one.job_id or "")]
-    if facts := one.facts:
-        splits = f"{facts.train} training, {facts.validation} validation and {facts.test} test images"
-        lines += [("data", f"{facts.classes} classes, {splits}, {facts.image_size} pixels a side")]
+    if one.facts:
+        lines += [("data", format_facts(one.facts))]
         lines += [("digest", one.digest or ""), ("size", size(one.size or 0))]
     if one.report:
         lines += [("layout", one.report["layout"])]

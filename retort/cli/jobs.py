@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from retort.cli.errors import REFUSED, print_error, report_errors
-from retort.cli.screen import Json, ago, console, duration, print_json, print_table
+from retort.cli.screen import Json, ago, console, duration, format_facts, print_json, print_table
 
 if TYPE_CHECKING:
     from retort.client import JobInfo, Retort, ValidationInfo
@@ -30,7 +30,7 @@ JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 
 @report_errors
 def validate(file: RecipeFile = None, of_job: OfJob = None, changes: Changes = None, as_json: Json = False) -> None:
-    """Check a recipe and print all problems; nothing is queued."""
+    """Validate a recipe and print all problems; nothing is queued."""
     from retort.cli.recipe_file import load_recipe
     from retort.client import Retort
 
@@ -104,11 +104,8 @@ def print_validation(found: ValidationInfo) -> None:
 def print_facts(found: ValidationInfo) -> None:
     """The data of a valid recipe, and the students that share a pass."""
     typer.echo("The recipe is valid.")
-    if facts := found.facts:
-        typer.echo(
-            f"Data: {facts.classes} classes, {facts.train} training, {facts.validation} validation and "
-            f"{facts.test} test images, {facts.image_size} pixels a side."
-        )
+    if found.facts:
+        typer.echo(f"Data: {format_facts(found.facts)}.")
     for group in found.sharing:
         if len(group) > 1:
             typer.echo(f"One pass over the data serves {', '.join(group)}.")

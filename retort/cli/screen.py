@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from retort.client import DataFactsInfo
+
 PIPED_WIDTH = 240
 """Columns of tables that go to a file or a program: nothing is folded there."""
 
@@ -85,6 +87,15 @@ def size(count: float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} GiB"
+
+
+def format_facts(facts: DataFactsInfo) -> str:
+    """The facts of a data set in one line, as far as they are known."""
+    parts = [] if facts.classes is None else [f"{facts.classes} classes"]
+    parts.append(f"{facts.train} training, {facts.validation} validation and {facts.test} test examples")
+    if facts.image_size is not None:
+        parts.append(f"{facts.image_size} pixels a side")
+    return ", ".join(parts)
 
 
 def _plain(value: Any) -> Any:

@@ -37,7 +37,7 @@ class Jobs:
         return self._transport.read(response, JobInfo)
 
     def validate(self, recipe: Recipe | Mapping[str, Any]) -> ValidationInfo:
-        """Check a recipe: all problems and warnings, and the resolved recipe. Nothing is queued."""
+        """Validate a recipe: all problems and warnings, and the resolved recipe. Nothing is queued."""
         response = self._transport.request("POST", "/v1/jobs/validate", json=body_of(recipe))
         return self._transport.read(response, ValidationInfo)
 

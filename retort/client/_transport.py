@@ -193,7 +193,7 @@ def read_embedded_key(url: str) -> str | None:
 
 def unreachable(url: str, error: Exception) -> str:
     reason = str(error) or type(error).__name__
-    return f"no service answers at {url} ({reason}); check the address, or start one here with `retort up` (retort[worker])"
+    return f"no service answers at {url} ({reason}); check the address, or start one with `retort up` (retort[worker])"
 
 
 def pause_seconds(attempt: int) -> float:

@@ -146,12 +146,15 @@ class CurvesInfo(Answer):
 class DataFactsInfo(Answer):
     """Facts of a data set that are known without loading its images."""
 
-    classes: int
-    class_names: list[str]
-    image_size: int
     train: int
+    """Number of examples, here and below."""
     validation: int
     test: int
+    classes: int | None = None
+    """Null where targets are not classes."""
+    class_names: list[str] | None = None
+    image_size: int | None = None
+    """Side of the square images, in pixels; null where inputs are not images."""
 
 
 class DatasetInfo(Answer):

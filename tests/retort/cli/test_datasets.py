@@ -31,7 +31,7 @@ def test_an_archive_is_uploaded_and_ingested(retort: Run, tmp_path: Path) -> Non
     classes = [{"name": "aster", "train": 40, "validation": 5, "test": 5}]
     finish(taken, report={"layout": "folders of classes", "classes": classes, "warnings": ["left out: x"]})
     shown = retort("datasets", "show", dataset_id).stdout
-    for words in ("ready", "2 classes, 80 training, 10 validation and 10 test images", "left out: x", "aster"):
+    for words in ("ready", "2 classes, 80 training, 10 validation and 10 test examples", "left out: x", "aster"):
         assert words in shown
     assert dataset_id in retort("datasets", "list").stdout
     assert "ingest" in retort("jobs", "--kind", "ingest").stdout

@@ -6,9 +6,9 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from retort.cli.screen import duration, size
+from retort.cli.screen import duration, format_facts, size
 from retort.cli.watch import PhaseBars, format_event, format_progress
-from retort.client import EventInfo, ProgressInfo
+from retort.client import DataFactsInfo, EventInfo, ProgressInfo
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,13 @@ def test_all_known_numbers_are_shown() -> None:
     assert format_progress(known) == "epoch 3/8, loss 0.123, accuracy 98.7%, 12,346 examples/s, left 1 min 15 s"
     assert format_progress(progress(metric="psnr", value=31.456)) == "psnr 31.46"
     assert format_progress(progress()) == ""
+
+
+def test_facts_are_one_line() -> None:
+    splits = {"train": 8, "validation": 1, "test": 2}
+    assert format_facts(DataFactsInfo(**splits)) == "8 training, 1 validation and 2 test examples"
+    images = DataFactsInfo(**splits, classes=5, class_names=[*"abcde"], image_size=32)
+    assert format_facts(images) == "5 classes, 8 training, 1 validation and 2 test examples, 32 pixels a side"
 
 
 def test_an_event_is_a_line() -> None:
