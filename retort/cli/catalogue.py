@@ -1,4 +1,4 @@
-"""What a recipe may name: methods and architectures."""
+"""The commands for methods and architectures, which a recipe names."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retort.cli.errors import speaks
+from retort.cli.errors import report_errors
 from retort.cli.screen import Json, console, print_json, print_table
 
 if TYPE_CHECKING:
-    from retort.client import Architecture, Method
+    from retort.client import ArchitectureInfo, MethodInfo
 
 
-@speaks
+@report_errors
 def methods(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show one with all its fields.")] = None,
     as_json: Json = False,
@@ -28,10 +28,10 @@ def methods(
     elif name:
         _show_method(found[0])
     else:
-        print_table(("method", "what it does", "needs", "refuses", "checked against"), map(_method_row, found))
+        print_table(("method", "summary", "needs", "refuses", "checked against"), map(_method_row, found))
 
 
-@speaks
+@report_errors
 def architectures(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show one.")] = None,
     family: Annotated[str | None, typer.Option(help="Only that family.")] = None,
@@ -50,14 +50,14 @@ def architectures(
     print_table(columns, map(_architecture_row, found), right=columns[2:])
 
 
-def _architecture_row(one: Architecture) -> tuple[str, ...]:
+def _architecture_row(one: ArchitectureInfo) -> tuple[str, ...]:
     if one.card is None:
         return one.name, one.family, "not measured", "", ""
     card = one.card
     return one.name, one.family, f"{card.body_parameters:,}", f"{card.multiply_adds:,}", str(card.image_size)
 
 
-def _method_row(method: Method) -> tuple[str, ...]:
+def _method_row(method: MethodInfo) -> tuple[str, ...]:
     checked = "nothing was published"
     if method.reconstruction:
         checked = "nothing: a reconstruction"
@@ -66,7 +66,7 @@ def _method_row(method: Method) -> tuple[str, ...]:
     return method.name, method.summary, "; ".join(method.needs), method.refuses, checked
 
 
-def _show_method(method: Method) -> None:
+def _show_method(method: MethodInfo) -> None:
     out = console()
     for label, value in (
         ("method", method.name), ("does", method.summary), ("formula", method.formula), ("source", method.source),
@@ -82,7 +82,7 @@ def _show_method(method: Method) -> None:
     print_table(("field", "default", "meaning"), rows)
 
 
-def _checked(method: Method) -> str:
+def _checked(method: MethodInfo) -> str:
     if not method.conformance:
         return ""
     cases = ", ".join(case.case for case in method.conformance)

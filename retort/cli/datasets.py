@@ -1,4 +1,4 @@
-"""Data sets from the command line: what is there, and taking in one's own."""
+"""The commands for data sets."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retort.cli.errors import USAGE, CommandError, speaks
-from retort.cli.screen import Json, ago, console, print_json, print_table, size
+from retort.cli.errors import USAGE, CommandError, report_errors
+from retort.cli.screen import Json, ago, console, format_facts, print_json, print_table, size
 
 if TYPE_CHECKING:
-    from retort.client import Dataset, Retort
+    from retort.client import DatasetInfo, Retort
 
-app = typer.Typer(help="Data sets: list, show, take in, delete.", no_args_is_help=True)
+app = typer.Typer(help="List, show, create and delete data sets.", no_args_is_help=True)
 
 DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="The data set's id.")]
 
 
 @app.command("list")
-@speaks
+@report_errors
 def list_(
-    builtin: Annotated[bool, typer.Option("--builtin", help="Those that come along, instead of your own.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="How many of your own at most, newest first.")] = 20,
+    builtin: Annotated[
+        bool, typer.Option("--builtin", help="List the built-in ones instead of user data sets.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Number of user data sets at most, newest first.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """List your data sets, or those that come along."""
+    """List user data sets, or the built-in ones."""
     from retort.client import Retort
 
     with Retort() as client:
@@ -35,19 +37,19 @@ def list_(
             if as_json:
                 print_json(entries)
             else:
-                print_table(("data set", "what it is"), ((entry.name, entry.summary) for entry in entries))
+                print_table(("data set", "summary"), ((entry.name, entry.summary) for entry in entries))
             return
         found = [*islice(client.datasets.list(page=min(limit, 200)), limit)]
     if as_json:
         print_json(found)
         return
-    print_table(("data set", "name", "state", "classes", "images", "size", "created"), map(_row, found))
+    print_table(("data set", "name", "state", "classes", "examples", "size", "created"), map(_row, found))
 
 
 @app.command()
-@speaks
+@report_errors
 def show(dataset: DatasetId, as_json: Json = False) -> None:
-    """Show one data set: its parts and classes, and what was found in its images."""
+    """Show one data set: its splits and classes, and the findings about its images."""
     from retort.client import Retort
 
     with Retort() as client:
@@ -59,9 +61,9 @@ def show(dataset: DatasetId, as_json: Json = False) -> None:
 
 
 @app.command()
-@speaks
+@report_errors
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called, for people.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name for people.")],
     source: Annotated[
         str,
         typer.Argument(
@@ -72,19 +74,21 @@ def create(
     on_workers: Annotated[
         bool, typer.Option("--on-workers", help="SOURCE is a folder of the workers' machines.")
     ] = False,
-    validation_share: Annotated[float, typer.Option(help="Share of a validation part that is missing.")] = 0.1,
-    test_share: Annotated[float, typer.Option(help="Share of a test part that is missing.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Rules which images those are.")] = 0,
-    broken: Annotated[int, typer.Option(min=0, help="How many images may be broken.")] = 0,
+    validation_share: Annotated[
+        float, typer.Option(help="Share of the training images for a missing validation split.")
+    ] = 0.1,
+    test_share: Annotated[float, typer.Option(help="Share of the training images for a missing test split.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of those images.")] = 0,
+    broken: Annotated[int, typer.Option(min=0, help="Number of broken images that are allowed.")] = 0,
     image_size: Annotated[int, typer.Option(help="Side of the square that recipes bring images to, in pixels.")] = 224,
-    watch: Annotated[bool, typer.Option("--watch", help="Follow it until it is ready.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow its job to the end.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Take in images as a data set; print its id. An archive is uploaded first, a folder packed and uploaded."""
+    """Make a user data set of images; print its id. An archive is uploaded first, a folder packed and uploaded."""
     from retort.client import Retort
 
     with Retort() as client:
-        upload, folder = (None, source) if on_workers else (_uploaded(client, source), None)
+        upload, folder = (None, source) if on_workers else (_upload(client, source), None)
         found = client.datasets.create(
             name,
             upload=upload,
@@ -98,7 +102,7 @@ def create(
             return
         from retort.cli.watch import watch_to_the_end
 
-        assert found.job_id is not None, "its job was just made"
+        assert found.job_id is not None, "a new data set has a job"
         if not as_json:
             typer.echo(found.id)
         watch_to_the_end(client, found.job_id, as_json=as_json)
@@ -107,9 +111,9 @@ def create(
 
 
 @app.command()
-@speaks
+@report_errors
 def delete(dataset: DatasetId) -> None:
-    """Delete a data set that no job goes on to use."""
+    """Delete a data set; refused while a job that has not ended uses it."""
     from retort.client import Retort
 
     with Retort() as client:
@@ -117,48 +121,47 @@ def delete(dataset: DatasetId) -> None:
     typer.echo(f"{dataset} is deleted.")
 
 
-def _uploaded(client: Retort, source: str) -> str:
-    """The id of the upload that the images are to come from; what is on this machine is uploaded first."""
+def _upload(client: Retort, source: str) -> str:
+    """The id of the upload that `source` names; a file or folder of this machine is uploaded first."""
     if source.startswith("upload_"):
         return source
     if Path(source).is_file():
-        from retort.cli.upload import bring
+        from retort.cli.upload import upload_file
 
-        return bring(client, Path(source), "dataset").id
+        return upload_file(client, Path(source), "dataset").id
     if Path(source).is_dir():
-        from retort.cli.upload import bring_folder
+        from retort.cli.upload import upload_folder
 
-        return bring_folder(client, Path(source)).id
+        return upload_folder(client, Path(source)).id
     raise CommandError(
-        f"there is no file or folder {source!r} here; --on-workers would name a folder of the workers' machines", USAGE
+        f"there is no file or folder {source!r} here; for a folder of the workers' machines add --on-workers", USAGE
     )
 
 
-def _row(one: Dataset) -> tuple[str, ...]:
+def _row(one: DatasetInfo) -> tuple[str, ...]:
     facts = one.facts
-    images = f"{facts.train + facts.validation + facts.test:,}" if facts else ""
-    classes = str(facts.classes) if facts else ""
-    return one.id, one.name, one.state, classes, images, size(one.size) if one.size else "", ago(one.created_at)
+    examples = f"{facts.train + facts.validation + facts.test:,}" if facts else ""
+    classes = str(facts.classes) if facts and facts.classes is not None else ""
+    return one.id, one.name, one.state, classes, examples, size(one.size) if one.size else "", ago(one.created_at)
 
 
-def _print(one: Dataset) -> None:
+def _print(one: DatasetInfo) -> None:
     out = console()
     for label, value in _lines(one):
         out.print(f"[bold]{label:9}[/] ", end="")
         out.print(value, markup=False)
     if one.report:
-        parts = ("train", "validation", "test")
-        rows = ((each["name"], *(str(each[part]) for part in parts)) for each in one.report["classes"])
-        print_table(("class", *parts), rows, right=parts)
+        splits = ("train", "validation", "test")
+        rows = ((each["name"], *(str(each[split]) for split in splits)) for each in one.report["classes"])
+        print_table(("class", *splits), rows, right=splits)
 
 
-def _lines(one: Dataset) -> list[tuple[str, str]]:
+def _lines(one: DatasetInfo) -> list[tuple[str, str]]:
     source = " ".join(f"{kind} {value}" for kind, value in one.source.items() if value is not None)
     lines = [("data set", one.id), ("name", one.name), ("state", one.state), ("error", one.error or "")]
     lines += [("source", source), ("created", ago(one.created_at)), ("job", one.job_id or "")]
-    if facts := one.facts:
-        told = f"{facts.train} images to train on, {facts.validation} to choose by, {facts.test} to test on"
-        lines += [("data", f"{facts.classes} classes, {told}, {facts.image_size} pixels a side")]
+    if one.facts:
+        lines += [("data", format_facts(one.facts))]
         lines += [("digest", one.digest or ""), ("size", size(one.size or 0))]
     if one.report:
         lines += [("layout", one.report["layout"])]

@@ -1,4 +1,4 @@
-"""Files of a job, from the command line."""
+"""The command that downloads the files of a job."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retort.cli.errors import USAGE, CommandError, speaks
+from retort.cli.errors import USAGE, CommandError, report_errors
 from retort.cli.jobs import JobId
 from retort.cli.screen import console
 
@@ -18,32 +18,32 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-    from retort.client import Artifact, Retort
+    from retort.client import ArtifactInfo, Retort
 
 
-@speaks
+@report_errors
 def download(
     job: JobId,
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Files; all without one.")] = None,
     to: Annotated[Path | None, typer.Option(metavar="DIR", help="A folder; the job's id without one.")] = None,
 ) -> None:
-    """Download a job's files; one that broke off goes on where it broke."""
+    """Download a job's files; a broken download is resumed."""
     from retort.client import Retort
 
     with Retort() as client:
-        files = _chosen(client.jobs.artifacts(job), names or (), job)
+        files = _choose(client.jobs.artifacts(job), names or (), job)
         for path in fetch(client, job, files, to or Path(job)):
             typer.echo(path)
 
 
-def fetch(client: Retort, job_id: str, files: Sequence[Artifact], folder: Path) -> list[Path]:
-    """Download files into a folder under their names, with a bar on a terminal; where they lie."""
+def fetch(client: Retort, job_id: str, files: Sequence[ArtifactInfo], folder: Path) -> list[Path]:
+    """Download files into a folder under their names, with a bar on a terminal; their paths."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CommandError(f"{folder} cannot be made: {error.strerror}") from None
+        raise CommandError(f"{folder} cannot be created: {error.strerror}") from None
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     paths = []
     with Progress(*columns, console=console(stderr=True), disable=not console(stderr=True).is_terminal) as bars:
@@ -57,14 +57,14 @@ def _show(bars: Bars, task: TaskID, done: int, total: int) -> None:
     bars.update(task, completed=done, total=total)
 
 
-def _one(client: Retort, job_id: str, name: str, folder: Path, progressed: Callable[[int, int], None]) -> Path:
+def _one(client: Retort, job_id: str, name: str, folder: Path, on_progress: Callable[[int, int], None]) -> Path:
     try:
-        return client.jobs.download(job_id, name, folder, progressed)
+        return client.jobs.download(job_id, name, folder, on_progress)
     except OSError as error:
         raise CommandError(f"{folder / name} cannot be written: {error.strerror}") from None
 
 
-def _chosen(files: Sequence[Artifact], names: Sequence[str], job_id: str) -> list[Artifact]:
+def _choose(files: Sequence[ArtifactInfo], names: Sequence[str], job_id: str) -> list[ArtifactInfo]:
     known = {file.name: file for file in files}
     for name in names:
         if name not in known:

@@ -1,7 +1,6 @@
-"""How a command ends when it cannot do what was asked: one sentence and an exit code.
+"""Errors of commands: one sentence on stderr and an exit code.
 
-0 done; 1 refused, or the job did not succeed; 2 the command was typed wrongly; 3 nothing answers;
-130 interrupted.
+0 done; 1 refused, or the job did not succeed; 2 wrong usage; 3 the service cannot be reached; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from retort.client import Problem
+    from retort.client import ProblemInfo
 
 REFUSED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 
@@ -24,45 +23,45 @@ Result = TypeVar("Result")
 
 
 class CommandError(Exception):
-    """A command cannot go on; its text is one sentence for people."""
+    """A command cannot go on; the text is one sentence."""
 
     def __init__(self, sentence: str, code: int = REFUSED) -> None:
         super().__init__(sentence)
         self.code = code
 
 
-def speaks(command: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Make a command end with a sentence and an exit code where it would end with a trace."""
+def report_errors(command: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Decorate a command: an error ends it with a sentence and an exit code, not with a traceback."""
 
     @functools.wraps(command)
-    def spoken(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        from retort.client import ApiError, ConnectionFailed, RetortError
+    def wrapper(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        from retort.client import ApiError, RetortError, UnreachableError
 
         try:
             return command(*args, **kwargs)
         except ApiError as error:
-            tell(str(error), error.errors)
+            print_error(str(error), error.errors)
             raise typer.Exit(REFUSED) from None
-        except ConnectionFailed as error:
-            leave(str(error), UNREACHABLE)
+        except UnreachableError as error:
+            exit_with(str(error), UNREACHABLE)
         except RetortError as error:
-            leave(str(error), REFUSED)
+            exit_with(str(error), REFUSED)
         except CommandError as error:
-            leave(str(error), error.code)
+            exit_with(str(error), error.code)
         except KeyboardInterrupt:
-            leave("interrupted", INTERRUPTED)
+            exit_with("interrupted", INTERRUPTED)
 
-    return spoken
+    return wrapper
 
 
-def leave(sentence: str, code: int) -> NoReturn:
-    """Say why on stderr, and end the command."""
-    tell(sentence)
+def exit_with(sentence: str, code: int) -> NoReturn:
+    """Print a sentence on stderr and end the command. Raises typer.Exit."""
+    print_error(sentence)
     raise typer.Exit(code)
 
 
-def tell(sentence: str, problems: Sequence[Problem] = ()) -> None:
-    """Say on stderr what is wrong, and each wrong field under it."""
+def print_error(sentence: str, problems: Sequence[ProblemInfo] = ()) -> None:
+    """Print a sentence on stderr, and each wrong field under it."""
     typer.echo(f"retort: {sentence}", err=True)
     for problem in problems:
         if problem.detail != sentence:  # one problem alone is the sentence itself

@@ -1,4 +1,4 @@
-"""Jobs from the command line: validate, submit, list, show, and what their owner wishes."""
+"""The commands for jobs: validate, submit, list, show, watch, pause, resume, stop, cancel."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retort.cli.errors import REFUSED, speaks, tell
-from retort.cli.screen import Json, ago, console, duration, print_json, print_table
+from retort.cli.errors import REFUSED, print_error, report_errors
+from retort.cli.screen import Json, ago, console, duration, format_facts, print_json, print_table
 
 if TYPE_CHECKING:
-    from retort.client import Job, Retort, Validation
+    from retort.client import JobInfo, Retort, ValidationInfo
 
-WORDS = {"pause": "pause", "stop": "stop with what it has", "cancel": "end without a result"}
-"""What each wish asks of a job."""
+WANTED = {"pause": "pause", "stop": "stop with the best so far", "cancel": "end without a result"}
+"""A job's `wanted` in words."""
 
 RecipeFile = Annotated[
     str | None, typer.Argument(metavar="FILE", help="A recipe in YAML or JSON; - reads standard input.")
@@ -28,44 +28,44 @@ Changes = Annotated[
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 
 
-@speaks
+@report_errors
 def validate(file: RecipeFile = None, of_job: OfJob = None, changes: Changes = None, as_json: Json = False) -> None:
-    """Say all that is wrong with a recipe, and queue nothing."""
-    from retort.cli.recipe_file import wanted_recipe
+    """Validate a recipe and print all problems; nothing is queued."""
+    from retort.cli.recipe_file import load_recipe
     from retort.client import Retort
 
     with Retort() as client:
-        found = client.jobs.validate(wanted_recipe(client, file, of_job, changes or ()))
+        found = client.jobs.validate(load_recipe(client, file, of_job, changes or ()))
     if as_json:
         print_json(found)
     else:
-        say_found(found)
+        print_validation(found)
         if found.valid:
-            say_facts(found)
+            print_facts(found)
     if not found.valid:
         raise typer.Exit(REFUSED)
 
 
-@speaks
+@report_errors
 def submit(
     file: RecipeFile = None,
     of_job: OfJob = None,
     changes: Changes = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="Run some steps of each kind instead, and tell what all would take.")
+        bool, typer.Option("--estimate", help="Run some steps of each kind instead, and estimate the whole.")
     ] = False,
     idempotency_key: Annotated[
         str | None, typer.Option(help="The same key and recipe give the same job, however often they are sent.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Queue a job, from a file or anew from a job's recipe; print its id."""
-    from retort.cli.recipe_file import wanted_recipe
+    """Queue a job, from a file or again from a job's recipe; print its id."""
+    from retort.cli.recipe_file import load_recipe
     from retort.client import Retort
 
     with Retort() as client:
-        recipe = wanted_recipe(client, file, of_job, changes or ())
+        recipe = load_recipe(client, file, of_job, changes or ())
         make = client.jobs.estimate if estimate else client.jobs.create
         job = send(client, recipe, idempotency_key, make)
         if as_json:
@@ -82,45 +82,42 @@ def send(
     client: Retort,
     recipe: dict[str, Any],
     idempotency_key: str | None = None,
-    make: Callable[..., Job] | None = None,
-) -> Job:
-    """Queue a job; first say what is wrong or odd, and leave when it is wrong."""
+    make: Callable[..., JobInfo] | None = None,
+) -> JobInfo:
+    """Validate a recipe, print its problems and warnings, and queue a job. Raises typer.Exit when it is not valid."""
     found = client.jobs.validate(recipe)
-    say_found(found)
+    print_validation(found)
     if not found.valid:
         raise typer.Exit(REFUSED)
     return (make or client.jobs.create)(recipe, idempotency_key=idempotency_key)
 
 
-def say_found(found: Validation) -> None:
+def print_validation(found: ValidationInfo) -> None:
     """Problems and warnings, on stderr."""
     if found.problems:
         count = len(found.problems)
-        tell(f"the recipe has {count} problem{'s' if count > 1 else ''}", found.problems)
+        print_error(f"the recipe has {count} problem{'s' if count > 1 else ''}", found.problems)
     for warning in found.warnings:
-        tell(f"warning: {warning}")
+        print_error(f"warning: {warning}")
 
 
-def say_facts(found: Validation) -> None:
-    """What a recipe that can run would run on."""
+def print_facts(found: ValidationInfo) -> None:
+    """The data of a valid recipe, and the students that share a pass."""
     typer.echo("The recipe is valid.")
-    if facts := found.facts:
-        typer.echo(
-            f"Data: {facts.classes} classes, {facts.train} images to train on, {facts.validation} to choose by, "
-            f"{facts.test} to test on, {facts.image_size} pixels a side."
-        )
+    if found.facts:
+        typer.echo(f"Data: {format_facts(found.facts)}.")
     for group in found.sharing:
         if len(group) > 1:
             typer.echo(f"One pass over the data serves {', '.join(group)}.")
 
 
-@speaks
+@report_errors
 def jobs(
     state: Annotated[str | None, typer.Option(help="queued, running, paused, succeeded, failed or cancelled.")] = None,
     kind: Annotated[str | None, typer.Option(help="Only jobs of that kind, such as distill.")] = None,
     name: Annotated[str | None, typer.Option(help="Only jobs of that name.")] = None,
     tag: Annotated[str | None, typer.Option(help="Only jobs with that tag.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most, newest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Number of jobs at most, newest first.")] = 20,
     as_json: Json = False,
 ) -> None:
     """List jobs, newest first."""
@@ -134,10 +131,10 @@ def jobs(
     print_table(("job", "kind", "name", "state", "doing", "created"), map(_row, found))
 
 
-@speaks
+@report_errors
 def show(job: JobId, as_json: Json = False) -> None:
-    """Show one job: where it stands, why it waits or failed, what it measured, what it made."""
-    from retort.cli.report import print_files, print_latest, print_report, report_of
+    """Show one job: its state, its progress, its error, its metrics and its files."""
+    from retort.cli.report import find_report, print_files, print_latest, print_report
     from retort.client import Retort
 
     with Retort() as client:
@@ -146,8 +143,8 @@ def show(job: JobId, as_json: Json = False) -> None:
             print_json(found)
             return
         files = client.jobs.artifacts(job)
-        # The diary of a distillation may be long; what it ended with stands in its newest metrics too.
-        report = report_of(client, job) if found.kind != "distill" else None
+        # The event log of a distillation may be long; its result stands in the newest metrics too.
+        report = find_report(client, job) if found.kind != "distill" else None
     out = console()
     for label, value in _lines(found):
         out.print(f"[bold]{label:9}[/] ", end="")
@@ -158,60 +155,74 @@ def show(job: JobId, as_json: Json = False) -> None:
     print_files(files)
 
 
-@speaks
-def cancel(job: JobId, as_json: Json = False) -> None:
-    """Cancel a job: at once while it waits, a little later when it runs."""
-    _tell_wish(lambda client: client.jobs.cancel(job), as_json)
-
-
-@speaks
-def pause(job: JobId, as_json: Json = False) -> None:
-    """Hold a job back; one that runs leaves a checkpoint first."""
-    _tell_wish(lambda client: client.jobs.pause(job), as_json)
-
-
-@speaks
-def resume(job: JobId, as_json: Json = False) -> None:
-    """Let a paused job go on from its checkpoint."""
-    _tell_wish(lambda client: client.jobs.resume(job), as_json)
-
-
-@speaks
-def stop(job: JobId, as_json: Json = False) -> None:
-    """End a job early and keep the best students so far; before there is one, it is cancelled."""
-    _tell_wish(lambda client: client.jobs.stop(job), as_json)
-
-
-def _tell_wish(wish: Callable[[Retort], Job], as_json: bool) -> None:
+@report_errors
+def watch(
+    job: JobId,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON.")] = False,
+) -> None:
+    """Follow a job to its end; the exit code is 1 when it did not succeed."""
+    from retort.cli.watch import watch_to_the_end
     from retort.client import Retort
 
     with Retort() as client:
-        found = wish(client)
+        watch_to_the_end(client, job, as_json=as_json)
+
+
+@report_errors
+def cancel(job: JobId, as_json: Json = False) -> None:
+    """Cancel a job: at once while it waits, a little later when it runs."""
+    _request(lambda client: client.jobs.cancel(job), as_json)
+
+
+@report_errors
+def pause(job: JobId, as_json: Json = False) -> None:
+    """Pause a job; a running one writes a checkpoint first."""
+    _request(lambda client: client.jobs.pause(job), as_json)
+
+
+@report_errors
+def resume(job: JobId, as_json: Json = False) -> None:
+    """Queue a paused job again; it goes on from its checkpoint."""
+    _request(lambda client: client.jobs.resume(job), as_json)
+
+
+@report_errors
+def stop(job: JobId, as_json: Json = False) -> None:
+    """End a job early with the best students so far; before there is one it is cancelled."""
+    _request(lambda client: client.jobs.stop(job), as_json)
+
+
+def _request(call: Callable[[Retort], JobInfo], as_json: bool) -> None:
+    """Make a call that changes a job's `wanted`, and print the result."""
+    from retort.client import Retort
+
+    with Retort() as client:
+        found = call(client)
     if as_json:
         print_json(found)
     elif found.state == "running" and found.wanted != "run":
-        typer.echo(f"{found.id} is asked to {WORDS[found.wanted]}.")
+        typer.echo(f"{found.id} is asked to {WANTED[found.wanted]}.")
     else:
         typer.echo(f"{found.id} is {found.state}.")
 
 
-def _row(job: Job) -> tuple[str, ...]:
+def _row(job: JobInfo) -> tuple[str, ...]:
     return job.id, job.kind, job.name, job.state, _doing(job), ago(job.created_at)
 
 
-def _doing(job: Job) -> str:
-    """What a job that has not ended does, in a few words."""
+def _doing(job: JobInfo) -> str:
+    """Phase, network, epoch and `wanted` of a job that has not ended, in a few words."""
     if job.terminal:
         return ""
-    wish = f"to {WORDS[job.wanted]}" if job.wanted in WORDS and job.state != "paused" else ""
+    wanted = f"to {WANTED[job.wanted]}" if job.wanted in WANTED and job.state != "paused" else ""
     if job.state != "running" or job.progress is None:
-        return wish or job.phase or ""
+        return wanted or job.phase or ""
     at = job.progress
-    parts = [at.phase, at.network or "", f"{at.epoch}/{at.epochs}" if at.epochs else "", wish]
+    parts = [at.phase, at.network or "", f"{at.epoch}/{at.epochs}" if at.epochs else "", wanted]
     return " ".join(part for part in parts if part)
 
 
-def _lines(job: Job) -> list[tuple[str, str]]:
+def _lines(job: JobInfo) -> list[tuple[str, str]]:
     lines = [
         ("job", job.id),
         ("kind", job.kind),
@@ -229,5 +240,5 @@ def _lines(job: Job) -> list[tuple[str, str]]:
     return [(label, value) for label, value in lines if value]
 
 
-def _took(job: Job) -> str:
+def _took(job: JobInfo) -> str:
     return duration((job.ended_at - job.started_at).total_seconds()) if job.started_at and job.ended_at else ""

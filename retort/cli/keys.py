@@ -1,4 +1,4 @@
-"""Keys from the command line; all of it needs an admin key."""
+"""The commands for keys, which need an admin key."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from retort.cli.errors import USAGE, CommandError, speaks
+from retort.cli.errors import USAGE, CommandError, report_errors
 from retort.cli.screen import Json, ago, print_json, print_table
 
 if TYPE_CHECKING:
-    from retort.client import Key, Scope
+    from retort.client import KeyInfo, Scope
 
-KeyName = Annotated[str, typer.Argument(help="What the key is for.")]
-Project = Annotated[str | None, typer.Option(help="Name of the project that it opens, if not your own.")]
-Admin = Annotated[bool, typer.Option("--admin", help="It may do everything: `--scope admin`.")]
+KeyName = Annotated[str, typer.Argument(help="A name for people.")]
+Project = Annotated[str | None, typer.Option(help="Name of its project, if not your own.")]
+Admin = Annotated[bool, typer.Option("--admin", help="All permissions: `--scope admin`.")]
 Scopes = Annotated[
     list[str] | None,
     typer.Option(help="jobs:read, jobs:write, data:write or admin; given several times, all of these."),
 ]
-ExpiresDays = Annotated[float | None, typer.Option(min=0, help="It ends by itself after so many days.")]
+ExpiresDays = Annotated[float | None, typer.Option(min=0, help="Days until it expires.")]
 
 app = typer.Typer(help="List, make, rotate and revoke keys.", invoke_without_command=True, no_args_is_help=False)
 
 
 @app.callback()
-@speaks
+@report_errors
 def list_keys(context: typer.Context, as_json: Json = False) -> None:
     """List, make, rotate and revoke keys."""
     from retort.client import Retort
@@ -38,11 +38,11 @@ def list_keys(context: typer.Context, as_json: Json = False) -> None:
     if as_json:
         print_json(found)
         return
-    print_table(("key", "name", "project", "begins with", "may", "used", "ends"), map(_row, found))
+    print_table(("key", "name", "project", "begins with", "scopes", "last used", "expires"), map(_row, found))
 
 
 @app.command()
-@speaks
+@report_errors
 def create(
     name: KeyName,
     project: Project = None,
@@ -65,12 +65,10 @@ def create(
 
 
 @app.command()
-@speaks
+@report_errors
 def rotate(
     key: Annotated[str, typer.Argument(metavar="KEY", help="The key's id.")],
-    grace_hours: Annotated[
-        float, typer.Option(min=0, max=720, help="How long the old key goes on, for who has not got the new one yet.")
-    ] = 24,
+    grace_hours: Annotated[float, typer.Option(min=0, max=720, help="Hours for which the old key stays valid.")] = 24,
     as_json: Json = False,
 ) -> None:
     """Make a key's successor and print it; it is shown this once."""
@@ -85,7 +83,7 @@ def rotate(
 
 
 @app.command()
-@speaks
+@report_errors
 def revoke(key: Annotated[str, typer.Argument(metavar="KEY", help="The key's id.")]) -> None:
     """End a key at once."""
     from retort.client import Retort
@@ -95,17 +93,17 @@ def revoke(key: Annotated[str, typer.Argument(metavar="KEY", help="The key's id.
     typer.echo(f"{key} is revoked.")
 
 
-def scopes_of(words: list[str] | None, *, admin: bool) -> list[Scope]:
+def scopes_of(names: list[str] | None, *, admin: bool) -> list[Scope]:
     """The scopes that the options name, in their order. Raises CommandError for one that does not exist."""
     from retort.client import Scope
 
-    words = [*(words or ()), *(["admin"] if admin else [])]
+    names = [*(names or ()), *(["admin"] if admin else [])]
     known: tuple[Scope, ...] = get_args(Scope)
-    if wrong := [word for word in words if word not in known]:
-        raise CommandError(f"there is no scope {wrong[0]!r}; wanted some of {', '.join(known)}", USAGE)
-    return [scope for scope in known if scope in words]
+    if unknown := [name for name in names if name not in known]:
+        raise CommandError(f"there is no scope {unknown[0]!r}; wanted some of {', '.join(known)}", USAGE)
+    return [scope for scope in known if scope in names]
 
 
-def _row(key: Key) -> tuple[str, ...]:
+def _row(key: KeyInfo) -> tuple[str, ...]:
     ends = "revoked" if key.revoked_at else f"{key.expires_at:%Y-%m-%d %H:%M}" if key.expires_at else "never"
     return key.id, key.name, key.project, key.prefix, " ".join(key.scopes), ago(key.used_at) or "never", ends

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from retort.cli import audit, catalogue, datasets, download, jobs, keys, models, projects, upload, uploads, watch
+from retort.cli import audit, catalogue, datasets, download, jobs, keys, models, projects, upload, uploads
 
 app = typer.Typer(
     name="retort",
@@ -27,14 +27,14 @@ def address(
 ) -> None:
     """Distillation as a service: a large trained network in, a small one out."""
     if url:
-        os.environ["RETORT_URL"] = url  # where the client, and whatever a command starts, looks for it
+        os.environ["RETORT_URL"] = url  # read by the client, and by processes that a command starts
 
 
 app.command()(jobs.validate)
 app.command()(jobs.submit)
 app.command()(jobs.jobs)
 app.command()(jobs.show)
-app.command()(watch.watch)
+app.command()(jobs.watch)
 app.command()(jobs.pause)
 app.command()(jobs.resume)
 app.command()(jobs.stop)

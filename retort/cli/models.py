@@ -1,4 +1,4 @@
-"""Models from the command line: trained networks that you bring."""
+"""The commands for user models."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retort.cli.errors import USAGE, CommandError, speaks
+from retort.cli.errors import USAGE, CommandError, report_errors
 from retort.cli.recipe_file import read_recipe
 from retort.cli.screen import Json, ago, print_json, print_table, size
-from retort.cli.upload import bring
+from retort.cli.upload import upload_file
 from retort.cli.watch import follow, watch_to_the_end
 
 if TYPE_CHECKING:
-    from retort.client import Model
+    from retort.client import ModelInfo
 
 FORMS = {".safetensors": "safetensors", ".onnx": "onnx"}
 ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="The model's id.")]
 
-app = typer.Typer(help="List, bring, check and remove trained networks.", invoke_without_command=True)
+app = typer.Typer(help="List, add, check and delete user models.", invoke_without_command=True)
 
 
 @app.callback()
-@speaks
+@report_errors
 def list_models(context: typer.Context, as_json: Json = False) -> None:
-    """List, bring, check and remove trained networks."""
+    """List, add, check and delete user models."""
     from retort.client import Retort
 
     if context.invoked_subcommand is not None:
@@ -36,14 +36,14 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
     if as_json:
         print_json(found)
         return
-    columns = ("model", "name", "state", "architecture", "classes", "size", "brought")
+    columns = ("model", "name", "state", "architecture", "classes", "size", "created")
     print_table(columns, map(_row, found))
 
 
 @app.command()
-@speaks
+@report_errors
 def show(model: ModelId, as_json: Json = False) -> None:
-    """Show one model, with all that was found when it was taken in."""
+    """Show one model, with the findings of its check."""
     from retort.client import Retort
 
     with Retort() as client:
@@ -51,42 +51,44 @@ def show(model: ModelId, as_json: Json = False) -> None:
     if as_json:
         print_json(found)
         return
-    rows = [(name, _spell(value)) for name, value in found.model_dump(mode="json", exclude={"report"}).items()]
-    rows += [(name, _spell(value)) for name, value in (found.report or {}).items()]
+    rows = [(name, _text(value)) for name, value in found.model_dump(mode="json", exclude={"report"}).items()]
+    rows += [(name, _text(value)) for name, value in (found.report or {}).items()]
     print_table(("field", "value"), rows)
 
 
 @app.command()
-@speaks
+@report_errors
 def add(
     file: Annotated[Path | None, typer.Argument(metavar="FILE", help="A .safetensors or .onnx file.")] = None,
     of_job: Annotated[
         str | None, typer.Option("--from", metavar="JOB", help="Take a network of that job instead of a file.")
     ] = None,
-    network: Annotated[str, typer.Option(help="Which network of that job: a student's name, or teacher.")] = "student",
-    architecture: Annotated[str | None, typer.Option(help="Of safetensors: a name of the catalogue.")] = None,
-    classes: Annotated[int | None, typer.Option(help="How many classes, where their names are not given.")] = None,
+    network: Annotated[str, typer.Option(help="Network of that job: a student's name, or teacher.")] = "student",
+    architecture: Annotated[str | None, typer.Option(help="Architecture of the catalogue, for safetensors.")] = None,
+    classes: Annotated[int | None, typer.Option(help="Number of classes, where their names are not given.")] = None,
     class_names: Annotated[
         Path | None, typer.Option(help="A file with the name of each class, a line each, in the order of the outputs.")
     ] = None,
     expects: Annotated[
-        str | None, typer.Option(help="What its images must look like, as JSON: size, channel_order, range, mean, std.")
+        str | None, typer.Option(help="Format of its input images as JSON: size, channel_order, range, mean, std.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="A name for people; the file's without one.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Bring a network, from a file or of a job, and wait until it is taken in; print its id.
+    """Add a network, from a file or of a job, and wait until it is checked; print its id.
 
-    A student.json of ours beside the file says the rest."""
+    The rest is read from a student.json of Retort beside the file."""
     from retort.client import Retort
 
     if (file is None) == (of_job is None):
-        given_both = f"both the file {file} and --from {of_job} are given" if file is not None else "nothing is given"
-        raise CommandError(f"{given_both}; wanted a FILE, or --from and a job", USAGE)
+        given_both = f"both the file {file} and --from {of_job} are given"
+        raise CommandError(
+            f"{given_both if file is not None else 'nothing is given'}; wanted a FILE, or --from and a job", USAGE
+        )
     form = FORMS.get(file.suffix) if file is not None else None
     if file is not None and form is None:
-        raise CommandError(f"{file} is neither .safetensors nor .onnx", USAGE)
-    given = _beside(file) if file is not None and form == "safetensors" else {}
+        raise CommandError(f"{file} is not a .safetensors or .onnx file", USAGE)
+    given = _read_description(file) if file is not None and form == "safetensors" else {}
     if expects is not None:
         given["expects"] = given.get("expects", {}) | _object(expects)
     if class_names is not None:
@@ -94,7 +96,7 @@ def add(
     given |= {k: v for k, v in {"architecture": architecture, "classes": classes}.items() if v is not None}
     with Retort() as client:
         if file is not None:
-            given |= {"upload": bring(client, file, "model").id, "form": form}
+            given |= {"upload": upload_file(client, file, "model").id, "form": form}
         else:
             given |= {"job": of_job, "network": network}
         made = client.models.create(name or (network if file is None else file.stem), **given)
@@ -110,14 +112,14 @@ def add(
 
 
 @app.command()
-@speaks
+@report_errors
 def check(
     model: ModelId,
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name of a data set, or a file with its fields.")],
-    images: Annotated[int | None, typer.Option(min=1, help="How many images are looked at.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Number of images that it is evaluated on.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Try a model on a data set: how good it is, and whether its classes or its input seem wrong."""
+    """Evaluate a model on a data set, and test whether its order of classes or its input format is wrong."""
     from retort.client import Retort
 
     fields = read_recipe(dataset) if Path(dataset).is_file() else {"name": dataset}
@@ -129,9 +131,9 @@ def check(
 
 
 @app.command()
-@speaks
+@report_errors
 def delete(model: ModelId) -> None:
-    """Remove a model that no job goes on to use."""
+    """Delete a model; refused while a job that has not ended uses it."""
     from retort.client import Retort
 
     with Retort() as client:
@@ -139,17 +141,17 @@ def delete(model: ModelId) -> None:
     typer.echo(f"{model} is deleted.")
 
 
-def _row(model: Model) -> tuple[str, ...]:
+def _row(model: ModelInfo) -> tuple[str, ...]:
     count = "" if model.classes is None else str(model.classes)
     return (model.id, model.name, model.state, model.architecture, count, size(model.size), ago(model.created_at))
 
 
-def _spell(value: Any) -> str:
+def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _beside(file: Path) -> dict[str, Any]:
-    """What a student.json of ours says that lies beside the weights."""
+def _read_description(file: Path) -> dict[str, Any]:
+    """The fields that a student.json of Retort beside the weights gives."""
     from retort.user_model import from_description
 
     description = file.with_suffix(".json")
@@ -165,7 +167,7 @@ def _object(text: str) -> dict[str, Any]:
     except ValueError as error:
         raise CommandError(f"{text[:60]!r} is not JSON: {error}", USAGE) from None
     if not isinstance(found, dict):
-        raise CommandError(f"{text[:60]!r} is no JSON object", USAGE)
+        raise CommandError(f"{text[:60]!r} is not a JSON object", USAGE)
     return found
 
 

@@ -1,4 +1,4 @@
-"""A folder as one archive. The same files give the same bytes, so that an upload that broke goes on where it broke."""
+"""A folder as one archive. The same files give the same bytes, so that a broken upload can be resumed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import NoReturn
 
 from retort.cli.errors import USAGE, CommandError
 
-Told = Callable[[int, int], None]
-"""Is told (bytes packed, bytes in all)."""
+ProgressCallback = Callable[[int, int], None]
+"""Called with (bytes packed, bytes in all)."""
 
 
 @contextmanager
-def packed(folder: Path, told: Told) -> Iterator[Path]:
-    """A tar of all files in a folder, by name, without owners, times and rights; it goes with the block.
+def pack(folder: Path, on_progress: ProgressCallback) -> Iterator[Path]:
+    """A tar of all files in a folder, by name, without owners, times and modes; deleted after the block.
 
     A link to a file is packed as that file. Constant memory, but for the files' names.
     """
@@ -27,24 +27,24 @@ def packed(folder: Path, told: Told) -> Iterator[Path]:
     with TemporaryDirectory(prefix="retort-") as place:
         archive = Path(place) / f"{folder.resolve().name or 'folder'}.tar"
         try:
-            _pack(folder, files, archive, told)
+            _write(folder, files, archive, on_progress)
         except OSError as error:
-            said = f"{folder} cannot be packed into {place}: {error.strerror or error}"
-            raise CommandError(f"{said} (TMPDIR names another place)", USAGE) from None
+            sentence = f"{folder} cannot be packed into {place}: {error.strerror or error}"
+            raise CommandError(f"{sentence}; TMPDIR may name another folder", USAGE) from None
         yield archive
 
 
-def _pack(folder: Path, files: Sequence[tuple[str, int]], archive: Path, told: Told) -> None:
+def _write(folder: Path, files: Sequence[tuple[str, int]], archive: Path, on_progress: ProgressCallback) -> None:
     done, total = 0, sum(size for _, size in files)
     with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
         for name, size in files:
             entry = tarfile.TarInfo(name)
             entry.size = size
             with (folder / name).open("rb") as content:
-                tar.addfile(entry, content)  # which refuses a file that has become shorter
-            tar.getmembers().clear()  # it keeps all of them otherwise
+                tar.addfile(entry, content)  # raises when the file has become shorter
+            tar.getmembers().clear()  # tarfile holds all of them otherwise
             done += size
-            told(done, total)
+            on_progress(done, total)
 
 
 def _files(folder: Path) -> list[tuple[str, int]]:
@@ -65,7 +65,7 @@ def _files(folder: Path) -> list[tuple[str, int]]:
             except OSError as error:
                 refuse(error)
             if not stat.S_ISREG(status.st_mode):
-                raise CommandError(f"{file} is no regular file; wanted a folder of files", USAGE)
+                raise CommandError(f"{file} is not a regular file; wanted a folder of files", USAGE)
             found.append((file.relative_to(folder).as_posix(), status.st_size))
     if not found:
         raise CommandError(f"{folder} holds no files; wanted a folder of images", USAGE)

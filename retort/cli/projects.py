@@ -1,4 +1,4 @@
-"""Projects from the command line."""
+"""The commands for projects."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retort.cli.errors import speaks
+from retort.cli.errors import report_errors
 from retort.cli.screen import Json, ago, print_json, print_table, size
 
 if TYPE_CHECKING:
-    from retort.client import Project
+    from retort.client import ProjectInfo
 
-COLUMNS = ("project", "name", "runs at once", "waits", "stores", "one upload", "asks a second", "keeps", "created")
-TERMS = {"jobs": "jobs", "datasets": "data sets", "models": "models", "uploads": "uploads"}
-"""What is kept for a while, with its name for people."""
-Days = Annotated[float | None, typer.Option(metavar="DAYS", help="How long they are kept once nothing uses them.")]
+COLUMNS = ("project", "name", "running", "queued", "stored", "one upload", "requests a second", "retention", "created")
+THINGS = {"jobs": "jobs", "datasets": "data sets", "models": "models", "uploads": "uploads"}
+"""Things with a retention, with their names for people."""
+RetentionDays = Annotated[
+    float | None, typer.Option(metavar="DAYS", help="Days until they are deleted after their last use.")
+]
 
 app = typer.Typer(help="List, make and limit projects.", invoke_without_command=True, no_args_is_help=False)
 
 
 @app.callback()
-@speaks
+@report_errors
 def list_projects(context: typer.Context, as_json: Json = False) -> None:
     """List, make and limit projects."""
     from retort.client import Retort
@@ -37,7 +39,7 @@ def list_projects(context: typer.Context, as_json: Json = False) -> None:
 
 
 @app.command()
-@speaks
+@report_errors
 def create(name: Annotated[str, typer.Argument(help="Unique name.")], as_json: Json = False) -> None:
     """Make a project; needs an admin key."""
     from retort.client import Retort
@@ -51,27 +53,27 @@ def create(name: Annotated[str, typer.Argument(help="Unique name.")], as_json: J
 
 
 @app.command()
-@speaks
+@report_errors
 def limit(
     project: Annotated[str, typer.Argument(metavar="PROJECT", help="The project's id.")],
-    max_running: Annotated[int | None, typer.Option(min=1, help="How many of its jobs run at once.")] = None,
-    max_queued: Annotated[int | None, typer.Option(min=1, help="How many of its jobs wait at once.")] = None,
-    max_stored_gib: Annotated[float | None, typer.Option(help="How much it stores, in GiB.")] = None,
-    max_upload_gib: Annotated[float | None, typer.Option(help="How large one upload is, in GiB.")] = None,
-    requests_per_second: Annotated[float | None, typer.Option(help="How often its keys together may ask.")] = None,
-    keep_jobs_days: Annotated[
-        float | None, typer.Option(metavar="DAYS", help="How long jobs that have ended are kept.")
+    max_running: Annotated[int | None, typer.Option(min=1, help="Number of its jobs that run at once.")] = None,
+    max_queued: Annotated[int | None, typer.Option(min=1, help="Number of its jobs that are queued at once.")] = None,
+    max_stored_gib: Annotated[float | None, typer.Option(help="Stored bytes, in GiB.")] = None,
+    max_upload_gib: Annotated[float | None, typer.Option(help="Size of one upload, in GiB.")] = None,
+    requests_per_second: Annotated[float | None, typer.Option(help="Requests of all its keys together.")] = None,
+    jobs_retention_days: Annotated[
+        float | None, typer.Option(metavar="DAYS", help="Days until jobs are deleted after their end.")
     ] = None,
-    keep_datasets_days: Days = None,
-    keep_models_days: Days = None,
-    keep_uploads_days: Days = None,
+    datasets_retention_days: RetentionDays = None,
+    models_retention_days: RetentionDays = None,
+    uploads_retention_days: RetentionDays = None,
     unset: Annotated[
         list[str] | None,
-        typer.Option(help="Name of a limit to take away, such as max-running; may be given several times."),
+        typer.Option(help="Name of a limit to remove, such as max-running; may be given several times."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Set limits of a project; needs an admin key. Where it has none the service's own hold."""
+    """Set limits of a project; needs an admin key. The service's own hold where a project has none."""
     from retort.client import Retort
 
     limits: dict[str, float | None] = {name.replace("-", "_").replace("_gib", "_bytes"): None for name in unset or ()}
@@ -81,10 +83,10 @@ def limit(
         limits |= {} if gib is None else {name: round(gib * 2**30)}
     others = {
         "requests_per_second": requests_per_second,
-        "keep_jobs_days": keep_jobs_days,
-        "keep_datasets_days": keep_datasets_days,
-        "keep_models_days": keep_models_days,
-        "keep_uploads_days": keep_uploads_days,
+        "jobs_retention_days": jobs_retention_days,
+        "datasets_retention_days": datasets_retention_days,
+        "models_retention_days": models_retention_days,
+        "uploads_retention_days": uploads_retention_days,
     }
     limits |= {name: value for name, value in others.items() if value is not None}
     with Retort() as client:
@@ -95,9 +97,9 @@ def limit(
         print_table(COLUMNS, [_row(found)])
 
 
-@speaks
+@report_errors
 def usage(as_json: Json = False) -> None:
-    """Show what the key's project may use, and what it uses now."""
+    """Show limits and present use of the key's project."""
     from retort.client import Retort
 
     with Retort() as client:
@@ -113,13 +115,13 @@ def usage(as_json: Json = False) -> None:
         ("one upload", "", size(limits.max_upload_bytes)),
         ("requests a second", "", _number(limits.requests_per_second)),
     ]
-    for name, words in TERMS.items():
-        days = getattr(limits, f"keep_{name}_days")
-        rows.append((f"{words} are kept", "", "for ever" if days is None else f"{days:g} days"))
+    for name, words in THINGS.items():
+        days = getattr(limits, f"{name}_retention_days")
+        rows.append((f"retention of {words}", "", "for ever" if days is None else f"{days:g} days"))
     print_table((f"project {found.project}", "used", "limit"), rows)
 
 
-def _row(project: Project) -> tuple[str, ...]:
+def _row(project: ProjectInfo) -> tuple[str, ...]:
     stored, upload = (
         "default" if count is None else size(count) for count in (project.max_stored_bytes, project.max_upload_bytes)
     )
@@ -134,13 +136,13 @@ def _row(project: Project) -> tuple[str, ...]:
         stored,
         upload,
         rate,
-        _terms(project),
+        _retention(project),
         ago(project.created_at),
     )
 
 
-def _terms(project: Project) -> str:
-    days = {words: getattr(project, f"keep_{name}_days") for name, words in TERMS.items()}
+def _retention(project: ProjectInfo) -> str:
+    days = {words: getattr(project, f"{name}_retention_days") for name, words in THINGS.items()}
     return ", ".join(f"{words} {count:g} d" for words, count in days.items() if count is not None) or "default"
 
 

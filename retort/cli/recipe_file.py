@@ -1,4 +1,4 @@
-"""A recipe as a person writes it: a YAML or JSON file, and changes to it on the command line."""
+"""Recipe files: YAML or JSON, and changes to their fields on the command line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from retort.client import Retort
 
 
-def wanted_recipe(client: Retort, file: str | None, job_id: str | None, changes: Sequence[str] = ()) -> dict[str, Any]:
+def load_recipe(client: Retort, file: str | None, job_id: str | None, changes: Sequence[str] = ()) -> dict[str, Any]:
     """The recipe in a file, or else that of a job, with each change applied in turn."""
     if file is not None and job_id is not None:
         raise CommandError(f"both the file {file} and --from {job_id} are given; wanted one of them", USAGE)
@@ -23,11 +23,11 @@ def wanted_recipe(client: Retort, file: str | None, job_id: str | None, changes:
         return read_recipe(file, changes)
     if job_id is None:
         raise CommandError("wanted a FILE with a recipe, or --from and a job", USAGE)
-    return _changed(recipe_of(client, job_id), changes, f"the recipe of {job_id}")
+    return _apply_changes(fetch_recipe(client, job_id), changes, f"the recipe of {job_id}")
 
 
-def recipe_of(client: Retort, job_id: str) -> dict[str, Any]:
-    """The recipe that a job stored, or that it estimated."""
+def fetch_recipe(client: Retort, job_id: str) -> dict[str, Any]:
+    """The recipe of a distillation, or the one that an estimate was made of."""
     job = client.jobs.get(job_id)
     recipe = (job.spec or {}).get("recipe") if job.kind == "estimate" else job.spec
     if job.kind not in ("distill", "estimate") or recipe is None:
@@ -40,22 +40,22 @@ def recipe_of(client: Retort, job_id: str) -> dict[str, Any]:
 def read_recipe(file: str, changes: Sequence[str] = ()) -> dict[str, Any]:
     """The recipe in a file, `-` for standard input, with each `path=value` applied in turn.
 
-    What it means is the service's to say: only what JSON cannot carry is refused here.
+    The service validates it; only values that JSON cannot express are refused here.
     """
     where = "standard input" if file == "-" else file
-    recipe = _parsed(_text(file), where)
+    recipe = _parse(_text(file), where)
     if not isinstance(recipe, dict):
         raise CommandError(f"{where} holds {_kind(recipe)}; a recipe is a mapping of fields", USAGE)
-    return _changed(recipe, changes, where)
+    return _apply_changes(recipe, changes, where)
 
 
-def _changed(recipe: dict[str, Any], changes: Sequence[str], where: str) -> dict[str, Any]:
+def _apply_changes(recipe: dict[str, Any], changes: Sequence[str], where: str) -> dict[str, Any]:
     for change in changes:
         apply_change(recipe, change)
     try:
         json.dumps(recipe, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise CommandError(f"{where} holds something that JSON cannot carry: {error}", USAGE) from None
+        raise CommandError(f"{where} holds a value that JSON cannot express: {error}", USAGE) from None
     return recipe
 
 
@@ -64,12 +64,12 @@ def apply_change(recipe: dict[str, Any], change: str) -> None:
     where, equals, value = change.partition("=")
     names = where.split(".")
     if not equals or not all(names):
-        raise CommandError(f"--set {change!r} is no change; one looks like training.epochs=5", USAGE)
+        raise CommandError(f"--set {change!r} is not a change; wanted one like training.epochs=5", USAGE)
     holder: Any = recipe
     for name in names[:-1]:
         holder = _inside(holder, name, change)
     key = _place(holder, names[-1], change)
-    holder[key] = _parsed(value, f"--set {change!r}")
+    holder[key] = _parse(value, f"--set {change!r}")
 
 
 def _inside(holder: Any, name: str, change: str) -> Any:
@@ -85,7 +85,9 @@ def _place(holder: Any, name: str, change: str) -> Any:
         return name
     if isinstance(holder, list) and name.isdecimal() and int(name) < len(holder):
         return int(name)
-    wanted = f"a number below {len(holder)}" if isinstance(holder, list) else "a field, which a single value has not"
+    wanted = (
+        f"a number below {len(holder)}" if isinstance(holder, list) else "a field, which a single value does not have"
+    )
     raise CommandError(f"--set {change!r} names {name!r} where {wanted} is wanted", USAGE)
 
 
@@ -98,15 +100,15 @@ def _text(file: str) -> str:
         raise CommandError(f"{file} is not text in UTF-8", USAGE) from None
 
 
-def _parsed(text: str, where: str) -> Any:
+def _parse(text: str, where: str) -> Any:
     try:
-        # First as JSON: YAML 1.1 would read 1e-3 as a word.
+        # First as JSON: YAML 1.1 reads 1e-3 as a string.
         return json.loads(text)
     except ValueError:
-        return _parsed_yaml(text, where)
+        return _parse_yaml(text, where)
 
 
-def _parsed_yaml(text: str, where: str) -> Any:
+def _parse_yaml(text: str, where: str) -> Any:
     import yaml
 
     try:

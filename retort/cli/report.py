@@ -1,4 +1,4 @@
-"""What a job measured and made, as tables."""
+"""Metrics, reports and files of a job, as tables."""
 
 from __future__ import annotations
 
@@ -10,31 +10,38 @@ import typer
 from retort.cli.screen import duration, print_table, size
 
 if TYPE_CHECKING:
-    from retort.client import Artifact, Job, Retort
+    from retort.client import ArtifactInfo, JobInfo, Retort
 
 
-def report_of(client: Retort, job_id: str) -> dict[str, Any] | None:
-    """The final table that the job's diary holds; None when the job made none."""
+def find_report(client: Retort, job_id: str) -> dict[str, Any] | None:
+    """The report in the job's events; None when the job made none."""
     reports = [event.data for event in client.jobs.events(job_id) if event.kind == "report"]
     return reports[-1] if reports else None
 
 
 def print_report(kind: str, report: dict[str, Any]) -> None:
-    """What a job of that kind found; nothing of a kind whose report is shown elsewhere."""
+    """Print the report of a job of that kind; nothing for a kind whose report is shown elsewhere."""
     if kind in REPORTS:
         REPORTS[kind](report)
 
 
 def _print_networks(report: dict[str, Any]) -> None:
-    """Each network: how good it is on the test part, how often it guesses as the teacher does, and how large it is."""
+    """Metrics of each network on the test split, its agreement with the teacher, and its size."""
     columns = (
-        *("network", "architecture", "test accuracy", "images right", "as the teacher", "calibration error"),
+        *(
+            "network",
+            "architecture",
+            "test accuracy",
+            "correct images",
+            "agreement with the teacher",
+            "calibration error",
+        ),
         *("parameters", "best epoch"),
     )
     print_table(columns, (_report_row(row, report["ship"]) for row in report["networks"]), right=columns[2:])
-    # Reports of older jobs do not know that training may end before its time.
+    # Reports of older jobs lack the fields of an early stop.
     if report.get("stopped_early"):
-        typer.echo("Training ended early, as was asked.")
+        typer.echo("Training was stopped early.")
         for row in report["networks"]:
             if (trained := row["trained"]) and trained["steps"] < trained["of_steps"]:
                 typer.echo(
@@ -62,9 +69,9 @@ def _report_row(row: dict[str, Any], ship: str) -> tuple[str, ...]:
 
 
 def _print_estimate(report: dict[str, Any]) -> None:
-    """How long each part of a recipe takes, and all of it, with intervals; memory and sizes."""
+    """Time of each phase and of the whole, with intervals; memory and sizes."""
     rows = [
-        (section["phase"], ", ".join(section["learners"]), str(section["epochs"]),
+        (section["phase"], ", ".join(section["networks"]), str(section["epochs"]),
          *(_seconds(section[name]) for name in ("seconds_per_step", "seconds_per_epoch", "seconds")))
         for section in report["sections"]
     ]  # fmt: skip
@@ -82,7 +89,7 @@ def _print_estimate(report: dict[str, Any]) -> None:
 
 
 def _print_check(report: dict[str, Any]) -> None:
-    """How good a model is, and what seems wrong with it."""
+    """Metrics of a model, and the findings of its check."""
     model, count = report["model"], report["parameters"]
     least, greatest = (f"{report['outputs'][bound]:.4g}" for bound in ("least", "greatest"))
     rows = [
@@ -106,10 +113,10 @@ def _seconds(interval: Mapping[str, float]) -> str:
 
 
 REPORTS = {"distill": _print_networks, "estimate": _print_estimate, "check": _print_check}
-"""How a report is told, by the job's kind."""
+"""The function that prints a report, by the job's kind."""
 
 
-def print_latest(job: Job) -> None:
+def print_latest(job: JobInfo) -> None:
     """The newest metrics of each network."""
     if job.latest:
         names = sorted({metric for values in job.latest.values() for metric in values})
@@ -117,7 +124,7 @@ def print_latest(job: Job) -> None:
         print_table(("metric", *job.latest), rows, right=(*job.latest,))
 
 
-def print_files(files: Sequence[Artifact]) -> None:
+def print_files(files: Sequence[ArtifactInfo]) -> None:
     """Name, size and digest of each file that a job made."""
     if files:
         rows = ((file.name, size(file.size), file.sha256) for file in files)

@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON for programs."""
+"""Output of commands: tables for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from retort.client import DataFactsInfo
+
 PIPED_WIDTH = 240
 """Columns of tables that go to a file or a program: nothing is folded there."""
 
@@ -30,17 +32,17 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def print_json(value: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:
-    """One JSON document; what the service said, in the types of the client."""
+    """Print one JSON document; answers in the types of the client."""
     typer.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False))
 
 
 def print_json_line(value: BaseModel) -> None:
-    """JSON in one line, for a program that reads line by line."""
+    """Print JSON in one line, for a program that reads line by line."""
     typer.echo(json.dumps(_plain(value), ensure_ascii=False))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
-    """A table without frames, or a sentence where there is nothing to show."""
+    """Print a table without frames, or a sentence for an empty one."""
     table = make_table(columns, rows, right=right)
     console().print(table if table.row_count else "Nothing there.")
 
@@ -60,14 +62,14 @@ def make_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: 
 
 
 def ago(moment: datetime | None) -> str:
-    """How long ago, in one unit."""
+    """Time since then: "3 min 05 s ago"; empty for None."""
     if moment is None:
         return ""
     return f"{duration((datetime.now(UTC) - moment).total_seconds())} ago"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: "42 s", "3 min 05 s", "2 h 07 min", "4 d 3 h"."""
+    """Seconds in readable units: "42 s", "3 min 05 s", "2 h 07 min", "4 d 3 h"."""
     seconds = max(0, round(seconds))
     if seconds < 60:
         return f"{seconds} s"
@@ -79,12 +81,21 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes as people say them."""
+    """Bytes in readable units: "1.5 KiB", "5.0 GiB"."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} GiB"
+
+
+def format_facts(facts: DataFactsInfo) -> str:
+    """The facts of a data set in one line, as far as they are known."""
+    parts = [] if facts.classes is None else [f"{facts.classes} classes"]
+    parts.append(f"{facts.train} training, {facts.validation} validation and {facts.test} test examples")
+    if facts.image_size is not None:
+        parts.append(f"{facts.image_size} pixels a side")
+    return ", ".join(parts)
 
 
 def _plain(value: Any) -> Any:

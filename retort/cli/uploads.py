@@ -1,4 +1,4 @@
-"""Uploads from the command line: what was brought or begun, and giving it up. `retort upload` brings one."""
+"""The commands that list and delete uploads; `retort upload` makes one."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retort.cli.errors import speaks
+from retort.cli.errors import report_errors
 from retort.cli.screen import Json, ago, duration, print_json, print_table, size
 
 if TYPE_CHECKING:
-    from retort.client import Upload
+    from retort.client import UploadInfo
 
-app = typer.Typer(help="List and delete what was uploaded.", invoke_without_command=True)
+app = typer.Typer(help="List and delete uploads.", invoke_without_command=True)
 
 
 @app.callback()
-@speaks
+@report_errors
 def list_uploads(
     context: typer.Context,
-    state: Annotated[str | None, typer.Option(help="Only those that are open, or complete.")] = None,
-    kind: Annotated[str | None, typer.Option(help="Only those for a dataset, or a model.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most, newest first.")] = 20,
+    state: Annotated[str | None, typer.Option(help="Only those in that state: open or complete.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only those of that kind: dataset or model.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Number of uploads at most, newest first.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """List and delete what was uploaded."""
+    """List and delete uploads."""
     from retort.client import Retort
 
     if context.invoked_subcommand is not None:
@@ -36,13 +36,13 @@ def list_uploads(
     if as_json:
         print_json(found)
         return
-    print_table(("upload", "for a", "name", "state", "there", "size", "begun", "kept for"), map(_row, found))
+    print_table(("upload", "kind", "name", "state", "received", "size", "created", "expires in"), map(_row, found))
 
 
 @app.command()
-@speaks
+@report_errors
 def delete(upload: Annotated[str, typer.Argument(metavar="UPLOAD", help="The upload's id.")]) -> None:
-    """Give an upload up that no job goes on to use; what was made of it stays."""
+    """Delete an upload; refused while a job that has not ended uses it. What was made of it stays."""
     from retort.client import Retort
 
     with Retort() as client:
@@ -50,7 +50,7 @@ def delete(upload: Annotated[str, typer.Argument(metavar="UPLOAD", help="The upl
     typer.echo(f"{upload} is deleted.")
 
 
-def _row(one: Upload) -> tuple[str, ...]:
+def _row(one: UploadInfo) -> tuple[str, ...]:
     left = duration((one.expires_at - datetime.now(UTC)).total_seconds())
-    there = size(one.received_bytes)
-    return one.id, one.kind, one.name, one.state, there, size(one.size), ago(one.created_at), left
+    received = size(one.received_bytes)
+    return one.id, one.kind, one.name, one.state, received, size(one.size), ago(one.created_at), left

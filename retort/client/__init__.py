@@ -16,102 +16,112 @@ from retort.client._catalogue import Architectures, Exports, Methods
 from retort.client._datasets import Datasets
 from retort.client._jobs import Jobs
 from retort.client._keys import Audit, Keys, Projects
-from retort.client._models import Model, Models
+from retort.client._models import Models
 from retort.client._transport import DEFAULT_URL, Transport
 from retort.client._types import (
-    Architecture,
-    Artifact,
-    AuditEntry,
-    Card,
-    Curves,
-    DataFacts,
-    Dataset,
-    Entry,
-    Event,
-    Failure,
-    Job,
-    Key,
-    Method,
-    NewKey,
-    Point,
-    Problem,
-    Progress,
-    Project,
+    ArchitectureInfo,
+    ArtifactInfo,
+    AuditEntryInfo,
+    CardInfo,
+    ConformanceInfo,
+    CurvesInfo,
+    DataFactsInfo,
+    DatasetInfo,
+    EntryInfo,
+    EventInfo,
+    FailureInfo,
+    JobInfo,
+    KeyInfo,
+    LimitsInfo,
+    MethodInfo,
+    ModelInfo,
+    NewKeyInfo,
+    PointInfo,
+    ProblemInfo,
+    ProgressInfo,
+    ProjectInfo,
     Scope,
-    Upload,
-    UploadPart,
-    Usage,
-    Validation,
-    Waiting,
+    State,
+    UploadInfo,
+    UploadPartInfo,
+    UsageInfo,
+    UseInfo,
+    ValidationInfo,
+    WaitingInfo,
 )
 from retort.client._uploads import Uploads
 from retort.client.errors import (
     ApiError,
-    BadRequest,
-    Conflict,
-    ConnectionFailed,
-    CorruptDownload,
-    Forbidden,
-    Invalid,
-    NotFound,
+    BadRequestError,
+    ConflictError,
+    CorruptDownloadError,
+    ForbiddenError,
+    InvalidError,
+    NotFoundError,
     RetortError,
-    ServiceFailed,
-    TooLarge,
-    TooManyRequests,
-    Unauthorized,
-    UnexpectedAnswer,
+    ServerError,
+    TooLargeError,
+    TooManyRequestsError,
+    UnauthorizedError,
+    UnexpectedAnswerError,
+    UnreachableError,
 )
 
 __all__ = [
     "DEFAULT_URL",
     "ApiError",
-    "Architecture",
-    "Artifact",
-    "AuditEntry",
-    "BadRequest",
-    "Card",
-    "Conflict",
-    "ConnectionFailed",
-    "CorruptDownload",
-    "Curves",
-    "DataFacts",
-    "Dataset",
-    "Entry",
-    "Event",
-    "Failure",
-    "Forbidden",
-    "Invalid",
-    "Job",
-    "Key",
-    "Method",
-    "Model",
-    "NewKey",
-    "NotFound",
-    "Point",
-    "Problem",
-    "Progress",
-    "Project",
+    "ArchitectureInfo",
+    "ArtifactInfo",
+    "AuditEntryInfo",
+    "BadRequestError",
+    "CardInfo",
+    "ConflictError",
+    "ConformanceInfo",
+    "CorruptDownloadError",
+    "CurvesInfo",
+    "DataFactsInfo",
+    "DatasetInfo",
+    "EntryInfo",
+    "EventInfo",
+    "FailureInfo",
+    "ForbiddenError",
+    "InvalidError",
+    "JobInfo",
+    "KeyInfo",
+    "LimitsInfo",
+    "MethodInfo",
+    "ModelInfo",
+    "NewKeyInfo",
+    "NotFoundError",
+    "PointInfo",
+    "ProblemInfo",
+    "ProgressInfo",
+    "ProjectInfo",
     "Retort",
     "RetortError",
     "Scope",
-    "ServiceFailed",
-    "TooLarge",
-    "TooManyRequests",
-    "Unauthorized",
-    "UnexpectedAnswer",
-    "Upload",
-    "UploadPart",
-    "Usage",
-    "Validation",
-    "Waiting",
+    "ServerError",
+    "State",
+    "TooLargeError",
+    "TooManyRequestsError",
+    "UnauthorizedError",
+    "UnexpectedAnswerError",
+    "UnreachableError",
+    "UploadInfo",
+    "UploadPartInfo",
+    "UsageInfo",
+    "UseInfo",
+    "ValidationInfo",
+    "WaitingInfo",
 ]
 
 
 class Retort:
-    """A service, as seen by one key.
+    """A client of one service, with one key.
 
     `url` is RETORT_URL, else http://127.0.0.1:8765. `key` is RETORT_KEY, else, for a service on this machine, the
-    one that it left in its data directory. Use it as a context manager, or `close` it.
+    one in its data directory. Use it as a context manager, or `close` it. Answers are frozen pydantic models named
+    `<Noun>Info`; errors are listed in `retort.client.errors`.
     """
 
     def __init__(self, url: str | None = None, key: str | None = None) -> None:
@@ -133,8 +143,8 @@ class Retort:
         return self._transport.url
 
     def ready(self) -> dict[str, str]:
-        """What the service says of its own parts. Raises ServiceFailed when it cannot work."""
-        answer: dict[str, str] = self._transport.json(self._transport.request("GET", "/readyz", again=False))
+        """The state of the service's components by name. Raises ServerError when the service cannot work."""
+        answer: dict[str, str] = self._transport.json(self._transport.request("GET", "/readyz", retry=False))
         return answer
 
     def close(self) -> None:

@@ -1,42 +1,42 @@
-"""What a recipe may name."""
+"""The catalogue: all that a recipe may name."""
 
 from __future__ import annotations
 
 from retort.client._transport import Transport, path
-from retort.client._types import Architecture, Entry, Method
+from retort.client._types import ArchitectureInfo, EntryInfo, MethodInfo
 
 
 class Methods:
-    """What `client.methods` offers."""
+    """`client.methods`: the distillation methods."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def list(self) -> list[Method]:
-        return [*self._transport.pages("/v1/methods", Method)]
+    def list(self) -> list[MethodInfo]:
+        return [*self._transport.pages("/v1/methods", MethodInfo)]
 
-    def get(self, name: str) -> Method:
-        return self._transport.get(path("methods", name), Method)
+    def get(self, name: str) -> MethodInfo:
+        return self._transport.get(path("methods", name), MethodInfo)
 
 
 class Architectures:
-    """What `client.architectures` offers."""
+    """`client.architectures`: the networks that a recipe may name."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def list(self) -> list[Architecture]:
-        return [*self._transport.pages("/v1/architectures", Architecture)]
+    def list(self) -> list[ArchitectureInfo]:
+        return [*self._transport.pages("/v1/architectures", ArchitectureInfo)]
 
-    def get(self, name: str) -> Architecture:
-        return self._transport.get(path("architectures", name), Architecture)
+    def get(self, name: str) -> ArchitectureInfo:
+        return self._transport.get(path("architectures", name), ArchitectureInfo)
 
 
 class Exports:
-    """What `client.exports` offers."""
+    """`client.exports`: the formats that a network is exported in."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def list(self) -> list[Entry]:
-        return [*self._transport.pages("/v1/exports", Entry)]
+    def list(self) -> list[EntryInfo]:
+        return [*self._transport.pages("/v1/exports", EntryInfo)]

@@ -1,4 +1,4 @@
-"""Data sets: those that come along, and one's own."""
+"""Data sets: built-in ones and user data sets."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 from uuid import uuid4
 
 from retort.client._transport import Transport, path
-from retort.client._types import Dataset, Entry
+from retort.client._types import DatasetInfo, EntryInfo
 
 
 class Datasets:
-    """What `client.datasets` offers."""
+    """`client.datasets`: data sets, built-in ones and user data sets."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def builtin(self) -> list[Entry]:
-        """The data sets that a recipe names by `name`."""
-        return [*self._transport.pages("/v1/datasets/builtin", Entry)]
+    def builtin(self) -> list[EntryInfo]:
+        """The data sets that come with the service; a recipe names one by its `name`."""
+        return [*self._transport.pages("/v1/datasets/builtin", EntryInfo)]
 
     def create(
         self,
@@ -28,26 +28,27 @@ class Datasets:
         folder: str | None = None,
         idempotency_key: str | None = None,
         **settings: Mapping[str, Any] | int,
-    ) -> Dataset:
-        """Have images taken in, from an upload or from a folder that the service's operator allows.
+    ) -> DatasetInfo:
+        """Make a user data set from an upload, or from a folder that the service's operator allows.
 
         `settings` are further fields of the request: `splits`, `limits`, `image_size`, `deadline`. The same key and
-        request give the same data set; without a key one is made for this call. Follow its job to see it become ready.
+        request give the same data set; without a key one is made for this call. A job ingests the images: follow it to
+        see the data set become ready.
         """
         source = {field: value for field, value in {"upload": upload, "folder": folder}.items() if value is not None}
         headers = {"Idempotency-Key": idempotency_key or uuid4().hex}
         body = {"name": name, "source": source, **settings}
         return self._transport.read(
-            self._transport.request("POST", "/v1/datasets", json=body, headers=headers), Dataset
+            self._transport.request("POST", "/v1/datasets", json=body, headers=headers), DatasetInfo
         )
 
-    def list(self, *, page: int = 50) -> Iterator[Dataset]:
-        """One's own, newest first; pages are fetched as they are reached."""
-        return self._transport.pages("/v1/datasets", Dataset, {"limit": page})
+    def list(self, *, page: int = 50) -> Iterator[DatasetInfo]:
+        """User data sets, newest first; pages are fetched as they are reached."""
+        return self._transport.pages("/v1/datasets", DatasetInfo, {"limit": page})
 
-    def get(self, dataset_id: str) -> Dataset:
-        return self._transport.get(path("datasets", dataset_id), Dataset)
+    def get(self, dataset_id: str) -> DatasetInfo:
+        return self._transport.get(path("datasets", dataset_id), DatasetInfo)
 
     def delete(self, dataset_id: str) -> None:
-        """Remove a data set that no job goes on to use, with its bytes."""
-        self._transport.request("DELETE", path("datasets", dataset_id), again=False)
+        """Delete a data set, with its bytes. Raises ConflictError while a job that has not ended uses it."""
+        self._transport.request("DELETE", path("datasets", dataset_id), retry=False)

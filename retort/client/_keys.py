@@ -1,4 +1,4 @@
-"""Keys, projects and the audit log: who may do what. All but the list of projects and their use needs an admin key."""
+"""Keys, projects and the audit log. All but the list of projects and their use needs an admin key."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from retort.client._transport import Transport, path
-from retort.client._types import AuditEntry, Key, NewKey, Project, Scope, Usage
+from retort.client._types import AuditEntryInfo, KeyInfo, NewKeyInfo, ProjectInfo, Scope, UsageInfo
 
 
 class Keys:
-    """What `client.keys` offers."""
+    """`client.keys`: the keys of the service."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def list(self) -> list[Key]:
+    def list(self) -> list[KeyInfo]:
         """All keys, those that have ended too."""
-        return [*self._transport.pages("/v1/keys", Key)]
+        return [*self._transport.pages("/v1/keys", KeyInfo)]
 
     def create(
         self,
@@ -26,60 +26,60 @@ class Keys:
         project: str | None = None,
         scopes: Sequence[Scope] | None = None,
         expires_at: datetime | None = None,
-    ) -> NewKey:
+    ) -> NewKeyInfo:
         """Make a key; its secret is in the answer and nowhere else.
 
-        `project` is the own one by default, `scopes` all that concerns that project alone.
+        `project` is that of the client's key by default, `scopes` all but `admin`.
         """
         ends = expires_at and expires_at.astimezone().isoformat()
         body = {"name": name, "project": project, "scopes": scopes and [*scopes], "expires_at": ends}
         given = {field: value for field, value in body.items() if value is not None}
-        return self._transport.read(self._transport.request("POST", "/v1/keys", json=given, again=False), NewKey)
+        return self._transport.read(self._transport.request("POST", "/v1/keys", json=given, retry=False), NewKeyInfo)
 
-    def rotate(self, key_id: str, *, grace_seconds: int | None = None) -> NewKey:
-        """Make a key's successor; the old one goes on for that long, a day by default."""
+    def rotate(self, key_id: str, *, grace_seconds: int | None = None) -> NewKeyInfo:
+        """Make a key's successor; the old key stays valid for `grace_seconds`, a day by default."""
         given = {} if grace_seconds is None else {"grace_seconds": grace_seconds}
-        answer = self._transport.request("POST", f"{path('keys', key_id)}/rotate", params=given, again=False)
-        return self._transport.read(answer, NewKey)
+        answer = self._transport.request("POST", f"{path('keys', key_id)}/rotate", params=given, retry=False)
+        return self._transport.read(answer, NewKeyInfo)
 
     def revoke(self, key_id: str) -> None:
         """End a key at once."""
-        self._transport.request("DELETE", path("keys", key_id), again=False)
+        self._transport.request("DELETE", path("keys", key_id), retry=False)
 
 
 class Projects:
-    """What `client.projects` offers."""
+    """`client.projects`: the projects of the service, their limits and their use."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def list(self) -> list[Project]:
-        """The own project; all for an admin key."""
-        return [*self._transport.pages("/v1/projects", Project)]
+    def list(self) -> list[ProjectInfo]:
+        """The key's project; all projects for an admin key."""
+        return [*self._transport.pages("/v1/projects", ProjectInfo)]
 
-    def create(self, name: str) -> Project:
-        response = self._transport.request("POST", "/v1/projects", json={"name": name}, again=False)
-        return self._transport.read(response, Project)
+    def create(self, name: str) -> ProjectInfo:
+        response = self._transport.request("POST", "/v1/projects", json={"name": name}, retry=False)
+        return self._transport.read(response, ProjectInfo)
 
-    def limit(self, project_id: str, **limits: float | None) -> Project:
+    def limit(self, project_id: str, **limits: float | None) -> ProjectInfo:
         """Set some of a project's limits: max_running, max_queued, max_stored_bytes, max_upload_bytes,
-        requests_per_second, keep_jobs_days, keep_datasets_days, keep_models_days and keep_uploads_days; None is any
-        number of running jobs, and the service's own limit for the others."""
+        requests_per_second, jobs_retention_days, datasets_retention_days, models_retention_days and
+        uploads_retention_days. None removes the limit on running jobs; for the others the service's own holds."""
         return self._transport.read(
-            self._transport.request("PATCH", path("projects", project_id), json=limits), Project
+            self._transport.request("PATCH", path("projects", project_id), json=limits), ProjectInfo
         )
 
-    def usage(self) -> Usage:
-        """What the own project may use, and what it uses now."""
-        return self._transport.get("/v1/usage", Usage)
+    def usage(self) -> UsageInfo:
+        """Limits and use of the key's project."""
+        return self._transport.get("/v1/usage", UsageInfo)
 
 
 class Audit:
-    """What `client.audit` offers."""
+    """`client.audit`: the audit log."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def list(self, *, project_id: str | None = None, key_id: str | None = None) -> Iterator[AuditEntry]:
-        """Every request that changed something or would have, newest first."""
-        return self._transport.pages("/v1/audit", AuditEntry, {"project": project_id, "key": key_id})
+    def list(self, *, project_id: str | None = None, key_id: str | None = None) -> Iterator[AuditEntryInfo]:
+        """Requests that changed something or were refused, and removals by retention, newest first."""
+        return self._transport.pages("/v1/audit", AuditEntryInfo, {"project": project_id, "key": key_id})

@@ -1,4 +1,4 @@
-"""What the service answers, as types. Fields that a newer service adds are ignored."""
+"""The service's answers as types, named `<Noun>Info`. Fields that a newer service adds are ignored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Answer(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class Page(Answer):
+class AnswerPage(Answer):
     """Some items of a list."""
 
     items: list[Any]
@@ -25,7 +25,7 @@ class Page(Answer):
     """Asks for the next page; null on the last one."""
 
 
-class Problem(Answer):
+class ProblemInfo(Answer):
     """One wrong field."""
 
     pointer: str | None = None
@@ -33,53 +33,55 @@ class Problem(Answer):
     parameter: str | None = None
     """Name of the query or header parameter, where it is one."""
     detail: str
-    """One sentence: what was found, what was wanted."""
+    """One sentence: found and wanted."""
 
 
-class Progress(Answer):
-    """Where a running job stands."""
+class ProgressInfo(Answer):
+    """The progress of a running job."""
 
     phase: str
     network: str | None = None
     """The network being trained; several names joined by a comma when they share a pass."""
     epoch: int | None = None
-    """Epochs finished in this phase."""
+    """Epochs done in this phase."""
     epochs: int | None = None
     step: int | None = None
     """Optimizer steps done in this phase."""
     steps: int | None = None
-    images_per_second: float | None = None
+    examples_per_second: float | None = None
     seconds_left: float | None = None
     """Estimated, for this phase."""
     loss: float | None = None
-    accuracy: float | None = None
-    """On the validation part, in [0, 1]."""
+    metric: str | None = None
+    """Name of the task's headline metric."""
+    value: float | None = None
+    """Its value on the validation split."""
 
 
-class Failure(Answer):
-    """Why the last attempt did not finish."""
+class FailureInfo(Answer):
+    """The reason why the last attempt did not succeed."""
 
-    fault: Literal["recipe", "machine", "service"]
-    """What has to change before it can succeed."""
+    fault: Literal["spec", "machine", "service"]
+    """The side that has to change before it can succeed."""
     cause: str
     detail: str
     """One sentence."""
 
 
-class Waiting(Answer):
-    """Why a job has not started."""
+class WaitingInfo(Answer):
+    """The reason why a queued job has not started."""
 
     position: int
     """1 is next."""
     workers: int
-    """How many are alive."""
+    """Number of workers that are alive."""
     busy: int = 0
-    """How many of them run a job."""
+    """Number of them that run a job."""
     reason: str
 
 
-class Job(Answer):
-    """One run of one recipe."""
+class JobInfo(Answer):
+    """A job: its spec, its state and its newest metrics."""
 
     id: str
     kind: str
@@ -87,30 +89,30 @@ class Job(Answer):
     tags: list[str]
     state: State
     wanted: str
-    """What its owner wants of it: `run`, `pause`, `stop` or `cancel`."""
+    """The state that its owner asked for: `run`, `pause`, `stop` or `cancel`."""
     terminal: bool
     """Whether its state is final."""
     phase: str | None
-    progress: Progress | None
+    progress: ProgressInfo | None
     latest: dict[str, dict[str, float]]
     """The newest metrics of each network, by its name."""
     priority: int
     attempt: int
     max_attempts: int
-    error: Failure | None
+    error: FailureInfo | None
     created_at: datetime
     started_at: datetime | None
     deadline_at: datetime | None = None
-    """When its wall-clock time is over; null before the first start and without a limit."""
+    """End of its wall-clock time; null before the first start and without a limit."""
     ended_at: datetime | None
     spec: dict[str, Any] | None = None
-    """The stored recipe; lists of jobs leave it out."""
-    waiting: Waiting | None = None
-    """Said of a single job that is queued."""
+    """The spec as stored, a recipe for a distillation; lists of jobs leave it out."""
+    waiting: WaitingInfo | None = None
+    """Given for a single job that is queued."""
 
 
-class Event(Answer):
-    """One numbered line of a job's diary."""
+class EventInfo(Answer):
+    """One numbered entry of a job's event log."""
 
     number: int
     at: datetime
@@ -125,7 +127,7 @@ class Event(Answer):
     data: dict[str, Any] | None = None
 
 
-class Point(Answer):
+class PointInfo(Answer):
     """One value of a curve."""
 
     phase: str
@@ -134,62 +136,91 @@ class Point(Answer):
     value: float
 
 
-class Curves(Answer):
-    """What a job measured over time."""
+class CurvesInfo(Answer):
+    """Metrics of a job over its steps."""
 
-    students: dict[str, dict[str, list[Point]]]
+    students: dict[str, dict[str, list[PointInfo]]]
     """Network to metric to points, oldest first."""
 
 
-class DataFacts(Answer):
-    """What is known of a data set without loading its images."""
+class DataFactsInfo(Answer):
+    """Facts of a data set that are known without loading its images."""
 
-    classes: int
-    class_names: list[str]
-    image_size: int
     train: int
+    """Number of examples, here and below."""
     validation: int
     test: int
+    classes: int | None = None
+    """Null where targets are not classes."""
+    class_names: list[str] | None = None
+    image_size: int | None = None
+    """Side of the square images, in pixels; null where inputs are not images."""
 
 
-class Dataset(Answer):
-    """Images that were taken in, or are being."""
+class DatasetInfo(Answer):
+    """A user data set."""
 
     id: str
-    """What a recipe names: `{"name": "stored", "dataset": id}`."""
+    """A recipe names it so: `{"name": "stored", "dataset": id}`."""
     name: str
     state: Literal["ingesting", "ready", "failed"]
     error: str | None
-    """One sentence why it cannot be used, if it cannot."""
+    """One sentence on the reason why it cannot be used; null if it can."""
     source: dict[str, str | None]
-    """Where its images came from: `upload` or `folder`."""
+    """Source of its images: `upload` or `folder`."""
     digest: str | None
     """sha256, hex, of its archive; null until it is ready."""
     size: int | None
     """Bytes of its archive."""
-    facts: DataFacts | None
+    facts: DataFactsInfo | None
     job_id: str | None
     """The job that makes or made it; null once that was deleted."""
     created_at: datetime
     report: dict[str, Any] | None = None
-    """What was found in its images; lists leave it out."""
+    """Findings about its images; lists leave it out."""
 
 
-class Validation(Answer):
-    """What the service says of a recipe without queueing it."""
+class ModelInfo(Answer):
+    """A user model."""
+
+    id: str
+    """A recipe names it so: `"teacher": {"model": id}`."""
+    name: str
+    state: Literal["checking", "ready", "refused"]
+    error: str | None
+    """One sentence on the reason why it cannot be used; null if it can."""
+    form: Literal["safetensors", "onnx"]
+    architecture: str
+    classes: int | None
+    class_names: list[str] | None
+    """In the order of its outputs."""
+    expects: dict[str, Any] | None
+    """Format of its input images: size, channel_order, range, mean, std."""
+    size: int
+    """Of its file, in bytes."""
+    sha256: str
+    job_id: str | None
+    """The job that checks or checked it."""
+    created_at: datetime
+    report: dict[str, Any] | None = None
+    """Findings of its check; lists leave it out."""
+
+
+class ValidationInfo(Answer):
+    """The result of validating a recipe; nothing was queued."""
 
     valid: bool
-    problems: list[Problem]
+    problems: list[ProblemInfo]
     warnings: list[str]
     resolved: dict[str, Any] | None
-    """The recipe as it would be stored; null when it is wrong."""
+    """The recipe as it would be stored; null when it is not valid."""
     sharing: list[list[str]]
-    """Names of the students that share one pass over the data, a group each."""
-    facts: DataFacts | None
+    """Groups of students that share one pass over the data, by name."""
+    facts: DataFactsInfo | None
     """Null when only a worker can tell."""
 
 
-class Artifact(Answer):
+class ArtifactInfo(Answer):
     """A file that a job made."""
 
     name: str
@@ -203,7 +234,7 @@ class Artifact(Answer):
     created_at: datetime
 
 
-class Conformance(Answer):
+class ConformanceInfo(Answer):
     """A value of a published implementation that a method was checked against."""
 
     case: str
@@ -212,7 +243,7 @@ class Conformance(Answer):
     """Of a value or a gradient, as a share of that tensor's largest entry."""
 
 
-class Method(Answer):
+class MethodInfo(Answer):
     """One distillation objective."""
 
     name: str
@@ -225,10 +256,10 @@ class Method(Answer):
     label_weight: float | None
     """The published weight of cross-entropy beside it."""
     needs: tuple[str, ...]
-    """What it reads, trains and changes with its defaults."""
+    """The tensors and views that it reads, and what it trains and changes, with its defaults."""
     refuses: str
-    """What it refuses; empty where it serves every pair."""
-    conformance: tuple[Conformance, ...]
+    """Pairs of networks that it refuses; empty where it serves every pair."""
+    conformance: tuple[ConformanceInfo, ...]
     """The published values that it agrees with."""
     worst_difference: float | None
     """The largest of those differences."""
@@ -236,8 +267,8 @@ class Method(Answer):
     """JSON schema of its fields."""
 
 
-class Card(Answer):
-    """What is known of an architecture without building it."""
+class CardInfo(Answer):
+    """Facts of an architecture that are known without building it."""
 
     embedding: int
     """Width of what goes into the classifier, in features."""
@@ -251,18 +282,18 @@ class Card(Answer):
     """Side of the smallest image that it can read, in pixels."""
 
 
-class Architecture(Answer):
+class ArchitectureInfo(Answer):
     """A network that a recipe may name."""
 
     name: str
     family: str
     source: str
-    card: Card | None
+    card: CardInfo | None
     """Null where it was not measured yet."""
 
 
-class Entry(Answer):
-    """A data set or an export that the service brings along."""
+class EntryInfo(Answer):
+    """A data set or an export that comes with the service."""
 
     name: str
     summary: str
@@ -271,7 +302,7 @@ class Entry(Answer):
     """JSON schema of its fields."""
 
 
-class UploadPart(Answer):
+class UploadPartInfo(Answer):
     """A part of an upload that the service has."""
 
     number: int
@@ -282,8 +313,8 @@ class UploadPart(Answer):
     """Hex."""
 
 
-class Upload(Answer):
-    """A file that was brought, or is on its way."""
+class UploadInfo(Answer):
+    """A file that was uploaded, or is being uploaded."""
 
     id: str
     kind: Literal["dataset", "model"]
@@ -300,13 +331,13 @@ class Upload(Answer):
     received_bytes: int
     created_at: datetime
     expires_at: datetime
-    """When the service gives it up, unless something is made of it."""
-    received: list[UploadPart] = []
+    """Time at which the service deletes it, unless something is made of it."""
+    received: list[UploadPartInfo] = []
     """The parts that the service has; lists of uploads leave them out."""
 
 
-class Key(Answer):
-    """A key, by all but its secret."""
+class KeyInfo(Answer):
+    """A key without its secret."""
 
     id: str
     name: str
@@ -314,9 +345,9 @@ class Key(Answer):
     """Its first characters, to recognise it by."""
     project: str
     scopes: list[str]
-    """What it may do; `admin` implies all others."""
+    """Its permissions; `admin` implies all others."""
     replaces: str | None
-    """Id of the key whose successor it is."""
+    """Id of the key that it succeeds."""
     created_at: datetime
     used_at: datetime | None
     """To the minute."""
@@ -324,78 +355,78 @@ class Key(Answer):
     revoked_at: datetime | None
 
 
-class NewKey(Key):
+class NewKeyInfo(KeyInfo):
     """A key that was just made."""
 
     key: str
     """The secret; it is shown this once."""
 
 
-class Project(Answer):
+class ProjectInfo(Answer):
     """A tenant that owns jobs and keys."""
 
     id: str
     name: str
     max_running: int | None = None
-    """How many of its jobs run at once at most; null sets no limit."""
+    """Greatest number of its jobs that run at once; null sets no limit."""
     max_queued: int | None = None
-    """How many wait at once at most; here and below, null is the service's own limit."""
+    """Greatest number of queued jobs; here and below, null is the service's own limit."""
     max_stored_bytes: int | None = None
     max_upload_bytes: int | None = None
     requests_per_second: float | None = None
-    keep_jobs_days: float | None = None
-    """How long its ended jobs are kept, and below other things since they were last used."""
-    keep_datasets_days: float | None = None
-    keep_models_days: float | None = None
-    keep_uploads_days: float | None = None
+    jobs_retention_days: float | None = None
+    """Retention of its ended jobs, and below of other things after their last use."""
+    datasets_retention_days: float | None = None
+    models_retention_days: float | None = None
+    uploads_retention_days: float | None = None
     created_at: datetime
 
 
-class Limits(Answer):
-    """What a project may use."""
+class LimitsInfo(Answer):
+    """The limits of a project."""
 
     max_running: int | None
-    """Null is any number."""
+    """Null is no limit."""
     max_queued: int
     max_stored_bytes: int
     max_upload_bytes: int
     requests_per_second: float
-    keep_jobs_days: float | None = None
-    """Null, as below, is for ever."""
-    keep_datasets_days: float | None = None
-    keep_models_days: float | None = None
-    keep_uploads_days: float | None = None
+    jobs_retention_days: float | None = None
+    """Null, here and below, is for ever."""
+    datasets_retention_days: float | None = None
+    models_retention_days: float | None = None
+    uploads_retention_days: float | None = None
 
 
-class Used(Answer):
-    """What a project uses now."""
+class UseInfo(Answer):
+    """The present use of a project."""
 
     running: int
     queued: int
     stored_bytes: int
 
 
-class Usage(Answer):
-    """What a project may use and what it uses."""
+class UsageInfo(Answer):
+    """Limits and present use of a project."""
 
     project: str
     """Its name."""
-    limits: Limits
-    used: Used
+    limits: LimitsInfo
+    used: UseInfo
 
 
-class AuditEntry(Answer):
-    """One request that changed something, or would have; or the removal of what a project keeps no longer."""
+class AuditEntryInfo(Answer):
+    """One request that changed something or was refused, or one removal by retention."""
 
     id: str
     at: datetime
     project_id: str | None
     key_id: str | None
-    """Null for who showed no live key, and for a removal."""
+    """Null for a request without a valid key, and for a removal."""
     method: str
     """Of the request; `retention` for a removal."""
     route: str
     about: dict[str, str]
-    """Ids and names in the address, and of what was made."""
+    """Ids and names in the address, and the id of a thing that was made."""
     status: int
     request_id: str

@@ -1,4 +1,4 @@
-"""One file to the service: in parts, several at once, each with its digest, taken up where it broke."""
+"""Uploads: one file in parts, several at once, each with its digest, resumed where it broke."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from typing import Literal, TypeVar
 
 import httpx2
 
-from retort.client._download import Progressed
-from retort.client._transport import Busy, Transport, path, pause_seconds, unreachable
-from retort.client._types import Upload
-from retort.client.errors import Conflict, ConnectionFailed, error_for
+from retort.client._download import ProgressCallback
+from retort.client._transport import ServiceBusy, Transport, path, pause_seconds, unreachable
+from retort.client._types import UploadInfo
+from retort.client.errors import ConflictError, UnreachableError, error_for
 
 BLOCK_BYTES = 1 << 18
 STREAMS = 4
-"""How many parts are on their way at once."""
+"""Parts that are sent at once."""
 PATIENCE_SECONDS = 120.0
-"""How long one part, or the end, is tried again after it first failed."""
+"""Time for which one part, or the completion, is tried again after its first failure."""
 VERIFY_SECONDS, SLOWEST_BYTES_PER_SECOND = 60.0, 5e6
-"""How long the service may take to verify the whole: so long, and what its bytes take at that pace."""
+"""Timeout of the verification of the whole: a constant, and the time of its bytes at that rate."""
 
-Answer = TypeVar("Answer")
+Outcome = TypeVar("Outcome")
 
 
 class Uploads:
-    """What `client.uploads` offers."""
+    """`client.uploads`: files that data sets and models are made of."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -42,68 +42,72 @@ class Uploads:
         *,
         kind: Literal["dataset", "model"],
         name: str | None = None,
-        progressed: Progressed | None = None,
-    ) -> Upload:
-        """Bring a file; gives the complete upload, verified by its sha256.
+        on_progress: ProgressCallback | None = None,
+    ) -> UploadInfo:
+        """Upload a file; the complete upload, verified by its sha256.
 
-        Constant memory. A transfer that broke, also of an earlier call or process, is taken up where it broke: parts
-        that the service has are not sent again. Bytes that the project has already are not sent at all. `progressed`
-        is told (bytes there, bytes in all); the first falls where a part has to be sent again.
+        Constant memory. A transfer that broke, also one of an earlier call or process, is resumed: parts that the
+        service has are not sent again. Bytes that the project already has are not sent at all. `on_progress` is called
+        with (bytes done, bytes in all); the first falls where a part has to be sent again.
         """
         with Path(file).open("rb") as source:
             size = os.fstat(source.fileno()).st_size
             sha256 = hashlib.file_digest(source, "sha256").hexdigest()
-            begun = self._begin(kind, name or Path(file).name, size, sha256)
+            upload = self._create(kind, name or Path(file).name, size, sha256)
             try:
-                if begun.state == "open":
-                    _Sending(self._transport, begun, source.fileno(), progressed).run()
-                    return self._complete(begun)
-            except Conflict:  # somebody else may have brought the same file meanwhile
-                if self.get(begun.id).state != "complete":
+                if upload.state == "open":
+                    _PartSender(self._transport, upload, source.fileno(), on_progress).run()
+                    return self._complete(upload)
+            except ConflictError:  # another client may have uploaded the same file meanwhile
+                if self.get(upload.id).state != "complete":
                     raise
-        if progressed:
-            progressed(size, size)
-        return self.get(begun.id)
+        if on_progress:
+            on_progress(size, size)
+        return self.get(upload.id)
 
-    def get(self, upload_id: str) -> Upload:
-        return self._transport.get(path("uploads", upload_id), Upload)
+    def get(self, upload_id: str) -> UploadInfo:
+        return self._transport.get(path("uploads", upload_id), UploadInfo)
 
-    def list(self, *, state: str | None = None, kind: str | None = None, page: int = 50) -> Iterator[Upload]:
+    def list(self, *, state: str | None = None, kind: str | None = None, page: int = 50) -> Iterator[UploadInfo]:
         """Newest first; pages are fetched as they are reached."""
-        return self._transport.pages("/v1/uploads", Upload, {"state": state, "kind": kind, "limit": page})
+        return self._transport.pages("/v1/uploads", UploadInfo, {"state": state, "kind": kind, "limit": page})
 
     def delete(self, upload_id: str) -> None:
-        """Give an upload up that no job goes on to use. What was made of it stays."""
-        self._transport.request("DELETE", path("uploads", upload_id), again=False)
+        """Delete an upload; what was made of it stays. Raises ConflictError while a job that has not ended uses it."""
+        self._transport.request("DELETE", path("uploads", upload_id), retry=False)
 
-    def _begin(self, kind: str, name: str, size: int, sha256: str) -> Upload:
-        """A new upload, or the one that an earlier call began for the same file."""
+    def _create(self, kind: str, name: str, size: int, sha256: str) -> UploadInfo:
+        """A new upload, or the one that an earlier call made for the same file."""
         body = {"kind": kind, "name": name, "size": size, "sha256": sha256}
         key = hashlib.sha256(repr(body).encode()).hexdigest()
         response = self._transport.request("POST", "/v1/uploads", json=body, headers={"Idempotency-Key": key})
-        return self._transport.read(response, Upload)
+        return self._transport.read(response, UploadInfo)
 
-    def _complete(self, begun: Upload) -> Upload:
-        timeout = VERIFY_SECONDS + begun.size / SLOWEST_BYTES_PER_SECOND
-        address = path("uploads", begun.id, "complete")
-        response = _insist(self._transport, lambda: self._transport.send("POST", address, timeout_seconds=timeout))
-        return self._transport.read(response, Upload)
+    def _complete(self, upload: UploadInfo) -> UploadInfo:
+        timeout = VERIFY_SECONDS + upload.size / SLOWEST_BYTES_PER_SECOND
+        address = path("uploads", upload.id, "complete")
+        response = _send_with_retries(
+            self._transport, lambda: self._transport.send("POST", address, timeout_seconds=timeout)
+        )
+        return self._transport.read(response, UploadInfo)
 
 
-class _Sending:
-    """The parts of one upload on their way."""
+class _PartSender:
+    """Sender of one upload's parts, several at once."""
 
-    def __init__(self, transport: Transport, upload: Upload, source: int, progressed: Progressed | None) -> None:
-        self._transport, self._upload, self._source, self._progressed = transport, upload, source, progressed
-        self._there = {part.number: part.sha256 for part in upload.received}
+    def __init__(
+        self, transport: Transport, upload: UploadInfo, source: int, on_progress: ProgressCallback | None
+    ) -> None:
+        self._transport, self._upload, self._source, self._on_progress = transport, upload, source, on_progress
+        self._received = {part.number: part.sha256 for part in upload.received}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._done = 0
 
     def run(self) -> None:
-        """Bring all parts that are not there as they are here; the first that fails ends it."""
+        """Send all parts that the service lacks or has with another digest; the first that fails ends it."""
         with ThreadPoolExecutor(STREAMS, thread_name_prefix="upload") as pool:
-            futures = [pool.submit(self._bring, number) for number in range(1, self._upload.parts + 1)]
+            futures = [pool.submit(self._upload_part, number) for number in range(1, self._upload.parts + 1)]
             try:
                 for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                     future.result()
@@ -111,11 +115,11 @@ class _Sending:
                 self._stopped.set()
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _bring(self, number: int) -> None:
+    def _upload_part(self, number: int) -> None:
         digest = hashlib.sha256()
         for block in self._blocks(number):
             digest.update(block)
-        if self._there.get(number) == digest.hexdigest():
+        if self._received.get(number) == digest.hexdigest():
             self._advance(sum(len(block) for block in self._blocks(number)))
             return
         headers = {
@@ -123,22 +127,22 @@ class _Sending:
             "Content-Type": "application/octet-stream",
             "Content-Digest": f"sha-256=:{b64encode(digest.digest()).decode()}:",
         }
-        _insist(self._transport, lambda: self._send(number, headers), self._stopped)
+        _send_with_retries(self._transport, lambda: self._send(number, headers), self._stopped)
 
     def _send(self, number: int, headers: dict[str, str]) -> None:
         sent = 0
 
-        def told() -> Iterator[bytes]:
+        def content() -> Iterator[bytes]:
             nonlocal sent
             for block in self._blocks(number):
                 if self._stopped.is_set():
-                    raise InterruptedError("the upload was given up")
+                    raise InterruptedError("the upload was stopped")
                 yield block
                 sent += len(block)
                 self._advance(len(block))
 
         try:
-            self._transport.send("PUT", path("uploads", self._upload.id, "parts", str(number)), told(), headers)
+            self._transport.send("PUT", path("uploads", self._upload.id, "parts", str(number)), content(), headers)
         except BaseException:
             self._advance(-sent)
             raise
@@ -148,35 +152,39 @@ class _Sending:
 
     def _blocks(self, number: int) -> Iterator[bytes]:
         """The bytes of a part. Raises OSError when the file has become shorter."""
-        place, left = (number - 1) * self._upload.part_bytes, self._size(number)
+        position, left = (number - 1) * self._upload.part_bytes, self._size(number)
         while left:
-            block = os.pread(self._source, min(BLOCK_BYTES, left), place)
+            block = os.pread(self._source, min(BLOCK_BYTES, left), position)
             if not block:
                 raise OSError(None, "the file became shorter while it was uploaded")
             yield block
-            place, left = place + len(block), left - len(block)
+            position, left = position + len(block), left - len(block)
 
     def _advance(self, count: int) -> None:
         with self._lock:
             self._done += count
-            if self._progressed:
-                self._progressed(self._done, self._upload.size)
+            if self._on_progress:
+                self._on_progress(self._done, self._upload.size)
 
 
-def _insist(transport: Transport, ask: Callable[[], Answer], stopped: threading.Event | None = None) -> Answer:
-    """Ask until there is an answer, or until there has been none for too long."""
+def _send_with_retries(
+    transport: Transport, send: Callable[[], Outcome], stopped: threading.Event | None = None
+) -> Outcome:
+    """Send a request until it is answered; raises its last error PATIENCE_SECONDS after the first one."""
     give_up_at, attempt = float("inf"), 0
     while True:
         try:
-            return ask()
-        except (httpx2.TransportError, Busy) as error:
+            return send()
+        except (httpx2.TransportError, ServiceBusy) as error:
             attempt += 1
             give_up_at = min(give_up_at, time.monotonic() + PATIENCE_SECONDS)
             if time.monotonic() > give_up_at or (stopped is not None and stopped.is_set()):
-                if isinstance(error, Busy):
+                if isinstance(error, ServiceBusy):
                     raise error_for(error.problem) from None
-                raise ConnectionFailed(unreachable(transport.url, error)) from error
-            pause = max(pause_seconds(min(attempt, 5)), error.wanted_seconds if isinstance(error, Busy) else 0.0)
+                raise UnreachableError(unreachable(transport.url, error)) from error
+            pause = max(
+                pause_seconds(min(attempt, 5)), error.retry_after_seconds if isinstance(error, ServiceBusy) else 0.0
+            )
             if stopped is not None:
                 stopped.wait(pause)
             else:

@@ -1,42 +1,42 @@
-"""What can go wrong between a client and the service.
+"""Errors of the client.
 
 RetortError
-├── ConnectionFailed        no answer came, though it was asked for several times
-├── CorruptDownload         the bytes that came are not those that were promised
-├── UnexpectedAnswer        an answer came that no Retort service gives
-└── ApiError                the service refused
-    ├── BadRequest          400
-    ├── Unauthorized        401
-    ├── Forbidden           403
-    ├── NotFound            404
-    ├── Conflict            409
-    ├── TooLarge            413
-    ├── Invalid             422
-    ├── TooManyRequests     429
-    └── ServiceFailed       500 and above
+├── UnreachableError             no answer came, in several attempts
+├── CorruptDownloadError         the downloaded bytes have another sha256 than the artifact
+├── UnexpectedAnswerError        an answer came that no Retort service gives
+└── ApiError                     the service refused the request
+    ├── BadRequestError          400
+    ├── UnauthorizedError        401
+    ├── ForbiddenError           403
+    ├── NotFoundError            404
+    ├── ConflictError            409
+    ├── TooLargeError            413
+    ├── InvalidError             422
+    ├── TooManyRequestsError     429
+    └── ServerError              500 and above
 """
 
 from __future__ import annotations
 
 from pydantic import Field
 
-from retort.client._types import Answer, Problem
+from retort.client._types import Answer, ProblemInfo
 
 
 class RetortError(Exception):
-    """Base of all errors of the client; its text is one sentence for people."""
+    """Base of all errors of the client; the text is one sentence."""
 
 
-class ConnectionFailed(RetortError):
+class UnreachableError(RetortError):
     """No answer came from the service."""
 
 
-class CorruptDownload(RetortError):
+class CorruptDownloadError(RetortError):
     """The downloaded bytes have another sha256 than the artifact."""
 
 
-class UnexpectedAnswer(RetortError):
-    """What answered does not speak as a Retort service does."""
+class UnexpectedAnswerError(RetortError):
+    """The answer is none that a Retort service gives."""
 
 
 class ProblemDetails(Answer):
@@ -48,7 +48,7 @@ class ProblemDetails(Answer):
     """One sentence."""
     request_id: str | None = None
     """Names the request in the service's log."""
-    errors: list[Problem] = Field(default_factory=list)
+    errors: list[ProblemInfo] = Field(default_factory=list)
     """Each wrong field."""
 
 
@@ -64,53 +64,59 @@ class ApiError(RetortError):
         return self.problem.status
 
     @property
-    def errors(self) -> list[Problem]:
+    def errors(self) -> list[ProblemInfo]:
         """Each wrong field of the request."""
         return self.problem.errors
 
 
-class BadRequest(ApiError):
+class BadRequestError(ApiError):
     """The request could not be read."""
 
 
-class Unauthorized(ApiError):
+class UnauthorizedError(ApiError):
     """The key is missing, unknown or revoked."""
 
 
-class Forbidden(ApiError):
-    """The key may not do that."""
+class ForbiddenError(ApiError):
+    """The key lacks the permission."""
 
 
-class NotFound(ApiError):
-    """There is no such thing, or it belongs to another project."""
+class NotFoundError(ApiError):
+    """No such thing exists, or it belongs to another project."""
 
 
-class Conflict(ApiError):
-    """The thing's state does not allow that."""
+class ConflictError(ApiError):
+    """The thing's state does not allow the request."""
 
 
-class TooLarge(ApiError):
-    """The body is larger than the service reads."""
+class TooLargeError(ApiError):
+    """The body is larger than the service allows."""
 
 
-class Invalid(ApiError):
-    """The body, a recipe most often, is well formed but wrong; `errors` says where."""
+class InvalidError(ApiError):
+    """The body, a recipe most often, is well formed but wrong; `errors` has each wrong field."""
 
 
-class TooManyRequests(ApiError):
-    """More was asked than the service allows now."""
+class TooManyRequestsError(ApiError):
+    """The project is over its limit for now."""
 
 
-class ServiceFailed(ApiError):
-    """The service could not answer, through no fault of the request."""
+class ServerError(ApiError):
+    """The service failed, through no fault of the request."""
 
 
 BY_STATUS: dict[int, type[ApiError]] = {
-    400: BadRequest, 401: Unauthorized, 403: Forbidden, 404: NotFound, 409: Conflict, 413: TooLarge,
-    422: Invalid, 429: TooManyRequests,
-}  # fmt: skip
+    400: BadRequestError,
+    401: UnauthorizedError,
+    403: ForbiddenError,
+    404: NotFoundError,
+    409: ConflictError,
+    413: TooLargeError,
+    422: InvalidError,
+    429: TooManyRequestsError,
+}
 
 
 def error_for(problem: ProblemDetails) -> ApiError:
-    """The error whose class says the status."""
-    return BY_STATUS.get(problem.status, ServiceFailed if problem.status >= 500 else ApiError)(problem)
+    """The error of the class for the status."""
+    return BY_STATUS.get(problem.status, ServerError if problem.status >= 500 else ApiError)(problem)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from retort.client import ApiError, Conflict, ConnectionFailed, Retort, ServiceFailed
+from retort.client import ApiError, ConflictError, Retort, ServerError, UnreachableError
 
 PATIENCE_SECONDS = 180.0
 NEWEST = 8
@@ -67,7 +67,7 @@ class Owner:
         self.wished_of.setdefault(job_id, set()).add(wish)  # before: the answer may be lost, the wish not
         try:
             self.insist(lambda: getattr(self.client.jobs, wish)(job_id))
-        except Conflict:
+        except ConflictError:
             self.wished["refused"] += 1
         else:
             self.wished[wish] += 1
@@ -78,7 +78,7 @@ class Owner:
         while True:
             try:
                 return ask()
-            except (ConnectionFailed, ServiceFailed) as error:
+            except (UnreachableError, ServerError) as error:
                 if isinstance(error, ApiError) and error.status != 503:
                     self.violations.append(f"the API answered {error.status}: {error}")
                 if time.monotonic() > deadline:

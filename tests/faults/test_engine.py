@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from retort.client import Job, Retort
+from retort.client import JobInfo, Retort
 from retort.engine.interrupt import FINISHED
 from retort.recipe import Recipe
 from service.checkpoints.models import Checkpoint
@@ -82,12 +82,12 @@ def said(lines: list[Line]) -> dict[str | None, tuple[str, dict[str, float]]]:
     return {line.key: (line.kind, line.body["values"]) for line in lines if line.key is not None}
 
 
-def epoch_reached(installation: Installation, job: Job) -> int:
+def epoch_reached(installation: Installation, job: JobInfo) -> int:
     lines = diary(installation, job.id)
     return max((line.body["epoch"] or 0 for line in lines if line.body.get("phase") == "distilling"), default=0)
 
 
-def state_of(installation: Installation, job: Job) -> Row:
+def state_of(installation: Installation, job: JobInfo) -> Row:
     with installation.here(), reading() as session:
         return session.get_one(Row, job.id)
 
@@ -119,7 +119,7 @@ def test_another_worker_goes_on_to_the_same_bits(
     assert digests(client, job, installation.folder) == undisturbed.digests()
 
 
-def _put_back(installation: Installation, job: Job) -> bool:
+def _put_back(installation: Installation, job: JobInfo) -> bool:
     """Whether it waits for another worker, with a checkpoint in the database."""
     with installation.here(), reading() as session:
         kept = session.scalars(select(Checkpoint.file).where(Checkpoint.job_id == job.id)).all()
@@ -144,7 +144,7 @@ def test_what_was_said_while_the_database_was_away_is_not_lost(
     assert digests(client, job, installation.folder) == undisturbed.digests()
 
 
-def digests(client: Retort, job: Job, folder: Path) -> dict[str, str]:
+def digests(client: Retort, job: JobInfo, folder: Path) -> dict[str, str]:
     """sha256 of each file that the job made."""
     names = [artifact.name for artifact in client.jobs.artifacts(job.id)]
     return {

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 from sqlalchemy import select
 
-from retort.client import Job, Retort
+from retort.client import JobInfo, Retort
 from service.db import reading
 from service.events.models import Event
 from service.jobs.models import Job as Row
@@ -68,7 +68,7 @@ def wait_for_step(installation: Installation, job_id: str, step: int, fence: int
     wait_until(reached, f"step {step} is taken under fence {fence}")
 
 
-def wait_for_end(client: Retort, job: Job, seconds: float = 120) -> None:
+def wait_for_end(client: Retort, job: JobInfo, seconds: float = 120) -> None:
     wait_until(lambda: client.jobs.get(job.id).terminal, "the job ends", seconds)
     assert client.jobs.get(job.id).state == "succeeded", client.jobs.get(job.id).error
 
@@ -79,7 +79,7 @@ def diary(installation: Installation, job_id: str) -> list[Line]:
         return [Line(*row) for row in session.execute(found)]
 
 
-def check_whole(installation: Installation, job: Job, seed: int, steps: int) -> None:
+def check_whole(installation: Installation, job: JobInfo, seed: int, steps: int) -> None:
     """Each step is told once, with its own value, and the diary ends as the job did."""
     lines = diary(installation, job.id)
     said = [(line.body["step"], line.body["values"]) for line in lines if line.kind == "metrics"]

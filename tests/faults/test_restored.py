@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import OperationalError
 
-from retort.client import Job, NotFound, Retort
+from retort.client import JobInfo, NotFoundError, Retort
 from service.backup import make_backup, restore
 from service.checkpoints.models import Checkpoint
 from service.db import reading
@@ -45,7 +45,7 @@ def test_all_jobs_of_a_backup_end_and_an_old_worker_is_refused(folder: Path, pai
         suspend_between_transactions(old, engine)
         restore(engine, folder / "backup", replace=True)
         engine.dispose()
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFoundError):
             client.jobs.get(made_later.id)
         [step, *_] = stored_steps(installation, running.id)
         installation.start_worker(machine=1)
@@ -87,12 +87,12 @@ def stored_steps(installation: Installation, job_id: str) -> list[int]:
         return list(session.scalars(found))
 
 
-def new_steps(installation: Installation, job: Job) -> list[int]:
+def new_steps(installation: Installation, job: JobInfo) -> list[int]:
     """What engines have taken of a job under fences that a restore gave."""
     return [step for fence, step in steps_taken(installation, job.id) if fence > 1000]
 
 
-def shipped(client: Retort, job: Job) -> str:
+def shipped(client: Retort, job: JobInfo) -> str:
     """The digest of the student's weights."""
     [digest] = [file.sha256 for file in client.jobs.artifacts(job.id) if file.name == "student.safetensors"]
     return digest

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retort.cli.errors import CommandError, speaks
+from retort.cli.errors import CommandError, report_errors
 from worker.commands.up import settings_of
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ DataDir = Annotated[
 ]
 
 
-@speaks
+@report_errors
 def backup(
     file: Annotated[Path, typer.Argument(help="A new file; - writes to standard output.")], data_dir: DataDir = None
 ) -> None:
@@ -43,7 +43,7 @@ def backup(
     typer.echo(f"Backed up {_shown(contents)}.", err=True)
 
 
-@speaks
+@report_errors
 def restore(
     file: Annotated[Path, typer.Argument(help="A file of `retort backup`; - reads standard input.")],
     replace: Annotated[bool, typer.Option("--replace", help="Give up what the database holds.")] = False,
@@ -61,7 +61,7 @@ def restore(
     typer.echo(f"Restored {_shown(contents)}.", err=True)
 
 
-@speaks
+@report_errors
 def disown(data_dir: DataDir = None) -> None:
     """Take all jobs from their workers, after the database was brought back by other means than `retort restore`."""
     from service.backup import disown as disown_all

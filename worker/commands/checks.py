@@ -355,7 +355,7 @@ def service() -> Iterator[Finding]:
             if ready.status != "fail":
                 yield key(client)
     except RetortError as error:
-        text = str(error).removesuffix("; `retort up` starts one here")
+        text = str(error).partition("; check the address")[0]
         yield Finding("service", "fail", text, "Start it (`retort up` does here), or set RETORT_URL to its address.")
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retort.cli.errors import CommandError, speaks
+from retort.cli.errors import CommandError, report_errors
 from retort.cli.screen import console, make_table, size
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 NEEDED = ("torch", "onnxruntime", "sklearn", "celery", "fastapi")
 
 
-@speaks
+@report_errors
 def demo(
     to: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the downloaded files.")] = Path(".demo"),
 ) -> None:
@@ -58,7 +58,7 @@ def distil(client: Retort, to: Path) -> Path:
 
     job = send(client, read_recipe())
     typer.echo(f"Submitted {job.id} to {client.url}")
-    watch_to_the_end(client, job.id, tells_result=False)
+    watch_to_the_end(client, job.id, with_report=False)
     fetch(client, job.id, client.jobs.artifacts(job.id), to)
     return to
 

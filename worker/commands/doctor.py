@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retort.cli.errors import REFUSED, speaks
+from retort.cli.errors import REFUSED, report_errors
 from retort.cli.screen import Json, console, print_json
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
-@speaks
+@report_errors
 def doctor(
     data_dir: Annotated[
         Path | None, typer.Option(help="Of the embedded service; RETORT_DATA_DIR, or ~/.retort, without it.")

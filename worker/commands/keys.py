@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from retort.cli import keys
-from retort.cli.errors import USAGE, CommandError, speaks
+from retort.cli.errors import USAGE, CommandError, report_errors
 from retort.cli.keys import Admin, ExpiresDays, KeyName, Project, Scopes, scopes_of
 from retort.cli.screen import Json
-from retort.client import Scope
+
+if TYPE_CHECKING:
+    from retort.client import Scope
 
 
 def join() -> None:
@@ -20,7 +22,7 @@ def join() -> None:
     keys.app.command()(create)
 
 
-@speaks
+@report_errors
 def create(
     name: KeyName,
     project: Project = None,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retort.cli.errors import USAGE, CommandError, speaks
+from retort.cli.errors import USAGE, CommandError, report_errors
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -31,7 +31,7 @@ WORKER_SPARE_SECONDS = 25.0
 """Seconds of a worker beyond its engine's grace, in which it puts its job back and records that."""
 
 
-@speaks
+@report_errors
 def up(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = PORT,
     data_dir: Annotated[

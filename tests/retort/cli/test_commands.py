@@ -38,9 +38,9 @@ def process(*words: str) -> subprocess.Popen[str]:
 def test_help_is_quick_and_imports_nothing_heavy() -> None:
     heavy = ("torch", "sqlalchemy", "celery", "fastapi", "pydantic", "httpx2", "onnxruntime", "sklearn")
     code = f"import sys, retort.cli.main; print([name for name in {heavy!r} if name in sys.modules])"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     # Typer itself takes pydantic.
-    assert set(json.loads(said.stdout.replace("'", '"'))) <= {"pydantic"}
+    assert set(json.loads(result.stdout.replace("'", '"'))) <= {"pydantic"}
 
 
 def test_submit_prints_the_id_and_nothing_else(retort: Run, recipe_file: str) -> None:
@@ -74,7 +74,7 @@ def test_all_problems_are_shown_with_their_place(retort: Run, recipe_file: str) 
             assert f"\n  {place}" in result.stderr
 
 
-def test_a_job_is_sent_anew_with_changes(retort: Run, service: Service, tmp_path: Path) -> None:
+def test_a_job_is_submitted_again_with_changes(retort: Run, service: Service, tmp_path: Path) -> None:
     first = service.create(baseline=True)
     changed = ("--set", "training.epochs=20", "--set", "students.0.architecture=resnet20", "--set", "name=again")
     again = retort("submit", "--from", first, *changed)
@@ -97,16 +97,18 @@ def test_a_job_is_sent_anew_with_changes(retort: Run, service: Service, tmp_path
     assert (third["kind"], third["spec"]["name"]) == ("distill", "again")
 
 
-def test_a_job_that_cannot_be_sent_anew_is_a_sentence(retort: Run, service: Service, tmp_path: Path) -> None:
+def test_a_job_that_cannot_be_submitted_again_is_refused_in_a_sentence(
+    retort: Run, service: Service, tmp_path: Path
+) -> None:
     job_id = service.create()
     archive = tmp_path / "flowers.tar"
     archive.write_bytes(b"an archive")
-    taking = json.loads(retort("datasets", "create", "flowers", str(archive), "--json").stdout)["job_id"]
+    ingesting = json.loads(retort("datasets", "create", "flowers", str(archive), "--json").stdout)["job_id"]
     for words, code, sentence in (
         ((), 2, "wanted a FILE with a recipe, or --from and a job"),
         (("x.yaml", "--from", job_id), 2, f"both the file x.yaml and --from {job_id} are given"),
         (("--from", "job_0"), 1, "there is no job 'job_0'"),
-        (("--from", taking), 1, f"job {taking} is of kind ingest and has no recipe"),
+        (("--from", ingesting), 1, f"job {ingesting} is of kind ingest and has no recipe"),
         (("--from", job_id, "--set", "training.epocs=20"), 1, "did you mean 'epochs'?"),
         (("--from", job_id, "--set", "students.7.seed=1"), 2, "names '7' where a number below 1 is wanted"),
     ):
@@ -129,15 +131,17 @@ def test_a_warning_is_shown_and_the_job_is_queued(retort: Run, recipe_file: str)
         ("", (), "standard input holds nothing; a recipe is a mapping of fields"),
         ("[1, 2]", (), "standard input holds a list; a recipe is a mapping of fields"),
         ("{a: [", (), "standard input is neither JSON nor YAML"),
-        ("name: 2026-01-01", (), "standard input holds something that JSON cannot carry"),
-        ("name: .nan", (), "standard input holds something that JSON cannot carry"),
-        ("name: x", ("--set", "name"), "--set 'name' is no change"),
-        ("name: x", ("--set", "a..b=1"), "--set 'a..b=1' is no change"),
+        ("name: 2026-01-01", (), "standard input holds a value that JSON cannot express"),
+        ("name: .nan", (), "standard input holds a value that JSON cannot express"),
+        ("name: x", ("--set", "name"), "--set 'name' is not a change"),
+        ("name: x", ("--set", "a..b=1"), "--set 'a..b=1' is not a change"),
         ("students: [a]", ("--set", "students.4.seed=1"), "names '4' where a number below 1 is wanted"),
         ("students: [a]", ("--set", "students.0.seed=1"), "names 'seed' where a field"),
     ],
 )
-def test_what_is_no_recipe_is_a_usage_error(retort: Run, text: str, words: tuple[str, ...], sentence: str) -> None:
+def test_a_text_that_is_not_a_recipe_is_a_usage_error(
+    retort: Run, text: str, words: tuple[str, ...], sentence: str
+) -> None:
     result = retort("submit", "-", *words, input=text)
     assert result.exit_code == 2
     assert sentence in result.stderr
@@ -172,13 +176,13 @@ def test_eleven_megabytes_are_refused_in_one_sentence(retort: Run) -> None:
         ("keys", "revoke", "key_none"),
     ],
 )
-def test_what_does_not_exist_is_refused(retort: Run, words: tuple[str, ...]) -> None:
+def test_an_unknown_id_is_refused(retort: Run, words: tuple[str, ...]) -> None:
     result = retort(*words)
     assert result.exit_code == 1
     assert result.stderr.startswith("retort: there is no")
 
 
-def test_who_cannot_be_reached_is_said_so(retort: Run) -> None:
+def test_a_service_that_cannot_be_reached_is_named(retort: Run) -> None:
     for words in (("jobs",), ("keys",), ("methods",), ("watch", "job_x")):
         result = retort("--url", "http://127.0.0.1:9", *words)
         assert result.exit_code == 3
@@ -197,10 +201,10 @@ def test_jobs_are_listed_and_filtered(retort: Run, service: Service) -> None:
     assert "'bogus'" in wrong.stderr
 
 
-def test_show_tells_why_a_job_waits(retort: Run, service: Service) -> None:
-    said = retort("show", service.create()).stdout
-    assert "queued" in said
-    assert "no worker is alive" in said
+def test_show_has_the_reason_why_a_job_waits(retort: Run, service: Service) -> None:
+    shown = retort("show", service.create()).stdout
+    assert "queued" in shown
+    assert "no worker is alive" in shown
 
 
 def test_cancel_and_watch_of_a_cancelled_job(retort: Run, service: Service) -> None:
@@ -233,18 +237,23 @@ def test_projects_are_made_limited_and_listed(retort: Run, service: Service) -> 
     unset = ("--unset", "max-running", "--unset", "max-stored-gib", "--json")
     left = json.loads(retort("projects", "limit", project_id, *unset).stdout)
     assert (left["max_running"], left["max_stored_bytes"], left["requests_per_second"]) == (None, None, 5)
-    terms = ("--keep-jobs-days", "30", "--keep-datasets-days", "0.5", "--keep-uploads-days", "2")
-    assert "jobs 30 d, data sets 0.5 d, uploads 2 d" in retort("projects", "limit", project_id, *terms).stdout
-    changed = ("--keep-models-days", "9", "--unset", "keep-jobs-days", "--json")
-    kept = json.loads(retort("projects", "limit", project_id, *changed).stdout)
-    assert [kept[f"keep_{name}_days"] for name in ("jobs", "datasets", "models", "uploads")] == [None, 0.5, 9, 2]
+    retention = ("--jobs-retention-days", "30", "--datasets-retention-days", "0.5", "--uploads-retention-days", "2")
+    assert "jobs 30 d, data sets 0.5 d, uploads 2 d" in retort("projects", "limit", project_id, *retention).stdout
+    changed = ("--models-retention-days", "9", "--unset", "jobs-retention-days", "--json")
+    limited = json.loads(retort("projects", "limit", project_id, *changed).stdout)
+    assert [limited[f"{name}_retention_days"] for name in ("jobs", "datasets", "models", "uploads")] == [
+        None,
+        0.5,
+        9,
+        2,
+    ]
     assert retort("projects", "limit", project_id).exit_code == 1
     used = json.loads(retort("usage", "--json").stdout)
     assert used["limits"]["max_queued"] == 10_000
-    told = retort("usage").stdout
-    assert "queued jobs" in told
-    assert re.search("data sets are kept +for ever", told)
-    assert re.search("uploads are kept +7 days", told)
+    shown = retort("usage").stdout
+    assert "queued jobs" in shown
+    assert re.search("retention of data sets +for ever", shown)
+    assert re.search("retention of uploads +7 days", shown)
 
 
 def test_an_interrupted_watch_leaves_the_job_alone(retort: Run, service: Service) -> None:
@@ -254,15 +263,15 @@ def test_an_interrupted_watch_leaves_the_job_alone(retort: Run, service: Service
         assert "created" in watching.stdout.readline()
         watching.send_signal(signal.SIGINT)
         try:
-            _, said = watching.communicate(timeout=20)
+            _, errors = watching.communicate(timeout=20)
         finally:
             watching.kill()
     assert watching.returncode == 130
-    assert said == f"retort: no longer watching; {job_id} goes on\n"
+    assert errors == f"retort: no longer watching; {job_id} goes on\n"
     assert json.loads(retort("show", job_id, "--json").stdout)["wanted"] == "run"
 
 
-def test_a_watch_sees_what_happens_while_it_watches(service: Service) -> None:
+def test_a_watch_shows_events_as_they_come(service: Service) -> None:
     job_id = service.create()
     with process("watch", job_id) as watching:
         assert watching.stdout is not None
@@ -292,7 +301,7 @@ def test_download_takes_all_files_or_those_that_are_named(retort: Run, service: 
     assert "it has student.json, student.onnx" in unknown.stderr
     (tmp_path / "file").touch()
     blocked = retort("download", job_id, "--to", str(tmp_path / "file"))
-    assert (blocked.exit_code, "cannot be made" in blocked.stderr) == (1, True)
+    assert (blocked.exit_code, "cannot be created" in blocked.stderr) == (1, True)
 
 
 def test_keys_are_made_listed_and_revoked(retort: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,7 +358,7 @@ def test_a_pipe_gets_neither_colours_nor_folded_tables(service: Service) -> None
     assert ("a name " * 12).strip() in out
 
 
-def test_a_reader_that_goes_away_is_no_trace(service: Service) -> None:
+def test_a_closed_pipe_gives_no_traceback(service: Service) -> None:
     with process("methods", "--json") as listing:
         assert listing.stdout is not None
         listing.stdout.close()

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from retort.cli.packing import packed
+from retort.cli.packing import pack
 from tests.service.datasets.taking import finish, take
 
 Run = Callable[..., Result]
 
 
-def test_an_archive_is_brought_and_taken_in(retort: Run, tmp_path: Path) -> None:
+def test_an_archive_is_uploaded_and_ingested(retort: Run, tmp_path: Path) -> None:
     archive = tmp_path / "flowers.tar"
     archive.write_bytes(b"an archive")
     dataset_id = retort("datasets", "create", "flowers", str(archive), "--broken", "2", "--seed", "7").stdout.strip()
@@ -26,20 +26,20 @@ def test_an_archive_is_brought_and_taken_in(retort: Run, tmp_path: Path) -> None
     assert (shown["state"], shown["source"]["folder"]) == ("ingesting", None)
     taken = take(shown["job_id"])
     assert (taken.kind, taken.spec["limits"]["broken"], taken.spec["splits"]["seed"]) == ("ingest", 2, 7)
-    told = retort("datasets", "show", dataset_id).stdout
-    assert "it is still being taken in by job" in told
+    shown = retort("datasets", "show", dataset_id).stdout
+    assert "it is still being taken in by job" in shown
     classes = [{"name": "aster", "train": 40, "validation": 5, "test": 5}]
     finish(taken, report={"layout": "folders of classes", "classes": classes, "warnings": ["left out: x"]})
-    told = retort("datasets", "show", dataset_id).stdout
-    for words in ("ready", "2 classes, 80 images to train on, 10 to choose by, 10 to test on", "left out: x", "aster"):
-        assert words in told
+    shown = retort("datasets", "show", dataset_id).stdout
+    for words in ("ready", "2 classes, 80 training, 10 validation and 10 test examples", "left out: x", "aster"):
+        assert words in shown
     assert dataset_id in retort("datasets", "list").stdout
     assert "ingest" in retort("jobs", "--kind", "ingest").stdout
     assert retort("datasets", "delete", dataset_id).stdout == f"{dataset_id} is deleted.\n"
     assert json.loads(retort("datasets", "list", "--json").stdout) == []
 
 
-def test_an_upload_of_before_or_a_folder_may_be_named(retort: Run, tmp_path: Path) -> None:
+def test_an_earlier_upload_or_a_folder_may_be_named(retort: Run, tmp_path: Path) -> None:
     archive = tmp_path / "flowers.tar"
     archive.write_bytes(b"an archive")
     upload = retort("upload", str(archive), "--kind", "dataset").stdout.strip()
@@ -50,16 +50,16 @@ def test_an_upload_of_before_or_a_folder_may_be_named(retort: Run, tmp_path: Pat
     assert "this server allows no local folders" in refused.stderr
 
 
-def test_those_that_come_along_are_listed(retort: Run) -> None:
-    told = retort("datasets", "list", "--builtin").stdout
-    assert "digits" in told
-    assert "stored" in told
+def test_built_in_ones_are_listed(retort: Run) -> None:
+    shown = retort("datasets", "list", "--builtin").stdout
+    assert "digits" in shown
+    assert "stored" in shown
     assert "cifar100" in {
         entry["name"] for entry in json.loads(retort("datasets", "list", "--builtin", "--json").stdout)
     }
 
 
-def test_a_folder_is_packed_and_taken_in(retort: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_is_packed_and_ingested(retort: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = tmp_path / "flowers", tmp_path / "again" / "flowers"
     for folder in (first, second):
         for name in ("poppy/2.jpg", "aster/1.jpg") if folder is first else ("aster/1.jpg", "poppy/2.jpg"):
@@ -77,11 +77,11 @@ def test_a_folder_is_packed_and_taken_in(retort: Run, tmp_path: Path, monkeypatc
     assert len({upload["sha256"] for upload in uploads}) == 1
     assert (len(uploads), uploads[0]["name"], uploads[0]["kind"]) == (1, "flowers.tar", "dataset")
     assert list(scratch.iterdir()) == []
-    with packed(first, lambda done, total: None) as archive, tarfile.open(archive) as tar:
+    with pack(first, lambda done, total: None) as archive, tarfile.open(archive) as tar:
         assert tar.getnames() == ["aster/1.jpg", "poppy/2.jpg"]
 
 
-def test_a_folder_that_cannot_be_packed_is_a_sentence(retort: Run, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_packed_is_refused_in_a_sentence(retort: Run, tmp_path: Path) -> None:
     folder = tmp_path / "flowers"
     folder.mkdir()
 
@@ -98,7 +98,7 @@ def test_a_folder_that_cannot_be_packed_is_a_sentence(retort: Run, tmp_path: Pat
     assert f"{folder}/aster is a link to a folder; wanted the folder itself" in refused()
     (folder / "aster").unlink()
     os.mkfifo(folder / "pipe.jpg")
-    assert f"{folder}/pipe.jpg is no regular file" in refused()
+    assert f"{folder}/pipe.jpg is not a regular file" in refused()
     assert "this server allows no local folders" in refused("--on-workers")
     (folder / "pipe.jpg").unlink()
     folder.rmdir()

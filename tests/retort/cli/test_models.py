@@ -26,7 +26,7 @@ from tests.up import Up
 
 Run = Callable[..., Result]
 EXPECTS = {"size": 8, "channel_order": "rgb", "range": [0.0, 1.0], "mean": [0.3] * 3, "std": [0.4] * 3}
-SAID = ("--architecture", "resnet8", "--classes", "10", "--expects", json.dumps(EXPECTS))
+DESCRIPTION = ("--architecture", "resnet8", "--classes", "10", "--expects", json.dumps(EXPECTS))
 TINY = {
     "dataset": {"name": "digits", "label_share": 0.1},
     "student": {"architecture": "resnet8"},
@@ -37,7 +37,7 @@ TINY = {
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """A file of safetensors, which nobody builds a network of."""
+    """A safetensors file; no network is built of it."""
     import numpy as np
 
     file = tmp_path / "teacher.safetensors"
@@ -46,14 +46,14 @@ def weights(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def taken_in() -> Iterator[None]:
-    """Somebody takes in the model that the block brings, as a worker would."""
+def model_is_checked() -> Iterator[None]:
+    """The model that the block adds is checked, as by a worker."""
 
     def work() -> None:
         with Retort() as client:
-            wait_until(lambda: [*client.models.list()], "a model is brought")
-            (brought,) = client.models.list()
-        taken = take(brought.job_id)
+            wait_until(lambda: [*client.models.list()], "a model is added")
+            (model,) = client.models.list()
+        taken = take(model.job_id)
         known = {"classes": 10, "class_names": None, "expects": EXPECTS, "card": None}
         report = io.BytesIO(json.dumps({"model": known, "parameters": 7}).encode())
         with transaction() as session:
@@ -65,15 +65,15 @@ def taken_in() -> Iterator[None]:
     worker.join()
 
 
-def test_a_model_is_brought_shown_used_and_deleted(retort: Run, service: Service, weights: Path) -> None:
+def test_a_model_is_added_shown_used_and_deleted(retort: Run, service: Service, weights: Path) -> None:
     assert retort("models").stdout == "Nothing there.\n"
-    with taken_in():
-        added = retort("models", "add", str(weights), *SAID)
+    with model_is_checked():
+        added = retort("models", "add", str(weights), *DESCRIPTION)
     assert added.exit_code == 0, added.stderr
     (model_id,) = added.stdout.split()
-    told = retort("models").stdout
+    shown = retort("models").stdout
     for word in (model_id, "teacher", "ready", "resnet8"):
-        assert word in told
+        assert word in shown
     shown = json.loads(retort("models", "show", model_id, "--json").stdout)
     assert (shown["state"], shown["expects"], shown["report"]) == ("ready", EXPECTS, {"parameters": 7})
     assert "parameters" in retort("models", "show", model_id).stdout
@@ -88,13 +88,15 @@ def test_a_model_is_brought_shown_used_and_deleted(retort: Run, service: Service
     assert json.loads(retort("models", "--json").stdout) == []
 
 
-def test_what_is_no_model_is_a_sentence(retort: Run, service: Service, weights: Path, tmp_path: Path) -> None:
+def test_a_wrong_file_or_job_is_refused_in_a_sentence(
+    retort: Run, service: Service, weights: Path, tmp_path: Path
+) -> None:
     job_id, other = service.create(), tmp_path / "teacher.pth"
     other.write_bytes(b"pickled")
     for words, code, sentence in (
         ((), 2, "nothing is given; wanted a FILE, or --from and a job"),
         ((str(weights), "--from", job_id), 2, f"both the file {weights} and --from {job_id} are given"),
-        ((str(other),), 2, f"{other} is neither .safetensors nor .onnx"),
+        ((str(other),), 2, f"{other} is not a .safetensors or .onnx file"),
         ((str(tmp_path / "none.onnx"),), 2, "cannot be read: No such file or directory"),
         ((str(weights),), 1, "/architecture: architecture is missing, and the file does not say it"),
         ((str(weights), "--expects", "{bad"), 2, "'{bad' is not JSON"),
@@ -119,19 +121,19 @@ def test_the_commands_with_a_real_worker(shared_up: Up, tmp_path: Path, monkeypa
     (tmp_path / "recipe.json").write_text(json.dumps(TINY))
     job_id = retort("submit", str(tmp_path / "recipe.json"), "--watch").split()[0]
     retort("download", job_id, "--to", str(tmp_path / "student"))
-    brought = [
+    added = [
         retort("models", "add", str(tmp_path / "student" / "student.safetensors")).strip(),
         retort("models", "add", str(tmp_path / "student" / "student.onnx"), "--name", "net").strip(),
         retort("models", "add", "--from", job_id, "--network", "student").strip(),
     ]
-    assert [one["id"] for one in json.loads(retort("models", "--json"))] == brought[::-1]
+    assert [one["id"] for one in json.loads(retort("models", "--json"))] == added[::-1]
     os.rename(tmp_path / "student" / "student.safetensors", tmp_path / "alone.safetensors")
-    wrong = [word.replace("resnet8", "resnet20") for word in SAID]
+    wrong = [word.replace("resnet8", "resnet20") for word in DESCRIPTION]
     assert "the weights do not fit resnet20" in retort(
         "models", "add", str(tmp_path / "alone.safetensors"), *wrong, code=1
     )
-    told = retort("models", "check", brought[0], "digits", "--images", "50")
-    assert "of 50 images" in told
-    for model_id in brought:
+    shown = retort("models", "check", added[0], "digits", "--images", "50")
+    assert "of 50 images" in shown
+    for model_id in added:
         assert json.loads(retort("models", "show", model_id, "--json"))["report"]["parameters"] > 70_000
         assert "is deleted" in retort("models", "delete", model_id)

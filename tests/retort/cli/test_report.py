@@ -13,13 +13,13 @@ def row(name: str, **more: object) -> dict[str, object]:
     }
 
 
-def test_it_is_told_how_far_a_training_came_that_ended_early(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_early_stop_is_shown_with_each_network_s_epochs(capsys: pytest.CaptureFixture[str]) -> None:
     whole = {"epochs": 2, "of_epochs": 2, "steps": 8, "of_steps": 8}
-    part = {"epochs": 1, "of_epochs": 4, "steps": 1500, "of_steps": 6000}
-    networks = [row("teacher", trained=None), row("a", trained=whole), row("b", trained=part)]
+    short = {"epochs": 1, "of_epochs": 4, "steps": 1500, "of_steps": 6000}
+    networks = [row("teacher", trained=None), row("a", trained=whole), row("b", trained=short)]
     print_report("distill", {"stopped_early": True, "left_out": ["c"], "ship": "best", "networks": networks})
     assert capsys.readouterr().out.splitlines()[-3:] == [
-        "Training ended early, as was asked.",
+        "Training was stopped early.",
         "b was trained for 1 of 4 epochs (1,500 of 6,000 steps).",
         "c was left out: its training had not begun.",
     ]
@@ -27,6 +27,6 @@ def test_it_is_told_how_far_a_training_came_that_ended_early(capsys: pytest.Capt
 
 def test_a_report_of_an_older_job_is_read(capsys: pytest.CaptureFixture[str]) -> None:
     print_report("distill", {"ship": "best", "networks": [row("student")]})
-    said = capsys.readouterr().out
-    assert "90.00%" in said
-    assert "early" not in said
+    shown = capsys.readouterr().out
+    assert "90.00%" in shown
+    assert "early" not in shown

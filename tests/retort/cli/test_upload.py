@@ -23,27 +23,27 @@ def test_upload_prints_the_id_and_nothing_else(retort: Run, tmp_path: Path) -> N
     assert json.loads(named.stdout)["name"] == "net.onnx"
 
 
-def test_uploads_are_listed_and_given_up(retort: Run, tmp_path: Path) -> None:
+def test_uploads_are_listed_and_deleted(retort: Run, tmp_path: Path) -> None:
     ids = {}
     for kind in ("dataset", "model"):
         (tmp_path / kind).write_bytes(kind.encode() * 1000)
         ids[kind] = retort("upload", str(tmp_path / kind), "--kind", kind).stdout.strip()
     assert [one["id"] for one in json.loads(retort("uploads", "--json").stdout)] == [ids["model"], ids["dataset"]]
-    told = retort("uploads", "--kind", "dataset", "--limit", "5").stdout
-    assert f"{ids['dataset']} " in told
-    assert re.search("6 d 23 h|7 d 0 h", told)
-    assert ids["model"] not in told
+    listed = retort("uploads", "--kind", "dataset", "--limit", "5").stdout
+    assert f"{ids['dataset']} " in listed
+    assert re.search("6 d 23 h|7 d 0 h", listed)
+    assert ids["model"] not in listed
     made = json.loads(retort("datasets", "create", "f", ids["dataset"], "--json").stdout)
     used = retort("uploads", "delete", ids["dataset"])
-    said = f"upload {ids['dataset']} is used by jobs that have not ended ({made['job_id']}), so cancel them first"
-    assert (used.exit_code, used.stderr) == (1, f"retort: {said}\n")
+    sentence = f"upload {ids['dataset']} is used by jobs that have not ended ({made['job_id']}), so cancel them first"
+    assert (used.exit_code, used.stderr) == (1, f"retort: {sentence}\n")
     assert retort("uploads", "delete", ids["model"]).stdout == f"{ids['model']} is deleted.\n"
     assert json.loads(retort("uploads", "--kind", "model", "--json").stdout) == []
     assert "there is no upload" in retort("uploads", "delete", ids["model"]).stderr
     assert "state is 'half'" in retort("uploads", "--state", "half").stderr
 
 
-def test_what_cannot_be_uploaded_is_a_sentence(retort: Run, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_uploaded_is_refused_in_a_sentence(retort: Run, tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     for words, code, sentence in (
         ((str(tmp_path), "--kind", "dataset"), 2, f"{tmp_path} is a folder; wanted a file, such as an archive of"),

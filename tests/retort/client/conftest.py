@@ -1,4 +1,4 @@
-"""A real API over a real database, and a real wire to it that can break."""
+"""A real API over a real database, and a wire to it that breaks where a test sets it to."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Service:
         return hashlib.sha256(content).hexdigest()
 
     def write_events(self, job_id: str, count: int) -> None:
-        """So many lines of the job's diary, of a few hundred bytes each."""
+        """Append `count` events of a few hundred bytes each to the job's event log."""
         entries = [
             Entry("metrics", {"phase": "distilling", "step": step, "text": "x" * 300}, key=f"metrics {step}")
             for step in range(count)
@@ -92,7 +92,7 @@ def api(migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture
 def service(api: Service, environment: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Service:
-    """The API with a key of this test; the client finds both in the environment."""
+    """The API with a key of this test; the client reads both from the environment."""
     environment(database_url=api.database_url)
     with transaction() as session:
         key = create_local_key(session, "test", f"project {os.urandom(4).hex()}")
@@ -109,7 +109,7 @@ def client(service: Service) -> Iterator[Retort]:
 
 @dataclass
 class Wire:
-    """Carries bytes between a client and a server; breaks where it is told to."""
+    """Carries bytes between a client and a server; breaks where a test sets it to."""
 
     target: int
     breaks: list[int] = field(default_factory=list)
@@ -118,7 +118,7 @@ class Wire:
     """How many bytes of answer each connection carried."""
     cuts: list[int | None] = field(default_factory=list)
     """For each connection in turn, after how many bytes of request it breaks; None and later ones are whole."""
-    asked: list[int] = field(default_factory=list)
+    requested: list[int] = field(default_factory=list)
     """How many bytes of request each connection carried."""
 
     def __post_init__(self) -> None:
@@ -148,21 +148,21 @@ class Wire:
             cut = self.cuts.pop(0) if self.cuts else None
             far = socket.create_connection(("127.0.0.1", self.target))
             self.answered.append(0)
-            self.asked.append(0)
-            self._run(self._carry, near, far, cut, len(self.asked) - 1)
+            self.requested.append(0)
+            self._run(self._carry, near, far, cut, len(self.requested) - 1)
             self._run(self._carry_back, far, near, limit, len(self.answered) - 1)
 
     def _carry(self, near: socket.socket, far: socket.socket, cut: int | None, number: int) -> None:
         try:
             while data := near.recv(65536):
-                far.sendall(data if cut is None else data[: cut - self.asked[number]])
-                self.asked[number] += len(data)
-                if cut is not None and self.asked[number] >= cut:
+                far.sendall(data if cut is None else data[: cut - self.requested[number]])
+                self.requested[number] += len(data)
+                if cut is not None and self.requested[number] >= cut:
                     near.shutdown(socket.SHUT_RDWR)
                     break
             far.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # it broke, as it was told to
+            pass  # it broke, as the test set it to
 
     def _carry_back(self, far: socket.socket, near: socket.socket, limit: int | None, number: int) -> None:
         try:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from retort.architectures import ARCHITECTURES
-from retort.client import NotFound, Retort
+from retort.client import NotFoundError, Retort
 from retort.datasets import DATASETS
 from retort.exports import EXPORTS
 from retort.methods import METHODS
@@ -21,5 +21,5 @@ def test_one_method_has_its_fields(client: Retort) -> None:
     assert kd.needs_teacher
     assert kd.parameters["properties"]["temperature"]["default"] == 4.0
     assert client.architectures.get("resnet8").family == ARCHITECTURES["resnet8"].name
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         client.methods.get("none")

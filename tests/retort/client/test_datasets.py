@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from retort.client import Conflict, Invalid, NotFound, Retort
+from retort.client import ConflictError, InvalidError, NotFoundError, Retort
 from tests.retort.client.conftest import Service
 from tests.service.datasets.taking import finish, take
 
 
 @pytest.fixture
 def upload(client: Retort, tmp_path: Path) -> str:
-    """An archive that was brought; what is in it is no matter here."""
+    """The id of an uploaded archive; its content does not matter here."""
     file = tmp_path / "flowers.tar"
     file.write_bytes(b"an archive")
     return client.uploads.upload(file, kind="dataset").id
@@ -27,7 +27,7 @@ def test_a_data_set_from_an_upload_to_its_end(client: Retort, upload: str) -> No
     assert job.spec is not None
     assert (job.kind, job.spec["image_size"], job.spec["limits"]["broken"]) == ("ingest", 32, 3)
     assert [each.id for each in client.jobs.list(kind="ingest")] == [job.id]
-    with pytest.raises(Conflict, match="is being taken in by job"):
+    with pytest.raises(ConflictError, match="is being taken in by job"):
         client.datasets.delete(made.id)
     finish(take(job.id))
     done = client.datasets.get(made.id)
@@ -37,7 +37,7 @@ def test_a_data_set_from_an_upload_to_its_end(client: Retort, upload: str) -> No
     assert done.report is not None
     assert [one.id for one in client.datasets.list()] == [made.id]
     client.datasets.delete(made.id)
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         client.datasets.get(made.id)
 
 
@@ -47,8 +47,8 @@ def test_the_same_key_gives_the_same_one(client: Retort, upload: str) -> None:
     assert client.datasets.create("flowers", upload=upload).id != first
 
 
-def test_wrong_input_is_told_by_field(client: Retort, service: Service) -> None:
-    with pytest.raises(Invalid, match="neither upload nor folder is given; wanted one of them"):
+def test_wrong_input_is_refused_in_a_sentence(client: Retort, service: Service) -> None:
+    with pytest.raises(InvalidError, match="neither upload nor folder is given; wanted one of them"):
         client.datasets.create("flowers")
-    with pytest.raises(Invalid, match="this server allows no local folders"):
+    with pytest.raises(InvalidError, match="this server allows no local folders"):
         client.datasets.create("flowers", folder="/etc")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from retort.client import ConnectionFailed, CorruptDownload, NotFound, Retort
+from retort.client import CorruptDownloadError, NotFoundError, Retort, UnreachableError
 from tests.retort.client.conftest import Service, Wire
 
 CONTENT = os.urandom(3 << 20) + b"the end"
@@ -21,12 +21,12 @@ def test_artifacts_are_listed_and_downloaded(client: Retort, service: Service, j
     service.add_file(job_id, "empty.json", b"")
     listed = {file.name: file for file in client.jobs.artifacts(job_id)}
     assert (listed["student.onnx"].sha256, listed["student.onnx"].size) == (sha256, len(CONTENT))
-    told: list[tuple[int, int]] = []
-    path = client.jobs.download(job_id, "student.onnx", tmp_path, lambda done, total: told.append((done, total)))
+    progress: list[tuple[int, int]] = []
+    path = client.jobs.download(job_id, "student.onnx", tmp_path, lambda done, total: progress.append((done, total)))
     assert path == tmp_path / "student.onnx"
     assert path.read_bytes() == CONTENT
-    assert told == sorted(told)
-    assert told[-1] == (len(CONTENT), len(CONTENT))
+    assert progress == sorted(progress)
+    assert progress[-1] == (len(CONTENT), len(CONTENT))
     assert client.jobs.download(job_id, "empty.json", tmp_path / "other name.json").read_bytes() == b""
     assert sorted(file.name for file in tmp_path.iterdir() if file.is_file()) == ["other name.json", "student.onnx"]
 
@@ -49,13 +49,11 @@ def test_it_goes_on_however_often_it_breaks(service: Service, job_id: str, wire:
         assert unlucky.jobs.download(job_id, "student.onnx", tmp_path).read_bytes() == CONTENT
 
 
-def test_a_download_that_was_given_up_is_taken_up_later(
-    service: Service, job_id: str, wire: Wire, tmp_path: Path
-) -> None:
+def test_a_download_that_failed_is_resumed_later(service: Service, job_id: str, wire: Wire, tmp_path: Path) -> None:
     service.add_file(job_id, "student.onnx", CONTENT)
     wire.breaks = [2_000_000] + [0] * 8
     with Retort(wire.url, service.key) as unlucky:
-        with pytest.raises(ConnectionFailed):
+        with pytest.raises(UnreachableError):
             unlucky.jobs.download(job_id, "student.onnx", tmp_path)
         assert not (tmp_path / "student.onnx").exists()
         wire.breaks, before = [], sum(wire.answered)
@@ -63,16 +61,18 @@ def test_a_download_that_was_given_up_is_taken_up_later(
         assert sum(wire.answered) - before < len(CONTENT) - 1_500_000
 
 
-def test_a_rest_of_wrong_bytes_is_thrown_away(client: Retort, service: Service, job_id: str, tmp_path: Path) -> None:
+def test_a_part_file_of_wrong_bytes_is_deleted(client: Retort, service: Service, job_id: str, tmp_path: Path) -> None:
     sha256 = service.add_file(job_id, "student.onnx", CONTENT)
     (tmp_path / f"student.onnx.{sha256[:16]}.part").write_bytes(b"wrong")
-    with pytest.raises(CorruptDownload):
+    with pytest.raises(CorruptDownloadError):
         client.jobs.download(job_id, "student.onnx", tmp_path)
     assert [*tmp_path.iterdir()] == []
     assert client.jobs.download(job_id, "student.onnx", tmp_path).read_bytes() == CONTENT
 
 
-def test_a_rest_of_another_file_is_left_alone(client: Retort, service: Service, job_id: str, tmp_path: Path) -> None:
+def test_a_part_file_of_another_artifact_is_left_alone(
+    client: Retort, service: Service, job_id: str, tmp_path: Path
+) -> None:
     service.add_file(job_id, "student.onnx", CONTENT)
     other = tmp_path / "student.onnx.0123456789abcdef.part"
     other.write_bytes(b"of another job")
@@ -81,6 +81,6 @@ def test_a_rest_of_another_file_is_left_alone(client: Retort, service: Service, 
 
 
 def test_a_missing_file_leaves_nothing_behind(client: Retort, job_id: str, tmp_path: Path) -> None:
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         client.jobs.download(job_id, "student.onnx", tmp_path)
     assert [*tmp_path.iterdir()] == []

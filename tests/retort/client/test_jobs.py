@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from retort.client import Conflict, ConnectionFailed, Invalid, NotFound, Retort, Unauthorized
+from retort.client import ConflictError, InvalidError, NotFoundError, Retort, UnauthorizedError, UnreachableError
 from retort.client import _jobs as jobs_module
 from retort.recipe import Recipe
 from tests.retort.client.conftest import RECIPE, Service, Wire
@@ -34,7 +34,7 @@ def test_the_same_key_and_recipe_give_the_same_job(client: Retort) -> None:
     first = client.jobs.create(RECIPE, idempotency_key="one")
     assert client.jobs.create(RECIPE, idempotency_key="one").id == first.id
     assert client.jobs.create(RECIPE).id != first.id
-    with pytest.raises(Invalid):
+    with pytest.raises(InvalidError):
         client.jobs.create({**RECIPE, "name": "another"}, idempotency_key="one")
 
 
@@ -46,16 +46,16 @@ def test_a_lost_answer_makes_no_second_job(service: Service, wire: Wire, client:
     assert [found.id for found in client.jobs.list(name="once")] == [job.id]
 
 
-def test_a_wrong_recipe_says_each_wrong_field(client: Retort) -> None:
+def test_a_wrong_recipe_names_each_wrong_field(client: Retort) -> None:
     wrong = {**RECIPE, "methods": [{"name": "kd", "temperature": -1}], "training": {"epochs": 0}}
-    with pytest.raises(Invalid) as caught:
+    with pytest.raises(InvalidError) as caught:
         client.jobs.create(wrong)
     assert caught.value.status == 422
     assert {problem.pointer for problem in caught.value.errors} == {"/methods/0/temperature", "/training/epochs"}
     assert caught.value.problem.request_id
 
 
-def test_validate_says_what_is_wrong_and_what_is_odd(client: Retort) -> None:
+def test_validate_lists_problems_and_warnings(client: Retort) -> None:
     good = client.jobs.validate({**RECIPE, "baseline": True})
     assert good.valid
     assert good.facts is not None
@@ -84,26 +84,26 @@ def test_cancelling_twice_does_no_harm(client: Retort, service: Service) -> None
 
 def test_only_an_ended_job_is_deleted(client: Retort, service: Service) -> None:
     job_id = service.create()
-    with pytest.raises(Conflict):
+    with pytest.raises(ConflictError):
         client.jobs.delete(job_id)
     client.jobs.cancel(job_id)
     client.jobs.delete(job_id)
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         client.jobs.get(job_id)
 
 
 @pytest.mark.parametrize("job_id", ["job_none", "../keys", "a/b?c=d#e"])
 def test_an_id_never_leaves_its_place_in_the_path(client: Retort, job_id: str) -> None:
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         client.jobs.get(job_id)
 
 
-def test_a_wrong_key_is_said_so(service: Service) -> None:
-    with Retort(service.url, "rt_00000000_wrong") as client, pytest.raises(Unauthorized):
+def test_a_wrong_key_is_refused(service: Service) -> None:
+    with Retort(service.url, "rt_00000000_wrong") as client, pytest.raises(UnauthorizedError):
         client.jobs.get("job_none")
 
 
-def test_the_diary_comes_in_pages(client: Retort, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_come_in_pages(client: Retort, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs_module, "PAGE", 3)
     job_id = service.create()
     service.write_events(job_id, 7)
@@ -127,11 +127,11 @@ def test_follow_ends_with_the_job(client: Retort, service: Service) -> None:
     assert [*client.jobs.follow(job_id, after=2)] == []
 
 
-def test_follow_takes_a_broken_stream_up_where_it_broke(service: Service, wire: Wire, client: Retort) -> None:
+def test_follow_resumes_a_broken_stream_where_it_broke(service: Service, wire: Wire, client: Retort) -> None:
     job_id = service.create()
     service.write_events(job_id, 40)
     client.jobs.cancel(job_id)
-    # The question whether the job has ended and the stream share a connection: it breaks in the middle of the latter.
+    # The request for the job's state and the stream share a connection, which breaks within the stream.
     wire.breaks = [6_000, 9_000, 100]
     with Retort(wire.url, service.key) as unlucky:
         numbers = [event.number for event in unlucky.jobs.follow(job_id)]
@@ -140,7 +140,7 @@ def test_follow_takes_a_broken_stream_up_where_it_broke(service: Service, wire: 
     assert wire.answered[:2] == [6_000, 9_000]
 
 
-def test_follow_gives_up_on_a_service_that_stays_away(
+def test_follow_gives_up_on_a_service_that_cannot_be_reached(
     service: Service, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs_module, "RECONNECT_SECONDS", 0.5)
@@ -148,14 +148,14 @@ def test_follow_gives_up_on_a_service_that_stays_away(
     service.write_events(job_id, 40)
     wire.breaks = [5_000] + [0] * 100
     seen: list[int] = []
-    with Retort(wire.url, service.key) as unlucky, pytest.raises(ConnectionFailed):
+    with Retort(wire.url, service.key) as unlucky, pytest.raises(UnreachableError):
         seen.extend(event.number for event in unlucky.jobs.follow(job_id))
     assert seen == [*range(1, len(seen) + 1)]
     assert seen
 
 
-def test_an_unreachable_service_is_said_so_soon() -> None:
+def test_an_unreachable_service_raises_soon() -> None:
     begin = time.monotonic()
-    with Retort("http://127.0.0.1:9", "rt_x") as client, pytest.raises(ConnectionFailed, match="retort up"):
+    with Retort("http://127.0.0.1:9", "rt_x") as client, pytest.raises(UnreachableError, match="retort up"):
         client.jobs.get("job_none")
     assert time.monotonic() - begin < 10

@@ -5,8 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from retort.client import ConnectionFailed, Forbidden, NotFound, Retort, ServiceFailed, TooManyRequests, Unauthorized
-from retort.client._transport import embedded_key
+from retort.client import (
+    ForbiddenError,
+    NotFoundError,
+    Retort,
+    ServerError,
+    TooManyRequestsError,
+    UnauthorizedError,
+    UnreachableError,
+)
+from retort.client._transport import read_embedded_key
 from tests.retort.client.conftest import Service
 
 
@@ -15,23 +23,23 @@ def test_a_key_opens_until_it_is_revoked(client: Retort, service: Service) -> No
     with Retort(service.url, made.key) as other:
         assert [*other.jobs.list()] == []
         client.keys.revoke(made.id)
-        with pytest.raises(Unauthorized):
+        with pytest.raises(UnauthorizedError):
             [*other.jobs.list()]
     (kept,) = (key for key in client.keys.list() if key.id == made.id)
     assert kept.revoked_at is not None
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         client.keys.revoke("key_none")
 
 
-def test_a_key_may_less_and_ends(client: Retort, service: Service) -> None:
+def test_a_key_with_few_scopes_and_an_end(client: Retort, service: Service) -> None:
     ends = datetime.now() + timedelta(days=1)
     made = client.keys.create("reader", scopes=["jobs:read"], expires_at=ends)
     assert (made.scopes, made.expires_at) == (["jobs:read"], ends.astimezone())
-    with Retort(service.url, made.key) as reader, pytest.raises(Forbidden, match="admin is wanted here"):
+    with Retort(service.url, made.key) as reader, pytest.raises(ForbiddenError, match="admin is wanted here"):
         reader.keys.list()
     newer = client.keys.rotate(made.id, grace_seconds=0)
     assert newer.replaces == made.id
-    with Retort(service.url, made.key) as old, pytest.raises(Unauthorized):
+    with Retort(service.url, made.key) as old, pytest.raises(UnauthorizedError):
         [*old.jobs.list()]
 
 
@@ -43,7 +51,7 @@ def test_another_project_sees_nothing_of_this_one(client: Retort, service: Servi
     assert (key.project, key.scopes) == (project.name, ["jobs:read", "jobs:write", "data:write"])
     with Retort(service.url, key.key) as stranger:
         assert [*stranger.jobs.list()] == []
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFoundError):
             stranger.jobs.get(job_id)
 
 
@@ -53,7 +61,7 @@ def test_use_and_the_audit_log(client: Retort, service: Service) -> None:
     assert (used.used.queued, used.used.stored_bytes) == (1, 0)
     own = next(project for project in client.projects.list() if project.name == used.project)
     assert client.projects.limit(own.id, max_queued=1).max_queued == 1
-    with pytest.raises(TooManyRequests, match="as many as it may"):  # at once: in a minute is too long to wait for
+    with pytest.raises(TooManyRequestsError, match="as many as it may"):  # at once: in a minute is too long to wait for
         service.create()
     refused, limited, created = client.audit.list(project_id=own.id)
     assert [refused.status, limited.route, created.about] == [429, "/v1/projects/{project_id}", {"job_id": job_id}]
@@ -61,25 +69,25 @@ def test_use_and_the_audit_log(client: Retort, service: Service) -> None:
 
 def test_the_embedded_key_goes_to_this_machine_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETORT_DATA_DIR", str(tmp_path))
-    assert embedded_key("http://127.0.0.1:8765") is None
+    assert read_embedded_key("http://127.0.0.1:8765") is None
     (tmp_path / "key").write_text("rt_secret\n")
     for here in ("http://127.0.0.1:8765", "http://localhost", "http://[::1]:1"):
-        assert embedded_key(here) == "rt_secret"
+        assert read_embedded_key(here) == "rt_secret"
     for elsewhere in ("http://retort.example:8765", "http://127.0.0.1.example", "http://192.0.2.1"):
-        assert embedded_key(elsewhere) is None
+        assert read_embedded_key(elsewhere) is None
 
 
-def test_an_address_that_is_none_is_said_so() -> None:
+def test_a_wrong_address_is_refused() -> None:
     for url in ("http://host:port", "nonsense", "ftp://127.0.0.1", "http://", "127.0.0.1:8765"):
-        with pytest.raises(ConnectionFailed, match="wanted one like"):
+        with pytest.raises(UnreachableError, match="wanted one like"):
             Retort(url, "rt_x")
 
 
-def test_ready_tells_of_the_parts(client: Retort) -> None:
+def test_ready_names_the_components(client: Retort) -> None:
     assert client.ready()["database"] == "ok"
 
 
-def test_what_is_no_retort_is_said_so(tmp_path: Path) -> None:
+def test_another_server_than_retort_is_recognised(tmp_path: Path) -> None:
     import threading
     from functools import partial
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -94,9 +102,9 @@ def test_what_is_no_retort_is_said_so(tmp_path: Path) -> None:
         with Retort(f"http://127.0.0.1:{server.server_port}", "rt_x") as client:
             with pytest.raises(Exception, match="not JSON"):
                 client.ready()
-            with pytest.raises(NotFound):
+            with pytest.raises(NotFoundError):
                 client.methods.list()
-            with pytest.raises(ServiceFailed):
+            with pytest.raises(ServerError):
                 client.keys.create("x")
         server.shutdown()
         thread.join()

@@ -1,4 +1,4 @@
-"""Models through the client: a file brought, told about, and given up."""
+"""User models through the client."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from retort.client import Conflict, Invalid, Retort
+from retort.client import ConflictError, InvalidError, Retort
 
 EXPECTS = {"size": 32, "channel_order": "bgr", "range": [0, 255], "mean": [104, 117, 123], "std": [1, 1, 1]}
 
 
-def test_a_model_is_brought_and_waits_for_a_worker(client: Retort, tmp_path: Path) -> None:
+def test_a_model_is_created_and_waits_for_a_worker(client: Retort, tmp_path: Path) -> None:
     file = tmp_path / "teacher.safetensors"
     save_file({"fc.weight": torch.zeros(2, 64)}, file)
     upload = client.uploads.upload(file, kind="model")
-    with pytest.raises(Invalid, match="architecture is missing"):
+    with pytest.raises(InvalidError, match="architecture is missing"):
         client.models.create("mine", upload=upload.id, form="safetensors", classes=2, expects=EXPECTS)
     made = client.models.create(
         "mine",
@@ -34,9 +34,9 @@ def test_a_model_is_brought_and_waits_for_a_worker(client: Retort, tmp_path: Pat
     assert made.id in [model.id for model in client.models.list()]
     assert made.job_id is not None
     assert client.jobs.get(made.job_id).kind == "check"
-    with pytest.raises(Conflict, match=made.job_id):
+    with pytest.raises(ConflictError, match=made.job_id):
         client.models.delete(made.id)
-    with pytest.raises(Conflict, match="still being checked"):
+    with pytest.raises(ConflictError, match="still being checked"):
         client.models.check(made.id, {"name": "digits"})
     client.jobs.cancel(made.job_id)
     assert client.models.get(made.id).error == f"its job {made.job_id} was cancelled"

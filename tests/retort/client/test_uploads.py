@@ -9,14 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
 
-from retort.client import ConnectionFailed, Invalid, NotFound, Retort
-from retort.client._uploads import _Sending
+from retort.client import InvalidError, NotFoundError, Retort, UnreachableError
+from retort.client._uploads import _PartSender
 from service.artifacts.repository import read_chunk
 from service.db import reading, transaction
 from service.keys.service import create_local_key
@@ -65,14 +65,14 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("retort.client._uploads.PATIENCE_SECONDS", 1.0)
 
 
-def test_a_file_is_brought(client: Retort, file: Path) -> None:
-    told: list[tuple[int, int]] = []
-    done = client.uploads.upload(file, kind="dataset", progressed=lambda there, total: told.append((there, total)))
+def test_a_file_is_uploaded(client: Retort, file: Path) -> None:
+    progress: list[tuple[int, int]] = []
+    done = client.uploads.upload(file, kind="dataset", on_progress=lambda done, total: progress.append((done, total)))
     assert (done.name, done.kind, done.state, done.parts) == ("flowers.tar", "dataset", "complete", 3)
     assert done.sha256 == stored(done.id) == hashlib.sha256(file.read_bytes()).hexdigest()
     size = file.stat().st_size
-    assert told == sorted(told)
-    assert told[-1] == (size, size)
+    assert progress == sorted(progress)
+    assert progress[-1] == (size, size)
     assert client.uploads.get(done.id) == done
     assert [upload.id for upload in client.uploads.list(kind="dataset", state="complete")] == [done.id]
     assert [*client.uploads.list(state="open")] == []
@@ -87,7 +87,7 @@ def test_what_the_service_has_is_not_sent_again(client: Retort, service: Service
         named = other.uploads.upload(file, kind="model", name="other")
     assert named.id != done.id
     assert (named.name, named.state) == ("other", "complete")
-    assert sum(wire.asked) < 10_000
+    assert sum(wire.requested) < 10_000
 
 
 def test_a_wire_that_breaks_within_parts(service: Service, wire: Wire, file: Path) -> None:
@@ -98,10 +98,10 @@ def test_a_wire_that_breaks_within_parts(service: Service, wire: Wire, file: Pat
         done = unlucky.uploads.upload(file, kind="dataset")
     assert done.state == "complete"
     assert stored(done.id) == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert size < sum(wire.asked) < size + 11 * MIB + 400_000
+    assert size < sum(wire.requested) < size + 11 * MIB + 400_000
 
 
-def test_answers_that_are_lost(service: Service, wire: Wire, file: Path) -> None:
+def test_lost_answers_are_asked_for_again(service: Service, wire: Wire, file: Path) -> None:
     """The part came, its answer did not: it is sent again, or its end asked for again."""
     wire.breaks = [10, 1300, 0, 50]
     with Retort(wire.url, service.key) as unlucky:
@@ -110,31 +110,31 @@ def test_answers_that_are_lost(service: Service, wire: Wire, file: Path) -> None
 
 
 @pytest.mark.usefixtures("impatient")
-def test_an_upload_that_was_given_up_is_taken_up_later(service: Service, wire: Wire, file: Path) -> None:
+def test_an_upload_that_failed_is_resumed_later(service: Service, wire: Wire, file: Path) -> None:
     size = file.stat().st_size
     with Retort(service.url, service.key) as lucky:
-        begun = lucky.uploads._begin("dataset", "flowers.tar", size, hashlib.sha256(file.read_bytes()).hexdigest())
+        begun = lucky.uploads._create("dataset", "flowers.tar", size, hashlib.sha256(file.read_bytes()).hexdigest())
     wire.cuts = [10 * MIB, 4 * MIB, 4 * MIB, *[0] * 200]  # one part gets through, or two
     with Retort(wire.url, service.key) as unlucky:
-        with pytest.raises(ConnectionFailed):
+        with pytest.raises(UnreachableError):
             unlucky.uploads.upload(file, kind="dataset")
         wire.cuts = []
         left = size - unlucky.uploads.get(begun.id).received_bytes
         assert 0 < left < size
-        before = sum(wire.asked)
+        before = sum(wire.requested)
         assert unlucky.uploads.upload(file, kind="dataset").id == begun.id
-        assert left <= sum(wire.asked) - before < left + 100_000
+        assert left <= sum(wire.requested) - before < left + 100_000
 
 
 def test_a_part_of_other_bytes_is_sent_anew(client: Retort, file: Path) -> None:
     """As after an upload of a file of that name that changed in between: parts are compared, not counted."""
     content = file.read_bytes()
-    begun = client.uploads._begin("dataset", "flowers.tar", len(content), hashlib.sha256(content).hexdigest())
+    begun = client.uploads._create("dataset", "flowers.tar", len(content), hashlib.sha256(content).hexdigest())
     other = file.with_name("other")
     other.write_bytes(bytes(len(content)))
     with other.open("rb") as wrong:
-        _Sending(client._transport, begun, wrong.fileno(), None).run()
-    with pytest.raises(Invalid, match="make a file of sha256"):
+        _PartSender(client._transport, begun, wrong.fileno(), None).run()
+    with pytest.raises(InvalidError, match="make a file of sha256"):
         client.uploads._complete(begun)
     done = client.uploads.upload(file, kind="dataset")
     assert done.id == begun.id
@@ -144,36 +144,36 @@ def test_a_part_of_other_bytes_is_sent_anew(client: Retort, file: Path) -> None:
 def test_a_file_that_changes_meanwhile_is_refused(client: Retort, file: Path) -> None:
     changed = []
 
-    def change(there: int, total: int) -> None:
+    def change(done: int, total: int) -> None:
         if not changed:
             changed.append(True)
             with file.open("r+b") as out:
                 out.truncate(9 * MIB)
 
-    with pytest.raises((OSError, Invalid)):
-        client.uploads.upload(file, kind="dataset", progressed=change)
+    with pytest.raises((OSError, InvalidError)):
+        client.uploads.upload(file, kind="dataset", on_progress=change)
     assert next(client.uploads.list()).state == "open"
 
 
 def test_refusals_are_sentences(client: Retort, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.touch()
-    with pytest.raises(Invalid, match="size is 0; wanted at least 1"):
+    with pytest.raises(InvalidError, match="size is 0; wanted at least 1"):
         client.uploads.upload(empty, kind="dataset")
     with pytest.raises(FileNotFoundError):
         client.uploads.upload(tmp_path / "none", kind="dataset")
 
 
-def test_who_was_overtaken_by_another_has_the_upload_too(
+def test_a_file_that_another_client_uploads_meanwhile_counts_as_uploaded(
     client: Retort, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = file.read_bytes()
-    stale = client.uploads._begin("dataset", "flowers.tar", len(content), hashlib.sha256(content).hexdigest())
+    stale = client.uploads._create("dataset", "flowers.tar", len(content), hashlib.sha256(content).hexdigest())
     done = client.uploads.upload(file, kind="dataset")
-    monkeypatch.setattr(client.uploads, "_begin", lambda *_: stale)
+    monkeypatch.setattr(client.uploads, "_create", lambda *_: stale)
     assert client.uploads.upload(file, kind="dataset") == done
     client.uploads.delete(done.id)
-    with pytest.raises(NotFound, match="there is no upload"):
+    with pytest.raises(NotFoundError, match="there is no upload"):
         client.uploads.upload(file, kind="dataset")
 
 
@@ -201,8 +201,15 @@ class Api:
 
 
 @pytest.fixture
-def own_api(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    """A front end of this test's own; the command line finds it and its key in the environment."""
+def own_api(
+    request: pytest.FixtureRequest,
+    environment: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Api]:
+    """A front end of this test's own; the command line reads its address and key from the environment."""
+    kind = getattr(request, "param", "sqlite")
+    environment(database_url=request.getfixturevalue(f"{kind}_database"))
     with transaction() as session:
         monkeypatch.setenv("RETORT_KEY", create_local_key(session, "test"))
     api = Api(tmp_path)
@@ -217,7 +224,7 @@ def retort_upload(file: Path, url: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def parts_there() -> int:
+def received_parts() -> int:
     with reading() as session:
         return session.query(UploadPart).count()
 
@@ -230,6 +237,10 @@ def memory_mib(process: int, name: str = "VmHWM") -> float:
     return int(found[1]) / 1024
 
 
+# tests/service/uploads runs on both databases; here SQLite stands for both, and PostgreSQL runs with the long tests.
+@pytest.mark.parametrize(
+    "own_api", ["sqlite", pytest.param("postgresql", marks=[pytest.mark.server, pytest.mark.long])], indirect=True
+)
 def test_300_mb_in_constant_memory_though_the_api_is_killed(own_api: Api, tmp_path: Path) -> None:
     small, large = tmp_path / "small", tmp_path / "large"
     make_file(small, 1)
@@ -239,19 +250,19 @@ def test_300_mb_in_constant_memory_though_the_api_is_killed(own_api: Api, tmp_pa
     assert own_api.process is not None
     before = memory_mib(own_api.process.pid)
     command = retort_upload(large, own_api.url)
-    wait_until(lambda: parts_there() >= 15, "parts come", 120)
+    wait_until(lambda: received_parts() >= 15, "parts come", 120)
     held = [memory_mib(own_api.process.pid) - before]
     own_api.end()
-    killed_at = parts_there()
+    killed_at = received_parts()
     assert killed_at < 38, "all was over before the API was killed"
     time.sleep(1)
     own_api.start()
-    wait_until(lambda: parts_there() >= 36 or command.poll() is not None, "the others come", 120)
+    wait_until(lambda: received_parts() >= 36 or command.poll() is not None, "the others come", 120)
     client_memory = memory_mib(command.pid) if command.poll() is None else 0.0
-    said, why = command.communicate(timeout=300)
-    assert command.returncode == 0, why
+    output, errors = command.communicate(timeout=300)
+    assert command.returncode == 0, errors
     held.append(memory_mib(own_api.process.pid) - before)
-    assert stored(said.strip()) == sha256
+    assert stored(output.strip()) == sha256
     assert max(held) < 60
     assert client_memory < 150
     print(f"server +{max(held):.0f} MiB, client {client_memory:.0f} MiB")
@@ -263,18 +274,18 @@ def test_a_killed_client_goes_on_where_it_was(own_api: Api, tmp_path: Path) -> N
     wire = Wire(own_api.port)
     try:
         first = retort_upload(file, wire.url)
-        wait_until(lambda: parts_there() >= 3, "parts come", 60)
+        wait_until(lambda: received_parts() >= 3, "parts come", 60)
         first.kill()
         first.communicate()
         # What was on its way comes to its end, or breaks.
         time.sleep(1)
-        there = parts_there()
+        there = received_parts()
         assert there < 10
-        before = sum(wire.asked)
+        before = sum(wire.requested)
         second = retort_upload(file, wire.url)
-        said, why = second.communicate(timeout=300)
-        assert second.returncode == 0, why
-        assert sum(wire.asked) - before < file.stat().st_size - (there * 8 - 1) * MIB
+        output, errors = second.communicate(timeout=300)
+        assert second.returncode == 0, errors
+        assert sum(wire.requested) - before < file.stat().st_size - (there * 8 - 1) * MIB
     finally:
         wire.close()
-    assert stored(said.strip()) == sha256
+    assert stored(output.strip()) == sha256

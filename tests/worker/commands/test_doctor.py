@@ -261,7 +261,7 @@ def answering(status: int, body: bytes) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("status", "body", "state", "said"),
     [
-        (200, b"<html>", "fail", "answered with something that is not JSON; is it Retort?"),
+        (200, b"<html>", "fail", "answered with something that is not JSON; check that it is a Retort service"),
         (200, b"[1]", "fail", "answers, but not as Retort does"),
         (200, b'{"status": "up"}', "fail", "answers, but not as Retort does"),
         (500, b"oh", "fail", "answers that it cannot work: "),

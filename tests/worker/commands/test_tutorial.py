@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from retort.cli.report import print_report, report_of
+from retort.cli.report import find_report, print_report
 from retort.client import Retort
 from tests.up import Up
 
@@ -50,7 +50,7 @@ def write_archive(file: Path) -> None:
 def report_text(client: Retort, kind: str, capsys: pytest.CaptureFixture[str]) -> str:
     """The report of the newest job of that kind, as the command line prints it."""
     (job, *_) = client.jobs.list(kind=kind)
-    report = report_of(client, job.id)
+    report = find_report(client, job.id)
     assert report is not None
     print_report(kind, report)
     return capsys.readouterr().out
