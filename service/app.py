@@ -50,7 +50,7 @@ from service.errors import (
 )
 from service.fields import parameter_errors
 from service.logs import set_up
-from service.settings import get_settings
+from service.settings import get_settings, get_settings_or_exit
 from service.wire import PatientProtocol
 
 DEFAULT_PORT = 8765
@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=DEFAULT_PORT)
     parser.add_argument("--fd", type=int, help="a socket that listens already and was inherited, instead of both")
     chosen = parser.parse_args()
-    set_up(get_settings())
+    set_up(get_settings_or_exit())
     # Edge writes each request's line, which knows its id and its project; uvicorn's other lines go our way too.
     uvicorn.run(
         create_app(), host=chosen.host, port=chosen.port, fd=chosen.fd, loop="uvloop", server_header=False,

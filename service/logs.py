@@ -30,7 +30,7 @@ FIELDS = (
 for libraries put objects there."""
 FIRST = ("time", "level", "logger", "message")
 CHATTY = ("celery.worker.strategy", "celery.app.trace", "httpx2")
-"""Loggers that tell of every bell and of every request that we make ourselves; heard from `warning` on."""
+"""Loggers that note every wake-up and every request that we make ourselves; heard from `warning` on."""
 bound = bound_contextvars
 """`with bound(request_id=...)`: what is logged inside, in threads that the request goes through too, carries it."""
 

@@ -1,6 +1,6 @@
 """The worker as a Celery program: `python -m worker.app`.
 
-Celery brings the bell and the way to stop; everything else is the shell's. One process, one thread for messages, no
+Celery brings the wake-ups and the way to stop; everything else is the shell's. One process, one thread for messages, no
 fork and no torch: CUDA lives and dies with the engine, which is a child.
 """
 
@@ -15,7 +15,7 @@ from celery import Celery, signals
 from retort.confine import hide
 from service.broker import celery_options
 from service.logs import set_up, wants_json
-from service.settings import get_settings
+from service.settings import get_settings, get_settings_or_exit
 from service.wake_up import LOOK
 from worker import metrics as meters
 from worker.engine_process import ENGINE
@@ -30,7 +30,7 @@ shell = Shell()
 
 
 def look() -> None:
-    """Somebody rang."""
+    """Look for jobs: a wake-up has come."""
     shell.look()
 
 
@@ -64,6 +64,7 @@ signals.worker_shutdown.connect(leave)
 
 def main(engine: Sequence[str] = ENGINE) -> None:
     """Run the worker as its own Celery program; further arguments on the command line are Celery's."""
+    get_settings_or_exit()
     shell.engine = engine
     hide()
     log()

@@ -139,7 +139,7 @@ class Attempt:
             "data_roots": [str(root) for root in data_roots],
             "checkpoint_seconds": self._settings.checkpoint_seconds,
             "store": str(store),
-            "store_bytes": self._settings.teacher_outputs_bytes,
+            "store_bytes": self._settings.teacher_cache_bytes,
             "run": str(self._claim.fence),
             "finish": self._told_to_finish,
         }

@@ -1,4 +1,4 @@
-"""The loop: wait for the bell or for a while, then claim and run jobs until none is left."""
+"""The loop: wait for a wake-up or for a while, then claim and run jobs until none is left."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from retort.recipe import Recipe
 from service.artifacts.repository import artifacts_of
 from service.db import reading
 from service.jobs.models import State
-from service.wake_up import ring
+from service.wake_up import wake
 from tests.conftest import free_port, wait_until
 from tests.service.rows import add_job, add_project
 from tests.worker.plays import FILES, STAND_IN, add_play, alive, kinds, lines, row, wait_for_kind, wait_for_state
@@ -86,7 +86,7 @@ def test_a_worker_hears_the_bell_and_ends_when_asked(service: Environment, start
     time.sleep(0.5)
     job_id = add_play(add_project(), METRICS, ("ship", {"student.txt": "weights"}))
     started = time.monotonic()
-    ring()
+    wake()
     wait_for_state(job_id, State.succeeded, 30)
     assert time.monotonic() - started < 30, "it was found by looking, not heard"
     assert worker.stop() == 0
@@ -152,7 +152,7 @@ def test_all_that_it_writes_is_json_and_its_metrics_can_be_read(
     worker = start()
     worker.wait_ready()
     job_id = add_play(add_project(), METRICS, ("ship", {}))
-    ring()
+    wake()
     wait_for_state(job_id, State.succeeded)
     told = httpx2.get(f"http://127.0.0.1:{port}/metrics").text
     assert {"retort_worker_claims", "process_resident_memory_bytes"} <= {
@@ -183,7 +183,7 @@ def test_a_real_job_runs_to_its_end(service: Environment, start: Start) -> None:
     service(lease_seconds=30, grace_seconds=20)
     start(ENGINE).wait_ready()
     job_id = add_job(add_project(), spec=digits(epochs=1))
-    ring()
+    wake()
     job = wait_for_state(job_id, State.succeeded, 240)
     assert job.latest["student"]["test.accuracy"] > 0.05
     with reading() as session:

@@ -1,4 +1,4 @@
-"""The loop: it hears the bell, survives what goes wrong around it, and sweeps."""
+"""The loop: it hears a wake-up, survives what goes wrong around it, and sweeps."""
 
 from __future__ import annotations
 

@@ -223,15 +223,15 @@ def unknown(name: str) -> Finding:
 
 
 def broker(settings: Settings) -> Finding:
-    """Whether the bell can be rung."""
+    """Whether wake-ups can be sent."""
     from service.broker import FILES
-    from service.wake_up import Bell
+    from service.wake_up import WakeUpSender
 
     if settings.broker.startswith(f"{FILES}:"):
-        return folder_of_bells(settings.data_dir / "broker")
-    bell = Bell(settings)
-    problem = bell.reachable()
-    bell.close()
+        return folder_of_wake_ups(settings.data_dir / "broker")
+    sender = WakeUpSender(settings)
+    problem = sender.reachable()
+    sender.close()
     shown = settings.broker.partition("?")[0]
     if problem is None:
         return Finding("broker", "ok", f"{shown} answers")
@@ -241,7 +241,7 @@ def broker(settings: Settings) -> Finding:
     )  # fmt: skip
 
 
-def folder_of_bells(folder: Path) -> Finding:
+def folder_of_wake_ups(folder: Path) -> Finding:
     """The broker that is a folder."""
     problem = refusal(folder)
     if problem is None:
