@@ -39,7 +39,7 @@ def sent(model: type[Model]) -> Callable[[Request], Awaitable[Model]]:
         try:
             return model.model_validate(body)
         except ValidationError as error:
-            raise Invalid.of(field_errors(error, model, body)) from None
+            raise Invalid.of(field_errors(error, model)) from None
 
     return read
 

@@ -37,6 +37,8 @@ MOST_ERRORS = 100
 """How many wrong fields one answer lists."""
 LONGEST_QUOTE = 80
 """Characters of a wrong value that a sentence repeats."""
+LONGEST_READ = 100 * LONGEST_QUOTE
+"""Characters of it that are searched for secrets first: more than any password has."""
 
 
 class FieldError(Described):
@@ -258,5 +260,5 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def quote(value: object) -> str:
     """A value as a sentence repeats it: short, in one line, and without secrets."""
-    text = without_secrets(repr(value))
+    text = without_secrets(repr(value[:LONGEST_READ] if isinstance(value, str) else value))
     return text if len(text) <= LONGEST_QUOTE else f"{text[: LONGEST_QUOTE - 3]}..."

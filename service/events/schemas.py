@@ -61,7 +61,7 @@ class Metrics(Shown):
     """By the network's name and the metric's, in the order in which they were measured."""
 
 
-BODY = ("phase", "student", "epoch", "step", "values", "text", "data")
+BODY = ("phase", "network", "epoch", "step", "values", "text", "data")
 
 
 def shown(event: Event) -> EventRead:

@@ -17,7 +17,7 @@ from retort.spec import Spec
 from retort.validation import Problem, disk_bytes
 from service.checkpoints import repository as checkpoints
 from service.db import read_now, reading
-from service.errors import FieldError, Invalid, NotFound, ServiceError, quote
+from service.errors import MOST_ERRORS, FieldError, Invalid, NotFound, ServiceError, quote
 from service.events.repository import FIRST, append, begin, change
 from service.ids import new_id
 from service.jobs import repository, rules, waiting
@@ -60,7 +60,7 @@ def validate(caller: Caller, body: Any) -> Validation:
     found = examine(caller.project_id, body)
     return Validation(
         valid=not found.problems,
-        problems=found.problems,
+        problems=found.problems[:MOST_ERRORS],
         warnings=list(found.warnings),
         resolved=found.resolved.model_dump(mode="json") if found.resolved else None,
         sharing=[list(group) for group in found.sharing],
