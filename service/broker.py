@@ -17,7 +17,7 @@ QUEUE = "retort"
 FILES = "filesystem"
 """Scheme of the broker that is a folder in the data directory."""
 POLL_SECONDS = 0.25
-"""How often a worker looks into the folder for messages."""
+"""Seconds between two looks of a worker into the folder for messages."""
 
 
 class FileChannel(filesystem.Channel):

@@ -52,7 +52,7 @@ WANTED = {
     "too_short": "at least {min_length} entries",
     "tuple_type": "a list",
 }
-"""What would have been right, by pydantic's kind of error; a kind that is missing here speaks for itself."""
+"""The right values, by pydantic's kind of error; a kind that is missing here has a message that is enough."""
 
 
 WRONG_TAG = ("union_tag_invalid", "union_tag_not_found")
@@ -249,10 +249,10 @@ def _sentence(error: FieldError, name: str, found: Mapping[str, Any]) -> FieldEr
         return error.model_copy(update={"detail": f"{name} is missing"})
     template = WANTED.get(kind)
     if template is None:
-        return error.model_copy(update={"detail": f"{name} is {_said(value)}: {found['msg']}", "found": _short(value)})
+        return error.model_copy(update={"detail": f"{name} is {_shown(value)}: {found['msg']}", "found": _short(value)})
     limits = {key: _number(limit) for key, limit in found.get("ctx", {}).items()}
     wanted = template.format(**limits)
-    detail = f"{name} is {_said(value)}; wanted {wanted}"
+    detail = f"{name} is {_shown(value)}; wanted {wanted}"
     return error.model_copy(update={"detail": detail, "found": _short(value), "wanted": wanted})
 
 
@@ -280,7 +280,7 @@ def _discriminator(field: FieldInfo) -> str | None:
     return field.discriminator if isinstance(field.discriminator, str) else None
 
 
-def _said(value: Any) -> str:
+def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return "an object"
     if isinstance(value, list | tuple):
