@@ -100,7 +100,7 @@ def restore(engine: Engine, file: Path, *, replace: bool = False) -> Contents:
 
 
 def disown(connection: Connection, why: str, above: int = 0) -> int:
-    """Take all jobs from the workers that hold them, and forget the workers; gives the number of jobs that were running.
+    """Take all jobs from the workers that hold them, and forget the workers; gives how many jobs were running.
 
     A database that was set back to an earlier state needs that. A worker that lives on may hold a fence which the
     database is about to hand out again: so every fence rises above all that a worker may hold. It becomes the
