@@ -1,4 +1,4 @@
-"""Whether the worker in this container was alive within the time of a lease: the container's health check."""
+"""Health check of a worker's container: exits with 0 when its worker was alive within the time of a lease."""
 
 from __future__ import annotations
 
@@ -14,4 +14,4 @@ from service.workers.models import Worker
 with reading() as session:
     recently = database_now() - get_settings().lease_seconds
     alive = session.scalar(select(Worker.id).where(Worker.host == socket.gethostname(), Worker.seen_at > recently))
-sys.exit(None if alive else f"no worker on {socket.gethostname()} was alive lately")
+sys.exit(None if alive else f"no worker on {socket.gethostname()} was alive within the time of a lease")

@@ -46,7 +46,7 @@ def setting(named: tuple[str, FieldInfo]) -> tuple[str, ...]:
 
 
 def default(field: FieldInfo) -> str:
-    """A setting's default, as one would write it."""
+    """A setting's default, as it would be written in the environment."""
     if field.default_factory is not None:
         return "`~/.retort`"
     value = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
@@ -54,7 +54,7 @@ def default(field: FieldInfo) -> str:
 
 
 def described(families: Iterable[Metric]) -> list[tuple[str, ...]]:
-    """Our metrics' rows, by name."""
+    """Rows of the service's own metrics, by name."""
     rows = []
     for family in families:
         if family.name.startswith("retort_"):
@@ -65,7 +65,7 @@ def described(families: Iterable[Metric]) -> list[tuple[str, ...]]:
 
 
 def labels_of(family: Metric) -> list[str]:
-    """A metric's labels: of its samples, or, where none was counted yet, of whoever counts."""
+    """A metric's labels: those of its samples, or, where none was counted yet, those of LABELS."""
     of_samples = {label for sample in family.samples for label in sample.labels} - {"le"}
     return sorted(of_samples or LABELS.get(family.name, ()))
 

@@ -16,7 +16,7 @@ from retort.exports import EXPORTS, AnyExport
 from retort.methods import AnyMethod
 from retort.protocols import PROTOCOLS, expand
 from retort.registry import nearest
-from retort.spec import Spec
+from retort.spec import AtMost, Spec
 from retort.tasks import TaskName
 from retort.user_model import ONNX, ModelId
 
@@ -239,7 +239,7 @@ class Student(Spec):
     """Rules the initialisation and the methods' draws."""
     labels: Labels = Labels()
     """What the labels weigh."""
-    methods: tuple[AnyMethod, ...] = ()
+    methods: Annotated[tuple[AnyMethod, ...], AtMost(64)] = ()
     """The distillation objectives, added up; none is plain training on the labels."""
 
     @model_validator(mode="after")
@@ -335,7 +335,7 @@ class Recipe(Spec):
     """The networks' task (see /v1/tasks)."""
     name: str = Field(default="", max_length=200)
     """What the job is called, for people."""
-    tags: tuple[Tag, ...] = Field(default=(), max_length=32)
+    tags: Annotated[tuple[Tag, ...], AtMost(32)] = ()
     """Words to find the job by."""
     priority: int = Field(default=0, ge=-10, le=10)
     """Jobs of higher priority start first within a project."""
@@ -354,11 +354,11 @@ class Recipe(Spec):
     require_teacher: float | None = None
     """Headline metric (accuracy, for classification) that the teacher must reach on the validation split before the
     first student's step; otherwise the job fails and says both numbers. Null asks for none."""
-    students: tuple[Student, ...] = Field(default=(), max_length=64)
+    students: Annotated[tuple[Student, ...], AtMost(64)] = ()
     """The networks to train; they share each pass over the data and each pass of the teacher."""
     student: StudentShorthand | None = Field(default=None, exclude=True)
     """Shorthand for a list of one student."""
-    methods: tuple[AnyMethod, ...] | None = Field(default=None, exclude=True)
+    methods: Annotated[tuple[AnyMethod, ...], AtMost(64)] | None = Field(default=None, exclude=True)
     """The methods of that one student."""
     baseline: bool = False
     """Adds a student of the first one's architecture, weights and seed without methods, to compare with."""
@@ -368,7 +368,7 @@ class Recipe(Spec):
     """When networks are judged, and which epoch is shipped."""
     compression: Compression = Compression()
     """What is done to the finished students."""
-    exports: tuple[AnyExport, ...] = Field(default_factory=_all_exports, min_length=1)
+    exports: Annotated[tuple[AnyExport, ...], AtMost(64)] = Field(default_factory=_all_exports, min_length=1)
     """The files to hand back of each student."""
 
     @model_validator(mode="before")

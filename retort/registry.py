@@ -11,6 +11,9 @@ from typing import Any, TypeVar
 
 Entry = TypeVar("Entry")
 
+LONGEST_NAME = 100
+"""Characters of a wrong name up to which a known one is looked for; comparing takes time that grows with them."""
+
 
 def discover(package: str, path: Iterable[str], kind: type[Entry]) -> dict[str, type[Entry]]:
     """Every entry of a folder by name, sorted; files with a leading underscore are not entries.
@@ -42,6 +45,8 @@ def _name_of(entry: type[Any]) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A half sentence for a misspelled name: "; did you mean 'kd'?", or nothing."""
+    if len(name) > LONGEST_NAME:
+        return ""
     known = list(known)
     close = [k for k in known if k.endswith(f".{name}")] or get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""

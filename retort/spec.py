@@ -6,12 +6,13 @@ import ast
 import inspect
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
-from pydantic_core import CoreSchema
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 
 class Described(BaseModel):
@@ -35,6 +36,29 @@ class Spec(Described):
     """A frozen description: unknown fields are errors, values never change, equal specs hash alike."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class AtMost:
+    """The most entries of a list, as in `Annotated[tuple[Student, ...], AtMost(64)]`.
+
+    Pydantic's own `max_length` counts valid entries alone, so that a list of any length is validated whole when none
+    is valid. Here a list that is too long is refused before its first entry is looked at.
+    """
+
+    entries: int
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), "maxItems": self.entries}
+
+    def _check(self, value: Any) -> Any:
+        if isinstance(value, list | tuple) and len(value) > self.entries:
+            found = {"field_type": "Tuple", "max_length": self.entries, "actual_length": len(value)}
+            raise PydanticKnownError("too_long", found)
+        return value
 
 
 def _texts(model: type[BaseModel]) -> Mapping[str, str]:

@@ -41,7 +41,7 @@ from service.errors import (
     Invalid,
     MethodNotAllowed,
     NotFound,
-    Problem,
+    ProblemDetails,
     ServiceError,
     Unavailable,
     problem_response,
@@ -50,26 +50,28 @@ from service.errors import (
 )
 from service.fields import parameter_errors
 from service.logs import set_up
-from service.settings import get_settings
+from service.settings import get_settings, get_settings_or_exit
 from service.wire import PatientProtocol
 
 DEFAULT_PORT = 8765
 GOODBYE_SECONDS = 5
-"""How long followers and downloads may go on once the process is asked to stop."""
+"""Seconds for which followers and downloads may go on once the process is asked to stop."""
 FEATURES = (
     service.jobs, service.events, service.artifacts, service.methods, service.architectures, service.datasets,
     service.uploads, service.models, service.exports, service.keys, service.projects, service.usage, service.audit,
     service.health,
 )  # fmt: skip
-CORS_SENT = ["Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "If-Range", "Last-Event-ID", "Range"]
-CORS_SHOWN = ["Content-Range", "ETag", "Idempotent-Replayed", "Location", "Retry-After", "X-Request-ID"]
+CORS_REQUEST_HEADERS = [
+    "Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "If-Range", "Last-Event-ID", "Range",
+]  # fmt: skip
+CORS_ANSWER_HEADERS = ["Content-Range", "ETag", "Idempotent-Replayed", "Location", "Retry-After", "X-Request-ID"]
 """Headers that pages of allowed origins may send, and read."""
 
 log = logging.getLogger(__name__)
 
 
 class RetortAPI(FastAPI):
-    """FastAPI whose OpenAPI page knows the problems that every endpoint answers with."""
+    """FastAPI with an OpenAPI page that has the problems of every endpoint."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -77,7 +79,7 @@ class RetortAPI(FastAPI):
                 title=self.title, version=self.version, description=self.description, routes=self.routes,
                 separate_input_output_schemas=self.separate_input_output_schemas,
             )  # fmt: skip
-            problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            problem = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
             components = schema["components"]["schemas"]
             components |= {**problem.pop("$defs"), "Problem": problem}
             _drop_other_errors(schema)
@@ -87,7 +89,7 @@ class RetortAPI(FastAPI):
 
 
 def _drop_other_errors(schema: dict[str, Any]) -> None:
-    """FastAPI documents its own kind of 422 where an endpoint names none; ours never answer with it."""
+    """Drop FastAPI's own kind of 422, which it documents where an endpoint names none; none here answers with it."""
     for path in schema["paths"].values():
         for operation in path.values():
             if "HTTPValidationError" in str(operation["responses"].get("422")):
@@ -97,7 +99,7 @@ def _drop_other_errors(schema: dict[str, Any]) -> None:
 
 
 def _add_shared_refusals(schema: dict[str, Any]) -> None:
-    """What any endpoint may answer: for want of a key or a scope, or before it is asked at all."""
+    """Add the refusals of any endpoint: for want of a key or a scope, or before the endpoint is called."""
     for path in schema["paths"].values():
         for operation in path.values():
             shared = problems(400, 503) | (problems(401, 403, 429) if "security" in operation else {})
@@ -124,8 +126,8 @@ def create_app() -> FastAPI:
     app.add_middleware(Edge, settle=settle, larger=larger)
     if origins := get_settings().cors_origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=CORS_SENT,
-            expose_headers=CORS_SHOWN,
+            CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=CORS_REQUEST_HEADERS,
+            expose_headers=CORS_ANSWER_HEADERS,
         )  # fmt: skip
     app.add_exception_handler(ServiceError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_http)
@@ -138,7 +140,7 @@ def create_app() -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     # A thread uses one connection at a time: so none waits for one, which would end after seconds with a 503, and
-    # requests wait in their order for a thread. One connection is left for who looks for followers.
+    # requests wait in their order for a thread. One connection is left for the look on behalf of followers.
     current_default_thread_limiter().total_tokens = POOL_SIZE - 1
     yield
 
@@ -149,20 +151,20 @@ def _refuse(request: Request, error: Exception) -> Response:
 
 
 def _refuse_http(request: Request, error: Exception) -> Response:
-    """What the router says: no such address, or not with that method."""
+    """Refuse for the router: there is no such address, or not with that method."""
     assert isinstance(error, HTTPException)
     address = quote(request.url.path)
     if error.status_code == 404:
         return problem_response(request, NotFound(f"there is no address {address}; /openapi.json lists all"))
     if error.status_code == 405:
         allowed = ", ".join(sorted(_methods_of(request)))
-        said = f"{request.method} does not go with the address {address}; wanted {allowed}"
-        return problem_response(request, MethodNotAllowed(said, allowed=allowed))
+        found = f"{request.method} does not go with the address {address}; wanted {allowed}"
+        return problem_response(request, MethodNotAllowed(found, allowed=allowed))
     return problem_response(request, BadRequest(str(error.detail)))
 
 
 def _methods_of(request: Request) -> set[str]:
-    """All methods that go with the request's address; the router names those of one endpoint alone."""
+    """All methods of the request's address; the router names those of one endpoint alone."""
     routes = [*request.app.routes, *(route for feature in FEATURES for route in feature.endpoints.router.routes)]
     found = [route for route in routes if isinstance(route, Route) and route.path_regex.match(request.url.path)]
     return {method for route in found for method in route.methods or ()}
@@ -175,8 +177,8 @@ def _refuse_parameters(request: Request, error: Exception) -> Response:
 
 def _refuse_without_database(request: Request, error: Exception) -> Response:
     log.error("the database does not answer: %s", error)
-    said = f"the database does not answer; ask again in {RETRY_SECONDS} seconds"
-    return problem_response(request, Unavailable(said))
+    detail = f"the database does not answer; ask again in {RETRY_SECONDS} seconds"
+    return problem_response(request, Unavailable(detail))
 
 
 def main() -> None:
@@ -184,10 +186,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m service.app", description="Retort's HTTP front end.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; the default is this machine alone")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT)
-    parser.add_argument("--fd", type=int, help="a socket that listens already and was inherited, instead of both")
+    parser.add_argument("--fd", type=int, help="an inherited socket that listens already, instead of both")
     chosen = parser.parse_args()
-    set_up(get_settings())
-    # Edge writes each request's line, which knows its id and its project; uvicorn's other lines go our way too.
+    set_up(get_settings_or_exit())
+    # Edge writes each request's line, with its id and its project; uvicorn's other lines go through the same log.
     uvicorn.run(
         create_app(), host=chosen.host, port=chosen.port, fd=chosen.fd, loop="uvloop", server_header=False,
         timeout_graceful_shutdown=GOODBYE_SECONDS, log_config=None, access_log=False, http=PatientProtocol, ws="none",

@@ -2,7 +2,7 @@
 
 The file is an SQLite database with the same tables at the same revision, and the digest of all their rows. A backup
 is read from one snapshot while the service goes on; a restore is one transaction, so that it happens whole or not at
-all, also under the eyes of a service that runs.
+all, also while a service runs.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ SEAL = "CREATE TABLE backup (made_at VARCHAR NOT NULL, sha256 VARCHAR NOT NULL)"
 APART = {"alembic_version", "backup", "sqlite_master"}
 """Tables that are not copied."""
 ROWS, LARGE_ROWS = 1000, 16
-"""How many rows are in memory at once; large ones hold a chunk of a blob each."""
+"""Rows in memory at once; large ones hold a chunk of a blob each."""
 FENCE_EPOCH = datetime(2025, 1, 1, tzinfo=UTC).timestamp()
 FENCE_STEP = 1_000_000
-"""How far a fence rises where the clock says less than it, which is wrong then."""
+"""By which a fence rises where it is above the clock, which is wrong then."""
 LOCK_SECONDS = 60.0
-"""How long a restore tries to get hold of all tables of a database that is in use."""
+"""For which a restore tries to lock all tables of a database that is in use."""
 
 
 class BackupError(Exception):
@@ -54,13 +54,13 @@ class BackupError(Exception):
 
 @dataclass(frozen=True)
 class Contents:
-    """What a backup holds."""
+    """The contents of a backup."""
 
     made_at: str
     """RFC 3339, in UTC."""
     revision: str
     rows: dict[str, int]
-    """How many, by table."""
+    """The number of rows, by table."""
 
 
 def make_backup(engine: Engine, file: Path) -> Contents:
@@ -70,7 +70,7 @@ def make_backup(engine: Engine, file: Path) -> Contents:
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        with _spoken("no backup was made"), _snapshot(engine) as source:
+        with _in_one_sentence("no backup was made"), _snapshot(engine) as source:
             contents = _fill(source, part)
         _sync(part)
         part.rename(file)
@@ -87,10 +87,10 @@ def restore(engine: Engine, file: Path, *, replace: bool = False) -> Contents:
     """Make the database what it was when the backup was made, then bring it to this code's revision, and take all jobs
     from the workers that hold them: one transaction. Raises BackupError, and then nothing was changed.
 
-    `replace`: what the database holds is given up for it; without that it must be empty.
+    `replace`: the contents of the database are given up; without it the database must be empty.
     """
-    contents = examine(file)
-    with _spoken("nothing was restored"), _open(file, "ro") as source, altering(engine) as connection:
+    contents = validate(file)
+    with _in_one_sentence("nothing was restored"), _open(file, "ro") as source, altering(engine) as connection:
         highest = _make_room(connection, replace)
         upgrade_in(connection, contents.revision)
         _copy(source, connection)
@@ -102,8 +102,8 @@ def restore(engine: Engine, file: Path, *, replace: bool = False) -> Contents:
 def disown(connection: Connection, why: str, above: int = 0) -> int:
     """Take all jobs from the workers that hold them, and forget the workers; gives how many jobs were running.
 
-    A database that comes back from the past needs that. A worker that goes on from after that past may hold a fence
-    which the database is about to hand out again: so every fence rises above all that anybody may hold. It becomes the
+    A database that was set back to an earlier state needs that. A worker that lives on may hold a fence which the
+    database is about to hand out again: so every fence rises above all that a worker may hold. It becomes the
     number of seconds since 2025, which is more than any job was claimed, and which a second restore of the same backup
     finds higher than the first left it; where the fences that were in use are known, it is above those in any case.
     Attempts that are cut short do not count.
@@ -124,13 +124,13 @@ def disown(connection: Connection, why: str, above: int = 0) -> int:
 
 
 @contextmanager
-def _spoken(consequence: str) -> Iterator[None]:
-    """Turn what a database says into one sentence."""
+def _in_one_sentence(consequence: str) -> Iterator[None]:
+    """Turn the errors of a database into BackupError, with the consequence before the reason."""
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error, MigrationError) as error:
-        said = " ".join(str(getattr(error, "orig", None) or error).split())
-        raise BackupError(f"{consequence}: {said}") from None
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        raise BackupError(f"{consequence}: {reason}") from None
 
 
 @contextmanager
@@ -165,8 +165,8 @@ def _fill(source: Connection, file: Path) -> Contents:
     return Contents(made_at, revision, rows)
 
 
-def examine(file: Path) -> Contents:
-    """What a backup holds, after all of it was read. Raises BackupError when it is none, damaged, or too new."""
+def validate(file: Path) -> Contents:
+    """The contents of a backup, after all of it was read. Raises BackupError when it is none, damaged, or too new."""
     try:
         with file.open("rb") as content:
             head = content.read(100)
@@ -195,8 +195,8 @@ def _newer(what: str, revision: str) -> str:
 
 
 def _make_room(connection: Connection, replace: bool) -> int:
-    """Leave no table; gives the highest fence that was in use. Raises BackupError when that would give up something
-    that nobody said to give up."""
+    """Leave no table; gives the highest fence that was in use. Raises BackupError when the database has contents and
+    `replace` is not set."""
     revision = current_in(connection)
     if not is_known(revision):
         raise BackupError(_newer("the database", str(revision)))
@@ -220,7 +220,8 @@ def _make_room(connection: Connection, replace: bool) -> int:
 
 
 def _lock(connection: Connection, tables: Sequence[sa.Table]) -> None:
-    """Keep everybody else away from all tables; those who hold some are let through, not waited for in their way."""
+    """Lock all tables against all others; a transaction that holds some of them is let through first, so that neither
+    waits for the other."""
     statement = f"LOCK TABLE {', '.join(table.name for table in tables)} IN ACCESS EXCLUSIVE MODE NOWAIT"
     give_up_at = time.monotonic() + LOCK_SECONDS
     while True:
@@ -229,8 +230,8 @@ def _lock(connection: Connection, tables: Sequence[sa.Table]) -> None:
                 connection.exec_driver_sql(statement)
         except OperationalError:
             if time.monotonic() >= give_up_at:
-                said = f"the database was in use for {LOCK_SECONDS:g} s on end; stop the service and try again"
-                raise BackupError(said) from None
+                found = f"the database was in use for {LOCK_SECONDS:g} s on end"
+                raise BackupError(f"{found}; stop the service and try again") from None
             time.sleep(0.05)
         else:
             return
@@ -260,7 +261,7 @@ def _tables(connection: Connection) -> sa.MetaData:
 
 
 def _digest(driver: sqlite3.Connection) -> tuple[str, dict[str, int]]:
-    """sha256, hex, of all tables of a backup and their rows, and how many rows each has."""
+    """sha256, hex, of all tables of a backup and their rows, and the number of rows of each."""
     digest, counts = hashlib.sha256(), {}
     found = driver.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'backup' ORDER BY name")
     for name in ["sqlite_master", *(name for (name,) in found)]:

@@ -1,4 +1,4 @@
-"""A request's JSON body, read strictly: what cannot be kept as it was sent is refused before anyone looks at it."""
+"""A request's JSON body, read strictly: a value that cannot be stored as it was sent is refused before validation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from service.fields import Path, field_errors, path_text, pointer_of
 MOST_VALUES = 20_000
 """Values in one body; each costs memory while it is read, and time and more memory where it is wrong."""
 SMALL_BYTES = 16 << 10
-"""What is read at once: that is done sooner than a thread is found for it."""
+"""Size up to which a body is read in the event loop: that takes less time than finding a thread."""
 LARGEST_INTEGER = 2**63
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -39,7 +39,7 @@ def sent(model: type[Model]) -> Callable[[Request], Awaitable[Model]]:
         try:
             return model.model_validate(body)
         except ValidationError as error:
-            raise Invalid.of(field_errors(error, model, body)) from None
+            raise Invalid.of(field_errors(error, model)) from None
 
     return read
 
@@ -50,7 +50,7 @@ def described(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_json(body: bytes) -> Any:
-    """The value that the bytes spell. Raises BadRequest or Invalid."""
+    """The JSON value of the bytes. Raises BadRequest or Invalid."""
     if not body.strip():
         raise BadRequest("the body is empty; wanted JSON")
     # Every value but the first stands behind a comma or in a bracket: so much is known before any is made.
@@ -60,7 +60,7 @@ def read_json(body: bytes) -> Any:
         value = from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise BadRequest(f"the body is not JSON: {_in_bytes(str(error))}") from None
-    errors = list(_unkeepable(value))
+    errors = list(_unstorable(value))
     if errors:
         raise Invalid.of(errors)
     return value
@@ -70,8 +70,8 @@ def _check_media_type(request: Request) -> None:
     found = request.headers.get("content-type", "")
     kind = found.partition(";")[0].strip().lower()
     if kind != "application/json" and not re.fullmatch(r"application/[a-z0-9.-]+\+json", kind):
-        said = f"the body's Content-Type is {quote(found)}" if found else "the body has no Content-Type"
-        raise UnsupportedMediaType(f"{said}; wanted 'application/json'")
+        detail = f"the body's Content-Type is {quote(found)}" if found else "the body has no Content-Type"
+        raise UnsupportedMediaType(f"{detail}; wanted 'application/json'")
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
         raise UnsupportedMediaType(f"the body's Content-Encoding is {quote(encoding)}; wanted none")
@@ -82,19 +82,19 @@ def _in_bytes(reason: str) -> str:
     return re.sub(r" at line (\d+) column (\d+)$", r" at line \1, column \2", reason)
 
 
-def _unkeepable(root: Any) -> Iterator[FieldError]:
-    """What JSON can say but the database or the engine cannot keep. Walks without recursion."""
+def _unstorable(root: Any) -> Iterator[FieldError]:
+    """Errors for values that JSON has but the database or the engine cannot store. Walks without recursion."""
     left: list[tuple[Path, Any]] = [((), root)]
     while left:
         path, value = left.pop()
         if isinstance(value, dict | list):
             entries: Iterable[tuple[str | int, Any]] = value.items() if isinstance(value, dict) else enumerate(value)
             left += [((*path, step), inner) for step, inner in entries]
-        if said := _unkeepable_here(value):
-            yield FieldError(pointer=pointer_of(path), detail=f"{path_text(path)}: {said}")
+        if reason := _unstorable_reason(value):
+            yield FieldError(pointer=pointer_of(path), detail=f"{path_text(path)}: {reason}")
 
 
-def _unkeepable_here(value: Any) -> str | None:
+def _unstorable_reason(value: Any) -> str | None:
     if isinstance(value, dict) and any("\0" in name for name in value):
         return "the name of a field holds a NUL character; none may"
     if isinstance(value, str) and "\0" in value:

@@ -1,4 +1,4 @@
-"""The broker, for who rings and who listens alike: Redis or another of Celery's, or a folder of files."""
+"""The broker, as the sender of wake-ups and the workers use it: Redis or another of Celery's, or a folder of files."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from kombu.entity import Queue
 from kombu.transport import TRANSPORT_ALIASES, filesystem
 
 from service.settings import Settings
-from service.wake_up import QUEUE
 
+QUEUE = "retort"
+"""Name of the only queue."""
 FILES = "filesystem"
 """Scheme of the broker that is a folder in the data directory."""
 POLL_SECONDS = 0.25
-"""How often a worker looks into the folder for messages."""
+"""Seconds between two looks of a worker into the folder for messages."""
 
 
 class FileChannel(filesystem.Channel):

@@ -27,24 +27,24 @@ SQLITE_BUSY_SECONDS = 30
 OLDEST_SQLITE = (3, 35)
 """The first with RETURNING."""
 PAGES_A_STEP = 4096
-"""How many pages of SQLite are given back at once, 16 MiB: other writers wait meanwhile."""
+"""Pages of SQLite that are given back at once, 16 MiB: other writers wait meanwhile."""
 CONNECT_SECONDS = 5
 POOL_SIZE = 20
-"""Connections of a process at most; who needs one more waits for its turn."""
+"""Connections of a process at most; a thread that needs one more waits for its turn."""
 POOL: dict[str, Any] = {
     # No overflow: what goes beyond a pool's size is connected and closed at every use, which takes longer than the use.
     "pool_size": POOL_SIZE, "max_overflow": 0, "pool_use_lifo": True, "json_deserializer": from_json,
 }  # fmt: skip
 SILENCE_MILLISECONDS = 15_000
-"""How long PostgreSQL may leave sent bytes unacknowledged before the connection counts as dead."""
+"""For which PostgreSQL may leave sent bytes unacknowledged before the connection counts as dead."""
 IDLE_SECONDS = 30.0
-"""How long a transaction may do nothing before PostgreSQL ends it: its process sleeps or its machine has gone, and the
-rows that it locked would be locked for hours."""
+"""After which PostgreSQL ends a transaction that does nothing: its process sleeps or its machine has gone, and the rows
+that it locked would be locked for hours."""
 AS_BYTES = {"retort_bytes": True}
 """Execution options of a statement that reads bytes: PostgreSQL else spells them out in hexadecimal digits, which takes
 twice the room and three times as long."""
 LOST = (OperationalError, InterfaceError, PoolTimeoutError)
-"""What is raised when the database does not answer."""
+"""Exceptions that are raised when the database does not answer."""
 
 clock_offset_seconds = 0.0
 """Added to the database's clock; only tests set it."""
@@ -72,7 +72,7 @@ class database_now(FunctionElement[float]):  # noqa: N801 - it is called like an
     inherit_cache = True
 
     def __init__(self) -> None:
-        # A parameter that is asked for when the statement runs: the text stays the same, and is compiled once.
+        # A parameter that is read when the statement runs: the text stays the same, and is compiled once.
         super().__init__(bindparam("clock_offset", unique=True, type_=Double(), callable_=lambda: clock_offset_seconds))
 
 
@@ -107,8 +107,8 @@ def _postgresql_engine(url: str) -> Engine:
 
     @event.listens_for(engine, "checkout")
     def look(connection: Any, record: Any, proxy: Any) -> None:
-        # To a connection that nobody uses the server says something only to end it. So no round trip is needed to
-        # tell: when it was restarted, all connections are made anew.
+        # To an idle connection the server sends something only to end it. So this needs no round trip, and when the
+        # server was restarted, all connections are made anew.
         socket = poll()
         socket.register(connection.fileno(), POLLIN)
         if socket.poll(0):
@@ -121,7 +121,7 @@ def _postgresql_engine(url: str) -> Engine:
 
     @event.listens_for(engine, "handle_error")
     def name(context: Any) -> None:
-        # That it ended an idle transaction PostgreSQL calls an error of another kind than all else that ends one.
+        # PostgreSQL's error for an idle transaction that it ended is of another kind than for all else that ends one.
         if context.is_disconnect and not isinstance(context.sqlalchemy_exception, LOST):
             raise OperationalError(context.statement, None, context.original_exception, connection_invalidated=True)
 
@@ -149,7 +149,7 @@ def _sqlite_engine(url: str) -> Engine:
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         # A deferred BEGIN that turns into a writer fails at once when another one wrote meanwhile, whatever the
-        # busy timeout: so every writer says so at the start, and waits its turn.
+        # busy timeout: so every writer begins as one, and waits its turn.
         reads = connection.get_execution_options().get("retort_reads", False)
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 

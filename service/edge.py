@@ -1,5 +1,5 @@
-"""What every request goes through first: an id, a look at the host that it is for, limits on its body and on the
-time that takes, a last net for what nobody caught, and its line in the log."""
+"""The edge, which every request passes first: an id, the check of its host name, limits on its body and on the time
+that takes, an answer to exceptions that nothing else caught, and its line in the log."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from service.errors import BadRequest, InternalError, ServiceError, TooLarge, To
 from service.errors import quote as quote_value
 from service.logs import bound
 from service.settings import get_settings
+from service.wire import running
 
 SLOWEST_BYTES_PER_SECOND = 10_000
-"""A sender who keeps that pace is waited for."""
+"""The pace of a body that is waited for."""
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -34,26 +35,26 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
 }
-"""What every answer tells browsers and caches, unless its endpoint says otherwise."""
+"""Headers of every answer, for browsers and caches, unless its endpoint sets others."""
 DOCS = "/docs"
 DOCS_POLICY = (
     "default-src 'none'; connect-src 'self'; script-src 'unsafe-inline' https://cdn.jsdelivr.net; "
     "style-src 'unsafe-inline' https://cdn.jsdelivr.net; img-src data: https://fastapi.tiangolo.com; "
     "frame-ancestors 'none'"
 )
-"""The one page that we have: it loads its scripts as FastAPI writes it."""
+"""Policy of the only page, which loads its scripts from where FastAPI takes them."""
 DRAINED_BODIES = 4
-"""How many times the limit is read and thrown away, so that who sends too much still hears why."""
+"""Times the limit that is read and thrown away, so that the sender of too large a body still gets the answer."""
 
 Settle = Callable[[Mapping[str, Any], int | None], Awaitable[None]]
-"""What is done with a request's state and its answer's status, None for a caller who left, once that is out."""
+"""Called with a request's state and its answer's status once that is out; None for a caller who left."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class LargerBody:
-    """An address whose bodies may be larger than JSON: its endpoint reads them as a stream."""
+    """An address whose bodies may be larger than JSON; its endpoint reads them as a stream."""
 
     method: str
     path: re.Pattern[str]
@@ -78,7 +79,7 @@ class Edge:
             return
         larger = (one.max_bytes for one in self.larger if one.takes(scope))
         exchange = Exchange(scope, receive, send, next(larger, get_settings().max_body_bytes))
-        with bound(request_id=exchange.id):
+        with bound(request_id=exchange.id), running(scope):
             metrics.request_begins()
             try:
                 await self._answer(exchange, scope)
@@ -105,7 +106,7 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int) -> None:
         self.id = f"req_{token_hex(12)}"
         self.status: int | None = None
-        """Of its answer, once the beginning of that is out."""
+        """The answer's status, once its beginning is out."""
         self._scope, self._receive, self._send = scope, receive, send
         self._limit = max_body_bytes
         self._began = time.monotonic()
@@ -116,18 +117,18 @@ class Exchange:
         self._state["request_id"] = self.id
 
     def check(self) -> None:
-        """Raise what can be said by looking at the request's head alone."""
+        """Raise BadRequest or TooLarge where the request's head alone is enough for that."""
         if b"\0" in self._scope["path"].encode() or b"\0" in unquote_to_bytes(self._scope["query_string"]):
             raise BadRequest("the address holds a NUL character (%00); no name has one")
         headers = Headers(scope=self._scope)
         self._check_host(headers.get("host", ""))
-        promised = headers.get("content-length", "")
-        if promised.isdigit() and int(promised) > self._limit:
-            raise self._too_large(int(promised))
+        length = headers.get("content-length", "")
+        if length.isdigit() and int(length) > self._limit:
+            raise self._too_large(int(length))
 
     async def receive(self) -> Message:
-        """The next piece of the body, or that the caller has left. Raises TooLarge when the body is more than the
-        limit, whatever the head promised, and TooSlow."""
+        """Wait for the next piece of the body, or for the caller to leave. Raises TooLarge when the body is larger than
+        the limit, whatever the head said, and TooSlow."""
         if self._whole:
             return await self._receive()
         message = await self._receive_in_time()
@@ -138,15 +139,15 @@ class Exchange:
         return message
 
     async def _receive_in_time(self) -> Message:
-        """What the server's own work takes in between does not count."""
+        """Wait for the next message for the time that is left; the server's own work in between does not count."""
         allowed = get_settings().patience_seconds + self._read_bytes / SLOWEST_BYTES_PER_SECOND
         began = time.monotonic()
         try:
             async with asyncio.timeout(allowed - self._waited_seconds):
                 return await self._receive()
         except TimeoutError:
-            said = f"{self._read_bytes:,} bytes of the body came in {allowed:.0f} s; no more is waited for"
-            raise TooSlow(said) from None
+            found = f"{self._read_bytes:,} bytes of the body came in {allowed:.0f} s"
+            raise TooSlow(f"{found}; no more is waited for") from None
         finally:
             self._waited_seconds += time.monotonic() - began
 
@@ -165,11 +166,11 @@ class Exchange:
         self._sent_bytes += len(message.get("body", b""))
 
     def end(self) -> None:
-        """Write the request's line into the log; a status of null is a caller who left before there was an answer."""
+        """Write the request's line into the log; its status is null where the caller left before an answer."""
         metrics.request_ends(received_bytes=self._read_bytes, sent_bytes=self._sent_bytes)
         line = {
             "method": self._scope["method"],
-            # Without the query; quoted, so that nothing a caller writes breaks the line.
+            # Without the query; quoted, so that no character of a caller breaks the line.
             "path": quote(self._scope["path"]),
             "status": self.status,
             "milliseconds": round(1000 * (time.monotonic() - self._began), 1),
@@ -196,8 +197,8 @@ class Exchange:
             self._read_bytes += len(message.get("body", b""))
 
     def _check_host(self, header: str) -> None:
-        """Raise BadRequest unless the request is for a name of ours: a page whose name was bent to this address by its
-        owner's DNS is not."""
+        """Raise BadRequest unless the request is for a name of this service; that of a page which reaches this address
+        by a name of its own (DNS rebinding) is not."""
         allowed = get_settings().allowed_hosts
         if not allowed and not _is_loopback((self._scope.get("server") or ("",))[0]):
             return
@@ -206,13 +207,13 @@ class Exchange:
         except ValueError:
             found = ""
         if not any(_is_named(found, name.lower()) for name in allowed or LOOPBACK_NAMES):
-            said = quote_value(header) if header else "nobody"
+            host = quote_value(header) if header else "no host"
             raise BadRequest(
-                f"the request is for {said}, which is not among the names of this service (RETORT_ALLOWED_HOSTS)"
+                f"the request is for {host}, which is not among the names of this service (RETORT_ALLOWED_HOSTS)"
             )
 
-    def _too_large(self, promised: int | None) -> TooLarge:
-        found = f"{promised:,} bytes" if promised is not None else "more"
+    def _too_large(self, length: int | None) -> TooLarge:
+        found = f"{length:,} bytes" if length is not None else "more"
         return TooLarge(f"the body has {found}; at most {self._limit:,} bytes are read")
 
 

@@ -1,19 +1,19 @@
-"""What the service answers when it refuses, RFC 9457.
+"""Refusals of the service, as problem details (RFC 9457).
 
 ServiceError
 ├── BadRequest              400  the request cannot be read
-├── Unauthorized            401  no key, or none that we know
+├── Unauthorized            401  no key, or an unknown one
 ├── Forbidden               403  the key may not do that
 ├── NotFound                404  there is no such thing, or it is another project's
-├── MethodNotAllowed        405  the address knows other methods
+├── MethodNotAllowed        405  the address has other methods
 ├── TooSlow                 408  the body comes too slowly
 ├── Conflict                409  the thing's state does not allow that
 ├── TooLarge                413  the body is larger than is read, or finds no room
-├── UnsupportedMediaType    415  the body is of another kind by its own account
+├── UnsupportedMediaType    415  the body's Content-Type is another one
 ├── RangeNotSatisfiable     416  the range begins beyond the end
 ├── Invalid                 422  the request is well formed but wrong; `errors` says where
-├── TooManyRequests         429  more is asked than is allowed now
-├── InternalError           500  our fault
+├── TooManyRequests         429  more requests or jobs than are allowed now
+├── InternalError           500  a fault of the service
 └── Unavailable             503  the database does not answer
 """
 
@@ -32,18 +32,20 @@ from service.redaction import without_secrets
 
 PROBLEM_JSON = "application/problem+json"
 RETRY_SECONDS = 5
-"""When to ask again after a 503."""
+"""Seconds after which to ask again after a 503."""
 MOST_ERRORS = 100
-"""How many wrong fields one answer lists."""
+"""Wrong fields that one answer lists."""
 LONGEST_QUOTE = 80
 """Characters of a wrong value that a sentence repeats."""
+LONGEST_READ = 100 * LONGEST_QUOTE
+"""Characters of it that are searched for secrets: more than any password has."""
 
 
 class FieldError(Described):
     """One wrong field."""
 
     pointer: str | None = None
-    """JSON pointer into the body that was sent; empty is the whole of it. Absent for what is not in the body."""
+    """JSON pointer into the request's body; empty is the whole body. Absent where the field is not in the body."""
     parameter: str | None = None
     """Name of the query, path or header parameter, where it is one."""
     detail: str
@@ -51,14 +53,14 @@ class FieldError(Described):
     found: Any = None
     """The wrong value, where there is one and it is short."""
     wanted: str | None = None
-    """What would have been right."""
+    """The values that would be right."""
 
     @model_serializer(mode="wrap")
     def _leave_out_what_is_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {name: value for name, value in serialize(self).items() if value is not None}
 
 
-class Problem(Described):
+class ProblemDetails(Described):
     """The body of every error, RFC 9457."""
 
     type: str
@@ -68,18 +70,18 @@ class Problem(Described):
     status: int
     """The HTTP status."""
     detail: str
-    """One sentence about this very problem."""
+    """One sentence about this occurrence of the problem."""
     instance: str
     """Path of the request."""
     request_id: str
-    """Names the request in the service's log; also in the header X-Request-ID."""
+    """Id of the request in the service's log; also in the header X-Request-ID."""
     errors: list[FieldError] | None = None
-    """Each wrong field, where the problem lies in fields."""
+    """The wrong fields, where the problem lies in fields; a hundred at most."""
 
 
 @dataclass(eq=False)
 class ServiceError(Exception):
-    """A refusal, in one sentence; each kind knows its HTTP status."""
+    """A refusal, in one sentence; each kind has its HTTP status."""
 
     status: ClassVar[int]
     title: ClassVar[str]
@@ -104,7 +106,7 @@ class BadRequest(ServiceError):
 
 
 class Unauthorized(ServiceError):
-    """No key, or none that we know."""
+    """The request has no key, or an unknown one."""
 
     status = 401
     title = "Unauthorized"
@@ -130,7 +132,7 @@ class NotFound(ServiceError):
 
 @dataclass(eq=False)
 class MethodNotAllowed(ServiceError):
-    """The address knows other methods."""
+    """The address has other methods."""
 
     status = 405
     title = "Method not allowed"
@@ -161,14 +163,14 @@ class TooSlow(ServiceError):
 
 
 class TooLarge(ServiceError):
-    """The body is larger than the service reads, or what it brings finds no room."""
+    """The body is larger than the service reads, or its content has no room."""
 
     status = 413
     title = "Content too large"
 
 
 class UnsupportedMediaType(ServiceError):
-    """The body is of another kind than the endpoint reads, by its own account."""
+    """The body's Content-Type is another one than the endpoint reads."""
 
     status = 415
     title = "Unsupported media type"
@@ -196,7 +198,7 @@ class Invalid(ServiceError):
 
     @classmethod
     def of(cls, errors: Sequence[FieldError]) -> Invalid:
-        """One sentence for all of them: the only one's, or the first's with the number of the others."""
+        """A refusal with one sentence: that of the only error, or of the first with the number of the others."""
         others = len(errors) - 1
         more = f" (and {others} more wrong {'field' if others == 1 else 'fields'})" if others else ""
         return cls(errors[0].detail + more, errors)
@@ -204,7 +206,7 @@ class Invalid(ServiceError):
 
 @dataclass(eq=False)
 class TooManyRequests(ServiceError):
-    """More is asked than is allowed now."""
+    """More is wanted than is allowed now."""
 
     status = 429
     title = "Too many requests"
@@ -217,7 +219,7 @@ class TooManyRequests(ServiceError):
 
 
 class InternalError(ServiceError):
-    """Our fault; the log has the trace under the request's id."""
+    """A fault of the service; the log has the trace under the request's id."""
 
     status = 500
     title = "Internal error"
@@ -235,8 +237,8 @@ class Unavailable(ServiceError):
 
 
 def problem_response(request: Request, error: ServiceError) -> Response:
-    """The answer that tells of a refusal."""
-    problem = Problem(
+    """The answer to a request that is refused."""
+    problem = ProblemDetails(
         type=f"urn:retort:problem:{error.title.lower().replace(' ', '-')}",
         title=error.title,
         status=error.status,
@@ -258,5 +260,5 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def quote(value: object) -> str:
     """A value as a sentence repeats it: short, in one line, and without secrets."""
-    text = without_secrets(repr(value))
+    text = without_secrets(repr(value[:LONGEST_READ] if isinstance(value, str) else value))
     return text if len(text) <= LONGEST_QUOTE else f"{text[: LONGEST_QUOTE - 3]}..."

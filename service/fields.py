@@ -1,27 +1,29 @@
-"""What pydantic found wrong, as sentences and as JSON pointers into what was sent.
+"""The errors of pydantic, as sentences and as JSON pointers into what was sent.
 
 Pydantic's own locations name a union's member besides fields and positions ("methods", 0, "kd", "temperature"), so the
-way is walked along the model's schema, which knows which is which.
+way is walked along the model's annotations, which tell one from the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from functools import cached_property, lru_cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails, core_schema
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_core.core_schema import ErrorType
 
 from retort.registry import nearest
-from service.errors import FieldError, quote
+from service.errors import MOST_ERRORS, FieldError, quote
 
-Schema = Mapping[str, Any]
 Path = tuple[str | int, ...]
 
-OWN_ERRORS = frozenset(get_args(core_schema.ErrorType))
-"""Pydantic's kinds of error; any other kind is a validator's of ours and brings its sentence along."""
-UNKNOWN: Schema = {"type": "any"}
+PYDANTIC_ERRORS = frozenset(get_args(ErrorType))
+"""Pydantic's kinds of error; any other kind is raised by a validator of ours and brings its sentence along."""
 WANTED = {
     "bool_parsing": "true or false",
     "bool_type": "true or false",
@@ -50,88 +52,194 @@ WANTED = {
     "too_short": "at least {min_length} entries",
     "tuple_type": "a list",
 }
-"""What would have been right, by pydantic's kind of error; a kind that is missing here speaks for itself."""
+"""The right values, by pydantic's kind of error; a kind that is missing here has a message that is enough."""
+
+
+WRONG_TAG = ("union_tag_invalid", "union_tag_not_found")
+
+
+class Form:
+    """The values that an annotation allows; `None` and metadata aside. Its parts are worked out at their first use."""
+
+    def __init__(self, annotation: Any, discriminator: str | None = None) -> None:
+        self.members: tuple[Any, ...] = ()
+        """Of a choice between several forms: their annotations."""
+        while True:
+            if get_origin(annotation) is Annotated:
+                annotation, *metadata = get_args(annotation)
+                fields = [entry for entry in metadata if isinstance(entry, FieldInfo)]
+                discriminator = next(filter(None, map(_discriminator, fields)), discriminator)
+            elif get_origin(annotation) in (Union, UnionType):
+                members = tuple(member for member in get_args(annotation) if member is not NoneType)
+                if len(members) > 1:
+                    self.members = members
+                    break
+                (annotation,) = members
+            else:
+                break
+        self.discriminator = discriminator if self.members else None
+        """Name of the field whose value decides between the members."""
+        self.type = annotation
+
+    @cached_property
+    def fields(self) -> Mapping[str, Form]:
+        """The fields of a model by name; empty for anything else."""
+        if not (isinstance(self.type, type) and issubclass(self.type, BaseModel)):
+            return {}
+        described = self.type.model_fields.items()
+        return {name: Form(field.annotation, _discriminator(field)) for name, field in described}
+
+    @cached_property
+    def by_tag(self) -> Mapping[str | int, Form]:
+        """The members of a choice by the value of their discriminator; empty for anything else."""
+        name = self.discriminator or ""
+        return {tag: form for form in self._forms if name in form.fields for tag in get_args(form.fields[name].type)}
+
+    def member(self, label: str | int) -> Form:
+        """The member that an error speaks of; of members without a discriminator, one at most is an object."""
+        if self.discriminator is not None:
+            return self.by_tag.get(label, UNKNOWN)
+        return next((form for form in self._forms if form.fields or form.by_tag), UNKNOWN)
+
+    def inside(self, step: str | int) -> Form:
+        """The form of a field of a model or of an entry of a list."""
+        if isinstance(step, int):
+            return self._entries[min(step, len(self._entries) - 1)] if self._entries else UNKNOWN
+        return self.fields.get(step, UNKNOWN)
+
+    @cached_property
+    def _forms(self) -> tuple[Form, ...]:
+        return tuple(Form(member) for member in self.members)
+
+    @cached_property
+    def _entries(self) -> tuple[Form, ...]:
+        """The forms of a list's or tuple's entries; the last one holds for all that follow."""
+        if get_origin(self.type) not in (list, tuple):
+            return ()
+        return tuple(Form(entry) for entry in get_args(self.type) if entry is not Ellipsis)
+
+
+UNKNOWN = Form(Any)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where an error lies."""
+    """The place of an error."""
 
     path: Path
-    parent: Schema
-    """What the last step of the path was taken in."""
-    node: Schema
-    """What lies there."""
+    parent: Form
+    """The form that the last step of the path was taken in."""
+    form: Form
+    """The form of the value at the end of the path."""
     union: Path | None
-    """Where the outermost choice between forms lies on the way."""
+    """The place of the outermost choice between forms without a discriminator on the way."""
 
 
-def field_errors(error: ValidationError, model: type[BaseModel], body: Any) -> list[FieldError]:
-    """One error a wrong field, in the order in which they were found. `body` is what was sent."""
-    schema = model.__pydantic_core_schema__
-    definitions = _definitions(schema)
-    placed = [(_place(found["loc"], schema, definitions), found) for found in error.errors(include_url=False)]
+Finding = tuple[Place, ErrorDetails]
+
+
+def field_errors(error: ValidationError, model: type[BaseModel]) -> list[FieldError]:
+    """One error a wrong field, in the order in which they were found.
+
+    MOST_ERRORS of them are worked out; beyond that an answer only counts them, and pydantic's own words do.
+    """
+    root = _form(model)
+    placed = [(_place(found["loc"], root), found) for found in error.errors(include_url=False)]
     within = {place.path[:-1] for place, _ in placed}
     # A list whose only entries are wrong is called too short besides, which says nothing new.
-    told = [(place, found) for place, found in placed if found["type"] != "too_short" or place.path not in within]
-    return _merge([(place, _field_error(place, found)) for place, found in told])
+    kept = [(place, found) for place, found in placed if found["type"] != "too_short" or place.path not in within]
+    fields = list(_by_field(kept).items())
+    errors = [_combine([_field_error(path, *one) for one in found]) for (_, path), found in fields[:MOST_ERRORS]]
+    return errors + [_brief_error(path, found[0][1]) for (_, path), found in fields[MOST_ERRORS:]]
 
 
 def parameter_errors(errors: Iterable[Mapping[str, Any]]) -> list[FieldError]:
-    """The same for what FastAPI found wrong in query, path and headers."""
-    told = []
+    """The same for the errors that FastAPI found in query, path and headers."""
+    errors_found = []
     for found in errors:
         name = str(found["loc"][1])
         if found["type"] == "extra_forbidden":
-            told.append(FieldError(parameter=name, detail=f"there is no parameter {quote(name)} here"))
+            errors_found.append(FieldError(parameter=name, detail=f"there is no parameter {quote(name)} here"))
         else:
-            told.append(_sentence(FieldError(parameter=name, detail=""), name, found))
-    return told
+            errors_found.append(_sentence(FieldError(parameter=name, detail=""), name, found))
+    return errors_found
 
 
 def pointer_of(path: Path) -> str:
-    """The JSON pointer, RFC 6901, that takes those steps."""
+    """The JSON pointer, RFC 6901, of the path."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
 
 
 def path_text(path: Path) -> str:
-    """The steps as people write them: students[0].architecture."""
+    """The path as people write it: students[0].architecture."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return text.removeprefix(".") or "the body"
 
 
-def _field_error(place: Place, found: ErrorDetails) -> FieldError:
-    kind, name = found["type"], path_text(place.path)
+def _by_field(placed: Sequence[Finding]) -> dict[tuple[Path | None, Path], list[Finding]]:
+    """The findings by union and wrong field. Where a value resembles one of several forms, only those of that form."""
+    fields: dict[tuple[Path | None, Path], list[Finding]] = {}
+    deeper = {place.union for place, _ in placed if place.union is not None and len(place.path) > len(place.union)}
+    for place, found in placed:
+        key = place.union, _wrong_path(place, found)
+        if place.union is None:
+            fields[key] = [(place, found)]
+        elif place.path != place.union or place.union not in deeper:
+            fields.setdefault(key, []).append((place, found))
+    return fields
+
+
+def _combine(errors: Sequence[FieldError]) -> FieldError:
+    """One error for a value that fits none of several forms."""
+    first, *others = errors
+    for error in others:
+        if error.wanted and error.wanted not in (first.wanted or ""):
+            wanted, detail = f"{first.wanted} or {error.wanted}", f"{first.detail} or {error.wanted}"
+            first = first.model_copy(update={"wanted": wanted, "detail": detail})
+    return first
+
+
+def _wrong_path(place: Place, found: ErrorDetails) -> Path:
+    """The path of the field that is to blame: that of a discriminator, or the one that a validator of ours names."""
     context: Mapping[str, Any] = found.get("ctx", {})
-    if kind == "missing":
-        return FieldError(pointer=pointer_of(place.path), detail=f"{name} is missing")
-    if kind == "extra_forbidden":
-        hint = nearest(str(place.path[-1]), place.parent.get("fields", ()))
-        owner = path_text(place.path[:-1])
-        detail = f"{owner} has no field {quote(place.path[-1])}{hint}"
-        return FieldError(pointer=pointer_of(place.path), detail=detail, found=_short(found["input"]))
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        return _wrong_tag(place, context)
-    if kind not in OWN_ERRORS or kind == "value_error":
-        inner = tuple(str(context["field"]).split("/")) if "field" in context else ()
-        sentence = found["msg"].removeprefix("Value error, ")
+    if found["type"] in WRONG_TAG:
+        return (*place.path, str(place.form.discriminator))
+    if _is_ours(found) and "field" in context:
+        return (*place.path, *str(context["field"]).split("/"))
+    return place.path
+
+
+def _is_ours(found: ErrorDetails) -> bool:
+    return found["type"] == "value_error" or found["type"] not in PYDANTIC_ERRORS
+
+
+def _field_error(path: Path, place: Place, found: ErrorDetails) -> FieldError:
+    error, name = FieldError(pointer=pointer_of(path), detail=""), path_text(place.path)
+    if found["type"] == "extra_forbidden":
+        hint = nearest(str(path[-1]), place.parent.fields)
+        detail = f"{path_text(path[:-1])} has no field {quote(path[-1])}{hint}"
+        return error.model_copy(update={"detail": detail, "found": _short(found["input"])})
+    if found["type"] in WRONG_TAG:
+        return _wrong_tag(error, path_text(path), [str(tag) for tag in place.form.by_tag], found.get("ctx", {}))
+    if _is_ours(found):
         where = f"{name}: " if place.path else ""
-        return FieldError(pointer=pointer_of(place.path + inner), detail=where + sentence)
-    return _sentence(FieldError(pointer=pointer_of(place.path), detail=""), name, found)
+        return error.model_copy(update={"detail": where + found["msg"].removeprefix("Value error, ")})
+    return _sentence(error, name, found)
 
 
-def _wrong_tag(place: Place, context: Mapping[str, Any]) -> FieldError:
+def _brief_error(path: Path, found: ErrorDetails) -> FieldError:
+    return FieldError(pointer=pointer_of(path), detail=f"{path_text(path)}: {found['msg']}")
+
+
+def _wrong_tag(error: FieldError, name: str, known: Sequence[str], context: Mapping[str, Any]) -> FieldError:
     """An object that names no form, or one that does not exist."""
-    field, known = str(context["discriminator"]).strip("'"), [str(tag) for tag in place.node.get("choices", ())]
-    path = (*place.path, field)
     wanted = f"one of {', '.join(known)}"
     if "tag" not in context:
-        detail = f"{path_text(path)} is missing; wanted {wanted}"
-        return FieldError(pointer=pointer_of(path), detail=detail, wanted=wanted)
+        return error.model_copy(update={"detail": f"{name} is missing; wanted {wanted}", "wanted": wanted})
     tag = str(context["tag"])
     hint = nearest(tag, known) or f"; wanted {wanted}"
-    detail = f"{path_text(path)} is {quote(tag)}, which does not exist{hint}"
-    return FieldError(pointer=pointer_of(path), detail=detail, found=_short(tag), wanted=wanted)
+    detail = f"{name} is {quote(tag)}, which does not exist{hint}"
+    return error.model_copy(update={"detail": detail, "found": _short(tag), "wanted": wanted})
 
 
 def _sentence(error: FieldError, name: str, found: Mapping[str, Any]) -> FieldError:
@@ -141,82 +249,38 @@ def _sentence(error: FieldError, name: str, found: Mapping[str, Any]) -> FieldEr
         return error.model_copy(update={"detail": f"{name} is missing"})
     template = WANTED.get(kind)
     if template is None:
-        return error.model_copy(update={"detail": f"{name} is {_said(value)}: {found['msg']}", "found": _short(value)})
+        return error.model_copy(update={"detail": f"{name} is {_shown(value)}: {found['msg']}", "found": _short(value)})
     limits = {key: _number(limit) for key, limit in found.get("ctx", {}).items()}
     wanted = template.format(**limits)
-    detail = f"{name} is {_said(value)}; wanted {wanted}"
+    detail = f"{name} is {_shown(value)}; wanted {wanted}"
     return error.model_copy(update={"detail": detail, "found": _short(value), "wanted": wanted})
 
 
-def _merge(placed: Sequence[tuple[Place, FieldError]]) -> list[FieldError]:
-    """One error where a value fits none of several forms; where it resembles one of them, that one's errors."""
-    merged: dict[tuple[Path | None, str], FieldError] = {}
-    deeper = {place.union for place, _ in placed if place.union is not None and len(place.path) > len(place.union)}
-    for place, error in placed:
-        if place.union is not None and place.path == place.union and place.union in deeper:
-            continue
-        before = merged.get((place.union, error.pointer or ""))
-        if before is None or place.union is None:
-            merged[place.union, error.pointer or ""] = error
-        elif error.wanted and error.wanted not in (before.wanted or ""):
-            wanted = f"{before.wanted} or {error.wanted}"
-            detail = f"{before.detail} or {error.wanted}"
-            merged[place.union, error.pointer or ""] = before.model_copy(update={"wanted": wanted, "detail": detail})
-    return list(merged.values())
-
-
-def _place(steps: Sequence[str | int], schema: Schema, definitions: Mapping[str, Schema]) -> Place:
+def _place(steps: Sequence[str | int], form: Form) -> Place:
     path: Path = ()
     union: Path | None = None
-    parent, node = UNKNOWN, _bare(schema, definitions)
+    parent = UNKNOWN
     for step in steps:
-        kind = node["type"]
-        if kind in ("union", "tagged-union"):
-            union = path if kind == "union" and union is None else union
-            following = _member(node, step, definitions)
+        parent = form
+        if form.members:
+            union = path if form.discriminator is None and union is None else union
+            form = form.member(step)
         else:
             path = (*path, step)
-            following = _inside(node, step)
-        parent, node = node, _bare(following, definitions)
-    return Place(path, parent, node, union)
+            form = form.inside(step)
+    return Place(path, parent, form, union)
 
 
-def _member(union: Schema, label: str | int, definitions: Mapping[str, Schema]) -> Schema:
-    """The form that an error speaks of; of forms without a tag, one at most is an object."""
-    if union["type"] == "tagged-union":
-        tagged: Mapping[str | int, Schema] = union["choices"]
-        return tagged.get(label, UNKNOWN)
-    members = [member[0] if isinstance(member, tuple) else member for member in union["choices"]]
-    return next((m for m in members if _bare(m, definitions)["type"] == "model-fields"), UNKNOWN)
+@lru_cache
+def _form(model: type[BaseModel]) -> Form:
+    return Form(model)
 
 
-def _inside(node: Schema, step: str | int) -> Schema:
-    inside: Schema = UNKNOWN
-    if node["type"] == "model-fields":
-        inside = node["fields"].get(step, UNKNOWN)
-    elif node["type"] == "tuple":
-        inside = node["items_schema"][node.get("variadic_item_index", step)]
-    elif node["type"] == "list":
-        inside = node.get("items_schema", UNKNOWN)
-    return inside
+def _discriminator(field: FieldInfo) -> str | None:
+    return field.discriminator if isinstance(field.discriminator, str) else None
 
 
-def _bare(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
-    """The schema without what only wraps it: defaults, validators, nullability, references."""
-    while True:
-        if schema["type"] == "definition-ref":
-            schema = definitions[schema["schema_ref"]]
-        elif isinstance(inner := schema.get("schema"), Mapping):
-            schema = inner
-        else:
-            return schema
-
-
-def _definitions(schema: Schema) -> dict[str, Schema]:
-    return {entry["ref"]: entry for entry in schema.get("definitions", ())}
-
-
-def _said(value: Any) -> str:
+def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return "an object"
     if isinstance(value, list | tuple):

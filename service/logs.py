@@ -1,8 +1,8 @@
-"""What our processes log: one event a line on standard error, JSON for programs and text for people.
+"""The log of all processes of the service: one event a line on standard error, JSON for programs and text for people.
 
 Every line has `time` (RFC 3339, UTC), `level`, `logger` and `message`, those of FIELDS that are known, and, where
-something was raised, the whole trace as one field `exception`. Loggers are the standard library's, ours and those of
-libraries alike.
+something was raised, the whole trace as one field `exception`. All loggers are the standard library's, those of
+libraries too.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ FIELDS = (
     "job", "attempt", "fence", "worker", "request_id", "method", "path", "status", "milliseconds", "received_bytes",
     "sent_bytes", "project", "key",
 )  # fmt: skip
-"""What a line may carry besides: attributes of a record that the standard library calls extra. Others are left out,
-for libraries put objects there."""
+"""Further fields of a line: attributes of a record that the standard library calls extra. Others are left out, since
+libraries put objects there."""
 FIRST = ("time", "level", "logger", "message")
 CHATTY = ("celery.worker.strategy", "celery.app.trace", "httpx2")
-"""Loggers that tell of every bell and of every request that we make ourselves; heard from `warning` on."""
+"""Loggers that note every wake-up and every request of the service's own; logged from `warning` on."""
 bound = bound_contextvars
 """`with bound(request_id=...)`: what is logged inside, in threads that the request goes through too, carries it."""
 
@@ -45,7 +45,7 @@ def logger_for(name: str, **fields: object) -> logging.LoggerAdapter[logging.Log
 def set_up(settings: Settings, **always: object) -> None:
     """Log to standard error from now on, as the settings say; every line of this process carries those fields.
 
-    What nobody catches, in whatever thread, becomes a line too.
+    An exception that nothing catches, in whatever thread, becomes a line too.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter(as_json=wants_json(settings, sys.stderr), always=always))
@@ -59,14 +59,14 @@ def set_up(settings: Settings, **always: object) -> None:
 
 
 def wants_json(settings: Settings, stream: TextIO) -> bool:
-    """Whether lines are JSON: as set, or else unless somebody reads them on a terminal."""
+    """Whether lines are JSON: as set, or else unless the stream is a terminal."""
     return settings.log_format == "json" or (settings.log_format == "auto" and not stream.isatty())
 
 
 def formatter(
     *, as_json: bool, colours: bool | None = None, always: dict[str, object] | None = None
 ) -> logging.Formatter:
-    """What turns a record into its line."""
+    """A formatter that turns a record into its line."""
     known: list[Processor] = [
         merge_contextvars,
         add_log_level,

@@ -1,4 +1,4 @@
-"""What the front end counts about its requests, for Prometheus. Labels have few values: no ids, no names of ours."""
+"""Metrics of the front end's requests, for Prometheus. Labels have few values: no ids, no names of users."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from prometheus_client import (
 )
 
 METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
-"""Any other word that a caller sends counts as `other`."""
+"""Any other method that a caller sends counts as `other`."""
 NO_ROUTE = "none"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Bounds of the latency histogram's buckets."""
 
 
 def make_registry() -> CollectorRegistry:
-    """An empty registry but for what Prometheus tells of any Python process: memory, time, files, collections."""
-    disable_created_metrics()  # a second series beside each counter, which nothing asks for
+    """An empty registry but for Prometheus's own metrics of any Python process: memory, time, files, collections."""
+    disable_created_metrics()  # a second series beside each counter, which nothing reads
     registry = CollectorRegistry()
     for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
         registry.register(collector)
@@ -60,7 +60,7 @@ def request_ends(*, received_bytes: int, sent_bytes: int) -> None:
 
 
 def answered(route: str | None, method: str, status: int, seconds: float) -> None:
-    """Count an answer's beginning. `route` is an address as the OpenAPI has it; None where none matched."""
+    """Count an answer's beginning. `route` is an address as the OpenAPI page has it; None where none matched."""
     route, method = route or NO_ROUTE, method if method in METHODS else "other"
     _requests.labels(route, method, str(status)).inc()
     _seconds.labels(route, method).observe(seconds)

@@ -1,4 +1,4 @@
-"""What nothing that we write may hold: keys, and passwords in addresses."""
+"""Redaction of secrets in all that is written: keys, and passwords in addresses."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ SECRETS = (
     (re.compile(r"(?<![0-9A-Za-z])(rt_[0-9a-z]{8})_[0-9a-z]+"), r"\1_***"),
     (re.compile(r"""(://[^/\s:@"]*):[^/\s@"]+@"""), r"\1:***@"),
 )
-"""A key's text, also where a sentence cuts it short: its beginning names it and opens nothing. The password of an
-address."""
+"""Patterns of secrets with what stands in their place. A key, also where a sentence cuts it short: its beginning names
+it and opens nothing. The password of an address."""
 
 
 def without_secrets(text: str) -> str:

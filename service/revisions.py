@@ -1,7 +1,6 @@
-"""Which revision of the tables this code knows, and which one a database stands at; service.migrations leads from one
-to the next.
+"""Revisions of the tables: that of this code, that of a database. service.migrations leads from one to the next.
 
-Without Alembic, which takes room: a front end only asks where it stands.
+Without Alembic, which takes memory: a front end only needs to know where its database stands.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, column, inspect, select, table
 
 VERSION = table("alembic_version", column("version_num"))
-"""Where Alembic notes it."""
+"""Alembic's table of a database's revision."""
 
 
 def current(engine: Engine) -> str | None:

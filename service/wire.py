@@ -1,56 +1,85 @@
-"""Connections that are waited for no longer than they are worth: what the edge cannot see, for no request is there."""
+"""Connections on which no request runs: the edge cannot see them, since there is no request yet or no longer."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.settings import get_settings
 
+CONNECTION = "connection"
+"""Name of a request's connection in the state of its ASGI scope."""
 
-class PatientProtocol(HttpToolsProtocol):
-    """uvicorn's own protocol, which ends a connection whose next head is not whole in time, or whose body still comes
-    in some time after it was answered. Between requests uvicorn's keep-alive rules."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._patience: asyncio.TimerHandle | None = None
-        self._body_ends = True
+@contextmanager
+def running(scope: Scope) -> Iterator[None]:
+    """Keep the connection of that request while it runs; without a server there is none."""
+    connection = scope["state"].get(CONNECTION)
+    if connection is None:
+        yield
+    else:
+        with connection.running():
+            yield
+
+
+class PatientProtocol(asyncio.Protocol):
+    """A connection, passed on to uvicorn's own protocol, and closed once no request has run on it for the patience of
+    the settings: its next head is not whole by then, or its last body still comes although it was answered.
+
+    An idle connection is closed earlier by uvicorn's keep-alive.
+    """
+
+    def __init__(self, app_state: Mapping[str, Any], **others: Any) -> None:
+        self._uvicorn = HttpToolsProtocol(app_state={**app_state, CONNECTION: self}, **others)
+        self._transport: asyncio.Transport | None = None
+        self._running = 0
+        self._deadline: asyncio.TimerHandle | None = None
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Keep the connection while a request runs on it."""
+        self._running += 1
+        self._stop_waiting()
+        try:
+            yield
+        finally:
+            self._running -= 1
+            self._wait()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._begin_to_wait()
+        self._transport = transport
+        self._uvicorn.connection_made(transport)
+        self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_to_wait()
-        super().connection_lost(exc)
+        self._transport = None
+        self._stop_waiting()
+        self._uvicorn.connection_lost(exc)
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._body_ends = False
-        if self._patience is None:
-            self._begin_to_wait()
+    def data_received(self, data: bytes) -> None:
+        self._uvicorn.data_received(data)
 
-    def on_headers_complete(self) -> None:
-        self._stop_to_wait()
-        super().on_headers_complete()
+    def eof_received(self) -> None:
+        self._uvicorn.eof_received()
 
-    def on_message_complete(self) -> None:
-        super().on_message_complete()
-        self._body_ends = True
-        self._stop_to_wait()
+    def pause_writing(self) -> None:
+        self._uvicorn.pause_writing()
 
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if not self._body_ends and self._patience is None:
-            self._begin_to_wait()
+    def resume_writing(self) -> None:
+        self._uvicorn.resume_writing()
 
-    def _begin_to_wait(self) -> None:
-        self._patience = self.loop.call_later(get_settings().patience_seconds, self.transport.close)
+    def _wait(self) -> None:
+        if self._transport is not None and not self._running:
+            self._stop_waiting()
+            loop = asyncio.get_running_loop()
+            self._deadline = loop.call_later(get_settings().patience_seconds, self._transport.close)
 
-    def _stop_to_wait(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None

@@ -22,7 +22,7 @@ from sqlalchemy.engine import make_url
 from service.db import get_engine, make_engine
 from service.migrations import upgrade
 from service.settings import get_settings
-from service.wake_up import get_bell
+from service.wake_up import get_sender
 from tests.processes import end_with_this_process
 from tests.servers import PostgreSQL, Redis, free_port, wait_until
 from tests.up import Up, start_up
@@ -152,10 +152,10 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
 
 
 def forget_settings() -> None:
-    """Close the process's bell and database engine and forget them together with the settings."""
-    if get_bell.cache_info().currsize:
-        get_bell().close()
-    get_bell.cache_clear()
+    """Close the process's sender of wake-ups and database engine and forget them together with the settings."""
+    if get_sender.cache_info().currsize:
+        get_sender().close()
+    get_sender.cache_clear()
     if get_engine.cache_info().currsize:
         get_engine().dispose()
     get_engine.cache_clear()

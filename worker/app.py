@@ -15,7 +15,7 @@ from celery import Celery, signals
 from retort.confine import hide
 from service.broker import celery_options
 from service.logs import set_up, wants_json
-from service.settings import get_settings
+from service.settings import get_settings, get_settings_or_exit
 from service.wake_up import LOOK
 from worker import metrics
 from worker.agent import Agent
@@ -64,6 +64,7 @@ signals.worker_shutdown.connect(wait_for_agent)
 
 def main(engine: Sequence[str] = ENGINE) -> None:
     """Run the worker as its own Celery program; further arguments on the command line are Celery's."""
+    get_settings_or_exit()
     agent.engine = engine
     hide()
     set_up_logs()

@@ -138,7 +138,7 @@ class Attempt:
             data_roots=(*self._settings.data_roots, *workspace.fetched()),
             run=str(self._claim.fence),
             checkpoint_seconds=self._settings.checkpoint_seconds,
-            teacher_cache=CacheDirectory(path=teacher_cache, max_bytes=self._settings.teacher_outputs_bytes),
+            teacher_cache=CacheDirectory(path=teacher_cache, max_bytes=self._settings.teacher_cache_bytes),
         )
         return retort.order.Order(
             kind=self._claim.kind,

@@ -47,7 +47,7 @@ def create(session: Session, caller: Caller, body: Any, idempotency_key: str | N
     try:
         spec = Ingest.model_validate(body)
     except ValidationError as error:
-        raise Invalid.of(field_errors(error, Ingest, body)) from None
+        raise Invalid.of(field_errors(error, Ingest)) from None
     wrong = _wrong_folder(spec) or _wrong_limit(spec)
     limits = spec.limits.model_copy(update={"files": spec.limits.files or get_settings().max_dataset_files})
     spec = spec.model_copy(update={"limits": limits})

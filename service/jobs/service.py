@@ -17,7 +17,7 @@ from retort.spec import Spec
 from retort.validation import Problem, disk_bytes
 from service.checkpoints import repository as checkpoints
 from service.db import read_now, reading
-from service.errors import FieldError, Invalid, NotFound, ServiceError, quote
+from service.errors import MOST_ERRORS, FieldError, Invalid, NotFound, ServiceError, quote
 from service.events.repository import FIRST, append, begin, change
 from service.ids import new_id
 from service.jobs import repository, rules, waiting
@@ -29,7 +29,7 @@ from service.keys.service import Caller
 from service.paging import Position
 from service.settings import get_settings
 from service.usage.service import check_queue, measure
-from service.wake_up import ring_after_commit
+from service.wake_up import wake_after_commit
 
 LIFE = {
     Wanted.run: "resumed",
@@ -60,7 +60,7 @@ def validate(caller: Caller, body: Any) -> Validation:
     found = examine(caller.project_id, body)
     return Validation(
         valid=not found.problems,
-        problems=found.problems,
+        problems=found.problems[:MOST_ERRORS],
         warnings=list(found.warnings),
         resolved=found.resolved.model_dump(mode="json") if found.resolved else None,
         sharing=[list(group) for group in found.sharing],
@@ -155,7 +155,7 @@ def enqueue(
     )
     if repository.add(session, job, tags):
         begin(session, job, change("created", asker="owner", key=caller.key_id, fence=0))
-        ring_after_commit(session)
+        wake_after_commit(session)
         return job, False
     made = made_before(session, caller, sent)
     if made is None:
@@ -246,7 +246,7 @@ def _move(session: Session, job: Job, new: State, now: float) -> None:
         job.fence += 1  # a worker that lost its lease and still writes is refused
     job.state = new
     if new is State.queued:
-        ring_after_commit(session)
+        wake_after_commit(session)
     if new in TERMINAL:
         job.ended_at = now
         checkpoints.drop_all(session, job.id)

@@ -48,7 +48,7 @@ def examine(project_id: str, body: Any) -> Examination:
     try:
         recipe = Recipe.model_validate(body)
     except ValidationError as error:
-        return Examination(field_errors(error, Recipe, body))
+        return Examination(field_errors(error, Recipe))
     recipe, models, problems = _with_models(project_id, recipe)
     facts: DataFacts | None = None
     try:

@@ -61,7 +61,7 @@ def create(session: Session, caller: Caller, body: Any, idempotency_key: str | N
     try:
         asked = ModelCreate.model_validate(body)
     except ValidationError as error:
-        raise Invalid.of(field_errors(error, ModelCreate, body)) from None
+        raise Invalid.of(field_errors(error, ModelCreate)) from None
     sent = Sent(CHECK, body, idempotency_key)
     try:
         brought = _examined(caller.project_id, asked)
@@ -109,7 +109,7 @@ def check(session: Session, caller: Caller, model_id: str, body: Any, idempotenc
     try:
         spec = Check.model_validate(whole)
     except ValidationError as error:
-        raise Invalid.of(field_errors(error, Check, whole)) from None
+        raise Invalid.of(field_errors(error, Check)) from None
     assert spec.dataset is not None
     if problem := dataset_problem(caller.project_id, spec.dataset):
         raise Invalid.of([FieldError(pointer="/dataset", detail=problem)])

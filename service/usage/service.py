@@ -42,9 +42,9 @@ def limits_of(project: Project) -> Limits:
         max_stored_bytes=project.max_stored_bytes or settings.max_stored_bytes,
         max_upload_bytes=project.max_upload_bytes or settings.max_upload_bytes,
         requests_per_second=project.requests_per_second or settings.requests_per_second,
-        keep_jobs_days=project.keep_jobs_days or settings.keep_jobs_days,
-        keep_datasets_days=project.keep_datasets_days or settings.keep_datasets_days,
-        keep_models_days=project.keep_models_days or settings.keep_models_days,
+        keep_jobs_days=project.keep_jobs_days or settings.jobs_retention_days,
+        keep_datasets_days=project.keep_datasets_days or settings.datasets_retention_days,
+        keep_models_days=project.keep_models_days or settings.models_retention_days,
         keep_uploads_days=project.keep_uploads_days or settings.unused_upload_seconds / DAY_SECONDS,
     )
 

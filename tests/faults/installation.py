@@ -24,7 +24,7 @@ from service.db import make_engine, transaction
 from service.keys.service import create_local_key
 from service.migrations import upgrade
 from service.settings import get_settings
-from service.wake_up import Bell
+from service.wake_up import WakeUpSender
 from tests.conftest import forget_settings
 from tests.servers import PostgreSQL, Redis, ended, lasting_port, wait_until
 from worker.engine_process import ENGINE
@@ -206,17 +206,17 @@ class Installation:
         self.broker_url = self.redis.url
 
     def _record_message(self) -> None:
-        """Keep one message as the bell sends it, to deliver it again later."""
-        bell = Bell(get_settings())
-        bell.ring()
+        """Keep one message as the sender of wake-ups sends it, to deliver it again later."""
+        sender = WakeUpSender(get_settings())
+        sender.wake()
         if self.redis is not None:
             with self.redis.client() as client:
-                wait_until(lambda: client.llen("retort") == 1, "the bell has rung")
+                wait_until(lambda: client.llen("retort") == 1, "a wake-up was sent")
                 self.recorded = client.lindex("retort", 0)
         else:
-            wait_until(lambda: list(self.broker_folder.glob("*.msg")), "the bell has rung")
+            wait_until(lambda: list(self.broker_folder.glob("*.msg")), "a wake-up was sent")
             self.recorded = next(self.broker_folder.glob("*.msg")).read_bytes()
-        bell.close()
+        sender.close()
 
     def _end_all(self) -> None:
         for client in self._clients:

@@ -1,10 +1,10 @@
-"""Starts the API or a worker as users start them, with hooks that let a test move the clock and lose bells.
+"""Starts the API or a worker as users start them, with hooks that let a test move the clock and lose wake-ups.
 
 python -m tests.faults.launcher api --port PORT
 python -m tests.faults.launcher worker
 
 FAULTS_CONTROL names a folder: `offset` holds what is added to the database's clock, in seconds; while `lose` is there
-no bell is rung; whoever takes `die` away, as the bell is about to be rung, ends there and then.
+no wake-up is sent; the process that takes `die` away, as it is about to send one, ends there and then.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import service.db
-from service.wake_up import Bell
+from service.wake_up import WakeUpSender
 
 CONTROL = Path(os.environ["FAULTS_CONTROL"])
 LOOK_SECONDS = 0.02
@@ -38,17 +38,17 @@ def read_offset() -> float:
         return 0.0
 
 
-ring = Bell.ring
+wake = WakeUpSender.wake
 
 
-def ring_or_not(bell: Bell) -> None:
-    """What comes after a commit: the bell, or nothing, or the end of this process."""
+def wake_or_not(sender: WakeUpSender) -> None:
+    """What comes after a commit: a wake-up, or nothing, or the end of this process."""
     if (CONTROL / "lose").exists():
         return
     try:
         (CONTROL / "die").unlink()
     except FileNotFoundError:
-        ring(bell)
+        wake(sender)
     else:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -57,7 +57,7 @@ def main() -> None:
     """Start what the first argument names."""
     service.db.clock_offset_seconds = read_offset()
     threading.Thread(target=follow_clock, daemon=True).start()
-    Bell.ring = ring_or_not  # type: ignore[method-assign]
+    WakeUpSender.wake = wake_or_not  # type: ignore[method-assign]
     what = sys.argv.pop(1)
     if what == "api":
         from service.app import main as serve

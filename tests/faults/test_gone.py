@@ -200,8 +200,8 @@ def test_a_job_that_was_taken_from_a_living_worker_is_written_by_the_new_one_alo
 
 
 @pytest.mark.parametrize("end", ["die", "lose"])
-def test_a_job_whose_bell_never_rang_is_run(service: Service, end: str) -> None:
-    """The API is killed between its commit and the bell, or the bell's message is lost."""
+def test_a_job_whose_wake_up_never_came_is_run(service: Service, end: str) -> None:
+    """The API is killed between its commit and the wake-up, or the wake-up is lost."""
     with service() as (installation, client):
         (installation.control / end).touch()
         with contextlib.suppress(httpx2.TransportError):

@@ -71,6 +71,11 @@ def test_the_nearest_name_is_offered(written: str, meant: str | None) -> None:
     assert hint == (f"; did you mean {meant!r}?" if meant else "")
 
 
+def test_nothing_is_looked_for_that_resembles_a_name_of_any_length() -> None:
+    assert nearest("k" * 101, ["k" * 100]) == ""
+    assert nearest("k" * 100, ["k" * 99]) != ""
+
+
 def test_the_registries_can_be_read_where_torch_is_not_installed() -> None:
     looks = """
 import sys

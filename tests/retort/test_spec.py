@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
-from pydantic import Field, create_model
+import pytest
+from pydantic import AfterValidator, Field, ValidationError, create_model
 
-from retort.spec import Described, Spec
+from retort.spec import AtMost, Described, Spec
 
 Item = TypeVar("Item")
 
@@ -71,3 +72,18 @@ def test_a_class_within_a_function_has_texts_and_one_without_source_has_none() -
 
     assert said(Local)["here"] == "Here."
     assert said(create_model("Made", __base__=Described, size=(int, 1))) == {"size": None}
+
+
+def test_a_list_that_is_too_long_is_refused_before_its_entries_are_looked_at() -> None:
+    looked: list[int] = []
+    entry = Annotated[int, AfterValidator(lambda value: looked.append(value) or value)]
+    model = create_model("Bounded", __base__=Spec, entries=(Annotated[tuple[entry, ...], AtMost(3)], ()))
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate({"entries": ["wrong"] * 4})
+    (error,) = caught.value.errors()
+    assert (error["type"], error["loc"], error["ctx"]["max_length"]) == ("too_long", ("entries",), 3)
+    with pytest.raises(ValidationError):
+        model.model_validate({"entries": [1] * 4})
+    assert looked == []
+    assert model.model_validate({"entries": [1, 2, 3]}).model_dump() == {"entries": (1, 2, 3)}
+    assert model.model_json_schema()["properties"]["entries"]["maxItems"] == 3

@@ -27,6 +27,8 @@ from service.settings import get_settings
 from tests.conftest import free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
+HANG_SECONDS = 300.0
+"""After that long a process hangs; a machine with much other work may take minutes for what takes a second."""
 RECIPE: dict[str, Any] = {
     "dataset": {"name": "digits"},
     "teacher": {"architecture": "resnet20", "teach": {"epochs": 2}},
@@ -118,10 +120,17 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out)
         server = Server(f"http://127.0.0.1:{port}", process, log)
         started.append(server)
-        wait_until(lambda: httpx2.get(f"{server.url}/healthz").is_success, "the front end starts")
+        wait_until(lambda: answers(server), "the front end starts", HANG_SECONDS)
         return server
 
     yield run
     for server in started:
         server.process.send_signal(signal.SIGTERM)
-        server.process.wait(20)
+        server.process.wait(HANG_SECONDS)
+
+
+def answers(server: Server) -> bool:
+    """Whether the front end answers; the test fails at once where its process has ended."""
+    if server.process.poll() is not None:
+        pytest.fail(f"the front end ended with {server.process.returncode}: {server.log.read_text()}")
+    return httpx2.get(f"{server.url}/healthz", timeout=HANG_SECONDS).is_success

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx2
@@ -17,8 +17,10 @@ from starlette.testclient import TestClient
 from retort.methods import METHODS
 from retort.protocols import PROTOCOLS
 from service.app import create_app
+from service.db import POOL_SIZE
 from service.jobs.models import TERMINAL, State
-from tests.service.conftest import Server, bearing, on_sqlite
+from tests.conftest import wait_until
+from tests.service.conftest import HANG_SECONDS, Server, bearing, on_sqlite
 
 Start = Callable[..., Server]
 MIB = 1 << 20
@@ -247,7 +249,7 @@ def test_many_wrong_fields_are_told_in_one_bounded_answer(client: TestClient, re
 
 
 def authorised(server: Server, key: str) -> httpx2.Client:
-    return httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=60)
+    return httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=HANG_SECONDS)
 
 
 @on_sqlite
@@ -268,6 +270,7 @@ def test_eleven_megabytes_of_json(start: Start, key: str) -> None:
 @on_sqlite
 def test_the_process_is_small_and_has_no_torch(start: Start, key: str, recipe: dict[str, Any]) -> None:
     server = start()
+    assert 0 < server.memory_mib() < 120
     with authorised(server, key) as client:
         for path in ("/openapi.json", "/v1/methods", "/v1/architectures", "/v1/jobs", "/readyz"):
             assert client.get(path).status_code == 200
@@ -281,18 +284,25 @@ def test_the_process_is_small_and_has_no_torch(start: Start, key: str, recipe: d
 @on_sqlite
 def test_a_slow_body_holds_no_connection(start: Start, key: str, recipe: dict[str, Any]) -> None:
     """More slow senders than the pool has connections; a quick one is served meanwhile."""
-    body = json.dumps(recipe).encode()
+    body, senders, quick_was_served = json.dumps(recipe).encode(), POOL_SIZE + 4, Event()
 
     def slowly() -> Iterator[bytes]:
         yield body[:10]
-        time.sleep(3)
+        quick_was_served.wait(HANG_SECONDS)
         yield body[10:]
 
-    with authorised(start(), key) as client, ThreadPoolExecutor(20) as pool:
+    def in_progress() -> float:
+        found = re.search(r"^retort_http_requests_in_progress (\S+)$", client.get("/metrics").text, re.MULTILINE)
+        assert found
+        return float(found[1])
+
+    server = start(patience_seconds=HANG_SECONDS)
+    with authorised(server, key) as client, ThreadPoolExecutor(senders) as pool:
         headers = {"Content-Type": "application/json"}
-        slow = [pool.submit(client.post, "/v1/jobs", content=slowly(), headers=headers) for _ in range(20)]
-        time.sleep(1)
-        began = time.monotonic()
-        assert client.get("/v1/jobs").status_code == 200
-        assert time.monotonic() - began < 1.5
+        slow = [pool.submit(client.post, "/v1/jobs", content=slowly(), headers=headers) for _ in range(senders)]
+        try:
+            wait_until(lambda: in_progress() > senders, "all slow senders have begun", HANG_SECONDS)
+            assert client.get("/v1/jobs").json()["items"] == []
+        finally:
+            quick_was_served.set()
         assert {answer.result().status_code for answer in slow} == {201}

@@ -21,7 +21,7 @@ import pytest
 from sqlalchemy import Engine, select
 
 import service.db
-from service.backup import FORMAT, BackupError, examine, make_backup, restore
+from service.backup import FORMAT, BackupError, make_backup, restore, validate
 from service.db import make_engine, reading, transaction
 from service.jobs.models import State, Wanted
 from service.migrations import downgrade, upgrade
@@ -87,7 +87,7 @@ def test_every_value_comes_back_from_each_kind_and_revision_in_each_kind(
     assert snapshot(source) == before
     assert current(source) == made.revision == revision
     restored = restore(target, tmp_path / "backup")
-    assert restored == made == examine(tmp_path / "backup")
+    assert restored == made == validate(tmp_path / "backup")
     assert current(target) == head()
     upgrade(source)
     assert without_settled(snapshot(target)) == without_settled(snapshot(source))
@@ -140,7 +140,7 @@ def test_a_backup_cut_short_is_refused_and_nothing_is_changed(source: Engine, tm
 @on_sqlite("source")
 def test_a_byte_that_changed_anywhere_is_noticed(source: Engine, tmp_path: Path) -> None:
     file = some_backup(source, tmp_path)
-    content, whole, noticed = file.read_bytes(), examine(file), 0
+    content, whole, noticed = file.read_bytes(), validate(file), 0
     chance = random.Random(3)
     for place in [*range(0, 100, 3), *chance.sample(range(len(content)), 80)]:
         changed = bytearray(content)
@@ -148,7 +148,7 @@ def test_a_byte_that_changed_anywhere_is_noticed(source: Engine, tmp_path: Path)
         file.write_bytes(changed)
         try:
             # A byte that holds no row, such as a counter of writes or an index, may change.
-            assert examine(file) == whole
+            assert validate(file) == whole
         except BackupError:
             noticed += 1
     assert noticed > 80

@@ -201,5 +201,5 @@ def test_secrets_may_stand_in_files(environment: Environment, tmp_path: Path, mo
     environment(database_url="sqlite:///stands/over/it.db")
     assert get_settings().database == "sqlite:///stands/over/it.db"
     environment(secrets_dir=tmp_path / "none")
-    with pytest.raises(SettingsError, match="which is no folder"):
+    with pytest.raises(SettingsError, match="wanted a folder"):
         get_settings()

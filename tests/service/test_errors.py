@@ -49,3 +49,5 @@ def test_one_sentence_for_several_wrong_fields() -> None:
 def test_a_quote_is_short_and_in_one_line() -> None:
     assert quote("a\nb") == r"'a\nb'"
     assert len(quote("x" * 1000)) == errors.LONGEST_QUOTE
+    secret = "rt_abcdefgh_" + "0123456789abcdef" * 2
+    assert quote(f"{'x' * 40} {secret} {'y' * 10**7}").startswith(f"'{'x' * 40} rt_abcdefgh_*** yyy")

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from retort.spec import Spec
-from service.errors import FieldError
+from service.errors import MOST_ERRORS, FieldError
 from service.fields import field_errors, path_text, pointer_of
 
 
@@ -58,7 +58,7 @@ class Whole(Spec):
 def errors_of(body: Any) -> list[FieldError]:
     with pytest.raises(ValidationError) as caught:
         Whole.model_validate(body)
-    return field_errors(caught.value, Whole, body)
+    return field_errors(caught.value, Whole)
 
 
 @pytest.mark.parametrize(
@@ -153,6 +153,16 @@ def test_every_wrong_field_is_told_once() -> None:
     body = {"weight": -1, "count": "x", "main": {"label": 3}}
     assert {error.pointer for error in errors_of(body)} == {"/weight", "/count", "/main/label"}
     assert len(errors_of(body)) == 3
+
+
+def test_as_many_sentences_are_worked_out_as_an_answer_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr("service.fields.nearest", lambda name, known: looked.append(name) or "")
+    errors = errors_of({f"x{i}": i for i in range(5000)})
+    assert [error.pointer for error in errors] == [f"/x{i}" for i in range(5000)]
+    assert len(looked) == MOST_ERRORS
+    assert errors[0].detail == "the body has no field 'x0'"
+    assert errors[-1].detail == "x4999: Extra inputs are not permitted"
 
 
 def test_paths() -> None:

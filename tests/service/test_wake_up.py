@@ -1,4 +1,4 @@
-"""Ringing on both brokers, and on one that is not there."""
+"""Wake-ups on both brokers, and on one that is not there."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from kombu.connection import Connection
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from service.broker import celery_options
+from service.broker import QUEUE, celery_options
 from service.db import get_engine, transaction
 from service.settings import get_settings
-from service.wake_up import QUEUE, get_bell, reachable, ring, ring_after_commit
+from service.wake_up import get_sender, reachable, wake, wake_after_commit
 from tests.conftest import free_port, wait_until
 
 Environment = Callable[..., None]
@@ -38,17 +38,17 @@ def messages() -> int:
     return count
 
 
-def test_a_ring_is_heard(environment: Environment, broker_url: str) -> None:
+def test_a_wake_up_arrives(environment: Environment, broker_url: str) -> None:
     environment(broker_url=broker_url)
     assert reachable() is None
-    ring()
+    wake()
     wait_until(messages, "a message arrives")
 
 
-def test_rings_in_a_burst_are_few_messages(environment: Environment, broker_url: str) -> None:
+def test_wake_ups_in_a_burst_are_few_messages(environment: Environment, broker_url: str) -> None:
     environment(broker_url=broker_url)
     for _ in range(500):
-        ring()
+        wake()
     time.sleep(0.3)
     assert 1 <= messages() < 250
 
@@ -58,12 +58,12 @@ def test_a_broker_that_is_not_there_costs_the_caller_nothing(
 ) -> None:
     environment(broker_url=f"redis://:secret@127.0.0.1:{free_port()}/0")
     started = time.monotonic()
-    ring()
+    wake()
     assert time.monotonic() - started < 0.5
     with caplog.at_level(logging.WARNING, "service.wake_up"):
         wait_until(lambda: caplog.records, "the failure is logged")
         for _ in range(3):
-            ring()
+            wake()
             time.sleep(0.1)
     assert len(caplog.records) == 1
     assert "workers find jobs later" in caplog.text
@@ -84,28 +84,28 @@ def test_a_broker_that_never_answers_is_unreachable_within_a_second_or_so(enviro
 def test_a_folder_that_cannot_be_made_is_unreachable(environment: Environment, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     environment(data_dir=tmp_path / "file" / "data")
-    ring()
+    wake()
     reason = reachable()
     assert reason is not None
     assert "file" in reason
 
 
-def test_it_rings_after_the_commit_and_not_before(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard: list[bool] = []
-    monkeypatch.setattr(get_bell(), "ring", lambda: heard.append(True))
+def test_it_wakes_after_the_commit_and_not_before(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[bool] = []
+    monkeypatch.setattr(get_sender(), "wake", lambda: sent.append(True))
     with transaction() as session:
-        ring_after_commit(session)
+        wake_after_commit(session)
         with session.begin_nested():
             session.execute(text("SELECT 1"))
-        assert heard == []
-    assert heard == [True]
+        assert sent == []
+    assert sent == [True]
 
 
-def test_it_does_not_ring_for_what_was_rolled_back(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard: list[bool] = []
-    monkeypatch.setattr(get_bell(), "ring", lambda: heard.append(True))
+def test_it_does_not_wake_for_what_was_rolled_back(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[bool] = []
+    monkeypatch.setattr(get_sender(), "wake", lambda: sent.append(True))
     with Session(get_engine()) as session:
-        ring_after_commit(session)
+        wake_after_commit(session)
         session.execute(text("SELECT 1"))
         session.rollback()
-    assert heard == []
+    assert sent == []

@@ -18,7 +18,7 @@ from retort.recipe import Recipe
 from service.artifacts.repository import artifacts_of
 from service.db import reading
 from service.jobs.models import State
-from service.wake_up import ring
+from service.wake_up import wake
 from tests.conftest import free_port, wait_until
 from tests.processes import kill_tree
 from tests.service.rows import add_job, add_project
@@ -90,7 +90,7 @@ def test_a_worker_is_woken_up_tells_its_log_and_metrics_and_ends_on_a_signal(
     time.sleep(0.5)  # it has looked for jobs by itself, which it does again in a minute
     job_id = add_play(add_project(), METRICS, ("ship", {"student.txt": "weights"}))
     started = time.monotonic()
-    ring()
+    wake()
     wait_for_state(job_id, State.succeeded, 30)
     assert time.monotonic() - started < 30, "it was found by looking, not by the wake-up"
     scraped = httpx2.get(f"http://127.0.0.1:{port}/metrics").text
@@ -179,7 +179,7 @@ def test_a_real_job_runs_to_its_end(service: Environment, start: Start) -> None:
     service(lease_seconds=30, grace_seconds=20)
     start(ENGINE).wait_ready()
     job_id = add_job(add_project(), spec=digits(epochs=1))
-    ring()
+    wake()
     job = wait_for_state(job_id, State.succeeded, HANG_SECONDS)
     assert job.latest["student"]["test.accuracy"] > 0.05
     with reading() as session:

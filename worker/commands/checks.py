@@ -225,13 +225,13 @@ def unknown(name: str) -> Finding:
 def broker(settings: Settings) -> Finding:
     """Whether wake-ups reach the broker."""
     from service.broker import FILES
-    from service.wake_up import Bell
+    from service.wake_up import WakeUpSender
 
     if settings.broker.startswith(f"{FILES}:"):
         return check_broker_folder(settings.data_dir / "broker")
-    bell = Bell(settings)
-    problem = bell.reachable()
-    bell.close()
+    sender = WakeUpSender(settings)
+    problem = sender.reachable()
+    sender.close()
     shown = settings.broker.partition("?")[0]
     if problem is None:
         return Finding("broker", "ok", f"{shown} answers")

@@ -142,7 +142,6 @@ def wait_until_ready(url: str, api: ChildProcess, stop: StopRequest) -> bool:
 
 def settings_of(data_dir: Path | None) -> Settings:
     """The settings, with that data directory where one is given. Raises CommandError when the environment is wrong."""
-    from pydantic import ValidationError
     from pydantic_settings import SettingsError
 
     from service.settings import get_settings
@@ -151,12 +150,8 @@ def settings_of(data_dir: Path | None) -> Settings:
         os.environ["RETORT_DATA_DIR"] = str(data_dir.absolute())
     try:
         return get_settings()
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = "_".join(("RETORT", *map(str, first["loc"]))).upper()
-        raise CommandError(f"{name} in the environment cannot be used: {first['msg']}", USAGE) from None
     except SettingsError as error:
-        raise CommandError(f"the environment cannot be used: {error}", USAGE) from None
+        raise CommandError(str(error), USAGE) from None
 
 
 def _prepare(settings: Settings) -> None:

@@ -23,7 +23,7 @@ from service.events.followers import NEAR_EVENTS
 from service.events.repository import Entry
 from service.keys.service import Caller, authenticate, create_local_key
 from tests.conftest import wait_until
-from tests.service.conftest import Server, on_sqlite
+from tests.service.conftest import HANG_SECONDS, Server, on_sqlite
 from tests.service.events.test_events import STREAM, end, metrics, parse, write
 from tests.service.rows import add_job
 
@@ -175,19 +175,21 @@ def test_followers_outlive_a_database_that_was_away(start: Start, key: str, call
 
     def follow() -> None:
         headers = {**STREAM, "Authorization": f"Bearer {key}"}
-        with httpx2.stream("GET", f"{server.url}/v1/jobs/{job_id}/events", headers=headers, timeout=30) as answer:
+        address = f"{server.url}/v1/jobs/{job_id}/events"
+        with httpx2.stream("GET", address, headers=headers, timeout=HANG_SECONDS) as answer:
             said.extend(line for line in answer.iter_lines() if line.startswith("event: "))
 
     write(job_id, metrics(1, 2.5))
     follower = threading.Thread(target=follow)
     follower.start()
-    time.sleep(1)
+    wait_until(lambda: said, "the follower gets the first event", HANG_SECONDS)
     with shut():
+        wait_until(lambda: "followers wait" in server.log.read_text(), "the front end notices", HANG_SECONDS)
         time.sleep(2)
         assert follower.is_alive()
     write(job_id, metrics(2, 1.5))
     end(job_id)
-    follower.join(20)
+    follower.join(HANG_SECONDS)
     assert said == ["event: metrics", "event: metrics", "event: succeeded"]
     assert server.log.read_text().count("followers wait for the database") == 1
 

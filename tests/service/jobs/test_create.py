@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -214,6 +215,27 @@ def test_label_weights_that_disagree(client: TestClient, recipe: dict[str, Any])
         "the methods of student 'student' were published with different label weights (kd 0.1, r2kd 1); "
         "give labels.weight as a number"
     )
+
+
+@on_sqlite
+def test_many_wrong_students_cost_nothing(client: TestClient, recipe: dict[str, Any]) -> None:
+    """Each name that does not exist is compared with a thousand that do, so a long list is refused by its length."""
+    body = {"dataset": recipe["dataset"], "students": [{"architecture": f"resnet{i}x"} for i in range(2000)]}
+    began = time.process_time()
+    for address in ("/v1/jobs", "/v1/jobs/validate"):
+        answer = client.post(address, json=body).json()
+        (error,) = answer["errors"] if "errors" in answer else answer["problems"]
+        assert (error["pointer"], error["detail"]) == (
+            "/students",
+            "students is a list of 2000; wanted at most 64 entries",
+        )
+    assert time.process_time() - began < 2
+
+
+@on_sqlite
+def test_validate_lists_as_many_problems_as_a_refusal(client: TestClient, recipe: dict[str, Any]) -> None:
+    body = {**recipe, **{f"x{i}": i for i in range(1000)}}
+    assert len(client.post("/v1/jobs/validate", json=body).json()["problems"]) == 100
 
 
 # Validate

@@ -76,7 +76,7 @@ def test_a_term_is_the_projects_or_else_the_settings(
     keep(client, jobs=30)
     theirs = stranger.post("/v1/jobs", json=recipe).json()["id"]
     stranger.post(f"/v1/jobs/{theirs}/cancel")
-    environment(database_url=database_url, keep_jobs_days=20, keep_models_days=50)
+    environment(database_url=database_url, jobs_retention_days=20, models_retention_days=50)
     assert client.get("/v1/usage").json()["limits"]["keep_jobs_days"] == 30
     assert stranger.get("/v1/usage").json()["limits"]["keep_jobs_days"] == 20
     wait(25)
