@@ -10,12 +10,12 @@ from pydantic import BaseModel
 
 from retort.registry import nearest
 from service.errors import NotFound, quote
-from service.schemas import Shown
+from service.schemas import ResponseModel
 
 Entry = TypeVar("Entry")
 
 
-class EntryRead(Shown):
+class EntryRead(ResponseModel):
     """One entry of a registry."""
 
     name: str

@@ -11,7 +11,7 @@ from pydantic import Field
 from pydantic_core import from_json
 
 from service.errors import FieldError, Invalid
-from service.schemas import AskedInQuery, Shown
+from service.schemas import QueryModel, ResponseModel
 
 Row = TypeVar("Row")
 Item = TypeVar("Item")
@@ -20,7 +20,7 @@ Position = tuple[float, str]
 """Where a row of a list in order of creation stands: when it was made, and its id."""
 
 
-class PageQuery(AskedInQuery):
+class PageQuery(QueryModel):
     """The query of every list."""
 
     limit: int = Field(default=50, ge=1, le=200)
@@ -29,7 +29,7 @@ class PageQuery(AskedInQuery):
     """`next_cursor` of the part before; nothing begins at the first item."""
 
 
-class Page(Shown, Generic[Item]):
+class Page(ResponseModel, Generic[Item]):
     """A part of a list."""
 
     items: list[Item]

@@ -13,20 +13,20 @@ from starlette.responses import Response
 from retort.spec import Described
 
 
-class Asked(Described):
+class RequestModel(Described):
     """What a caller sends. Unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class AskedInQuery(BaseModel):
+class QueryModel(BaseModel):
     """What a caller sends in an address's query. Unknown parameters are errors."""
 
     # FastAPI documents parameters from the fields themselves, not from a JSON schema.
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
-class Shown(Described):
+class ResponseModel(Described):
     """What a caller gets. Times may be given as epoch seconds and are shown as RFC 3339."""
 
 

@@ -20,14 +20,15 @@ from retort.engine.interrupt import (
     STOPPED,
     UNREACHABLE,
 )
-from service.artifacts.repository import BlobGone, Written, write_blob
+from service.blobs.repository import BlobDraft, BlobGone, write_blob
+from service.claims import service
+from service.claims.repository import LostLease
+from service.claims.service import NewArtifact, Order, Trouble
 from service.db import transaction
 from service.jobs.models import TERMINAL, State, Wanted
+from service.kinds import EFFECTS
 from service.logs import logger_for
 from service.settings import Settings
-from service.workers import service
-from service.workers.repository import LostLease
-from service.workers.service import Made, Order, Trouble
 from worker import metrics as meters
 from worker.checkpoints import CheckpointCopies
 from worker.engine_process import Child, End
@@ -219,15 +220,15 @@ class Attempt:
         """Store the files that the engine left, then end the job with all of them at once."""
         try:
             files = [
-                Made(shipped.name, shipped.network, shipped.media_type, self._store(file))
+                NewArtifact(shipped.name, shipped.network, shipped.media_type, self._store(file))
                 for shipped, file in self._desk.shipped()
             ]
         except (OSError, ValueError) as error:
             return self._conclude(service.retry, Trouble("machine", "broken_result", f"what the engine left: {error}"))
-        return self._conclude(service.succeed, files)
+        return self._conclude(service.succeed, files, EFFECTS)
 
-    def _store(self, path: Path) -> Written:
-        def store() -> Written:
+    def _store(self, path: Path) -> BlobDraft:
+        def store() -> BlobDraft:
             with open_left(path) as file:
                 return write_blob(file)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from retort.architecture import Card
-from service.schemas import Shown
+from service.schemas import ResponseModel
 
 
-class ArchitectureRead(Shown):
+class ArchitectureRead(ResponseModel):
     """A network that a recipe may name."""
 
     name: str

@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from urllib.parse import quote
 
-from service.artifacts.models import Artifact, Blob
-from service.schemas import Shown
+from service.artifacts.models import ArtifactRow
+from service.blobs.models import BlobRow
+from service.schemas import ResponseModel
 
 
-class ArtifactRead(Shown):
+class ArtifactRead(ResponseModel):
     """A file that a job made."""
 
     name: str
@@ -25,7 +26,7 @@ class ArtifactRead(Shown):
     """Where its bytes are, as a path."""
 
 
-def shown(artifact: Artifact, blob: Blob) -> ArtifactRead:
+def shown(artifact: ArtifactRow, blob: BlobRow) -> ArtifactRead:
     """An artifact as the API shows it; its blob is committed, and so has a digest."""
     return ArtifactRead(
         name=artifact.name, network=artifact.network, media_type=artifact.media_type, size=blob.size,

@@ -6,12 +6,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from service.access.caller import Caller
+from service.access.dependency import needs
 from service.audit import service
 from service.audit.schemas import AuditQuery, AuditRead, shown
 from service.db import reading
 from service.errors import problems
-from service.keys.caller import needs
-from service.keys.service import Caller
 from service.paging import Page, cut, decode_position
 
 router = APIRouter(prefix="/v1/audit", tags=["keys"])

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from service.db import Base
 
 
-class AuditEntry(Base):
+class AuditRow(Base):
     """One request that changed something, or would have; or one removal by a project's retention."""
 
     __tablename__ = "audit"

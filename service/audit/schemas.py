@@ -6,9 +6,9 @@ from datetime import datetime
 
 from pydantic import Field
 
-from service.audit.models import AuditEntry
+from service.audit.models import AuditRow
 from service.paging import PageQuery
-from service.schemas import Shown
+from service.schemas import ResponseModel
 
 
 class AuditQuery(PageQuery):
@@ -20,7 +20,7 @@ class AuditQuery(PageQuery):
     """Only those by the key with this id."""
 
 
-class AuditRead(Shown):
+class AuditRead(ResponseModel):
     """One request that changed something, or would have; or the removal of what a project keeps no longer."""
 
     id: str
@@ -40,6 +40,6 @@ class AuditRead(Shown):
     """Names the request in the service's log; empty for a removal."""
 
 
-def shown(entry: AuditEntry) -> AuditRead:
+def shown(entry: AuditRow) -> AuditRead:
     """An entry as the API shows it."""
     return AuditRead.model_validate(entry, from_attributes=True)

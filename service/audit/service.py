@@ -10,14 +10,14 @@ from typing import Any
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from service.access.caller import Caller
+from service.access.notes import Note
 from service.audit import repository
-from service.audit.models import AuditEntry
-from service.audit.notes import Note
+from service.audit.models import AuditRow
 from service.audit.schemas import AuditQuery
 from service.db import LOST, transaction
-from service.keys.service import Caller
 from service.paging import Position
-from service.usage.rates import Rates
+from service.rates import Rates
 
 FLOODS = frozenset({401, 429})
 """Refusals that anybody can cause as often as he likes."""
@@ -51,7 +51,7 @@ async def settle(state: Mapping[str, Any], status: int | None) -> None:
     await run_in_threadpool(_write, note, status)
 
 
-def page(session: Session, query: AuditQuery, after: Position | None, limit: int) -> Sequence[AuditEntry]:
+def page(session: Session, query: AuditQuery, after: Position | None, limit: int) -> Sequence[AuditRow]:
     """Entries that the query asks for, newest first."""
     return repository.page(session, query, after, limit)
 

@@ -6,16 +6,17 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
 
+from service.access.caller import Caller
+from service.access.dependency import needs
 from service.audit.service import recorded
 from service.body import described, sent_json
 from service.catalogue import EntryRead
 from service.datasets import service
+from service.datasets.products import PRODUCTS
 from service.datasets.schemas import DatasetDetail, DatasetRead, detail, shown
 from service.db import reading
 from service.errors import problems
-from service.jobs.endpoints import IdempotencyKey
-from service.keys.caller import needs
-from service.keys.service import Caller
+from service.idempotency import IdempotencyKey
 from service.paging import Page, PageQuery, cut, decode_position
 
 router = APIRouter(prefix="/v1/datasets")
@@ -55,7 +56,7 @@ def list_datasets(
     """The project's own data sets, newest first."""
     after = decode_position(query.cursor)
     with reading() as session:
-        rows = service.page(session, caller, after, query.limit + 1)
+        rows = PRODUCTS.page(session, caller, after, query.limit + 1)
     some, cursor = cut(rows, query.limit, lambda row: (row[0].created_at, row[0].id))
     return Page(items=[shown(*row) for row in some], next_cursor=cursor)
 
@@ -64,11 +65,11 @@ def list_datasets(
 def read_dataset(caller: Annotated[Caller, needs("jobs:read")], dataset_id: str) -> DatasetDetail:
     """One data set, with all that was found in its images."""
     with reading() as session:
-        return detail(*service.read(session, caller, dataset_id))
+        return detail(*PRODUCTS.read(session, caller, dataset_id))
 
 
 @router.delete("/{dataset_id}", status_code=204, tags=["datasets"], responses=problems(404, 409))
 def delete_dataset(caller: Annotated[Caller, needs("data:write")], dataset_id: str) -> None:
     """Remove a data set that no job goes on to use, with its bytes."""
     with recorded(caller) as session:
-        service.delete(session, caller, dataset_id)
+        PRODUCTS.delete(session, caller, dataset_id)

@@ -7,12 +7,13 @@ from typing import Any
 
 from retort.dataset import DataFacts
 from retort.ingest import Origin
-from service.datasets.models import Dataset, DatasetState, state_of, trouble_of
-from service.jobs.models import Job
-from service.schemas import Shown
+from service.datasets.models import DatasetRow, DatasetState
+from service.datasets.products import PRODUCTS
+from service.jobs.models import JobRow
+from service.schemas import ResponseModel
 
 
-class DatasetLinks(Shown):
+class DatasetLinks(ResponseModel):
     """Where the data set and its job are, as paths."""
 
     self: str
@@ -20,7 +21,7 @@ class DatasetLinks(Shown):
     """Null once the job was deleted."""
 
 
-class DatasetRead(Shown):
+class DatasetRead(ResponseModel):
     """Images that were taken in, or are being."""
 
     id: str
@@ -51,22 +52,17 @@ class DatasetDetail(DatasetRead):
     """How its classes were told, sizes, formats, duplicates, what was broken or left out, and warnings."""
 
 
-def shown(dataset: Dataset, job: Job | None) -> DatasetRead:
+def shown(dataset: DatasetRow, job: JobRow | None) -> DatasetRead:
     """A data set as lists show it."""
     return DatasetRead(**_fields(dataset, job))
 
 
-def detail(dataset: Dataset, job: Job | None) -> DatasetDetail:
+def detail(dataset: DatasetRow, job: JobRow | None) -> DatasetDetail:
     """A data set as it is shown alone."""
     return DatasetDetail(**_fields(dataset, job), report=dataset.report)
 
 
-def _fields(dataset: Dataset, job: Job | None) -> dict[str, Any]:
-    copied = ("id", "name", "source", "digest", "size", "facts", "job_id", "created_at")
-    job_link = None if dataset.job_id is None else f"/v1/jobs/{dataset.job_id}"
-    return {
-        **{name: getattr(dataset, name) for name in copied},
-        "state": state_of(dataset, job),
-        "error": trouble_of(dataset, job),
-        "links": DatasetLinks(self=f"/v1/datasets/{dataset.id}", job=job_link),
-    }
+def _fields(dataset: DatasetRow, job: JobRow | None) -> dict[str, Any]:
+    shared = PRODUCTS.fields(dataset, job)
+    own = {name: getattr(dataset, name) for name in ("source", "digest", "facts")}
+    return {**shared, **own, "links": DatasetLinks(**shared["links"])}

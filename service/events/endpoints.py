@@ -7,13 +7,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse
 
+from service.access.caller import Caller
+from service.access.dependency import needs
 from service.db import reading
 from service.errors import problems
 from service.events import repository, service
 from service.events.schemas import EventQuery, EventRead, Metrics, shown
 from service.jobs.service import check_exists
-from service.keys.caller import needs
-from service.keys.service import Caller
 from service.paging import Page, cut, decode_number
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["events"])

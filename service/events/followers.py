@@ -48,7 +48,7 @@ class News:
 
 
 @dataclass(eq=False)
-class Waiting:
+class Follower:
     """A follower that knows all that its job's diary held a moment ago."""
 
     job_id: str
@@ -67,7 +67,7 @@ class Look:
     keys: Collection[str]
     """Those that are not revoked."""
 
-    def news(self, follower: Waiting) -> News | None:
+    def news(self, follower: Follower) -> News | None:
         """What that follower has to be told; None when there is nothing."""
         head, position = self.heads.get(follower.job_id), follower.position
         if head is None or follower.key_id not in self.keys:
@@ -84,7 +84,7 @@ class Watch:
     """The followers of one event loop that wait, and the task that looks for them while there are any."""
 
     def __init__(self) -> None:
-        self._waiting: set[Waiting] = set()
+        self._waiting: set[Follower] = set()
         self._task: asyncio.Task[None] | None = None
         self._lost = False
         # A thread of its own: news do not wait until requests have left one free.
@@ -92,7 +92,7 @@ class Watch:
 
     async def wait(self, job_id: str, key_id: str, position: int, seconds: float) -> News | None:
         """What comes after that position, once there is something; None when there is nothing for so long."""
-        follower = Waiting(job_id, key_id, position)
+        follower = Follower(job_id, key_id, position)
         self._waiting.add(follower)
         if self._task is None:
             self._task = asyncio.create_task(self._look_on(), name="watch")
@@ -111,7 +111,7 @@ class Watch:
         finally:
             self._task = None
 
-    async def _look(self, followers: Collection[Waiting]) -> None:
+    async def _look(self, followers: Collection[Follower]) -> None:
         """Tell those followers what is new. While the database is lost they wait on."""
         try:
             found = await run_sync(look, followers, limiter=self._thread)
@@ -132,7 +132,7 @@ class Watch:
                 follower.told.set_result(news)
 
 
-def look(followers: Collection[Waiting]) -> Look:
+def look(followers: Collection[Follower]) -> Look:
     """Ask the database what is new for them."""
     positions: dict[str, int] = {}
     for follower in followers:

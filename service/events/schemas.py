@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import Field
 
-from service.events.models import Event
+from service.jobs.models import EventRow
 from service.paging import PageQuery
-from service.schemas import Shown
+from service.schemas import ResponseModel
 
 
 class EventQuery(PageQuery):
@@ -19,7 +19,7 @@ class EventQuery(PageQuery):
     """Only events with higher numbers."""
 
 
-class EventRead(Shown):
+class EventRead(ResponseModel):
     """One numbered line of a job's diary."""
 
     number: int
@@ -45,7 +45,7 @@ class EventRead(Shown):
     """Anything larger: the resolved recipe, the report."""
 
 
-class Point(Shown):
+class Point(ResponseModel):
     """One value of a curve."""
 
     phase: str
@@ -54,17 +54,17 @@ class Point(Shown):
     value: float
 
 
-class Metrics(Shown):
+class Metrics(ResponseModel):
     """The curves of a job."""
 
     students: dict[str, dict[str, list[Point]]]
     """By the network's name and the metric's, in the order in which they were measured."""
 
 
-BODY = ("phase", "student", "epoch", "step", "values", "text", "data")
+BODY = ("phase", "network", "epoch", "step", "values", "text", "data")
 
 
-def shown(event: Event) -> EventRead:
+def shown(event: EventRow) -> EventRead:
     """An event as the API shows it."""
     body = {name: event.body.get(name) for name in BODY}
     return EventRead(number=event.number, at=event.at, kind=event.kind, attempt=event.attempt, **body)

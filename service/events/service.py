@@ -8,12 +8,12 @@ from fastapi.sse import KEEPALIVE_COMMENT
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from service.access.caller import Caller
 from service.db import reading
 from service.events import repository
 from service.events.followers import News, text_of, watch
 from service.events.schemas import Metrics, Point, shown
 from service.keys.repository import live_among
-from service.keys.service import Caller
 
 KEEPALIVE_SECONDS = 15.0
 BATCH = 200
@@ -24,12 +24,12 @@ def metrics(session: Session, job_id: str) -> Metrics:
     """The curves of each network."""
     students: dict[str, dict[str, list[Point]]] = {}
     for body in repository.bodies(session, job_id, CURVES):
-        student = body.get("student")
-        if student is None:
+        network = body.get("network")
+        if network is None:
             continue
         for metric, value in (body.get("values") or {}).items():
             point = Point(phase=body["phase"], epoch=body.get("epoch"), step=body.get("step") or 0, value=value)
-            students.setdefault(student, {}).setdefault(metric, []).append(point)
+            students.setdefault(network, {}).setdefault(metric, []).append(point)
     return Metrics(students=students)
 
 

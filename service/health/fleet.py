@@ -17,9 +17,9 @@ from sqlalchemy.orm import Session
 
 from service import metrics, wake_up
 from service.db import database_now, reading
-from service.jobs.models import Job, State
+from service.jobs.models import JobRow, State
 from service.settings import Settings, get_settings
-from service.workers.models import Worker
+from service.workers.models import WorkerRow
 
 FRESH_SECONDS = 1.0
 
@@ -40,7 +40,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class FleetSnapshot:
     """The service as it stood a moment ago."""
 
     of: Settings
@@ -54,7 +54,7 @@ class Fleet(Collector):
     """Takes a snapshot when it is asked and the last one is old. Who asks meanwhile waits for it and gets the same."""
 
     def __init__(self) -> None:
-        self._taken: Snapshot | None = None
+        self._taken: FleetSnapshot | None = None
         self._taking = threading.Lock()
 
     def describe(self) -> list[Metric]:
@@ -65,13 +65,13 @@ class Fleet(Collector):
         snapshot = self._snapshot(get_settings())
         yield from metrics_of(snapshot.counts, broker=snapshot.broker)
 
-    def _snapshot(self, settings: Settings) -> Snapshot:
+    def _snapshot(self, settings: Settings) -> FleetSnapshot:
         with self._taking:
             known = self._taken
             if known and known.of is settings and time.monotonic() - known.taken_at < FRESH_SECONDS:
                 return known
             counts, broker = read_counts(settings.lease_seconds), wake_up.reachable() is None
-            self._taken = Snapshot(settings, time.monotonic(), counts, broker)
+            self._taken = FleetSnapshot(settings, time.monotonic(), counts, broker)
             return self._taken
 
 
@@ -117,12 +117,12 @@ def read_counts(lease_seconds: float) -> Counts | None:
 
 
 def _count(session: Session, lease_seconds: float) -> Counts:
-    jobs = session.execute(select(Job.state, func.count()).group_by(Job.state)).all()
-    over = select(func.count()).where(Job.state == State.running, Job.lease_ends <= database_now())
-    since = func.min(case((Job.not_before > Job.created_at, Job.not_before), else_=Job.created_at))
-    waited = session.scalar(select(database_now() - since).where(Job.state == State.queued))
-    busy = Worker.job_id.is_not(None)
-    alive = select(busy, func.count()).where(Worker.seen_at >= database_now() - lease_seconds).group_by(busy)
+    jobs = session.execute(select(JobRow.state, func.count()).group_by(JobRow.state)).all()
+    over = select(func.count()).where(JobRow.state == State.running, JobRow.lease_ends <= database_now())
+    since = func.min(case((JobRow.not_before > JobRow.created_at, JobRow.not_before), else_=JobRow.created_at))
+    waited = session.scalar(select(database_now() - since).where(JobRow.state == State.queued))
+    busy = WorkerRow.job_id.is_not(None)
+    alive = select(busy, func.count()).where(WorkerRow.seen_at >= database_now() - lease_seconds).group_by(busy)
     return Counts(
         jobs=dict(jobs),
         left_behind=session.scalars(over).one(),

@@ -37,7 +37,7 @@ ENDED = text("ended_at IS NOT NULL")
 TERMINAL = frozenset({State.succeeded, State.failed, State.cancelled})
 
 
-class Job(Base):
+class JobRow(Base):
     """One run of one recipe."""
 
     __tablename__ = "jobs"
@@ -97,7 +97,7 @@ class Job(Base):
     ended_at: Mapped[float | None]
 
 
-class JobTag(Base):
+class JobTagRow(Base):
     """A word to find a job by."""
 
     __tablename__ = "job_tags"
@@ -105,3 +105,22 @@ class JobTag(Base):
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     tag: Mapped[str] = mapped_column(primary_key=True)
+
+
+class EventRow(Base):
+    """One numbered line of a job's diary: numbers start at 1, without gap or repeat."""
+
+    __tablename__ = "events"
+    __table_args__ = (UniqueConstraint("job_id", "key"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str | None]
+    """The engine's record; what a resumed run says again bears the key it had and is dropped. Null for changes of
+    the job's life."""
+    kind: Mapped[str]
+    at: Mapped[float]
+    attempt: Mapped[int]
+    body: Mapped[dict[str, Any]] = mapped_column(JSON)
+    """Those of `phase, student, epoch, step, values, text, data` that it has. For changes of the job's life `data`
+    holds attempt, worker and fence, and `text` says why."""

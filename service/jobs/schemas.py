@@ -9,14 +9,11 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
-from retort.dataset import DataFacts
 from retort.event import Progress
 from retort.kinds import KINDS, KindName
-from retort.recipe import Recipe
-from service.errors import FieldError
-from service.jobs.models import TERMINAL, Job, State, Wanted
+from service.jobs.models import TERMINAL, JobRow, State, Wanted
 from service.paging import PageQuery
-from service.schemas import DescribedBy, Shown
+from service.schemas import DescribedBy, ResponseModel
 
 
 @dataclass(frozen=True)
@@ -29,8 +26,6 @@ class MarksTerminal:
         return reference
 
 
-StoredRecipe = Annotated[dict[str, Any], DescribedBy(Recipe)]
-"""Never validated again: it stays readable when a method's fields have changed since."""
 StoredSpec = Annotated[dict[str, Any], DescribedBy(Union[tuple(kind.spec for kind in KINDS.values())])]  # noqa: UP007
 """The same, of a job of any kind."""
 StoredProgress = Annotated[dict[str, Any], DescribedBy(Progress, leaves_out=("line",))]
@@ -50,7 +45,7 @@ class JobQuery(PageQuery):
     """Only jobs with this tag; given several times, with all of these."""
 
 
-class Failure(Shown):
+class Failure(ResponseModel):
     """Why the last attempt did not finish."""
 
     fault: Literal["recipe", "machine", "service"]
@@ -61,7 +56,7 @@ class Failure(Shown):
     """One sentence."""
 
 
-class Links(Shown):
+class JobLinks(ResponseModel):
     """Where the job's parts are, as paths."""
 
     self: str
@@ -70,7 +65,7 @@ class Links(Shown):
     artifacts: str
 
 
-class Waiting(Shown):
+class QueuePlace(ResponseModel):
     """Why a queued job has not started, at most a second old."""
 
     position: int
@@ -83,7 +78,7 @@ class Waiting(Shown):
     """One sentence."""
 
 
-class JobRead(Shown):
+class JobRead(ResponseModel):
     """One run of one recipe."""
 
     id: str
@@ -115,7 +110,7 @@ class JobRead(Shown):
     deadline_at: datetime | None
     """When its wall-clock time is over; null before the first start and without a limit."""
     ended_at: datetime | None
-    links: Links
+    links: JobLinks
 
 
 class JobDetail(JobRead):
@@ -123,38 +118,21 @@ class JobDetail(JobRead):
 
     spec: StoredSpec
     """As it was resolved and stored; of another kind than `distill`, that kind's spec."""
-    waiting: Waiting | None
+    waiting: QueuePlace | None
     """Null unless it is queued."""
 
 
-class Validation(Shown):
-    """All that can be said of a recipe without running it."""
-
-    valid: bool
-    """Whether the same body would make a job now."""
-    problems: list[FieldError]
-    """All that is wrong."""
-    warnings: list[str]
-    """What is odd, in sentences."""
-    resolved: StoredRecipe | None
-    """The recipe as it would be stored, without `auto` but for what only a worker knows; null when it is wrong."""
-    sharing: list[list[str]]
-    """Names of the students that share one pass over the data and one of the teacher, a group each."""
-    facts: DataFacts | None
-    """What is known of the data set; null when only a worker can tell."""
-
-
-def shown(job: Job) -> JobRead:
+def shown(job: JobRow) -> JobRead:
     """A job as lists show it."""
     return JobRead(**_fields(job))
 
 
-def detail(job: Job, waiting: Waiting | None) -> JobDetail:
+def detail(job: JobRow, waiting: QueuePlace | None) -> JobDetail:
     """A job as it is shown alone."""
     return JobDetail(**_fields(job), spec=job.spec, waiting=waiting)
 
 
-def _fields(job: Job) -> dict[str, Any]:
+def _fields(job: JobRow) -> dict[str, Any]:
     here = f"/v1/jobs/{job.id}"
     copied = ("id", "kind", "name", "state", "wanted", "phase", "latest", "priority", "attempt", "max_attempts",
               "error", "created_at", "started_at", "deadline_at", "ended_at")  # fmt: skip
@@ -165,5 +143,5 @@ def _fields(job: Job) -> dict[str, Any]:
         "tags": job.spec.get("tags", []),
         "terminal": job.state in TERMINAL,
         "progress": progress,
-        "links": Links(self=here, **parts),
+        "links": JobLinks(self=here, **parts),
     }

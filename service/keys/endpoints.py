@@ -6,14 +6,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 
+from service.access.caller import Caller
+from service.access.dependency import needs
 from service.audit.service import recorded
 from service.body import described, sent
 from service.db import reading
 from service.errors import problems
 from service.keys import service
-from service.keys.caller import needs
 from service.keys.schemas import KeyCreate, KeyMade, KeyRead, RotateQuery, shown
-from service.keys.service import Caller
 from service.paging import Page, PageQuery, cut, decode_position
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"])

@@ -5,13 +5,13 @@ from __future__ import annotations
 from sqlalchemy import ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column
 
+from service.access.scopes import PROJECT_SCOPES, Scope, read, spell
 from service.db import Base
-from service.keys.scopes import PROJECT_SCOPES, Scope, read, spell
 
 ALL = spell(PROJECT_SCOPES)
 
 
-class Key(Base):
+class KeyRow(Base):
     """A bearer key of a project. Only its hash is stored."""
 
     __tablename__ = "keys"

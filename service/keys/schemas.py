@@ -6,14 +6,14 @@ from datetime import datetime
 
 from pydantic import AwareDatetime, Field
 
-from service.keys.models import Key
-from service.keys.scopes import PROJECT_SCOPES, SCOPES, Scope
-from service.schemas import Asked, AskedInQuery, Shown
+from service.access.scopes import PROJECT_SCOPES, SCOPES, Scope
+from service.keys.models import KeyRow
+from service.schemas import QueryModel, RequestModel, ResponseModel
 
 LONGEST_GRACE_SECONDS = 30 * 86_400
 
 
-class KeyCreate(Asked):
+class KeyCreate(RequestModel):
     """A key to be made."""
 
     name: str = Field(min_length=1, max_length=100)
@@ -26,14 +26,14 @@ class KeyCreate(Asked):
     """When it ends by itself; null is never."""
 
 
-class RotateQuery(AskedInQuery):
+class RotateQuery(QueryModel):
     """How a key is to be rotated."""
 
     grace_seconds: int = Field(default=86_400, ge=0, le=LONGEST_GRACE_SECONDS)
     """How long the old key goes on, for who has not got the new one yet."""
 
 
-class KeyRead(Shown):
+class KeyRead(ResponseModel):
     """A key, by all but its secret."""
 
     id: str
@@ -62,7 +62,7 @@ class KeyMade(KeyRead):
     """The secret; it is shown this once."""
 
 
-def shown(key: Key, project: str) -> KeyRead:
+def shown(key: KeyRow, project: str) -> KeyRead:
     """A key as the API shows it, with its project's name."""
     return KeyRead(
         id=key.id, name=key.name, prefix=key.prefix, project=project,

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from fastapi import APIRouter
 
+from service.access.caller import Caller
+from service.access.dependency import needs
 from service.errors import problems
-from service.keys.caller import needs
-from service.keys.service import Caller
 from service.methods import service
 from service.methods.schemas import MethodRead
 from service.paging import Page

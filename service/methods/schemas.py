@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from service.catalogue import EntryRead
-from service.schemas import Shown
+from service.schemas import ResponseModel
 
 
-class Conformance(Shown):
+class Conformance(ResponseModel):
     """A value of a published implementation that this method was checked against, in float64, gradients too."""
 
     case: str

@@ -9,12 +9,13 @@ from pydantic import Field
 
 from retort.recipe import NetworkName
 from retort.user_model import MOST_CLASSES, ClassName, Expects, Form, Three
-from service.jobs.models import Job
-from service.models.models import Model, ModelState, state_of, trouble_of
-from service.schemas import Asked, Shown
+from service.jobs.models import JobRow
+from service.models.models import ModelRow, ModelState
+from service.models.products import PRODUCTS
+from service.schemas import RequestModel, ResponseModel
 
 
-class ExpectsAsked(Asked):
+class ExpectsAsked(RequestModel):
     """What the network's images must look like; what is left out here the file itself has to say."""
 
     size: int | None = Field(default=None, ge=1, le=1024)
@@ -29,7 +30,7 @@ class ExpectsAsked(Asked):
     """Divides each channel after that."""
 
 
-class ModelCreate(Asked):
+class ModelCreate(RequestModel):
     """A network to bring: a file that was uploaded, or a network of an earlier job."""
 
     name: str = Field(min_length=1, max_length=200)
@@ -52,7 +53,7 @@ class ModelCreate(Asked):
     """Name of the network of that job."""
 
 
-class ModelLinks(Shown):
+class ModelLinks(ResponseModel):
     """Where the model and its job are, as paths."""
 
     self: str
@@ -61,7 +62,7 @@ class ModelLinks(Shown):
     check: str
 
 
-class ModelRead(Shown):
+class ModelRead(ResponseModel):
     """A trained network that a user brought."""
 
     id: str
@@ -98,26 +99,19 @@ class ModelDetail(ModelRead):
     odd; null until it is ready."""
 
 
-def shown(model: Model, job: Job | None) -> ModelRead:
+def shown(model: ModelRow, job: JobRow | None) -> ModelRead:
     """A model as lists show it."""
     return ModelRead(**_fields(model, job))
 
 
-def detail(model: Model, job: Job | None) -> ModelDetail:
+def detail(model: ModelRow, job: JobRow | None) -> ModelDetail:
     """A model as it is shown alone."""
     return ModelDetail(**_fields(model, job), report=model.report)
 
 
-def _fields(model: Model, job: Job | None) -> dict[str, Any]:
-    copied = (
-        *("id", "name", "form", "architecture", "classes", "class_names", "expects", "size", "sha256", "job_id"),
-        "created_at",
-    )
-    here = f"/v1/models/{model.id}"
-    job_link = None if model.job_id is None else f"/v1/jobs/{model.job_id}"
-    return {
-        **{name: getattr(model, name) for name in copied},
-        "state": state_of(model, job),
-        "error": trouble_of(model, job),
-        "links": ModelLinks(self=here, job=job_link, check=f"{here}/check"),
-    }
+def _fields(model: ModelRow, job: JobRow | None) -> dict[str, Any]:
+    shared = PRODUCTS.fields(model, job)
+    copied = ("form", "architecture", "classes", "class_names", "expects", "sha256")
+    own = {name: getattr(model, name) for name in copied}
+    links = ModelLinks(**shared["links"], check=f"{shared['links']['self']}/check")
+    return {**shared, **own, "links": links}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,30 +15,31 @@ from retort.kinds import CHECK
 from retort.registry import nearest
 from retort.tensor_file import TensorFileError, read_header
 from retort.user_model import ONNX, expects_in, from_description, parsed_expects
-from service.artifacts.models import Blob
-from service.artifacts.repository import BlobGone, Written, find_artifact, refer
-from service.artifacts.service import read_bytes, read_description
+from service.access.caller import Caller
+from service.artifacts.repository import find_artifact
+from service.artifacts.service import read_description
+from service.blobs.models import BlobRow
+from service.blobs.repository import BlobDraft, BlobGone, refer
+from service.blobs.service import read_bytes
+from service.datasets.service import dataset_problem
 from service.db import read_now, reading, transaction
-from service.errors import Conflict, FieldError, Invalid, NotFound, quote
+from service.errors import Conflict, FieldError, Invalid, quote
 from service.fields import field_errors
 from service.ids import new_id
+from service.job_creation.service import Submission, enqueue, made_before
 from service.jobs import repository as jobs
-from service.jobs.models import Job, State
-from service.jobs.service import Sent, enqueue, made_before
-from service.jobs.uses import check_unused, hold
-from service.jobs.validation import dataset_problem
-from service.keys.service import Caller
-from service.models import repository
-from service.models.models import Model, trouble_of
-from service.models.repository import Row
+from service.jobs.models import JobRow, State
+from service.jobs.uses import hold
+from service.models.models import ModelRow
+from service.models.products import PRODUCTS
 from service.models.schemas import ModelCreate
-from service.paging import Position
+from service.products.repository import RowAndJob, add
 from service.uploads.models import UploadKind
 from service.uploads.service import use
 
 
 @dataclass(frozen=True)
-class Brought:
+class ModelSource:
     """A network that may become a model: all that its row says of it."""
 
     form: str
@@ -51,7 +52,9 @@ class Brought:
     sha256: str
 
 
-def create(session: Session, caller: Caller, body: Any, idempotency_key: str | None) -> tuple[Row, bool]:
+def create(
+    session: Session, caller: Caller, body: Any, idempotency_key: str | None
+) -> tuple[RowAndJob[ModelRow], bool]:
     """A new model and the queued job that takes it in, or those that the same key and body made before, and whether
     they are those.
 
@@ -62,23 +65,23 @@ def create(session: Session, caller: Caller, body: Any, idempotency_key: str | N
         asked = ModelCreate.model_validate(body)
     except ValidationError as error:
         raise Invalid.of(field_errors(error, ModelCreate, body)) from None
-    sent = Sent(CHECK, body, idempotency_key)
+    sent = Submission(CHECK, body, idempotency_key)
     try:
         brought = _examined(caller.project_id, asked)
     except Invalid:
         made = made_before(session, caller, sent)
         if made is None:
             raise
-        return _made(session, made, sent), True
+        return PRODUCTS.made_by(session, made, sent), True
     made = made_before(session, caller, sent)
     if made is not None:
-        return _made(session, made, sent), True
+        return PRODUCTS.made_by(session, made, sent), True
     brought = replace(brought, blob_id=_held(session, brought))
     model_id = new_id("model", read_now(session))
     job, replayed = enqueue(session, caller, sent, Check(model=model_id), name=f"takes in {asked.name}"[:200])
     if replayed:
-        return _made(session, job, sent), True
-    model = Model(
+        return PRODUCTS.made_by(session, job, sent), True
+    model = ModelRow(
         id=model_id,
         project_id=caller.project_id,
         name=asked.name,
@@ -86,17 +89,19 @@ def create(session: Session, caller: Caller, body: Any, idempotency_key: str | N
         created_at=job.created_at,
         **vars(brought),
     )
-    repository.add(session, model)
+    add(session, model)
     return (model, job), False
 
 
-def check(session: Session, caller: Caller, model_id: str, body: Any, idempotency_key: str | None) -> tuple[Job, bool]:
+def check(
+    session: Session, caller: Caller, model_id: str, body: Any, idempotency_key: str | None
+) -> tuple[JobRow, bool]:
     """A queued job that tries the model on a data set, or the one that the same key and body made before, and whether
     it is that one. Raises NotFound, Conflict and Invalid."""
-    model, job = read(session, caller, model_id)
-    if trouble := trouble_of(model, job):
+    model, job = PRODUCTS.read(session, caller, model_id)
+    if trouble := PRODUCTS.trouble_of(model, job):
         raise Conflict(f"model {model_id} cannot be checked: {trouble}")
-    sent = Sent(CHECK, {"model": model_id, "asked": body}, idempotency_key)
+    sent = Submission(CHECK, {"model": model_id, "asked": body}, idempotency_key)
     given = body if isinstance(body, dict) else {}
     errors = [] if isinstance(body, dict) else [FieldError(pointer="", detail="the body is no object")]
     if given.get("dataset") is None:
@@ -120,47 +125,15 @@ def check(session: Session, caller: Caller, model_id: str, body: Any, idempotenc
     return enqueue(session, caller, sent, spec, name=f"checks {model.name}"[:200], needs_disk_bytes=needs)
 
 
-def read(session: Session, caller: Caller, model_id: str) -> Row:
-    """The model and its job. Raises NotFound, for another project's model as for none."""
-    return _existing(repository.find(session, caller.project_id, model_id), model_id)
-
-
-def page(session: Session, caller: Caller, after: Position | None, limit: int) -> Sequence[Row]:
-    """The project's models with their jobs, newest first."""
-    return repository.page(session, caller.project_id, after, limit)
-
-
-def delete(session: Session, caller: Caller, model_id: str) -> None:
-    """Remove a model that no job goes on to use, with its bytes. Raises NotFound and Conflict."""
-    model, _ = _existing(repository.lock(session, caller.project_id, model_id), model_id)
-    check_unused(session, caller.project_id, model_id)
-    repository.remove(session, model)
-
-
-def _existing(row: Row | None, model_id: str) -> Row:
-    if row is None:
-        raise NotFound(f"there is no model {quote(model_id)}")
-    return row
-
-
-def _made(session: Session, job: Job, sent: Sent) -> Row:
-    model = repository.of_job(session, job.id)
-    if model is None:
-        key = quote(sent.idempotency_key)
-        said = f"the model that the idempotency key {key} made was deleted; wanted a new key"
-        raise Invalid.of([FieldError(parameter="Idempotency-Key", detail=said, found=sent.idempotency_key)])
-    return model, job
-
-
-def _held(session: Session, brought: Brought) -> str:
+def _held(session: Session, brought: ModelSource) -> str:
     """The id of the bytes that were examined, which no sweep takes until the transaction ends. Raises Invalid."""
-    blob_id = refer(session, Written(brought.blob_id, brought.sha256, brought.size))
+    blob_id = refer(session, BlobDraft(brought.blob_id, brought.sha256, brought.size))
     if blob_id is None:
         raise Invalid("the file was deleted while it was looked at")
     return blob_id
 
 
-def _examined(project_id: str, asked: ModelCreate) -> Brought:
+def _examined(project_id: str, asked: ModelCreate) -> ModelSource:
     """What is brought, as far as it can be told without torch. Raises Invalid."""
     if (asked.upload is None) == (asked.job is None):
         found = "neither upload nor job is given" if asked.upload is None else "both upload and job are given"
@@ -168,7 +141,7 @@ def _examined(project_id: str, asked: ModelCreate) -> Brought:
     return _of_job(project_id, asked) if asked.job is not None else _of_upload(project_id, asked)
 
 
-def _of_job(project_id: str, asked: ModelCreate) -> Brought:
+def _of_job(project_id: str, asked: ModelCreate) -> ModelSource:
     assert asked.job is not None
     given = [name for name in ("form", "architecture", "classes", "class_names") if getattr(asked, name) is not None]
     if given or asked.expects.model_dump(exclude_none=True):
@@ -195,7 +168,7 @@ def _of_job(project_id: str, asked: ModelCreate) -> Brought:
     return _brought("safetensors", told, found[1], asked)
 
 
-def _of_upload(project_id: str, asked: ModelCreate) -> Brought:
+def _of_upload(project_id: str, asked: ModelCreate) -> ModelSource:
     assert asked.upload is not None
     if asked.network is not None:
         raise Invalid.of([FieldError(pointer="/network", detail="network is given, which belongs to job")])
@@ -203,14 +176,14 @@ def _of_upload(project_id: str, asked: ModelCreate) -> Brought:
         raise Invalid.of([FieldError(pointer="/form", detail="form is missing; wanted safetensors or onnx")])
     with transaction() as session:
         upload = use(session, project_id, asked.upload, UploadKind.model, "/upload")
-        blob = session.get_one(Blob, upload.blob_id)
+        blob = session.get_one(BlobRow, upload.blob_id)
     told: dict[str, Any] = {}
     if asked.form == "safetensors":
         told = expects_in(_metadata(blob))
     return _brought(asked.form, told, blob, asked)
 
 
-def _metadata(blob: Blob) -> Mapping[str, str]:
+def _metadata(blob: BlobRow) -> Mapping[str, str]:
     """What a safetensors file says of itself. Raises Invalid where it is none."""
     try:
         return read_header(lambda begin, end: b"".join(read_bytes(blob.id, range(begin, end))), blob.size or 0).metadata
@@ -220,7 +193,7 @@ def _metadata(blob: Blob) -> Mapping[str, str]:
         raise Invalid.of([FieldError(pointer="/upload", detail="the upload was given up meanwhile")]) from None
 
 
-def _brought(form: str, told: Mapping[str, Any], blob: Blob, asked: ModelCreate) -> Brought:
+def _brought(form: str, told: Mapping[str, Any], blob: BlobRow, asked: ModelCreate) -> ModelSource:
     """Put together what the user says and, where he says nothing, what the file says. Raises Invalid."""
     names = list(asked.class_names) if asked.class_names is not None else told.get("class_names")
     classes = asked.classes if names is None else len(names)
@@ -238,7 +211,7 @@ def _brought(form: str, told: Mapping[str, Any], blob: Blob, asked: ModelCreate)
     ]
     if errors or architecture is None:
         raise Invalid.of(errors)
-    return Brought(
+    return ModelSource(
         form=form,
         architecture=architecture,
         classes=classes,

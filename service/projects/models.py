@@ -8,7 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from service.db import Base
 
 
-class Project(Base):
+class ProjectRow(Base):
     """Owns jobs, keys and all that they make."""
 
     __tablename__ = "projects"

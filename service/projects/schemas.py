@@ -7,21 +7,21 @@ from typing import Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from service.projects.models import Project
-from service.schemas import Asked, Shown
+from service.projects.models import ProjectRow
+from service.schemas import RequestModel, ResponseModel
 
 MOST_DAYS = 36_500
 """A hundred years: a term that ends nothing."""
 
 
-class ProjectCreate(Asked):
+class ProjectCreate(RequestModel):
     """A project to be made."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     """Unique name: small letters, digits, dots, dashes, underscores."""
 
 
-class ProjectChange(Asked):
+class ProjectChange(RequestModel):
     """What of a project is to change; what is not named stays."""
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1})
@@ -54,7 +54,7 @@ class ProjectChange(Asked):
         return self
 
 
-class ProjectRead(Shown):
+class ProjectRead(ResponseModel):
     """A tenant that owns jobs and keys."""
 
     id: str
@@ -77,6 +77,6 @@ class ProjectRead(Shown):
     created_at: datetime
 
 
-def shown(project: Project) -> ProjectRead:
+def shown(project: ProjectRow) -> ProjectRead:
     """A project as the API shows it."""
     return ProjectRead.model_validate(project, from_attributes=True)

@@ -8,14 +8,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from service.access.caller import Caller
+from service.access.dependency import needs
 from service.audit.service import recorded
 from service.body import described, sent
 from service.db import reading
 from service.edge import LargerBody
 from service.errors import problems
-from service.jobs.endpoints import IdempotencyKey
-from service.keys.caller import needs
-from service.keys.service import Caller
+from service.idempotency import IdempotencyKey
 from service.paging import Page, cut, decode_position
 from service.uploads import reception, service
 from service.uploads.schemas import (

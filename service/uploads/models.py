@@ -7,7 +7,8 @@ from enum import StrEnum
 from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.artifacts.models import CHUNK_BYTES
+from service.blobs import references
+from service.blobs.models import CHUNK_BYTES
 from service.db import Base
 
 
@@ -25,7 +26,7 @@ class UploadState(StrEnum):
     complete = "complete"
 
 
-class Upload(Base):
+class UploadRow(Base):
     """A file that a user brings. Its blob has no name before all parts are there and agree with the promise."""
 
     __tablename__ = "uploads"
@@ -69,7 +70,7 @@ class Upload(Base):
         return range(first, first - (-self.part_size(number) // CHUNK_BYTES))
 
 
-class UploadPart(Base):
+class UploadPartRow(Base):
     """A part that has come whole, with the digest that was promised for it. Gone once the upload is complete."""
 
     __tablename__ = "upload_parts"
@@ -80,3 +81,6 @@ class UploadPart(Base):
     sha256: Mapped[str]
     """Hex."""
     at: Mapped[float]
+
+
+references.register(UploadRow, reserved=UploadRow.state == UploadState.open)

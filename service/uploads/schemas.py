@@ -9,17 +9,17 @@ from datetime import datetime
 
 from pydantic import Field, field_validator
 
-from service.artifacts.models import CHUNK_BYTES
+from service.blobs.models import CHUNK_BYTES
 from service.errors import quote
 from service.paging import PageQuery
-from service.schemas import Asked, Shown
-from service.uploads.models import Upload, UploadKind, UploadPart, UploadState
+from service.schemas import RequestModel, ResponseModel
+from service.uploads.models import UploadKind, UploadPartRow, UploadRow, UploadState
 
 SHA256 = r"^[0-9a-f]{64}$"
 MOST_PART_BYTES = 64 * CHUNK_BYTES
 
 
-class UploadCreate(Asked):
+class UploadCreate(RequestModel):
     """A file that is to be brought."""
 
     kind: UploadKind
@@ -54,7 +54,7 @@ class UploadQuery(PageQuery):
     """Only uploads that promise this sha256."""
 
 
-class PartRead(Shown):
+class PartRead(ResponseModel):
     """A part that has come whole."""
 
     number: int
@@ -67,7 +67,7 @@ class PartRead(Shown):
     """When it came."""
 
 
-class UploadLinks(Shown):
+class UploadLinks(ResponseModel):
     """Where the upload's parts go, as paths."""
 
     self: str
@@ -76,7 +76,7 @@ class UploadLinks(Shown):
     complete: str
 
 
-class UploadRead(Shown):
+class UploadRead(ResponseModel):
     """A file that a user brings."""
 
     id: str
@@ -122,7 +122,7 @@ def _is_seen(sign: str) -> bool:
     return unicodedata.category(sign)[0] != "C"
 
 
-def shown(upload: Upload, received_bytes: int) -> UploadRead:
+def shown(upload: UploadRow, received_bytes: int) -> UploadRead:
     """An upload as lists show it."""
     complete = upload.state is UploadState.complete
     here = f"/v1/uploads/{upload.id}"
@@ -134,12 +134,12 @@ def shown(upload: Upload, received_bytes: int) -> UploadRead:
     )  # fmt: skip
 
 
-def detail(upload: Upload, received: Sequence[UploadPart]) -> UploadDetail:
+def detail(upload: UploadRow, received: Sequence[UploadPartRow]) -> UploadDetail:
     """An upload as it is shown alone."""
     parts = [part_shown(part) for part in received]
     return UploadDetail(**shown(upload, sum(part.size for part in parts)).model_dump(), received=parts)
 
 
-def part_shown(part: UploadPart) -> PartRead:
+def part_shown(part: UploadPartRow) -> PartRead:
     """A part as the API shows it."""
     return PartRead(number=part.number, size=part.size, sha256=part.sha256, at=part.at)

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from fastapi import APIRouter
 
+from service.access.caller import Caller
+from service.access.dependency import needs
 from service.db import reading
-from service.keys.caller import needs
-from service.keys.service import Caller
 from service.usage import service
 from service.usage.schemas import Usage
 

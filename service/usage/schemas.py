@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from service.schemas import Shown
+from service.schemas import ResponseModel
 
 
-class Limits(Shown):
+class ProjectLimits(ResponseModel):
     """What a project may use, its own limits or else the service's."""
 
     max_running: int | None
@@ -28,7 +28,7 @@ class Limits(Shown):
     """How long complete uploads are kept after something was last made of them."""
 
 
-class Used(Shown):
+class UsageCounts(ResponseModel):
     """What a project uses now."""
 
     running: int
@@ -39,10 +39,10 @@ class Used(Shown):
     """Each blob once, however many of its things refer to it."""
 
 
-class Usage(Shown):
+class Usage(ResponseModel):
     """What a project may use and what it uses."""
 
     project: str
     """Its name."""
-    limits: Limits
-    used: Used
+    limits: ProjectLimits
+    used: UsageCounts

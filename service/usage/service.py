@@ -6,18 +6,17 @@ A project's own limit stands over the settings' one. How many of its jobs run at
 from __future__ import annotations
 
 import time
-from math import ceil
 
 from sqlalchemy.orm import Session
 
+from service.blobs.references import stored_bytes
 from service.db import reading
 from service.errors import TooLarge, TooManyRequests
 from service.jobs.models import State
-from service.projects.models import Project
+from service.projects.models import ProjectRow
 from service.settings import get_settings
 from service.usage import repository
-from service.usage.rates import Rates
-from service.usage.schemas import Limits, Usage, Used
+from service.usage.schemas import ProjectLimits, Usage, UsageCounts
 
 QUEUE_RETRY_SECONDS = 60
 """When to ask again while as many jobs are queued as may be."""
@@ -28,15 +27,14 @@ one moment, as each takes a connection of the database."""
 MEASURED_SECONDS = 30.0
 """How long a project's stored bytes are taken for what they were, where jobs are made."""
 
-_rates = Rates()
 _measured: dict[tuple[str, str], tuple[float, int]] = {}
 """By database and project: when, by this process's clock, and how many bytes."""
 
 
-def limits_of(project: Project) -> Limits:
+def limits_of(project: ProjectRow) -> ProjectLimits:
     """The project's limits, with the settings' in the place of those that it has not."""
     settings = get_settings()
-    return Limits(
+    return ProjectLimits(
         max_running=project.max_running,
         max_queued=project.max_queued or settings.max_queued,
         max_stored_bytes=project.max_stored_bytes or settings.max_stored_bytes,
@@ -52,10 +50,10 @@ def limits_of(project: Project) -> Limits:
 def usage(session: Session, project_id: str) -> Usage:
     """What a project may use and what it uses now."""
     project = repository.read(session, project_id)
-    used = Used(
+    used = UsageCounts(
         running=repository.count_jobs(session, project_id, State.running),
         queued=repository.count_jobs(session, project_id, State.queued),
-        stored_bytes=repository.stored_bytes(session, project_id),
+        stored_bytes=stored_bytes(session, project_id),
     )
     return Usage(project=project.name, limits=limits_of(project), used=used)
 
@@ -63,14 +61,6 @@ def usage(session: Session, project_id: str) -> Usage:
 def keep_uploads_seconds(session: Session, project_id: str) -> float:
     """How long a complete upload of the project is kept after something was last made of it."""
     return limits_of(repository.read(session, project_id)).keep_uploads_days * DAY_SECONDS
-
-
-def check_rate(project_id: str, per_second: float | None) -> None:
-    """Count a request of that project, whose own limit is given. Raises TooManyRequests."""
-    allowed = per_second or get_settings().requests_per_second
-    if seconds := _rates.take(project_id, allowed):
-        said = f"the project asks more than {allowed:g} times a second; ask again in {ceil(seconds)} s"
-        raise TooManyRequests(said, retry_seconds=ceil(seconds))
 
 
 def check_queue(session: Session, project_id: str) -> float:
@@ -110,7 +100,7 @@ def check_upload(session: Session, project_id: str, size: int) -> None:
     limits = limits_of(repository.lock(session, project_id))
     if size > limits.max_upload_bytes:
         raise TooLarge(f"the upload has {size:,} bytes; at most {limits.max_upload_bytes:,} bytes are taken")
-    stored = repository.stored_bytes(session, project_id)
+    stored = stored_bytes(session, project_id)
     if stored + size > limits.max_stored_bytes:
         full = _full(stored, limits.max_stored_bytes)
         raise TooLarge(f"{full}, so {size:,} more find no room; delete jobs, data sets or models first")
@@ -124,7 +114,7 @@ def _stored_lately(session: Session, project_id: str) -> int:
     known = _known(project_id)
     if known is not None:
         return known
-    stored = repository.stored_bytes(session, project_id)
+    stored = stored_bytes(session, project_id)
     _measured[get_settings().database, project_id] = (time.monotonic(), stored)
     return stored
 

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from service.artifacts.repository import artifacts_of, read_chunk
+from service.artifacts.repository import artifacts_of
+from service.blobs.repository import read_chunk
+from service.claims import service
 from service.db import database_now, reading, transaction
-from service.jobs.models import Job, State, Wanted
-from service.workers import service
-from service.workers.models import Worker
+from service.jobs.models import JobRow, State, Wanted
+from service.workers.models import WorkerRow
 from tests.conftest import wait_until
 from tests.service.rows import add_project
 from tests.worker.plays import (
@@ -45,7 +46,7 @@ def project_id() -> str:
 
 def change_row(job_id: str, **values: object) -> None:
     with transaction() as session:
-        session.execute(update(Job).where(Job.id == job_id).values(values))
+        session.execute(update(JobRow).where(JobRow.id == job_id).values(values))
 
 
 def files(job_id: str) -> dict[str, str]:
@@ -282,9 +283,9 @@ def test_weights_that_are_not_there_or_anothers_fail_the_job(project_id: str) ->
 
 
 def test_a_worker_is_in_the_table_while_it_lives(project_id: str) -> None:
-    def workers() -> list[Worker]:
+    def workers() -> list[WorkerRow]:
         with reading() as session:
-            return list(session.scalars(select(Worker)))
+            return list(session.scalars(select(WorkerRow)))
 
     job_id = add_play(project_id, METRICS, ("sleep", 30))
     with running_shell() as shell:

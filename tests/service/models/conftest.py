@@ -18,11 +18,12 @@ from retort.engine.__main__ import carry_out
 from retort.engine.event_log import EventLog
 from retort.engine.interrupt import FINISHED, Interrupt
 from retort.engine.run import RunPaths
-from service.artifacts.repository import write_blob
+from service.blobs.repository import write_blob
+from service.claims import service as workers
+from service.claims.service import NewArtifact, Trouble
 from service.db import transaction
 from service.jobs.models import State
-from service.workers import service as workers
-from service.workers.service import Made, Trouble
+from service.kinds import EFFECTS
 from tests.service.uploads.conftest import begin, complete, put
 from worker.inputs import Cache
 from worker.workspace import Desk
@@ -77,9 +78,9 @@ def work(tmp_path: Path) -> Callable[[], State]:
         files = []
         for shipped, path in desk.shipped():
             with path.open("rb") as file:
-                files.append(Made(shipped.name, shipped.network, shipped.media_type, write_blob(file)))
+                files.append(NewArtifact(shipped.name, shipped.network, shipped.media_type, write_blob(file)))
         with transaction() as session:
-            return workers.succeed(session, claim, files)
+            return workers.succeed(session, claim, files, EFFECTS)
 
     return run
 

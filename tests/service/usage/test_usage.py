@@ -10,20 +10,21 @@ import pytest
 from sqlalchemy import func, select
 from starlette.testclient import TestClient
 
-from service.artifacts.repository import add_artifact, commit_blob, write_blob
+from service.artifacts.repository import add_artifact
+from service.blobs.repository import commit_blob, write_blob
 from service.db import Base, reading, transaction
 from service.errors import TooLarge
-from service.jobs.models import Job
-from service.projects.models import Project
+from service.jobs.models import JobRow
+from service.projects.models import ProjectRow
+from service.rates import Rates
 from service.usage import repository
-from service.usage.rates import Rates
 from service.usage.service import check_upload
 from tests.service.conftest import bearing
 
 
 def project_id(name: str = "default") -> str:
     with reading() as session:
-        return session.scalars(select(Project.id).where(Project.name == name)).one()
+        return session.scalars(select(ProjectRow.id).where(ProjectRow.name == name)).one()
 
 
 def limit(client: TestClient, **limits: Any) -> None:
@@ -33,7 +34,7 @@ def limit(client: TestClient, **limits: Any) -> None:
 
 def jobs() -> int:
     with reading() as session:
-        return session.scalars(select(func.count()).select_from(Job)).one()
+        return session.scalars(select(func.count()).select_from(JobRow)).one()
 
 
 def store(job_id: str, name: str, content: bytes) -> None:
@@ -152,7 +153,7 @@ def test_a_full_store_takes_no_job(client: TestClient, recipe: dict[str, Any]) -
     made = client.post("/v1/keys", json={"name": "k", "project": "full"}).json()["key"]
     client.patch(f"/v1/projects/{other}", json={"max_stored_bytes": 1})
     with transaction() as session:
-        session.add(Job(id="job_x", project_id=other, spec={}, max_attempts=1, body_digest="", created_at=0.0))
+        session.add(JobRow(id="job_x", project_id=other, spec={}, max_attempts=1, body_digest="", created_at=0.0))
     store("job_x", "a", b"xy")
     answer = bearing(made).post("/v1/jobs", json=recipe)
     assert (answer.status_code, answer.json()["detail"]) == (

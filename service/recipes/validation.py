@@ -9,30 +9,26 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from retort.architectures import CARDS
-from retort.dataset import DataFacts, Dataset, DatasetError
-from retort.datasets.stored import Stored
+from retort.dataset import DataFacts, DatasetError
 from retort.recipe import TEACHER_NAME, JobWeights, Recipe, Student, Teacher
 from retort.registry import nearest
 from retort.user_model import UserModel
 from retort.validation import Problem, review
 from service.artifacts.service import read_description
-from service.datasets import repository as datasets
-from service.datasets.models import trouble_of
+from service.datasets.service import facts_of
 from service.db import reading
 from service.errors import FieldError
 from service.fields import field_errors
 from service.jobs import repository
-from service.jobs.models import Job, State
+from service.jobs.models import JobRow, State
 from service.models.models import record_of
-from service.models.models import trouble_of as trouble_of_model
-from service.models.repository import find as find_model
-from service.settings import get_settings
+from service.models.products import PRODUCTS as MODELS
 
 Network = TypeVar("Network", Teacher, Student)
 
 
 @dataclass(frozen=True)
-class Examination:
+class RecipeCheck:
     """What came out."""
 
     problems: list[FieldError]
@@ -43,16 +39,16 @@ class Examination:
     """Null when there are problems."""
 
 
-def examine(project_id: str, body: Any) -> Examination:
+def check_recipe(project_id: str, body: Any) -> RecipeCheck:
     """Check the body as a recipe, the recipe against its data set, and the earlier jobs that it builds on."""
     try:
         recipe = Recipe.model_validate(body)
     except ValidationError as error:
-        return Examination(field_errors(error, Recipe, body))
+        return RecipeCheck(field_errors(error, Recipe, body))
     recipe, models, problems = _with_models(project_id, recipe)
     facts: DataFacts | None = None
     try:
-        facts = _facts(project_id, recipe.dataset)
+        facts = facts_of(project_id, recipe.dataset)
     except DatasetError as error:
         problems.append(Problem("/dataset", str(error)))
     except OSError as error:
@@ -60,37 +56,13 @@ def examine(project_id: str, body: Any) -> Examination:
     cards = {model.architecture: model.card for model in models.values() if model.card is not None}
     reviewed = review(recipe, facts, CARDS | cards, models)
     problems += [*reviewed.problems, *_weight_problems(project_id, recipe, facts)]
-    return Examination(
+    return RecipeCheck(
         problems=as_sent(problems, body),
         warnings=reviewed.warnings,
         sharing=reviewed.sharing,
         facts=facts,
         resolved=None if problems else reviewed.resolved,
     )
-
-
-def _facts(project_id: str, dataset: Dataset) -> DataFacts | None:
-    """What is known of the data set here; of users' own the database knows it. Raises DatasetError and OSError."""
-    if not isinstance(dataset, Stored):
-        return dataset.facts(get_settings().data_roots)
-    with reading() as session:
-        row = datasets.find(session, project_id, dataset.dataset)
-    if row is None:
-        raise DatasetError(f"there is no data set {dataset.dataset!r}")
-    if trouble := trouble_of(*row):
-        raise DatasetError(f"data set {dataset.dataset} cannot be used: {trouble}")
-    return dataset.at_its_size(DataFacts.model_validate(row[0].facts))
-
-
-def dataset_problem(project_id: str, dataset: Dataset) -> str | None:
-    """One sentence why a data set cannot be used, if it cannot and that can be told here."""
-    try:
-        _facts(project_id, dataset)
-    except DatasetError as error:
-        return str(error)
-    except OSError as error:
-        return f"the data set cannot be read: {error.strerror}"
-    return None
 
 
 def _with_models(project_id: str, recipe: Recipe) -> tuple[Recipe, dict[str, UserModel], list[Problem]]:
@@ -100,11 +72,11 @@ def _with_models(project_id: str, recipe: Recipe) -> tuple[Recipe, dict[str, Use
 
     def known(pointer: str, model_id: str) -> UserModel | None:
         with reading() as session:
-            row = find_model(session, project_id, model_id)
+            row = MODELS.find(session, project_id, model_id)
         if row is None:
             problems.append(Problem(f"{pointer}/model", f"there is no model {model_id!r}"))
             return None
-        if trouble := trouble_of_model(*row):
+        if trouble := MODELS.trouble_of(*row):
             problems.append(Problem(f"{pointer}/model", f"model {model_id} cannot be used: {trouble}"))
             return None
         return models.setdefault(model_id, record_of(row[0]))
@@ -185,5 +157,5 @@ def _one_weight_problem(
         )
 
 
-def _networks_of(job: Job) -> list[str]:
+def _networks_of(job: JobRow) -> list[str]:
     return [TEACHER_NAME, *(student["name"] for student in job.spec.get("students", []))]

@@ -1,0 +1,30 @@
+"""Recipes as the API shows them validated."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from retort.dataset import DataFacts
+from retort.recipe import Recipe
+from service.errors import FieldError
+from service.schemas import DescribedBy, ResponseModel
+
+StoredRecipe = Annotated[dict[str, Any], DescribedBy(Recipe)]
+"""Never validated again: it stays readable when a method's fields have changed since."""
+
+
+class Validation(ResponseModel):
+    """All that can be said of a recipe without running it."""
+
+    valid: bool
+    """Whether the same body would make a job now."""
+    problems: list[FieldError]
+    """All that is wrong."""
+    warnings: list[str]
+    """What is odd, in sentences."""
+    resolved: StoredRecipe | None
+    """The recipe as it would be stored, without `auto` but for what only a worker knows; null when it is wrong."""
+    sharing: list[list[str]]
+    """Names of the students that share one pass over the data and one of the teacher, a group each."""
+    facts: DataFacts | None
+    """What is known of the data set; null when only a worker can tell."""
