@@ -57,12 +57,12 @@ class Settings(BaseSettings):
     """How long an unfinished upload is kept after its last part."""
     unused_upload_seconds: float = Field(default=7 * 86_400.0, gt=0)
     """How long a complete upload is kept after something was last made of it."""
-    keep_jobs_days: float | None = Field(default=None, gt=0)
+    jobs_retention_days: float | None = Field(default=None, gt=0)
     """How long jobs are kept once they have ended, with all that they made, where their project has no term of its own;
     without one, for ever."""
-    keep_datasets_days: float | None = Field(default=None, gt=0)
+    datasets_retention_days: float | None = Field(default=None, gt=0)
     """The same of data sets, since they were taken in or a job last used them."""
-    keep_models_days: float | None = Field(default=None, gt=0)
+    models_retention_days: float | None = Field(default=None, gt=0)
     """The same of models, since they were brought or a job last used them."""
     requests_per_second: float = Field(default=1000.0, gt=0)
     """How often a project may ask each process of the API, where it has no limit of its own."""

@@ -103,7 +103,7 @@ class Attempt:
             return self._leave()
         except (WeightsMissing, InputMissing, BlobGone) as missing:
             cause = "input_missing" if isinstance(missing, InputMissing) else "weights_missing"
-            return self._conclude(service.fail, Trouble("recipe", cause, str(missing)))
+            return self._conclude(service.fail, Trouble("spec", cause, str(missing)))
         except OSError as error:
             detail = f"the job's folder could not be set up: {error.strerror}"
             return self._conclude(service.retry, Trouble("machine", "disk", detail))
@@ -191,9 +191,9 @@ class Attempt:
         if end.code == FINISHED:
             return self._deliver()
         if end.code == IMPOSSIBLE:
-            return self._conclude(service.fail, Trouble("recipe", "impossible", self._refusal(end)))
+            return self._conclude(service.fail, Trouble("spec", "impossible", self._refusal(end)))
         if end.code == OUT_OF_MEMORY:
-            return self._conclude(service.fail, Trouble("recipe", "out_of_memory", self._refusal(end)))
+            return self._conclude(service.fail, Trouble("spec", "out_of_memory", self._refusal(end)))
         if end.code == NOTHING_TO_KEEP:
             return self._conclude(service.cancel, self._refusal(end))
         if asked and self._lease.order is Order.expire:

@@ -48,7 +48,7 @@ class Order(StrEnum):
 class Trouble:
     """Why an attempt did not finish."""
 
-    fault: Literal["recipe", "machine", "service"]
+    fault: Literal["spec", "machine", "service"]
     """Whose fault it is: what was asked for, the machine that ran it, or our own."""
     cause: str
     """One word for programs: `impossible`, `out_of_memory`, `exit_1`, `SIGKILL`, `heartbeat_lost`, ..."""
@@ -271,7 +271,7 @@ def _heartbeat_lost(worker_id: str | None, attempt: int) -> Trouble:
 
 def _overdue(recipe: dict[str, Any]) -> Trouble:
     detail = f"its {recipe['deadline']['seconds']:g} seconds of wall-clock time are over"
-    return Trouble("recipe", "deadline", detail)
+    return Trouble("spec", "deadline", detail)
 
 
 def _change(claim: Claim, kind: str, text: str | None = None, **data: Any) -> Entry:

@@ -69,7 +69,7 @@ class JobRow(Base):
     latest: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     """The newest metrics of each network, by its name."""
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    """Why the last attempt did not finish: `fault` (recipe, machine, service), `cause`, `detail`."""
+    """Why the last attempt did not finish: `fault` (spec, machine, service), `cause`, `detail`."""
     attempt: Mapped[int] = mapped_column(default=0)
     """How often the job was started; a start that its worker handed back, because it had to stop, is not counted."""
     max_attempts: Mapped[int]

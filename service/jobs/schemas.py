@@ -48,7 +48,7 @@ class JobQuery(PageQuery):
 class Failure(ResponseModel):
     """Why the last attempt did not finish."""
 
-    fault: Literal["recipe", "machine", "service"]
+    fault: Literal["spec", "machine", "service"]
     """What has to change before it can succeed."""
     cause: str
     """A word for it: an exit code, a signal, out of memory, heartbeat lost."""

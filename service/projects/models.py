@@ -24,10 +24,10 @@ class ProjectRow(Base):
     max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
     max_upload_bytes: Mapped[int | None] = mapped_column(BigInteger)
     requests_per_second: Mapped[float | None]
-    keep_jobs_days: Mapped[float | None]
+    jobs_retention_days: Mapped[float | None]
     """How long its ended jobs are kept."""
-    keep_datasets_days: Mapped[float | None]
+    datasets_retention_days: Mapped[float | None]
     """How long its data sets that no job uses are kept, as its models and uploads."""
-    keep_models_days: Mapped[float | None]
-    keep_uploads_days: Mapped[float | None]
+    models_retention_days: Mapped[float | None]
+    uploads_retention_days: Mapped[float | None]
     created_at: Mapped[float]

@@ -36,14 +36,14 @@ class ProjectChange(RequestModel):
     """Bytes of one upload, at most; null is the service's own limit."""
     requests_per_second: float | None = Field(default=None, gt=0, le=1_000_000)
     """How often its keys together may ask; null is the service's own limit."""
-    keep_jobs_days: float | None = Field(default=None, gt=0, le=MOST_DAYS)
+    jobs_retention_days: float | None = Field(default=None, gt=0, le=MOST_DAYS)
     """How long its jobs are kept once they have ended, with all that they made; here and below, null is the service's
     own term."""
-    keep_datasets_days: float | None = Field(default=None, gt=0, le=MOST_DAYS)
+    datasets_retention_days: float | None = Field(default=None, gt=0, le=MOST_DAYS)
     """How long its data sets are kept after they were taken in or a job last used them."""
-    keep_models_days: float | None = Field(default=None, gt=0, le=MOST_DAYS)
+    models_retention_days: float | None = Field(default=None, gt=0, le=MOST_DAYS)
     """How long its models are kept after they were brought or a job last used them."""
-    keep_uploads_days: float | None = Field(default=None, gt=0, le=MOST_DAYS)
+    uploads_retention_days: float | None = Field(default=None, gt=0, le=MOST_DAYS)
     """How long complete uploads are kept after something was last made of them; of those that come or are used from now
     on."""
 
@@ -69,11 +69,11 @@ class ProjectRead(ResponseModel):
     """Bytes of one upload, at most."""
     requests_per_second: float | None
     """How often its keys together may ask."""
-    keep_jobs_days: float | None
+    jobs_retention_days: float | None
     """How long its jobs are kept once they have ended; here and below, null is the service's own term."""
-    keep_datasets_days: float | None
-    keep_models_days: float | None
-    keep_uploads_days: float | None
+    datasets_retention_days: float | None
+    models_retention_days: float | None
+    uploads_retention_days: float | None
     created_at: datetime
 
 

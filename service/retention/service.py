@@ -47,11 +47,13 @@ class RetentionRule:
 
 
 KINDS: Mapping[str, RetentionRule] = {
-    "job_id": RetentionRule(JobRow, "keep_jobs_days", "/v1/jobs/{job_id}", jobs.remove, recent_jobs=False),
+    "job_id": RetentionRule(JobRow, "jobs_retention_days", "/v1/jobs/{job_id}", jobs.remove, recent_jobs=False),
     "dataset_id": RetentionRule(
-        DatasetRow, "keep_datasets_days", "/v1/datasets/{dataset_id}", DATASETS.forget, recent_jobs=True
+        DatasetRow, "datasets_retention_days", "/v1/datasets/{dataset_id}", DATASETS.forget, recent_jobs=True
     ),
-    "model_id": RetentionRule(ModelRow, "keep_models_days", "/v1/models/{model_id}", MODELS.forget, recent_jobs=True),
+    "model_id": RetentionRule(
+        ModelRow, "models_retention_days", "/v1/models/{model_id}", MODELS.forget, recent_jobs=True
+    ),
 }
 """By the name of their ids. Jobs first: what they used is free then."""
 

@@ -21,7 +21,7 @@ from service.uploads import repository
 from service.uploads.models import UploadKind, UploadPartRow, UploadRow, UploadState
 from service.uploads.repository import UploadSnapshot
 from service.uploads.schemas import MOST_PART_BYTES, UploadCreate, UploadDetail, UploadQuery, UploadRead, detail, shown
-from service.usage.service import check_upload, keep_uploads_seconds
+from service.usage.service import check_upload, uploads_retention_seconds
 
 PART_BYTES = 8 * CHUNK_BYTES
 """Size of a part where nobody asks for another: what a broken connection costs at most, a stream."""
@@ -95,7 +95,7 @@ def prolong(session: Session, upload: UploadRow) -> float:
     """Keep an upload for its whole time from now on; gives now."""
     now, seconds = read_now(session), get_settings().upload_seconds
     if upload.state is UploadState.complete:
-        seconds = keep_uploads_seconds(session, upload.project_id)
+        seconds = uploads_retention_seconds(session, upload.project_id)
     upload.expires_at = now + seconds
     return now
 

@@ -18,13 +18,13 @@ class ProjectLimits(ResponseModel):
     """Bytes of one upload."""
     requests_per_second: float
     """How often its keys together may ask, in the long run; ten seconds' worth at once."""
-    keep_jobs_days: float | None
+    jobs_retention_days: float | None
     """How long its jobs are kept once they have ended, with all that they made; null, as below, is for ever."""
-    keep_datasets_days: float | None
+    datasets_retention_days: float | None
     """How long its data sets are kept after they were taken in or a job last used them."""
-    keep_models_days: float | None
+    models_retention_days: float | None
     """How long its models are kept after they were brought or a job last used them."""
-    keep_uploads_days: float
+    uploads_retention_days: float
     """How long complete uploads are kept after something was last made of them."""
 
 

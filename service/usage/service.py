@@ -40,10 +40,10 @@ def limits_of(project: ProjectRow) -> ProjectLimits:
         max_stored_bytes=project.max_stored_bytes or settings.max_stored_bytes,
         max_upload_bytes=project.max_upload_bytes or settings.max_upload_bytes,
         requests_per_second=project.requests_per_second or settings.requests_per_second,
-        keep_jobs_days=project.keep_jobs_days or settings.keep_jobs_days,
-        keep_datasets_days=project.keep_datasets_days or settings.keep_datasets_days,
-        keep_models_days=project.keep_models_days or settings.keep_models_days,
-        keep_uploads_days=project.keep_uploads_days or settings.unused_upload_seconds / DAY_SECONDS,
+        jobs_retention_days=project.jobs_retention_days or settings.jobs_retention_days,
+        datasets_retention_days=project.datasets_retention_days or settings.datasets_retention_days,
+        models_retention_days=project.models_retention_days or settings.models_retention_days,
+        uploads_retention_days=project.uploads_retention_days or settings.unused_upload_seconds / DAY_SECONDS,
     )
 
 
@@ -58,9 +58,9 @@ def usage(session: Session, project_id: str) -> Usage:
     return Usage(project=project.name, limits=limits_of(project), used=used)
 
 
-def keep_uploads_seconds(session: Session, project_id: str) -> float:
+def uploads_retention_seconds(session: Session, project_id: str) -> float:
     """How long a complete upload of the project is kept after something was last made of it."""
-    return limits_of(repository.read(session, project_id)).keep_uploads_days * DAY_SECONDS
+    return limits_of(repository.read(session, project_id)).uploads_retention_days * DAY_SECONDS
 
 
 def check_queue(session: Session, project_id: str) -> float:

@@ -119,7 +119,7 @@ def test_an_impossible_recipe_fails_with_the_engines_sentence(project_id: str) -
     job_id = add_play(project_id, refusal, ("words", "the student has no stages"), ("exit", 2))
     with running_shell():
         job = wait_for_state(job_id, State.failed)
-    assert error(job_id) == {"fault": "recipe", "cause": "impossible", "detail": "the student has no stages"}
+    assert error(job_id) == {"fault": "spec", "cause": "impossible", "detail": "the student has no stages"}
     assert job.attempt == 1
     assert kinds(job_id) == ["claimed", "failed"]
 
@@ -128,7 +128,7 @@ def test_out_of_memory_on_the_device_fails_at_once(project_id: str) -> None:
     job_id = add_play(project_id, ("words", "a batch of 64 does not fit"), ("exit", 71))
     with running_shell():
         wait_for_state(job_id, State.failed)
-    assert error(job_id) == {"fault": "recipe", "cause": "out_of_memory", "detail": "a batch of 64 does not fit"}
+    assert error(job_id) == {"fault": "spec", "cause": "out_of_memory", "detail": "a batch of 64 does not fit"}
 
 
 def test_a_crash_is_tried_again_and_the_cause_is_kept(project_id: str) -> None:
@@ -279,7 +279,7 @@ def test_weights_that_are_not_there_or_anothers_fail_the_job(project_id: str) ->
         shell.look()
         wait_for_state(mine, State.failed)
     detail = f"job {theirs} has no file student.safetensors; it may have been deleted"
-    assert error(mine) == {"fault": "recipe", "cause": "weights_missing", "detail": detail}
+    assert error(mine) == {"fault": "spec", "cause": "weights_missing", "detail": detail}
 
 
 def test_a_worker_is_in_the_table_while_it_lives(project_id: str) -> None:

@@ -189,7 +189,7 @@ def test_a_job_whose_data_set_was_deleted_fails_and_says_so(project_id: str) -> 
     with running_shell():
         wait_for_state(job_id, State.failed)
     assert row(job_id).error == {
-        "fault": "recipe",
+        "fault": "spec",
         "cause": "input_missing",
         "detail": f"{dataset_id} is not there any more; it may have been deleted",
     }

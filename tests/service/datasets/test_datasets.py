@@ -90,7 +90,7 @@ def test_a_job_that_does_not_succeed_leaves_a_data_set_that_says_why(client: Tes
     for made in (cancelled, deleted):
         client.post(f"/v1/jobs/{made['job_id']}/cancel")
     with transaction() as session:
-        fail(session, take_this(failed["job_id"]), Trouble("recipe", "impossible", "3 of 9 images cannot be read"))
+        fail(session, take_this(failed["job_id"]), Trouble("spec", "impossible", "3 of 9 images cannot be read"))
     assert client.delete(f"/v1/jobs/{deleted['job_id']}").status_code == 204
     told = [client.get(made["links"]["self"]).json() for made in (failed, cancelled, deleted)]
     assert [one["state"] for one in told] == ["failed"] * 3

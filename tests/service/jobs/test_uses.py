@@ -46,7 +46,9 @@ def things(client: TestClient, recipe: dict[str, Any]) -> Things:
     held = {"project_id": project_id, "name": "own", "blob_id": artifact.blob_id, "created_at": 0.0}
     with transaction() as session:
         session.add(
-            DatasetRow(id="dataset_1", source={"upload": "upload_1"}, digest="d", size=700, facts=FACTS, **held)
+            DatasetRow(
+                id="dataset_1", source={"upload": "upload_1"}, digest="d", report={}, size=700, facts=FACTS, **held
+            )
         )
         session.add(
             ModelRow(id="model_1", form="safetensors", architecture="resnet20", classes=10, expects=EXPECTS, size=40,
@@ -127,7 +129,7 @@ def test_what_is_deleted_after_it_was_looked_at_is_told_at_once(
 
 def test_of_who_makes_a_job_and_who_deletes_one_comes_first(key: str, recipe: dict[str, Any], things: Things) -> None:
     named = naming(recipe, things, "dataset")
-    row = {"source": {}, "digest": "d", "size": 7, "facts": FACTS, "name": "own", "created_at": 0.0}
+    row = {"source": {}, "digest": "d", "report": {}, "size": 7, "facts": FACTS, "name": "own", "created_at": 0.0}
     with reading() as session:
         row["project_id"] = session.scalars(select(DatasetRow.project_id)).one()
     with ThreadPoolExecutor(2) as pool:

@@ -72,7 +72,7 @@ def work(tmp_path: Path) -> Callable[[], State]:
             )
         said = [json.loads(line) for line in log.read_text().splitlines()]
         if code != FINISHED:
-            trouble = Trouble("recipe", "impossible", said[-1]["text"])
+            trouble = Trouble("spec", "impossible", said[-1]["text"])
             with transaction() as session:
                 return workers.fail(session, claim, trouble)
         files = []

@@ -76,9 +76,9 @@ def test_a_term_is_the_projects_or_else_the_settings(
     keep(client, jobs=30)
     theirs = stranger.post("/v1/jobs", json=recipe).json()["id"]
     stranger.post(f"/v1/jobs/{theirs}/cancel")
-    environment(database_url=database_url, keep_jobs_days=20, keep_models_days=50)
-    assert client.get("/v1/usage").json()["limits"]["keep_jobs_days"] == 30
-    assert stranger.get("/v1/usage").json()["limits"]["keep_jobs_days"] == 20
+    environment(database_url=database_url, jobs_retention_days=20, models_retention_days=50)
+    assert client.get("/v1/usage").json()["limits"]["jobs_retention_days"] == 30
+    assert stranger.get("/v1/usage").json()["limits"]["jobs_retention_days"] == 20
     wait(25)
     assert swept() == 1
     assert stranger.get(f"/v1/jobs/{theirs}").status_code == 404
@@ -188,4 +188,4 @@ def test_many_go_in_steps_past_those_that_stay(
     assert [swept() for _ in range(3)] == [2 * THINGS_A_STEP, 3, 0]
     assert client.get(f"/v1/jobs/{earlier[0]}").status_code == 200
     with reading() as session:
-        assert session.scalars(select(ProjectRow.keep_jobs_days).where(ProjectRow.name == "default")).one() == 1
+        assert session.scalars(select(ProjectRow.jobs_retention_days).where(ProjectRow.name == "default")).one() == 1

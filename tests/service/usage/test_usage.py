@@ -53,8 +53,8 @@ def test_use_and_limits_are_shown(client: TestClient, recipe: dict[str, Any]) ->
         "project": "default",
         "limits": {
             "max_running": 2, "max_queued": 10_000, "max_stored_bytes": 5000, "max_upload_bytes": 20 * 2**30,
-            "requests_per_second": 1000.0, "keep_jobs_days": None, "keep_datasets_days": None,
-            "keep_models_days": None, "keep_uploads_days": 7.0,
+            "requests_per_second": 1000.0, "jobs_retention_days": None, "datasets_retention_days": None,
+            "models_retention_days": None, "uploads_retention_days": 7.0,
         },
         "used": {"running": 0, "queued": 1, "stored_bytes": 1010},
     }  # fmt: skip
