@@ -1,4 +1,4 @@
-"""What all schemas of the API share."""
+"""The bases of all schemas of the API."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from retort.spec import Described
 
 
 class RequestModel(Described):
-    """What a caller sends. Unknown fields are errors."""
+    """A body that a caller sends. Unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class QueryModel(BaseModel):
-    """What a caller sends in an address's query. Unknown parameters are errors."""
+    """The query of an address. Unknown parameters are errors."""
 
     # FastAPI documents parameters from the fields themselves, not from a JSON schema.
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
 class ResponseModel(Described):
-    """What a caller gets. Times may be given as epoch seconds and are shown as RFC 3339."""
+    """An answer. Times may be given as epoch seconds and are shown as RFC 3339."""
 
 
 @dataclass(frozen=True)

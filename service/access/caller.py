@@ -10,7 +10,7 @@ from service.access.scopes import PROJECT_SCOPES, Scope
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, as the key tells."""
+    """The caller of a request."""
 
     key_id: str
     project_id: str
@@ -18,7 +18,7 @@ class Caller:
     scopes: frozenset[Scope] = frozenset(PROJECT_SCOPES)
     """Those besides `admin`."""
     note: Note = field(default_factory=Note, compare=False)
-    """What the audit log will tell of the request."""
+    """The note of the request for the audit log."""
 
     def may(self, scope: str) -> bool:
         """Whether the key has that scope."""

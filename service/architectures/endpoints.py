@@ -1,4 +1,4 @@
-"""HTTP for architectures: what a teacher or a student can be."""
+"""HTTP for the catalogue of architectures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the API shows of artifacts."""
+"""Artifacts as the API shows them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ArtifactRead(ResponseModel):
     """Hex; also the file's ETag."""
     created_at: datetime
     url: str
-    """Where its bytes are, as a path."""
+    """Path of its bytes."""
 
 
 def shown(artifact: ArtifactRow, blob: BlobRow) -> ArtifactRead:

@@ -1,4 +1,4 @@
-"""What one can do with artifacts."""
+"""Listing and finding artifacts, and ranges of their bytes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def asked_range(header: str | None, size: int) -> range | None:
 
 
 def read_description(project_id: str, job_id: str, network: str) -> Mapping[str, Any] | None:
-    """What `<network>.json` says of a network that a job left as weights; None when it left none."""
+    """The content of `<network>.json`, of a network that a job left as weights; None when it left none."""
     try:
         find(project_id, job_id, f"{network}.safetensors")
         stored = find(project_id, job_id, f"{network}.json")

@@ -19,7 +19,7 @@ router = APIRouter(prefix="/v1/audit", tags=["keys"])
 
 @router.get("", responses=problems(422))
 def list_audit(caller: Annotated[Caller, needs("admin")], query: Annotated[AuditQuery, Query()]) -> Page[AuditRead]:
-    """Every request that changed something or would have, newest first: by whom, what, when, and how it was answered;
+    """Every request that changed something or would have, newest first: its key, address, time and status;
     and what was removed because its project keeps it no longer.
 
     Of requests with a wrong key, and of those that came too often, one a second is kept."""

@@ -1,4 +1,4 @@
-"""What the API shows of the audit log."""
+"""The audit log as the API shows it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from service.schemas import ResponseModel
 
 
 class AuditQuery(PageQuery):
-    """Which entries to list."""
+    """Filters of the list of entries."""
 
     project: str | None = Field(default=None, max_length=100)
     """Only those by keys of the project with this id."""
@@ -29,7 +29,7 @@ class AuditRead(ResponseModel):
     """Of the key; null for who showed none that is live. Of the thing, for a removal."""
     key_id: str | None
     method: str
-    """Of the request; `retention` for a removal, which nobody asked for."""
+    """Of the request; `retention` for a removal, which no request asked for."""
     route: str
     """The address, with its parameters by name."""
     about: dict[str, str]

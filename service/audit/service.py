@@ -1,4 +1,4 @@
-"""What one can do with the audit log: write into it, and read it."""
+"""Writing into the audit log, and reading it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from service.paging import Position
 from service.rates import Rates
 
 FLOODS = frozenset({401, 429})
-"""Refusals that anybody can cause as often as he likes."""
+"""Refusals that can be caused without a key or at any rate."""
 FLOODS_PER_SECOND = 1.0
-"""How many of those are written down in the long run, by each process; the log of requests has them all."""
+"""Entries of those a second in the long run, by each process; the log of requests has them all."""
 
 log = logging.getLogger(__name__)
 _floods = Rates()

@@ -74,7 +74,7 @@ def stored_bytes(session: Session, project_id: str) -> int:
 
 
 def check_complete(session: Session) -> None:
-    """Raise RuntimeError when a table of the database refers to blobs by a column that nobody registered: a sweep
+    """Raise RuntimeError when a table of the database refers to blobs by a column that is not registered: a sweep
     would take blobs away from it."""
     known = {(reference.table.name, reference.column.name) for reference in REFERENCES}
     keys = inspect(session.connection()).get_multi_foreign_keys()
@@ -86,4 +86,6 @@ def check_complete(session: Session) -> None:
         for column in key["constrained_columns"]
     }
     if missing := found - known:
-        raise RuntimeError(f"nobody registered that {sorted(missing)} refer to blobs; import service.tables")
+        raise RuntimeError(
+            f"the columns {sorted(missing)} refer to blobs and are not registered; import service.tables"
+        )

@@ -21,7 +21,8 @@ from service.blobs.references import check_complete, is_referenced
 from service.db import AS_BYTES, database_now, reading, release_pages, transaction
 
 BLOBS_A_SWEEP, CHUNKS_A_SWEEP = 16, 16
-"""How many of them one transaction deletes: other writers wait meanwhile, and a blob may have thousands of chunks."""
+"""Number of them that one transaction deletes: other writers wait meanwhile, and a blob may have thousands of
+chunks."""
 
 
 class BlobGone(LookupError):
@@ -144,7 +145,8 @@ def sweep(grace_seconds: float) -> int:
 
 
 def drop_unreferenced(session: Session, blob_ids: Sequence[str]) -> None:
-    """Delete those of the blobs that nothing refers to any more; one that somebody else holds is left to the sweep."""
+    """Delete those of the blobs that nothing refers to any more; one that another transaction holds is left to the
+    sweep."""
     held = select(BlobRow.id).where(BlobRow.id.in_(blob_ids)).with_for_update(of=BlobRow, skip_locked=True)
     # A statement of its own, once nobody else can refer to them: a reference may have been committed before.
     free = delete(BlobRow).where(BlobRow.id.in_(session.scalars(held).all()), ~is_referenced())
@@ -159,7 +161,7 @@ def _touch(session: Session, private_id: str, **name: object) -> None:
 
 
 def _condemn(grace_seconds: float) -> Sequence[str]:
-    """Give some blobs that are to go a name under which nobody finds, writes or commits them any more."""
+    """Give some blobs that are to go a name under which they are not found, written or committed any more."""
     old = BlobRow.touched_at <= database_now() - grace_seconds
     candidates = select(BlobRow.id).where(old, ~is_referenced()).limit(BLOBS_A_SWEEP)
     with transaction() as session:

@@ -13,7 +13,7 @@ from service.checkpoints.models import CheckpointRow
 from service.db import database_now
 
 KEPT = 2
-"""How many a job keeps: the newest, and the one before in case that is found broken."""
+"""Number of checkpoints of a job: the newest, and the one before in case that is found broken."""
 
 
 def add(

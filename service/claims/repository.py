@@ -1,4 +1,4 @@
-"""All SQL about who owns a job: claims, leases, fences, and the workers themselves."""
+"""All SQL about the ownership of jobs: claims, leases, fences."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from service.workers.repository import Machine
 
 
 class LostLease(RuntimeError):
-    """The job belongs to somebody else by now, or it has ended: this worker may not write to it any more."""
+    """Another worker holds the job by now, or it has ended: this one may not write to it any more."""
 
 
 class ClaimConflict(RuntimeError):
@@ -59,7 +59,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class JobStanding:
-    """How a job stands at the moment of a write."""
+    """The standing of a job at the moment of a write."""
 
     wanted: Wanted
     overdue: bool
@@ -150,8 +150,8 @@ def read_latest(session: Session, job_id: str) -> dict[str, Any]:
 def _claim_statements(
     has_gpu: bool,
 ) -> tuple[Select[str], ReturningUpdate[str, str, dict[str, Any], int, int, int, Wanted, float]]:
-    """What gives the id of the best job for a machine of `memory_bytes` and `disk_bytes`, and what takes it for
-    `worker_id` and `lease_seconds`. Made once: to put them together takes longer than to run them."""
+    """The statement that gives the id of the best job for a machine of `memory_bytes` and `disk_bytes`, and the one
+    that takes it for `worker_id` and `lease_seconds`. Made once: to put them together takes longer than to run them."""
     best = _best(has_gpu)
     taken = {
         "state": State.running,

@@ -1,4 +1,4 @@
-"""What a worker may do to a job, each a step of one transaction: claim, renew, record, and the ways to end."""
+"""The steps of a worker with a job, each of one transaction: claim, renew, record, and the ways to end."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Effect = Callable[[Session, Claim, Mapping[str, str]], None]
 
 
 class Order(StrEnum):
-    """What a worker is to do with the job that it holds."""
+    """An instruction to the worker that holds a job."""
 
     run = "run"
     pause = "pause"
@@ -46,10 +46,10 @@ class Order(StrEnum):
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why an attempt did not finish."""
+    """The reason that an attempt did not finish."""
 
     fault: Literal["spec", "machine", "service"]
-    """Whose fault it is: what was asked for, the machine that ran it, or our own."""
+    """The thing at fault: the spec, the machine that ran it, or the service."""
     cause: str
     """One word for programs: `impossible`, `out_of_memory`, `exit_1`, `SIGKILL`, `heartbeat_lost`, ..."""
     detail: str
@@ -103,11 +103,13 @@ def renew(session: Session, claim: Claim, lease_seconds: float) -> Order:
     return _order(session, claim, standing)
 
 
-def store_checkpoint(session: Session, claim: Claim, said: Checkpoint, written: BlobDraft) -> None:
+def store_checkpoint(session: Session, claim: Claim, checkpoint: Checkpoint, draft: BlobDraft) -> None:
     """Keep a checkpoint with the job. Raises LostLease, and BlobGone when it waited too long."""
     repository.write(session, claim)
     held = {"attempt": claim.attempt, "fence": claim.fence}
-    checkpoints.add(session, claim.job_id, written, file=said.file, phase=said.phase, step=said.step, **held)
+    checkpoints.add(
+        session, claim.job_id, draft, file=checkpoint.file, phase=checkpoint.phase, step=checkpoint.step, **held
+    )
 
 
 def _order(session: Session, claim: Claim, standing: JobStanding) -> Order:
@@ -121,9 +123,9 @@ def _order(session: Session, claim: Claim, standing: JobStanding) -> Order:
 
 
 def record(session: Session, claim: Claim, events: Sequence[Event], progress: Progress | None, phase: str) -> Order:
-    """Write down what the engine said; gives what is to be done with the job. Raises LostLease.
+    """Store the engine's events and progress; gives what is to be done with the job. Raises LostLease.
 
-    Events that the diary already has are dropped: a resumed run says them again.
+    Events that the event log already has are dropped: a resumed run repeats them.
     """
     values: dict[str, Any] = {"phase": phase}
     if progress is not None:
@@ -258,7 +260,7 @@ def _settle_unheld(session: Session, job: JobRow, standing: JobStanding, worker_
 
 
 def _lost_before(session: Session, taken: Claim) -> Trouble | None:
-    """What became of the attempt before, when its worker never said: its claim is the job's newest change."""
+    """The trouble of the attempt before, when its worker never reported: its claim is the job's newest change."""
     newest = repository.last_change(session, taken.job_id, ("created", "claimed", "requeued", "paused"))
     if newest is None or newest.kind != "claimed":
         return None

@@ -1,4 +1,4 @@
-"""HTTP for data sets: which come along, and users' own."""
+"""HTTP for data sets: built-in ones and user data sets."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def create_dataset(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> DatasetDetail:
-    """Have images taken in as a data set: a job looks at each, makes the parts that are missing, and stores them."""
+    """Take in images as a data set: a job looks at each, makes the splits that are missing, and stores them."""
     with recorded(caller) as session:
         (dataset, job), replayed = service.create(session, caller, body, idempotency_key)
-        caller.note.tell(dataset_id=dataset.id)
+        caller.note.add(dataset_id=dataset.id)
         made = detail(dataset, job)
     response.headers["Location"] = made.links.self
     if replayed:
@@ -53,7 +53,7 @@ def create_dataset(
 def list_datasets(
     caller: Annotated[Caller, needs("jobs:read")], query: Annotated[PageQuery, Query()]
 ) -> Page[DatasetRead]:
-    """The project's own data sets, newest first."""
+    """The project's data sets, newest first."""
     after = decode_position(query.cursor)
     with reading() as session:
         rows = PRODUCTS.page(session, caller, after, query.limit + 1)
@@ -63,7 +63,7 @@ def list_datasets(
 
 @router.get("/{dataset_id}", tags=["datasets"], responses=problems(404))
 def read_dataset(caller: Annotated[Caller, needs("jobs:read")], dataset_id: str) -> DatasetDetail:
-    """One data set, with all that was found in its images."""
+    """One data set, with the report on its images."""
     with reading() as session:
         return detail(*PRODUCTS.read(session, caller, dataset_id))
 

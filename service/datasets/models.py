@@ -14,7 +14,7 @@ from service.products.models import ProductRow
 
 
 class DatasetState(StrEnum):
-    """Where a data set stands."""
+    """The states of a data set."""
 
     ingesting = "ingesting"
     """Its job has not ended."""
@@ -32,7 +32,7 @@ class DatasetRow(ProductRow):
     __table_args__ = (Index("ix_datasets_list", "project_id", "created_at", "id"),)
 
     source: Mapped[dict[str, Any]] = mapped_column(JSON)
-    """Where its images came from: retort.ingest.Origin."""
+    """The source of its images: retort.ingest.Origin."""
     digest: Mapped[str | None]
     """sha256, hex, of the archive; null until its job has succeeded, as the facts."""
     facts: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))

@@ -1,4 +1,4 @@
-"""What the API shows of users' data sets; what it takes is retort.ingest.Ingest."""
+"""User data sets as the API shows them; it takes a retort.ingest.Ingest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.schemas import ResponseModel
 
 
 class DatasetLinks(ResponseModel):
-    """Where the data set and its job are, as paths."""
+    """Paths of the data set and its job."""
 
     self: str
     job: str | None
@@ -25,20 +25,20 @@ class DatasetRead(ResponseModel):
     """Images that were taken in, or are being."""
 
     id: str
-    """What a recipe names: `{"name": "stored", "dataset": id}`."""
+    """The name for recipes: `{"name": "stored", "dataset": id}`."""
     name: str
     state: DatasetState
-    """Where it stands: ingesting, ready or failed."""
+    """Its state: ingesting, ready or failed."""
     error: str | None
     """One sentence why it cannot be used, if it cannot."""
     source: Origin
-    """Where its images came from."""
+    """The source of its images."""
     digest: str | None
     """sha256, hex, of its archive: the same images, names and settings give the same. Null until it is ready."""
     size: int | None
     """Bytes of its archive."""
     facts: DataFacts | None
-    """Classes, parts and statistics."""
+    """Classes, splits and statistics."""
     job_id: str | None
     """The job that makes or made it."""
     created_at: datetime
@@ -46,10 +46,10 @@ class DatasetRead(ResponseModel):
 
 
 class DatasetDetail(DatasetRead):
-    """One data set, with all that was found in its images."""
+    """One data set, with the report on its images."""
 
     report: dict[str, Any] | None
-    """How its classes were told, sizes, formats, duplicates, what was broken or left out, and warnings."""
+    """The source of its classes, sizes, formats, duplicates, broken and omitted files, and warnings."""
 
 
 def shown(dataset: DatasetRow, job: JobRow | None) -> DatasetRead:

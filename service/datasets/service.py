@@ -1,4 +1,4 @@
-"""What one can do with data sets: ask which come along, and have one's own taken in."""
+"""Built-in data sets, and the ingestion of user data sets."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def create(
 
 def facts_of(project_id: str, dataset: Dataset) -> DataFacts | None:
     """The facts of a data set that a spec names, as far as they are known here: those of users' own are in the
-    database; None where only a worker can tell. Raises DatasetError and OSError."""
+    database; None where only a worker knows them. Raises DatasetError and OSError."""
     if not isinstance(dataset, Stored):
         return dataset.facts(get_settings().data_roots)
     with reading() as session:
@@ -90,7 +90,7 @@ def facts_of(project_id: str, dataset: Dataset) -> DataFacts | None:
 
 
 def dataset_problem(project_id: str, dataset: Dataset) -> str | None:
-    """One sentence why a data set cannot be used, if it cannot and that can be told here."""
+    """One sentence why a data set cannot be used, if it cannot and that shows here."""
     try:
         facts_of(project_id, dataset)
     except DatasetError as error:
@@ -101,7 +101,7 @@ def dataset_problem(project_id: str, dataset: Dataset) -> str | None:
 
 
 def _wrong_folder(spec: Ingest) -> FieldError | None:
-    """What is wrong with a folder, as far as it can be told here: a worker may see it where this machine does not."""
+    """The error in a folder, as far as it shows here: a worker may see the folder where this machine does not."""
     path = spec.source.folder
     if path is None:
         return None

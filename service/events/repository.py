@@ -1,4 +1,4 @@
-"""All SQL about the diary."""
+"""All SQL that reads events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.jobs.models import TERMINAL, EventRow, JobRow
 
 @dataclass(frozen=True)
 class Head:
-    """How far a diary has come."""
+    """The end of a job's event log."""
 
     last: int
     """Number of its newest event; 0 when there is none."""
@@ -34,7 +34,7 @@ def page(session: Session, job_id: str, after: int, limit: int) -> Sequence[Even
 
 
 def heads(session: Session, job_ids: Collection[str]) -> dict[str, Head]:
-    """How far the diaries of those jobs have come; without those that do not exist."""
+    """The ends of those jobs' event logs; without jobs that do not exist."""
     rows = session.execute(select(JobRow.id, JobRow.next_event, JobRow.state).where(JobRow.id.in_(job_ids)))
     return {job_id: Head(following - 1, state in TERMINAL) for job_id, following, state in rows}
 
@@ -47,6 +47,6 @@ def newest(session: Session, job_ids: Collection[str], count: int) -> Sequence[E
 
 
 def bodies(session: Session, job_id: str, kinds: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """What all events of those kinds say, in order."""
+    """The bodies of all events of those kinds, in order."""
     found = select(EventRow.body).where(EventRow.job_id == job_id, EventRow.kind.in_(kinds)).order_by(EventRow.number)
     yield from session.scalars(found)

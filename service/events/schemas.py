@@ -1,4 +1,4 @@
-"""What the API shows of the diary."""
+"""Events as the API shows them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from service.schemas import ResponseModel
 
 
 class EventQuery(PageQuery):
-    """Which part of the diary to list."""
+    """The part of a job's events to list."""
 
     after: int = Field(default=0, ge=0, lt=2**31)
     """Only events with higher numbers."""
 
 
 class EventRead(ResponseModel):
-    """One numbered line of a job's diary."""
+    """One numbered event of a job."""
 
     number: int
     """Counts from 1, without gap or repeat."""

@@ -1,4 +1,4 @@
-"""HTTP for exports: what is offered, and with which fields."""
+"""HTTP for the catalogue of exports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs, workers, database and broker as numbers, for Prometheus; read when somebody asks, once a second at most."""
+"""Jobs, workers, database and broker as numbers, for Prometheus; read at a scrape, once a second at most."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Counts:
-    """What the database knows."""
+    """Counts of jobs and workers in the database."""
 
     jobs: dict[State, int]
     left_behind: int
@@ -51,7 +51,7 @@ class FleetSnapshot:
 
 
 class Fleet(Collector):
-    """Takes a snapshot when it is asked and the last one is old. Who asks meanwhile waits for it and gets the same."""
+    """Takes a snapshot when it is asked and the last one is old. A scrape meanwhile waits for it and gets the same."""
 
     def __init__(self) -> None:
         self._taken: FleetSnapshot | None = None
@@ -89,7 +89,7 @@ def gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
 
 
 def of_counts(counts: Counts) -> Iterator[Metric]:
-    """Counts as metrics; a state that no job is in is told as 0."""
+    """Counts as metrics; a state that no job is in counts 0."""
     jobs = GaugeMetricFamily("retort_jobs", "Jobs by state.", labels=("state",))
     for state in State:
         jobs.add_metric((state.value,), counts.jobs.get(state, 0))
@@ -107,7 +107,7 @@ def of_counts(counts: Counts) -> Iterator[Metric]:
 
 
 def read_counts(lease_seconds: float) -> Counts | None:
-    """What the database knows; None, and a line in the log, when it does not answer."""
+    """Counts of jobs and workers in the database; None, and a line in the log, when it does not answer."""
     try:
         with reading() as session:
             return _count(session, lease_seconds)
@@ -136,5 +136,5 @@ registry.register(Fleet())
 
 
 def scrape() -> bytes:
-    """All that the front end tells, in Prometheus's text format."""
+    """All metrics of the front end, in Prometheus's text format."""
     return generate_latest(metrics.registry) + generate_latest(registry)

@@ -1,4 +1,4 @@
-"""What the API shows of its own health."""
+"""Health as the API shows it."""
 
 from __future__ import annotations
 

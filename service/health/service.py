@@ -9,7 +9,7 @@ from service.health.schemas import Readiness
 
 
 def ready() -> Readiness:
-    """How database and broker do. Raises Unavailable unless the database answers and is migrated."""
+    """The state of database and broker. Raises Unavailable unless the database answers and is migrated."""
     found, wanted = revisions.current(get_engine()), revisions.head()
     if found != wanted:
         raise Unavailable(f"the database stands at migration {found or 'none'}; {wanted} is wanted, so migrate it")

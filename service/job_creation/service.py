@@ -25,7 +25,7 @@ from service.wake_up import ring_after_commit
 
 @dataclass(frozen=True)
 class Submission:
-    """What a caller sent to have a job made."""
+    """A caller's request to make a job."""
 
     kind: str
     body: Any
@@ -88,6 +88,6 @@ def made_before(session: Session, caller: Caller, sent: Submission) -> JobRow | 
     job = repository.by_idempotency_key(session, caller.project_id, sent.idempotency_key)
     if job is not None and job.body_digest != sent.digest:
         key = quote(sent.idempotency_key)
-        said = f"the idempotency key {key} has made job {job.id} of another body; wanted a new key"
-        raise Invalid.of([FieldError(parameter="Idempotency-Key", detail=said, found=sent.idempotency_key)])
+        detail = f"the idempotency key {key} has made job {job.id} of another body; wanted a new key"
+        raise Invalid.of([FieldError(parameter="Idempotency-Key", detail=detail, found=sent.idempotency_key)])
     return job

@@ -13,19 +13,19 @@ from service.db import database_now
 from service.jobs.models import EventRow, JobRow
 
 FIRST = 1
-"""Number of a diary's first event."""
+"""Number of a job's first event."""
 _INSERT = insert(EventRow.__table__)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is to be written down."""
+    """An event to be written."""
 
     kind: str
     body: dict[str, Any]
-    """Those of `phase, student, epoch, step, values, text, data` that it has."""
+    """Those of `phase, network, epoch, step, values, text, data` that it has."""
     key: str | None = None
-    """An entry whose key the diary already has is dropped; without a key it is always written."""
+    """An entry whose key the event log already has is dropped; without a key it is always written."""
 
 
 def change(kind: str, text: str | None = None, **data: Any) -> Entry:
@@ -35,13 +35,13 @@ def change(kind: str, text: str | None = None, **data: Any) -> Entry:
 
 
 def begin(session: Session, job: JobRow, entry: Entry) -> None:
-    """Write the first line of a new job's diary; nobody else knows the job yet, so nothing is locked or counted."""
+    """Write the first line of a new job's event log; nobody else knows the job yet, so nothing is locked or counted."""
     first = {"number": FIRST, "key": entry.key, "kind": entry.kind, "at": job.created_at, "attempt": 0}
     session.connection().execute(_INSERT, {"job_id": job.id, "body": entry.body, **first})
 
 
 def append(session: Session, job_id: str, attempt: int, entries: Sequence[Entry]) -> list[Entry]:
-    """Write entries under the next numbers of the job's diary; gives those that were new.
+    """Write entries under the next numbers of the job's event log; gives those that were new.
 
     Locks the job's row until the transaction ends, which is what keeps numbers without gap or repeat. Raises
     NoResultFound when there is no such job.

@@ -1,4 +1,4 @@
-"""All SQL about jobs that their owners cause; what workers cause stands in service.workers.repository."""
+"""All SQL about jobs that their owners cause; what workers cause stands in service.claims.repository."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Queue:
     served_at: Mapping[str, float]
     """When a job of each project was last claimed."""
     wait_seconds: Mapping[str, float]
-    """How long those are not claimed yet that must wait."""
+    """Seconds until those may be claimed that must wait."""
 
 
 _COLUMNS = JobRow.__table__.c
@@ -49,10 +49,10 @@ def add(session: Session, job: JobRow, tags: Sequence[str]) -> bool:
     for name, value in _DEFAULTS.items():
         if getattr(job, name) is None:
             setattr(job, name, value)
-    said = {name: value for name, value in vars(job).items() if name in _COLUMNS}
+    values = {name: value for name, value in vars(job).items() if name in _COLUMNS}
     try:
         with session.begin_nested() if job.idempotency_key is not None else nullcontext():
-            session.connection().execute(_INSERT, said)
+            session.connection().execute(_INSERT, values)
     except IntegrityError:
         if job.idempotency_key is None:
             raise
@@ -82,7 +82,7 @@ def by_idempotency_key(session: Session, project_id: str, key: str) -> JobRow | 
 
 
 def remove(session: Session, job: JobRow) -> None:
-    """Delete a job with its diary, tags and artifacts; their blobs are swept later."""
+    """Delete a job with its events, tags and artifacts; their blobs are swept later."""
     session.execute(delete(JobRow).where(JobRow.id == job.id))
 
 

@@ -1,4 +1,4 @@
-"""What the API takes and shows of jobs."""
+"""Jobs as the API takes and shows them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ShownState = Annotated[State, MarksTerminal()]
 
 
 class JobQuery(PageQuery):
-    """Which jobs to list."""
+    """Filters of the list of jobs."""
 
     state: list[State] = Field(default=[], max_length=len(State))
     """Only jobs in this state; given several times, in any of these."""
@@ -46,10 +46,10 @@ class JobQuery(PageQuery):
 
 
 class Failure(ResponseModel):
-    """Why the last attempt did not finish."""
+    """The reason that the last attempt did not finish."""
 
     fault: Literal["spec", "machine", "service"]
-    """What has to change before it can succeed."""
+    """The thing that has to change before it can succeed."""
     cause: str
     """A word for it: an exit code, a signal, out of memory, heartbeat lost."""
     detail: str
@@ -57,7 +57,7 @@ class Failure(ResponseModel):
 
 
 class JobLinks(ResponseModel):
-    """Where the job's parts are, as paths."""
+    """Paths of the job's parts."""
 
     self: str
     events: str
@@ -66,45 +66,45 @@ class JobLinks(ResponseModel):
 
 
 class QueuePlace(ResponseModel):
-    """Why a queued job has not started, at most a second old."""
+    """The place of a queued job and the reason that it has not started, at most a second old."""
 
     position: int
     """Its place among the queued jobs; 1 is next."""
     workers: int
-    """How many are alive."""
+    """Number of live workers."""
     busy: int
-    """How many of them run a job."""
+    """Number of them that run a job."""
     reason: str
     """One sentence."""
 
 
 class JobRead(ResponseModel):
-    """One run of one recipe."""
+    """One run of one spec."""
 
     id: str
     kind: str
-    """What it does: `distill`, or work for another feature, such as `ingest`."""
+    """Its work: `distill`, or work for another feature, such as `ingest`."""
     name: str
     tags: list[str]
     state: ShownState
-    """Where it stands."""
+    """Its state."""
     wanted: Wanted
-    """What its owner wants of it."""
+    """Its owner's wish."""
     terminal: bool
     """Whether its state is final."""
     phase: str | None
-    """What it is doing: preparing, teaching, a method's own phase, distilling, compressing, exporting, evaluating."""
+    """Its present work: preparing, teaching, a method's own phase, distilling, compressing, exporting, evaluating."""
     progress: StoredProgress | None
-    """Where it stands in that phase."""
+    """Its progress in that phase."""
     latest: dict[str, dict[str, float]]
     """The newest metrics of each network, by its name."""
     priority: int
     """Higher ones start first within the project."""
     attempt: int
-    """How often it was started."""
+    """Number of its starts."""
     max_attempts: int
     error: Failure | None
-    """Why the last attempt did not finish."""
+    """The reason that the last attempt did not finish."""
     created_at: datetime
     started_at: datetime | None
     deadline_at: datetime | None
@@ -114,10 +114,10 @@ class JobRead(ResponseModel):
 
 
 class JobDetail(JobRead):
-    """One job, with its recipe and why it waits."""
+    """One job, with its spec and the reason that it waits."""
 
     spec: StoredSpec
-    """As it was resolved and stored; of another kind than `distill`, that kind's spec."""
+    """The spec as it was resolved and stored; of a job of kind `distill`, the recipe."""
     waiting: QueuePlace | None
     """Null unless it is queued."""
 

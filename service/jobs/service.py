@@ -1,4 +1,4 @@
-"""What one can do with jobs."""
+"""Reading, listing and deleting jobs, and their owners' wishes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What jobs use that have not ended: data sets, models, uploads, and networks of earlier jobs. All of that stays.
+"""The things that jobs use which have not ended: data sets, models, uploads, networks of earlier jobs. They stay.
 
-Who deletes a thing has locked it before he asks who uses it, and who makes a job holds what it uses until his
-transaction ends: so one of them waits for the other, and sees what became of it.
+A deletion locks the thing before it asks for its users, and the making of a job holds the things that the job uses
+until its transaction ends: so one of the two waits for the other, and sees what became of it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ GOING_ON = [state for state in State if state not in TERMINAL]
 NAMED = 5
 """Jobs that a refusal names at most."""
 SPECS_A_LOOK = 100
-"""How many specs are in memory at once."""
+"""Number of specs in memory at once."""
 USED_SECONDS = 3600.0
-"""How exactly it is known when a data set or a model was last used."""
+"""The precision of the time at which a data set or a model was last used."""
 WORDS = {"dataset": "data set"}
 """The word of a kind of thing for people, where that is another."""
 STORED: dict[str, Table] = {}

@@ -1,4 +1,5 @@
-"""Why a queued job waits: its turn among all jobs and the live workers, from a snapshot at most a second old."""
+"""The reason that a queued job waits: its turn among all jobs and the live workers, from a snapshot at most a second
+old."""
 
 from __future__ import annotations
 
@@ -97,7 +98,7 @@ def _reason(snapshot: QueueSnapshot, job: JobRow, position: int, busy: int) -> s
 
 
 def _missing(job: JobRow, workers: Sequence[WorkerRow]) -> str | None:
-    """What the job needs and no live worker has; None when there is one that has it all."""
+    """One sentence about a need that no live worker meets; None when one meets them all."""
     able = [worker for worker in workers if worker.gpu is not None or not job.needs_gpu]
     if not able:
         return "it needs a GPU, and no live worker has one"

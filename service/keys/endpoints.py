@@ -41,7 +41,7 @@ def create_key(
     """Make a key. Its text is in the answer, this once."""
     with recorded(caller) as session:
         key, project, text = service.create(session, caller, asked)
-        caller.note.tell(key_id=key.id)
+        caller.note.add(key_id=key.id)
     return KeyMade(**shown(key, project).model_dump(), key=text)
 
 
@@ -52,7 +52,7 @@ def rotate_key(
     """Make a key's successor, which may do the same, and let the old one end after a grace time."""
     with recorded(caller) as session:
         key, project, text = service.rotate(session, key_id, query.grace_seconds)
-        caller.note.tell(successor=key.id)
+        caller.note.add(successor=key.id)
     return KeyMade(**shown(key, project).model_dump(), key=text)
 
 

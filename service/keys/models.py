@@ -1,4 +1,4 @@
-"""Keys: what a caller shows to be let in."""
+"""The keys that callers show."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ class KeyRow(Base):
 
     @property
     def granted(self) -> frozenset[Scope]:
-        """What it may do; `admin` stands for all."""
+        """Its scopes; `admin` stands for all."""
         return frozenset({"admin"}) if self.admin else read(self.scopes)

@@ -1,4 +1,4 @@
-"""What one can do with keys."""
+"""Authentication by a key; making, rotating and revoking keys."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def create(session: Session, caller: Caller, asked: KeyCreate) -> tuple[KeyRow, 
         project = projects.by_name(session, asked.project)
     ends = asked.expires_at.timestamp() if asked.expires_at is not None else None
     if ends is not None and ends <= read_now(session):
-        said = f"expires_at is {asked.expires_at}, which is over; wanted a time to come"
-        raise Invalid.of([FieldError(pointer="/expires_at", detail=said)])
+        found = f"expires_at is {asked.expires_at}, which is over; wanted a time to come"
+        raise Invalid.of([FieldError(pointer="/expires_at", detail=found)])
     key, text = make(session, project.id, asked.name, asked.scopes, expires_at=ends)
     return key, project.name, text
 
@@ -119,7 +119,7 @@ def rotate(session: Session, key_id: str, grace_seconds: float) -> tuple[KeyRow,
 def create_local_key(
     session: Session, name: str, project: str = projects.DEFAULT, *, scopes: Collection[Scope] = ADMIN
 ) -> str:
-    """The text of a new key, for who sits at the service's own machine; makes the project where it is missing."""
+    """The text of a new key, for an operator at the service's own machine; makes the project where it is missing."""
     return make(session, projects.ensure(session, project).id, name, scopes)[1]
 
 
@@ -164,7 +164,7 @@ def _find(session: Session, text: str) -> LiveKey | None:
 
 def _hash(text: str) -> str:
     # No salt and no slow hash: the text holds 160 bits of chance, which nobody guesses. And the time to look a hash up
-    # tells nothing of the text: who changes one letter of it gets another hash altogether.
+    # says nothing of the text: one changed letter gives another hash altogether.
     return hashlib.sha256(text.encode()).hexdigest()
 
 

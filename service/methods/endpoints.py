@@ -1,4 +1,4 @@
-"""HTTP for methods: what is offered, and where each comes from."""
+"""HTTP for the catalogue of methods."""
 
 from __future__ import annotations
 

@@ -36,10 +36,10 @@ def create_model(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> ModelDetail:
-    """Bring a trained network: a job builds it and tries it, and then recipes may name it."""
+    """Take in a trained network: a job builds and tries it, and then recipes may name it."""
     with recorded(caller) as session:
         (model, job), replayed = service.create(session, caller, body, idempotency_key)
-        caller.note.tell(model_id=model.id)
+        caller.note.add(model_id=model.id)
         made = detail(model, job)
     response.headers["Location"] = made.links.self
     if replayed:
@@ -49,7 +49,7 @@ def create_model(
 
 @router.get("", responses=problems(422))
 def list_models(caller: Annotated[Caller, needs("jobs:read")], query: Annotated[PageQuery, Query()]) -> Page[ModelRead]:
-    """The project's own models, newest first."""
+    """The project's models, newest first."""
     after = decode_position(query.cursor)
     with reading() as session:
         rows = PRODUCTS.page(session, caller, after, query.limit + 1)
@@ -72,12 +72,12 @@ def check_model(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> JobDetail:
-    """Try a model on labelled images: a job whose report tells its accuracy, and whether order or input seem wrong.
+    """Try a model on labelled images: a job whose report holds its accuracy, and whether order or input seem wrong.
 
     The body is a Check without `model`."""
     with recorded(caller) as session:
         job, replayed = service.check(session, caller, model_id, body, idempotency_key)
-        caller.note.tell(job_id=job.id)
+        caller.note.add(job_id=job.id)
         made = describe(session, job)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     if replayed:

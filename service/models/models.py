@@ -15,7 +15,7 @@ from service.products.models import ProductRow
 
 
 class ModelState(StrEnum):
-    """Where a model stands."""
+    """The states of a model."""
 
     checking = "checking"
     """The job that takes it in has not ended."""
@@ -36,7 +36,7 @@ class ModelRow(ProductRow):
     architecture: Mapped[str]
     """Name in the catalogue, or `onnx`."""
     classes: Mapped[int | None]
-    """Null while nobody has looked into an ONNX file, as what follows."""
+    """Null until its job has looked into an ONNX file, as the columns below."""
     class_names: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
     expects: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     """retort.user_model.Expects."""
@@ -53,6 +53,6 @@ uses.register("model", ModelRow)
 
 
 def record_of(model: ModelRow) -> UserModel:
-    """What the engine needs to know of it."""
+    """The record of a model for the engine."""
     fields = ("id", "form", "architecture", "classes", "class_names", "expects", "card")
     return UserModel.model_validate({name: getattr(model, name) for name in fields})

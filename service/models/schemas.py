@@ -1,4 +1,4 @@
-"""What the API takes and shows of users' models."""
+"""User models as the API takes and shows them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from service.schemas import RequestModel, ResponseModel
 
 
 class ExpectsAsked(RequestModel):
-    """What the network's images must look like; what is left out here the file itself has to say."""
+    """The form of the network's images; fields that are left out here must be in the file."""
 
     size: int | None = Field(default=None, ge=1, le=1024)
     """Side of the square image, in pixels."""
@@ -31,22 +31,22 @@ class ExpectsAsked(RequestModel):
 
 
 class ModelCreate(RequestModel):
-    """A network to bring: a file that was uploaded, or a network of an earlier job."""
+    """A network to take in: a file that was uploaded, or a network of an earlier job."""
 
     name: str = Field(min_length=1, max_length=200)
-    """What it is called, for people."""
+    """Its name, for people."""
     upload: str | None = Field(default=None, pattern=r"^upload_[0-9a-z]+$")
     """Id of a complete upload of kind `model`."""
     form: Form | None = None
-    """What the uploaded file is."""
+    """The format of the uploaded file."""
     architecture: str | None = Field(default=None, max_length=200)
     """Of safetensors: the architecture's name in the catalogue."""
     classes: int | None = Field(default=None, ge=2, le=MOST_CLASSES)
-    """How many classes it tells apart, where class_names are not given."""
+    """Number of its classes, where class_names are not given."""
     class_names: tuple[ClassName, ...] | None = Field(default=None, min_length=2, max_length=MOST_CLASSES)
     """Name of each class, in the order of its outputs."""
     expects: ExpectsAsked = ExpectsAsked()
-    """What its images must look like."""
+    """The form of its images."""
     job: str | None = Field(default=None, pattern=r"^job_[0-9a-z]+$")
     """Id of a job that has succeeded, instead of an upload; all else is then known."""
     network: NetworkName | None = None
@@ -54,7 +54,7 @@ class ModelCreate(RequestModel):
 
 
 class ModelLinks(ResponseModel):
-    """Where the model and its job are, as paths."""
+    """Paths of the model and its job."""
 
     self: str
     job: str | None
@@ -63,24 +63,24 @@ class ModelLinks(ResponseModel):
 
 
 class ModelRead(ResponseModel):
-    """A trained network that a user brought."""
+    """A user model: a trained network."""
 
     id: str
-    """What a recipe names: `"teacher": {"model": id}`."""
+    """The name for recipes: `"teacher": {"model": id}`."""
     name: str
     state: ModelState
-    """Where it stands: checking, ready or refused."""
+    """Its state: checking, ready or refused."""
     error: str | None
     """One sentence why it cannot be used, if it cannot."""
     form: Form
     architecture: str
     """Name in the catalogue, or `onnx`."""
     classes: int | None
-    """Null while nobody has looked into an ONNX file, as what follows."""
+    """Null until its job has looked into an ONNX file, as the fields below."""
     class_names: list[str] | None
-    """Name of each class, in the order of its outputs; null where nobody said them."""
+    """Name of each class, in the order of its outputs; null where they are unknown."""
     expects: Expects | None
-    """What its images must look like."""
+    """The form of its images."""
     size: int
     """Bytes of its file."""
     sha256: str

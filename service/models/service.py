@@ -1,4 +1,4 @@
-"""What one can do with models: bring one, have it checked on a data set, give it up."""
+"""Taking in a user model, and checking one on a data set."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from service.uploads.service import use
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A network that may become a model: all that its row says of it."""
+    """A network that may become a model: the columns of its row."""
 
     form: str
     architecture: str
@@ -67,7 +67,7 @@ def create(
         raise Invalid.of(field_errors(error, ModelCreate, body)) from None
     sent = Submission(CHECK, body, idempotency_key)
     try:
-        brought = _examined(caller.project_id, asked)
+        source = _source(caller.project_id, asked)
     except Invalid:
         made = made_before(session, caller, sent)
         if made is None:
@@ -76,7 +76,7 @@ def create(
     made = made_before(session, caller, sent)
     if made is not None:
         return PRODUCTS.made_by(session, made, sent), True
-    brought = replace(brought, blob_id=_held(session, brought))
+    source = replace(source, blob_id=_held(session, source))
     model_id = new_id("model", read_now(session))
     job, replayed = enqueue(session, caller, sent, Check(model=model_id), name=f"takes in {asked.name}"[:200])
     if replayed:
@@ -87,7 +87,7 @@ def create(
         name=asked.name,
         job_id=job.id,
         created_at=job.created_at,
-        **vars(brought),
+        **vars(source),
     )
     add(session, model)
     return (model, job), False
@@ -125,16 +125,16 @@ def check(
     return enqueue(session, caller, sent, spec, name=f"checks {model.name}"[:200], needs_disk_bytes=needs)
 
 
-def _held(session: Session, brought: ModelSource) -> str:
-    """The id of the bytes that were examined, which no sweep takes until the transaction ends. Raises Invalid."""
-    blob_id = refer(session, BlobDraft(brought.blob_id, brought.sha256, brought.size))
+def _held(session: Session, source: ModelSource) -> str:
+    """The id of the bytes that were checked, which no sweep takes until the transaction ends. Raises Invalid."""
+    blob_id = refer(session, BlobDraft(source.blob_id, source.sha256, source.size))
     if blob_id is None:
         raise Invalid("the file was deleted while it was looked at")
     return blob_id
 
 
-def _examined(project_id: str, asked: ModelCreate) -> ModelSource:
-    """What is brought, as far as it can be told without torch. Raises Invalid."""
+def _source(project_id: str, asked: ModelCreate) -> ModelSource:
+    """The network that is asked for, as far as it is known without torch. Raises Invalid."""
     if (asked.upload is None) == (asked.job is None):
         found = "neither upload nor job is given" if asked.upload is None else "both upload and job are given"
         raise Invalid.of([FieldError(pointer="/upload", detail=f"{found}; wanted one of them")])
@@ -164,8 +164,8 @@ def _of_job(project_id: str, asked: ModelCreate) -> ModelSource:
         detail = f"the head of {asked.network} was replaced by the method {student['wrapper']['method']}"
         wanted = "a network as its architecture gives it is wanted here"
         raise Invalid.of([FieldError(pointer="/network", detail=f"{detail}; {wanted}")])
-    told = from_description(student)
-    return _brought("safetensors", told, found[1], asked)
+    known = from_description(student)
+    return _merged("safetensors", known, found[1], asked)
 
 
 def _of_upload(project_id: str, asked: ModelCreate) -> ModelSource:
@@ -177,14 +177,14 @@ def _of_upload(project_id: str, asked: ModelCreate) -> ModelSource:
     with transaction() as session:
         upload = use(session, project_id, asked.upload, UploadKind.model, "/upload")
         blob = session.get_one(BlobRow, upload.blob_id)
-    told: dict[str, Any] = {}
+    known: dict[str, Any] = {}
     if asked.form == "safetensors":
-        told = expects_in(_metadata(blob))
-    return _brought(asked.form, told, blob, asked)
+        known = expects_in(_metadata(blob))
+    return _merged(asked.form, known, blob, asked)
 
 
 def _metadata(blob: BlobRow) -> Mapping[str, str]:
-    """What a safetensors file says of itself. Raises Invalid where it is none."""
+    """The metadata of a safetensors file. Raises Invalid where the upload is none."""
     try:
         return read_header(lambda begin, end: b"".join(read_bytes(blob.id, range(begin, end))), blob.size or 0).metadata
     except TensorFileError as error:
@@ -193,21 +193,21 @@ def _metadata(blob: BlobRow) -> Mapping[str, str]:
         raise Invalid.of([FieldError(pointer="/upload", detail="the upload was given up meanwhile")]) from None
 
 
-def _brought(form: str, told: Mapping[str, Any], blob: BlobRow, asked: ModelCreate) -> ModelSource:
-    """Put together what the user says and, where he says nothing, what the file says. Raises Invalid."""
-    names = list(asked.class_names) if asked.class_names is not None else told.get("class_names")
+def _merged(form: str, known: Mapping[str, Any], blob: BlobRow, asked: ModelCreate) -> ModelSource:
+    """The source from the user's fields and, where those are missing, the file's. Raises Invalid."""
+    names = list(asked.class_names) if asked.class_names is not None else known.get("class_names")
     classes = asked.classes if names is None else len(names)
-    architecture = asked.architecture or told.get("architecture")
-    said = {**told.get("expects", {}), **asked.expects.model_dump(exclude_none=True)}
-    expects, wrong = parsed_expects(said)
+    architecture = asked.architecture or known.get("architecture")
+    given = {**known.get("expects", {}), **asked.expects.model_dump(exclude_none=True)}
+    expects, wrong = parsed_expects(given)
     if form == ONNX:
         architecture = architecture or ONNX
         # What is missing the file may say, which a worker looks into.
-        wrong = () if not said else wrong
+        wrong = () if not given else wrong
     errors = [
         *_architecture_errors(form, architecture),
         *_class_errors(form, asked, classes),
-        *(_expects_error(name, said) for name in wrong),
+        *(_expects_error(name, given) for name in wrong),
     ]
     if errors or architecture is None:
         raise Invalid.of(errors)
@@ -227,7 +227,7 @@ def _architecture_errors(form: str, architecture: str | None) -> Iterator[FieldE
     if form == ONNX:
         if architecture != ONNX:
             yield FieldError(
-                pointer="/architecture", detail=f"architecture is {quote(architecture)}; an ONNX file brings its own"
+                pointer="/architecture", detail=f"architecture is {quote(architecture)}; an ONNX file has its own"
             )
     elif architecture is None:
         yield FieldError(
@@ -246,7 +246,7 @@ def _class_errors(form: str, asked: ModelCreate, classes: int | None) -> Iterato
         yield FieldError(pointer="/classes", detail=f"classes is {asked.classes}, but there are {classes} class_names")
 
 
-def _expects_error(name: str, said: Mapping[str, Any]) -> FieldError:
+def _expects_error(name: str, given: Mapping[str, Any]) -> FieldError:
     wanted = {
         "size": "the side of its images in pixels",
         "channel_order": "rgb or bgr",
@@ -255,7 +255,7 @@ def _expects_error(name: str, said: Mapping[str, Any]) -> FieldError:
         "std": "what each channel is divided by",
     }
     field = name.partition("/")[0]
-    known = said.get(field)
+    known = given.get(field)
     detail = (
         f"expects.{field} is missing, and the file does not say it; wanted {wanted[field]}"
         if known is None and field in wanted

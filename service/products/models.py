@@ -13,7 +13,7 @@ from service.jobs.models import TERMINAL, JobRow
 
 
 class Stage(Enum):
-    """How far a product has come; each kind of products has words of its own for these."""
+    """The stages of a product; each kind of products has words of its own for them."""
 
     pending = "pending"
     """Its job has not ended."""
@@ -46,7 +46,7 @@ class ProductRow(Base):
 
 
 def stage_of(product: ProductRow, job: JobRow | None) -> Stage:
-    """How far a product has come."""
+    """The stage of a product."""
     if product.report is not None:
         return Stage.ready
     return Stage.failed if job is None or job.state in TERMINAL else Stage.pending

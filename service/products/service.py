@@ -37,7 +37,7 @@ class ProductKind(Generic[Row, State]):
     """The address of the list of them."""
     states: Mapping[Stage, State]
     pending: str
-    """What its job does with it, in a sentence that goes on with "by job ...": `it is still being checked`."""
+    """The work of its job, in a sentence that goes on with "by job ...": `it is still being checked`."""
     failure: Callable[[JobRow, str], str]
     """One sentence why it cannot be used, from the job that failed and the detail of its error."""
     deletable_while_pending: bool = True
@@ -45,7 +45,7 @@ class ProductKind(Generic[Row, State]):
     """Name of the job's artifact that is the same file and is deleted with it."""
 
     def state_of(self, product: Row, job: JobRow | None) -> State:
-        """Where a product stands, in the kind's words."""
+        """The state of a product, in the kind's words."""
         return self.states[stage_of(product, job)]
 
     def trouble_of(self, product: Row, job: JobRow | None) -> str | None:

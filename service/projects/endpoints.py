@@ -43,7 +43,7 @@ def create_project(
     """Make a project. Needs an admin key."""
     with recorded(caller) as session:
         project = service.create(session, asked.name)
-        caller.note.tell(project_id=project.id)
+        caller.note.add(project_id=project.id)
         return shown(project)
 
 

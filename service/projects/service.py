@@ -1,4 +1,4 @@
-"""What one can do with projects."""
+"""Making, finding and limiting projects."""
 
 from __future__ import annotations
 

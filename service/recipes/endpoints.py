@@ -28,10 +28,10 @@ RECIPE = described({"$ref": "#/components/schemas/Recipe"})
 def create_job(
     caller: Annotated[Caller, needs("jobs:write")], body: SentRecipe, idempotency_key: IdempotencyKey = None
 ) -> Response:
-    """Check a recipe and queue it."""
+    """Validate a recipe and queue it."""
     with recorded(caller) as session:
         job, replayed = service.create(session, caller, body, idempotency_key)
-        caller.note.tell(job_id=job.id)
+        caller.note.add(job_id=job.id)
         made = describe(session, job)
     replay = {"Idempotent-Replayed": "true"} if replayed else {}
     return spelled(made, 201, {"Location": f"/v1/jobs/{job.id}", **replay})
@@ -39,7 +39,7 @@ def create_job(
 
 @router.post("/validate", responses=problems(413, 415, 422), openapi_extra=RECIPE)
 def validate_job(caller: Annotated[Caller, needs("jobs:read")], body: SentRecipe) -> Validation:
-    """Say all that is wrong with a recipe and what is odd, and give it resolved; nothing is queued."""
+    """Validate a recipe: all problems, warnings, and the resolved recipe; nothing is queued."""
     return service.validate(caller, body)
 
 
@@ -50,11 +50,11 @@ def estimate_job(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> JobDetail:
-    """Run some real steps of a recipe and tell what all of it would take: a job of kind `estimate`, whose report says
-    seconds, memory and sizes."""
+    """Run some real steps of a recipe and estimate the rest: a job of kind `estimate`, whose report holds seconds,
+    memory and sizes."""
     with recorded(caller) as session:
         job, replayed = service.estimate(session, caller, body, idempotency_key)
-        caller.note.tell(job_id=job.id)
+        caller.note.add(job_id=job.id)
         made = describe(session, job)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     if replayed:

@@ -14,17 +14,17 @@ StoredRecipe = Annotated[dict[str, Any], DescribedBy(Recipe)]
 
 
 class Validation(ResponseModel):
-    """All that can be said of a recipe without running it."""
+    """The findings on a recipe without running it."""
 
     valid: bool
     """Whether the same body would make a job now."""
     problems: list[FieldError]
-    """All that is wrong."""
+    """All problems."""
     warnings: list[str]
-    """What is odd, in sentences."""
+    """Warnings, in sentences."""
     resolved: StoredRecipe | None
     """The recipe as it would be stored, without `auto` but for what only a worker knows; null when it is wrong."""
     sharing: list[list[str]]
     """Names of the students that share one pass over the data and one of the teacher, a group each."""
     facts: DataFacts | None
-    """What is known of the data set; null when only a worker can tell."""
+    """The facts of the data set; null when only a worker knows them."""

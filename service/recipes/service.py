@@ -21,7 +21,7 @@ from service.usage.service import measure
 
 
 def validate(caller: Caller, body: Any) -> Validation:
-    """All that is wrong, what is odd, and the recipe as it would be stored; queues nothing."""
+    """All problems, warnings, and the recipe as it would be stored; queues nothing."""
     found = check_recipe(caller.project_id, body)
     return Validation(
         valid=not found.problems,
@@ -36,18 +36,18 @@ def validate(caller: Caller, body: Any) -> Validation:
 def create(session: Session, caller: Caller, body: Any, idempotency_key: str | None) -> tuple[JobRow, bool]:
     """A new queued job, or the one that the same key and body made before, and whether it is that one.
 
-    Raises Invalid with all that is wrong. The session takes no connection before the recipe has been examined, which
+    Raises Invalid with all that is wrong. The session takes no connection before the recipe has been validated, which
     may look through a folder of images.
     """
-    examination = check_recipe(caller.project_id, body)
+    validation = check_recipe(caller.project_id, body)
     measure(caller.project_id)
     sent = Submission(DISTILL, body, idempotency_key)
     made = made_before(session, caller, sent)
     if made is not None:
         return made, True
-    if examination.problems:
-        raise Invalid.of(examination.problems)
-    recipe = examination.resolved
+    if validation.problems:
+        raise Invalid.of(validation.problems)
+    recipe = validation.resolved
     if recipe is None:
         raise RuntimeError("a recipe without problems was not resolved")
     held = hold_sent(session, caller.project_id, sent, recipe)
@@ -66,16 +66,16 @@ def create(session: Session, caller: Caller, body: Any, idempotency_key: str | N
 
 
 def estimate(session: Session, caller: Caller, body: Any, idempotency_key: str | None) -> tuple[JobRow, bool]:
-    """A queued job that tells what a recipe would take, or the one that the same key and body made before, and whether
+    """A queued job that estimates a recipe, or the one that the same key and body made before, and whether
     it is that one. Raises Invalid with all that is wrong."""
-    examination = check_recipe(caller.project_id, body)
+    validation = check_recipe(caller.project_id, body)
     sent = Submission(ESTIMATE, body, idempotency_key)
     made = made_before(session, caller, sent)
     if made is not None:
         return made, True
-    recipe = examination.resolved
+    recipe = validation.resolved
     if recipe is None:
-        raise Invalid.of(examination.problems)
+        raise Invalid.of(validation.problems)
     return enqueue(
         session,
         caller,
@@ -90,7 +90,7 @@ def estimate(session: Session, caller: Caller, body: Any, idempotency_key: str |
 
 def hold_sent(session: Session, project_id: str, sent: Submission, recipe: Recipe) -> int:
     """Keep what a recipe uses from being deleted until the transaction ends; gives the bytes that a worker fetches.
-    Raises Invalid, pointing into what was sent, for what was deleted since the recipe was examined."""
+    Raises Invalid, pointing into what was sent, for what was deleted since the recipe was validated."""
     try:
         return hold(session, project_id, DISTILL, recipe.model_dump(mode="json"))
     except Invalid as refusal:

@@ -1,4 +1,4 @@
-"""All that can be said of a body that should be a recipe, without running it: read by validate and create alike."""
+"""The validation of a body as a recipe, without running it: for validate and create alike."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Network = TypeVar("Network", Teacher, Student)
 
 @dataclass(frozen=True)
 class RecipeCheck:
-    """What came out."""
+    """The result of a validation."""
 
     problems: list[FieldError]
     warnings: tuple[str, ...] = ()
@@ -94,11 +94,13 @@ def _with_models(project_id: str, recipe: Recipe) -> tuple[Recipe, dict[str, Use
 
 def as_sent(problems: Sequence[Problem], body: dict[str, Any]) -> list[FieldError]:
     """Pointers into the stored form turned into pointers into what was sent; each sentence once."""
-    told: dict[str, FieldError] = {}
+    errors: dict[str, FieldError] = {}
     for problem in problems:
-        # The baseline is a copy of the first student, whose problem has been told before.
-        told.setdefault(problem.detail, FieldError(pointer=_sent_pointer(problem.pointer, body), detail=problem.detail))
-    return list(told.values())
+        # The baseline is a copy of the first student, whose problem is among them already.
+        errors.setdefault(
+            problem.detail, FieldError(pointer=_sent_pointer(problem.pointer, body), detail=problem.detail)
+        )
+    return list(errors.values())
 
 
 def _sent_pointer(pointer: str, body: dict[str, Any]) -> str:
@@ -114,7 +116,7 @@ def _sent_pointer(pointer: str, body: dict[str, Any]) -> str:
 
 
 def _weight_problems(project_id: str, recipe: Recipe, facts: DataFacts | None) -> Iterator[Problem]:
-    """What is wrong with the networks of earlier jobs that the recipe starts from."""
+    """Problems of the networks of earlier jobs that the recipe starts from."""
     networks = [(f"/students/{i}", student) for i, student in enumerate(recipe.students)]
     for pointer, network in [("/teacher", recipe.teacher), *networks]:
         if network is not None and isinstance(network.weights, JobWeights):

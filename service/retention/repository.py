@@ -23,7 +23,7 @@ class AgingThing(NamedTuple):
 
     thing: Thing
     used_at: float
-    """Since when nobody used it: when a job ended, when a job was last made that uses the thing, or when it came."""
+    """The time of its last use: the end of a job, the making of the last job that uses the thing, or its own making."""
 
 
 def projects(session: Session) -> Sequence[ProjectRow]:

@@ -23,7 +23,7 @@ from service.retention.repository import Position, Thing
 from service.usage.service import DAY_SECONDS, limits_of
 
 THINGS_A_STEP = 16
-"""How many of them one transaction removes: other writers wait meanwhile, and a job may have a long diary."""
+"""Number of things that one transaction removes: other writers wait meanwhile, and a job may have many events."""
 
 THINGS_A_SWEEP = 1000
 """After how many a worker looks for jobs again; the next sweep goes on."""

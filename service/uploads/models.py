@@ -1,4 +1,4 @@
-"""Files that users bring, and the parts of them that have come. Times are epoch seconds by the database's clock."""
+"""Files of users, and the parts of them that have come. Times are epoch seconds by the database's clock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.db import Base
 
 
 class UploadKind(StrEnum):
-    """What is to become of a file."""
+    """The things that can be made of a file."""
 
     dataset = "dataset"
     model = "model"
@@ -27,7 +27,7 @@ class UploadState(StrEnum):
 
 
 class UploadRow(Base):
-    """A file that a user brings. Its blob has no name before all parts are there and agree with the promise."""
+    """A file of a user. Its blob has no name before all parts are there and agree with the promise."""
 
     __tablename__ = "uploads"
     __table_args__ = (
@@ -57,7 +57,7 @@ class UploadRow(Base):
 
     @property
     def parts(self) -> int:
-        """How many parts it has; they are numbered from 1."""
+        """Number of its parts, which count from 1."""
         return -(-self.size // self.part_bytes)
 
     def part_size(self, number: int) -> int:

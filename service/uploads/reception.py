@@ -43,18 +43,18 @@ class PartSlot:
 
 
 def expect(caller: Caller, upload_id: str, number: int, headers: Mapping[str, str]) -> PartSlot:
-    """What can be said of a part by its head alone. Raises what is wrong with it."""
+    """The slot of a part, by its head alone. Raises Invalid and UnsupportedMediaType for a wrong head."""
     with reading() as session:
         upload = service.read(session, caller, upload_id)
     service.check_open(upload)
     if not 1 <= number <= upload.parts:
-        said = f"upload {upload.id} has the parts 1 to {upload.parts}; there is no part {quote(number)}"
-        raise Invalid.of([FieldError(parameter="number", detail=said)])
+        found = f"upload {upload.id} has the parts 1 to {upload.parts}; there is no part {quote(number)}"
+        raise Invalid.of([FieldError(parameter="number", detail=found)])
     _check_form(headers)
     size = upload.part_size(number)
-    if (told := headers.get("content-length")) is not None and told != str(size):
-        said = f"part {number} has {size:,} bytes; Content-Length says {quote(told)}"
-        raise Invalid.of([FieldError(parameter="Content-Length", detail=said)])
+    if (length := headers.get("content-length")) is not None and length != str(size):
+        found = f"part {number} has {size:,} bytes; Content-Length says {quote(length)}"
+        raise Invalid.of([FieldError(parameter="Content-Length", detail=found)])
     return PartSlot(caller.project_id, upload.id, number, size, _promised(headers), upload.chunks(number))
 
 

@@ -1,4 +1,4 @@
-"""All SQL about uploads; what is about their bytes alone stands in service.artifacts.repository."""
+"""All SQL about uploads; what is about their bytes alone stands in service.blobs.repository."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def parts_of(session: Session, upload_id: str) -> Sequence[UploadPartRow]:
 
 
 def received_bytes(session: Session, upload_ids: Sequence[str]) -> dict[str, int]:
-    """How many bytes of each upload have come, in whole parts; one of which none have is left out."""
+    """Bytes of each upload that have come, in whole parts; an upload without any is left out."""
     found = select(UploadPartRow.upload_id, func.sum(UploadPartRow.size)).where(UploadPartRow.upload_id.in_(upload_ids))
     return {upload_id: int(count) for upload_id, count in session.execute(found.group_by(UploadPartRow.upload_id))}
 

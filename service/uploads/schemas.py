@@ -1,4 +1,4 @@
-"""What the API takes and shows of uploads."""
+"""Uploads as the API takes and shows them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ MOST_PART_BYTES = 64 * CHUNK_BYTES
 
 
 class UploadCreate(RequestModel):
-    """A file that is to be brought."""
+    """A file to be uploaded."""
 
     kind: UploadKind
-    """What is to become of it."""
+    """The thing to be made of it."""
     name: str = Field(min_length=1, max_length=255)
     """The file's name, for people. What stands before a slash or backslash, and what cannot be seen, is left out."""
     size: int = Field(ge=1, strict=True)
@@ -44,7 +44,7 @@ class UploadCreate(RequestModel):
 
 
 class UploadQuery(PageQuery):
-    """Which uploads to list."""
+    """Filters of the list of uploads."""
 
     state: UploadState | None = None
     """Only uploads in this state."""
@@ -68,7 +68,7 @@ class PartRead(ResponseModel):
 
 
 class UploadLinks(ResponseModel):
-    """Where the upload's parts go, as paths."""
+    """Paths for the upload's parts."""
 
     self: str
     parts: str
@@ -77,7 +77,7 @@ class UploadLinks(ResponseModel):
 
 
 class UploadRead(ResponseModel):
-    """A file that a user brings."""
+    """A file of a user, whole or not."""
 
     id: str
     kind: UploadKind
@@ -91,9 +91,9 @@ class UploadRead(ResponseModel):
     part_bytes: int
     """Size of every part but the last, in bytes."""
     parts: int
-    """How many parts it has, numbered from 1."""
+    """Number of its parts, which count from 1."""
     received_bytes: int
-    """How much has come, in whole parts."""
+    """Bytes that have come, in whole parts."""
     created_at: datetime
     expires_at: datetime
     """When it is given up: an unfinished one some time after its last part, a complete one some time after something

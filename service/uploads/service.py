@@ -1,4 +1,4 @@
-"""What one can do with uploads. Parts come in by service.uploads.reception."""
+"""Making, completing, using and deleting uploads. Parts come in by service.uploads.reception."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from service.uploads.schemas import MOST_PART_BYTES, UploadCreate, UploadDetail,
 from service.usage.service import check_upload, uploads_retention_seconds
 
 PART_BYTES = 8 * CHUNK_BYTES
-"""Size of a part where nobody asks for another: what a broken connection costs at most, a stream."""
+"""Default size of a part: the most that a broken connection costs, a stream."""
 USUAL_PARTS, MOST_PARTS = 1_000, 10_000
 """From how many on parts are made larger, and how many there may be."""
 LISTED_PARTS = 10
-"""How many missing parts a sentence names."""
+"""Number of missing parts that a sentence names."""
 
 
 def create(
@@ -144,14 +144,14 @@ def sweep_uploads() -> int:
 
 
 def _part_bytes(asked: UploadCreate) -> int:
-    """How large the parts are to be. Raises Invalid."""
+    """Bytes of the parts. Raises Invalid."""
     part_bytes = asked.part_bytes or PART_BYTES
     while asked.part_bytes is None and asked.size > USUAL_PARTS * part_bytes and part_bytes < MOST_PART_BYTES:
         part_bytes *= 2
     count = -(-asked.size // part_bytes)
     if count > MOST_PARTS:
-        said = f"{asked.size:,} bytes in parts of {part_bytes:,} make {count:,} parts; wanted at most {MOST_PARTS:,}"
-        raise Invalid.of([FieldError(pointer="/part_bytes", detail=said, found=asked.part_bytes)])
+        found = f"{asked.size:,} bytes in parts of {part_bytes:,} make {count:,} parts; wanted at most {MOST_PARTS:,}"
+        raise Invalid.of([FieldError(pointer="/part_bytes", detail=found, found=asked.part_bytes)])
     return part_bytes
 
 
@@ -166,8 +166,8 @@ def _made_before(session: Session, caller: Caller, idempotency_key: str | None, 
         session.flush()
         return None
     if seen.upload.body_digest != digest:
-        said = f"the idempotency key {quote(idempotency_key)} has begun upload {seen.upload.id} of another body"
-        detail = f"{said}; wanted a new key"
+        found = f"the idempotency key {quote(idempotency_key)} has begun upload {seen.upload.id} of another body"
+        detail = f"{found}; wanted a new key"
         raise Invalid.of([FieldError(parameter="Idempotency-Key", detail=detail, found=idempotency_key)])
     return seen.upload
 
@@ -217,8 +217,8 @@ def _settle(caller: Caller, upload_id: str, parts: list[tuple[int, str]], sha256
             if _digests(session, upload_id) != parts:
                 raise Conflict(f"parts of upload {upload.id} came while it was verified; complete it again")
             if sha256 != upload.sha256:
-                said = f"the parts of upload {upload.id} make a file of sha256 {sha256}; {upload.sha256} was promised"
-                raise Invalid(f"{said}: send the parts again whose digests are not yours")
+                found = f"the parts of upload {upload.id} make a file of sha256 {sha256}; {upload.sha256} was promised"
+                raise Invalid(f"{found}: send the parts again whose digests are not yours")
             private = upload.blob_id
             upload.blob_id = name_blob(session, BlobDraft(private, sha256, upload.size))
             upload.state = UploadState.complete

@@ -15,19 +15,19 @@ from service.projects.models import ProjectRow
 
 @dataclass(frozen=True)
 class ProjectLoad:
-    """What is asked of a project when it makes a job."""
+    """The state of a project that decides whether it may make a job."""
 
     max_queued: int | None
     max_stored_bytes: int | None
     """Both its own."""
     queued: int
-    """How many of its jobs wait."""
+    """Number of its jobs that wait."""
     now: float
     """Epoch seconds by the database's clock."""
 
 
 def standing(session: Session, project_id: str) -> ProjectLoad:
-    """How the project stands."""
+    """The load of a project."""
     return ProjectLoad(*session.connection().execute(_STANDING, {"project_id": project_id}).one())
 
 
@@ -43,7 +43,7 @@ def read(session: Session, project_id: str) -> ProjectRow:
 
 
 def count_jobs(session: Session, project_id: str, state: State) -> int:
-    """How many of the project's jobs are in that state."""
+    """Number of the project's jobs in that state."""
     counted = select(func.count()).select_from(JobRow).where(JobRow.project_id == project_id, is_state(JobRow, state))
     return session.scalars(counted).one()
 

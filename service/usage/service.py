@@ -1,4 +1,4 @@
-"""What one can ask of limits: what they are, and whether there is room.
+"""The limits of projects, and whether there is room below them.
 
 A project's own limit stands over the settings' one. How many of its jobs run at once is the claim's business.
 """
@@ -25,7 +25,7 @@ NEARLY_FULL = 1_000
 """With fewer places than that left, jobs of a project are queued one after the other: more than that are never made at
 one moment, as each takes a connection of the database."""
 MEASURED_SECONDS = 30.0
-"""How long a project's stored bytes are taken for what they were, where jobs are made."""
+"""Seconds for which a count of a project's stored bytes is used again, where jobs are made."""
 
 _measured: dict[tuple[str, str], tuple[float, int]] = {}
 """By database and project: when, by this process's clock, and how many bytes."""
@@ -48,7 +48,7 @@ def limits_of(project: ProjectRow) -> ProjectLimits:
 
 
 def usage(session: Session, project_id: str) -> Usage:
-    """What a project may use and what it uses now."""
+    """The limits of a project and its present use."""
     project = repository.read(session, project_id)
     used = UsageCounts(
         running=repository.count_jobs(session, project_id, State.running),
@@ -59,7 +59,7 @@ def usage(session: Session, project_id: str) -> Usage:
 
 
 def uploads_retention_seconds(session: Session, project_id: str) -> float:
-    """How long a complete upload of the project is kept after something was last made of it."""
+    """Seconds for which a complete upload of the project stays after something was last made of it."""
     return limits_of(repository.read(session, project_id)).uploads_retention_days * DAY_SECONDS
 
 
@@ -75,8 +75,8 @@ def check_queue(session: Session, project_id: str) -> float:
         found = repository.standing(session, project_id)  # now that nobody else adds to it
     if found.queued >= (found.max_queued or settings.max_queued):
         jobs = f"{found.queued} queued {'job' if found.queued == 1 else 'jobs'}"
-        said = f"the project has {jobs}, which is as many as it may; send this one when one of them has started"
-        raise TooManyRequests(said, retry_seconds=QUEUE_RETRY_SECONDS)
+        detail = f"the project has {jobs}, which is as many as it may; send this one when one of them has started"
+        raise TooManyRequests(detail, retry_seconds=QUEUE_RETRY_SECONDS)
     stored = _stored_lately(session, project_id)
     most = found.max_stored_bytes or settings.max_stored_bytes
     if stored >= most:
@@ -85,8 +85,8 @@ def check_queue(session: Session, project_id: str) -> float:
 
 
 def measure(project_id: str) -> None:
-    """Look at what the project stores before a transaction that asks for it, which then holds nobody up: of many
-    things that takes longer than all else, and is done again after so many seconds at the earliest."""
+    """Count what the project stores before a transaction that asks for it, which would hold others up meanwhile: of
+    many things that takes longer than all else. It is done again after some seconds at the earliest."""
     if _known(project_id) is None:
         with reading() as session:
             _stored_lately(session, project_id)
@@ -120,6 +120,6 @@ def _stored_lately(session: Session, project_id: str) -> int:
 
 
 def _known(project_id: str) -> int | None:
-    """What was measured so lately that it still counts."""
+    """The last count, if it is recent enough."""
     at, stored = _measured.get((get_settings().database, project_id), (-MEASURED_SECONDS, 0))
     return stored if time.monotonic() - at < MEASURED_SECONDS else None

@@ -14,7 +14,7 @@ from service.workers.models import WorkerRow
 
 @dataclass(frozen=True)
 class Machine:
-    """What a worker has to offer."""
+    """The hardware of a worker."""
 
     gpu: str | None = None
     """Its GPU's name; null when it has none."""
@@ -33,7 +33,7 @@ def see(session: Session, worker_id: str, *, host: str, job_id: str | None, mach
 
 
 def forget(session: Session, worker_id: str) -> None:
-    """Note that a worker has gone."""
+    """Forget a worker that has ended."""
     session.execute(delete(WorkerRow).where(WorkerRow.id == worker_id))
 
 

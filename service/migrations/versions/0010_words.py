@@ -19,7 +19,7 @@ depends_on = None
 
 THINGS = ("jobs", "datasets", "models", "uploads")
 ROWS_A_BATCH = 100
-"""How many rows are in memory at once."""
+"""Number of rows in memory at once."""
 TRAINING = {"accumulate": "gradient_accumulation", "keep_teacher_outputs": "cache_teacher_outputs"}
 RECIPE = {"require_teacher_accuracy": "require_teacher"}
 NETWORK = {"student": "network"}
@@ -102,13 +102,13 @@ def _batches(
     column: str,
     words: Sequence[str],
     wanted: Sequence[sa.ColumnElement[bool]],
-) -> Iterator[Sequence[sa.Row[Any]]]:
+) -> Iterator[list[sa.Row[Any]]]:
     """Rows that may have to be rewritten, in the order of their keys."""
     text = sa.cast(rows.c[column], sa.String)
     holding = sa.or_(*(text.contains(f'"{word}"', autoescape=True) for word in words))
     found = sa.select(*keys, rows.c[column]).where(holding, *wanted).order_by(*keys).limit(ROWS_A_BATCH)
     after = found
-    while batch := op.get_bind().execute(after).all():
+    while batch := list[sa.Row[Any]](op.get_bind().execute(after)):
         yield batch
         last = batch[-1]
         after = found.where(sa.tuple_(*keys) > sa.tuple_(*(sa.literal(value) for value in last[: len(keys)])))

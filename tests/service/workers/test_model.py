@@ -548,8 +548,9 @@ def play(examples: int, length: int) -> None:
     assert not few, "stories that tell so little of something prove nothing of it"
 
 
-def test_any_story_goes_as_the_model_says(still_clock: None) -> None:
-    play(examples=150, length=60)
+@pytest.mark.parametrize("examples", [40, pytest.param(150, marks=pytest.mark.long)])
+def test_any_story_goes_as_the_model_says(still_clock: None, examples: int) -> None:
+    play(examples=examples, length=60)
 
 
 @pytest.mark.long
