@@ -11,13 +11,13 @@ from sqlalchemy import func, select
 from starlette.testclient import TestClient
 
 from service.artifacts.repository import add_artifact
+from service.blobs.references import blobs_of
 from service.blobs.repository import commit_blob, write_blob
 from service.db import Base, reading, transaction
 from service.errors import TooLarge
 from service.jobs.models import JobRow
 from service.projects.models import ProjectRow
 from service.rates import Rates
-from service.usage import repository
 from service.usage.service import check_upload
 from tests.service.conftest import bearing
 
@@ -73,7 +73,7 @@ def test_every_table_that_refers_to_blobs_is_counted() -> None:
         table.name for table in Base.metadata.tables.values() for key in table.foreign_keys
         if key.column.table.name == "blobs"
     } - {"chunks"}  # fmt: skip
-    counted = str(repository._blobs_of("project_x"))
+    counted = str(blobs_of("project_x"))
     assert not [name for name in referring if f"{name}.blob_id" not in counted]
 
 
@@ -168,7 +168,9 @@ def test_who_asks_too_often_is_told_when_to_ask_again(client: TestClient, strang
     refused = client.get("/v1/jobs")
     assert statuses[-1] == refused.status_code == 429
     assert 1 <= int(refused.headers["Retry-After"]) <= 10
-    assert refused.json()["detail"].startswith("the project asks more than 0.1 times a second; ask again in ")
+    assert refused.json()["detail"].startswith(
+        "the project sends more than 0.1 requests a second; send this one again in "
+    )
     assert stranger.get("/v1/jobs").status_code == 200
 
 

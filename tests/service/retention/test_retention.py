@@ -49,7 +49,9 @@ def new(things: Things) -> None:
 
 def keep(client: TestClient, **days: float | None) -> None:
     (project,) = [one for one in client.get("/v1/projects").json()["items"] if one["name"] == "default"]
-    answer = client.patch(f"/v1/projects/{project['id']}", json={f"keep_{name}_days": n for name, n in days.items()})
+    answer = client.patch(
+        f"/v1/projects/{project['id']}", json={f"{name}_retention_days": n for name, n in days.items()}
+    )
     assert answer.status_code == 200, answer.text
 
 
@@ -64,7 +66,12 @@ def swept() -> int:
 
 def test_without_a_term_all_is_kept_for_ever(client: TestClient, things: Things, wait: Age) -> None:
     limits = client.get("/v1/usage").json()["limits"]
-    assert [limits[f"keep_{name}_days"] for name in ("jobs", "datasets", "models", "uploads")] == [None, None, None, 7]
+    assert [limits[f"{name}_retention_days"] for name in ("jobs", "datasets", "models", "uploads")] == [
+        None,
+        None,
+        None,
+        7,
+    ]
     wait(10_000)
     assert swept() == 0
 
