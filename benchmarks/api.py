@@ -36,7 +36,8 @@ from typing import Any
 from _paced import machine
 from _servers import Server, front_end, postgresql, prepare, serving
 
-from service.artifacts.repository import add_artifact, commit_blob, write_blob
+from service.artifacts.repository import add_artifact
+from service.blobs.repository import commit_blob, write_blob
 from service.db import transaction
 
 PEER = "mlflow==3.17.2"

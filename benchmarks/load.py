@@ -32,14 +32,14 @@ from _servers import Server, front_end, postgresql, prepare
 from sqlalchemy import insert
 
 from retort.event import Event
+from service.claims import service as workers
+from service.claims.repository import Claim
 from service.db import database_now, transaction
-from service.events.models import Event as EventRow
-from service.jobs.models import Job
-from service.jobs.validation import examine
+from service.jobs.models import EventRow, JobRow
 from service.keys.service import create_local_key
-from service.projects.models import Project
-from service.workers import service as workers
-from service.workers.repository import Claim
+from service.kinds import EFFECTS
+from service.projects.models import ProjectRow
+from service.recipes.validation import check_recipe
 
 RECIPE = {
     "dataset": {"name": "digits"},
@@ -63,16 +63,17 @@ def queue(count: int) -> tuple[list[str], list[list[str]]]:
     with transaction() as session:
         keys = [create_local_key(session, "load", f"project {number}") for number in range(PROJECTS)]
         projects = [
-            row.id for row in session.query(Project).where(Project.name.like("project %")).order_by(Project.name)
+            row.id
+            for row in session.query(ProjectRow).where(ProjectRow.name.like("project %")).order_by(ProjectRow.name)
         ]
-        resolved = examine(projects[0], RECIPE).resolved
+        resolved = check_recipe(projects[0], RECIPE).resolved
         assert resolved is not None
         recipe, now = resolved.model_dump(mode="json"), time.time()
         made = [(f"job_{number:08d}", projects[number % PROJECTS], now - count + number) for number in range(count)]
         common = {"recipe": recipe, "latest": {}, "max_attempts": 5, "next_event": 2, "body_digest": "0" * 64}
         rows = [{"id": job, "project_id": owner, "created_at": at, **common} for job, owner, at in made]
         first = {"number": 1, "kind": "created", "attempt": 0, "body": {"text": None, "data": {}}}
-        session.execute(insert(Job), rows)
+        session.execute(insert(JobRow), rows)
         session.execute(insert(EventRow), [{"job_id": job, "at": at, **first} for job, _, at in made])
     return keys, [[job for job, owner, _ in made if owner == project] for project in projects]
 
@@ -113,7 +114,7 @@ class Work:
     def _write(self, claim: Claim, step: int) -> None:
         with transaction() as session:
             if step == RECORDS:
-                workers.succeed(session, claim, [])
+                workers.succeed(session, claim, [], EFFECTS)
                 return
             event = Event(
                 kind="metrics", phase="distilling", network="student", step=step, values={"loss": 1 / (1 + step)}

@@ -102,9 +102,14 @@ def describe(
     return described.model_dump(mode="json") | task.describe(facts)
 
 
+def task_of(description: Mapping[str, Any]) -> str:
+    """Name of the task of a described network; descriptions of version 0.1 do not name it."""
+    return str(description.get("task", "classification"))
+
+
 def outputs_of(description: Mapping[str, Any]) -> int:
     """Number of outputs of a described network. Raises StudentError where the description is at odds."""
-    task = TASKS[description.get("task", "classification")]
+    task = TASKS[task_of(description)]
     try:
         return task.described_outputs(task.description_type.model_validate(description))
     except TaskError as error:

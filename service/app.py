@@ -30,6 +30,7 @@ import service.keys.endpoints
 import service.methods.endpoints
 import service.models.endpoints
 import service.projects.endpoints
+import service.recipes.endpoints
 import service.uploads.endpoints
 import service.usage.endpoints
 from service.audit.service import settle
@@ -49,6 +50,7 @@ from service.errors import (
     quote,
 )
 from service.fields import parameter_errors
+from service.keys.service import authenticate
 from service.logs import set_up
 from service.settings import get_settings, get_settings_or_exit
 from service.wire import PatientProtocol
@@ -57,9 +59,9 @@ DEFAULT_PORT = 8765
 GOODBYE_SECONDS = 5
 """Seconds for which followers and downloads may go on once the process is asked to stop."""
 FEATURES = (
-    service.jobs, service.events, service.artifacts, service.methods, service.architectures, service.datasets,
-    service.uploads, service.models, service.exports, service.keys, service.projects, service.usage, service.audit,
-    service.health,
+    service.recipes, service.jobs, service.events, service.artifacts, service.methods, service.architectures,
+    service.datasets, service.uploads, service.models, service.exports, service.keys, service.projects, service.usage,
+    service.audit, service.health,
 )  # fmt: skip
 CORS_REQUEST_HEADERS = [
     "Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "If-Range", "Last-Event-ID", "Range",
@@ -120,6 +122,7 @@ def create_app() -> FastAPI:
         redoc_url=None,
         lifespan=_lifespan,
     )
+    app.state.authenticate = authenticate
     for feature in FEATURES:
         app.include_router(feature.endpoints.router)
     larger = service.uploads.endpoints.LARGER_BODIES

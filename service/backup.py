@@ -25,11 +25,11 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.db import database_now, let_idle
-from service.events.repository import append, change
-from service.jobs.models import Job, State
+from service.jobs.event_log import append, change
+from service.jobs.models import JobRow, State
 from service.migrations import altering, downgrade_in, unaltered, upgrade_in
 from service.revisions import current_in, is_known
-from service.workers.models import Worker
+from service.workers.models import WorkerRow
 
 MARK = 0x52747274
 """SQLite's application_id of a backup: `Rtrt`."""
@@ -110,16 +110,16 @@ def disown(connection: Connection, why: str, above: int = 0) -> int:
     """
     largest = sa.func.greatest if connection.dialect.name == "postgresql" else sa.func.max
     seconds = sa.cast(database_now() - FENCE_EPOCH, sa.Integer)
-    fence = largest(sa.case((seconds > Job.fence, seconds), else_=Job.fence + FENCE_STEP), above + 1)
+    fence = largest(sa.case((seconds > JobRow.fence, seconds), else_=JobRow.fence + FENCE_STEP), above + 1)
     with Session(connection) as session:
-        jobs = session.scalars(sa.select(Job).where(Job.state == State.running).order_by(Job.id)).all()
+        jobs = session.scalars(sa.select(JobRow).where(JobRow.state == State.running).order_by(JobRow.id)).all()
         for job in jobs:
             held = {"asker": "operator", "attempt": job.attempt, "worker": job.lease_owner, "fence": job.fence}
             append(session, job.id, job.attempt, [change("requeued", why, fault="service", cause="restored", **held)])
             job.lease_ends, job.attempt = 0.0, max(0, job.attempt - 1)
         session.flush()
-        session.execute(sa.update(Job).values(fence=fence).execution_options(synchronize_session=False))
-        session.execute(sa.delete(Worker))
+        session.execute(sa.update(JobRow).values(fence=fence).execution_options(synchronize_session=False))
+        session.execute(sa.delete(WorkerRow))
     return len(jobs)
 
 

@@ -1,4 +1,4 @@
-"""What all catalogues of registry entries share: the first sentence of an entry, its schema, the nearest name."""
+"""Catalogues of registry entries: the first sentence of an entry, its schema, the nearest name."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pydantic import BaseModel
 
 from retort.registry import nearest
 from service.errors import NotFound, quote
-from service.schemas import Shown
+from service.schemas import ResponseModel
 
 Entry = TypeVar("Entry")
 
 
-class EntryRead(Shown):
+class EntryRead(ResponseModel):
     """One entry of a registry."""
 
     name: str
     summary: str
-    """What it is, in one sentence or two."""
+    """A description in one sentence or two."""
     source: str | None
-    """Where it comes from: authors, title, year, link; null for what is our own."""
+    """Its origin: authors, title, year, link; null for entries of Retort's own."""
     parameters: dict[str, Any]
     """JSON schema of its fields, with ranges, defaults and units."""
 

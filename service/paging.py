@@ -1,4 +1,4 @@
-"""Lists: how much of them is asked for, and where the next part begins."""
+"""Pages of lists: their size, and the cursor of the next one."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from pydantic import Field
 from pydantic_core import from_json
 
 from service.errors import FieldError, Invalid
-from service.schemas import AskedInQuery, Shown
+from service.schemas import QueryModel, ResponseModel
 
 Row = TypeVar("Row")
 Item = TypeVar("Item")
 
 Position = tuple[float, str]
-"""Where a row of a list in order of creation stands: when it was made, and its id."""
+"""The position of a row in a list in order of creation: the time it was made, and its id."""
 
 
-class PageQuery(AskedInQuery):
+class PageQuery(QueryModel):
     """The query of every list."""
 
     limit: int = Field(default=50, ge=1, le=200)
-    """How many items to give at most."""
+    """Most items to give."""
     cursor: str | None = Field(default=None, max_length=500)
     """`next_cursor` of the part before; nothing begins at the first item."""
 
 
-class Page(Shown, Generic[Item]):
-    """A part of a list."""
+class Page(ResponseModel, Generic[Item]):
+    """A page of a list."""
 
     items: list[Item]
     """In the list's order."""
     next_cursor: str | None = None
-    """What to send as `cursor` for the next part; null at the end."""
+    """The `cursor` of the next page; null at the end."""
 
 
 def cut(rows: Sequence[Row], limit: int, position: Callable[[Row], Any]) -> tuple[Sequence[Row], str | None]:
@@ -50,7 +50,7 @@ def encode_cursor(position: Any) -> str:
 
 
 def decode_position(cursor: str | None) -> Position | None:
-    """Where a list in order of creation goes on. Raises Invalid for what we did not give."""
+    """The position at which a list in order of creation goes on. Raises Invalid for a cursor of another origin."""
     found = _decode(cursor)
     if found is None:
         return None
@@ -61,7 +61,7 @@ def decode_position(cursor: str | None) -> Position | None:
 
 
 def decode_number(cursor: str | None) -> int | None:
-    """Where a numbered list goes on. Raises Invalid for what we did not give."""
+    """The number at which a numbered list goes on. Raises Invalid for a cursor of another origin."""
     found = _decode(cursor)
     if found is None or (isinstance(found, int) and 0 <= found < 2**63):
         return found
@@ -81,5 +81,5 @@ def _decode(cursor: str | None) -> Any:
 
 
 def _foreign() -> Invalid:
-    said = "the cursor is none that this list gave; wanted next_cursor of the part before, or no cursor"
-    return Invalid.of([FieldError(parameter="cursor", detail=said)])
+    detail = "the cursor is none that this list gave; wanted next_cursor of the part before, or no cursor"
+    return Invalid.of([FieldError(parameter="cursor", detail=detail)])

@@ -1,4 +1,4 @@
-"""What all schemas of the API share."""
+"""The bases of all schemas of the API."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from starlette.responses import Response
 from retort.spec import Described
 
 
-class Asked(Described):
-    """What a caller sends. Unknown fields are errors."""
+class RequestModel(Described):
+    """A body that a caller sends. Unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class AskedInQuery(BaseModel):
-    """What a caller sends in an address's query. Unknown parameters are errors."""
+class QueryModel(BaseModel):
+    """The query of an address. Unknown parameters are errors."""
 
     # FastAPI documents parameters from the fields themselves, not from a JSON schema.
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
-class Shown(Described):
-    """What a caller gets. Times may be given as epoch seconds and are shown as RFC 3339."""
+class ResponseModel(Described):
+    """An answer. Times may be given as epoch seconds and are shown as RFC 3339."""
 
 
 @dataclass(frozen=True)

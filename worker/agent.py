@@ -13,14 +13,16 @@ from uuid import uuid4
 
 from sqlalchemy.orm import Session
 
-from service.artifacts.repository import sweep
 from service.audit.repository import sweep as forget_old
+from service.blobs.repository import sweep
+from service.claims import service
+from service.claims.repository import Claim
 from service.db import transaction
 from service.retention.service import sweep_old
 from service.settings import Settings, get_settings
 from service.uploads.service import sweep_uploads
-from service.workers import repository, service
-from service.workers.repository import Claim, Machine
+from service.workers import repository
+from service.workers.repository import Machine
 from worker import machine, metrics
 from worker.attempt import Attempt
 from worker.engine_process import ENGINE, EngineProcess

@@ -21,14 +21,15 @@ from retort.engine.interrupt import (
     UNREACHABLE,
 )
 from retort.order import CacheDirectory, Paths
-from service.artifacts.repository import BlobGone, Written, write_blob
+from service.blobs.repository import BlobDraft, BlobGone, write_blob
+from service.claims import service
+from service.claims.repository import LostLease
+from service.claims.service import NewArtifact, Order, Trouble
 from service.db import transaction
 from service.jobs.models import TERMINAL, State, Wanted
+from service.kinds import EFFECTS
 from service.logs import logger_for
 from service.settings import Settings
-from service.workers import service
-from service.workers.repository import LostLease
-from service.workers.service import Made, Order, Trouble
 from worker import metrics
 from worker.checkpoints import CheckpointCopies
 from worker.engine_process import End, EngineProcess
@@ -103,7 +104,7 @@ class Attempt:
             return self._give_up()
         except (WeightsMissing, InputMissing, BlobGone) as missing:
             cause = "input_missing" if isinstance(missing, InputMissing) else "weights_missing"
-            return self._conclude(service.fail, Trouble("recipe", cause, str(missing)))
+            return self._conclude(service.fail, Trouble("spec", cause, str(missing)))
         except OSError as error:
             detail = f"the job's folder could not be set up: {error.strerror}"
             return self._conclude(service.retry, Trouble("machine", "disk", detail))
@@ -190,9 +191,9 @@ class Attempt:
         if end.code == FINISHED:
             return self._store_files()
         if end.code == IMPOSSIBLE:
-            return self._conclude(service.fail, Trouble("recipe", "impossible", self._refusal(end)))
+            return self._conclude(service.fail, Trouble("spec", "impossible", self._refusal(end)))
         if end.code == OUT_OF_MEMORY:
-            return self._conclude(service.fail, Trouble("recipe", "out_of_memory", self._refusal(end)))
+            return self._conclude(service.fail, Trouble("spec", "out_of_memory", self._refusal(end)))
         if end.code == NOTHING_TO_KEEP:
             return self._conclude(service.cancel, self._refusal(end))
         if terminated and self._lease.order is Order.expire:
@@ -220,16 +221,16 @@ class Attempt:
         """Store the engine's files, then end the job with all of them at once."""
         try:
             files = [
-                Made(shipped.name, shipped.network, shipped.media_type, self._store(file))
+                NewArtifact(shipped.name, shipped.network, shipped.media_type, self._store(file))
                 for shipped, file in self._workspace.shipped()
             ]
         except (OSError, ValueError) as error:
             detail = f"the engine left no valid result: {error}"
             return self._conclude(service.retry, Trouble("machine", "broken_result", detail))
-        return self._conclude(service.succeed, files)
+        return self._conclude(service.succeed, files, EFFECTS)
 
-    def _store(self, path: Path) -> Written:
-        def store() -> Written:
+    def _store(self, path: Path) -> BlobDraft:
+        def store() -> BlobDraft:
             with open_left(path) as file:
                 return write_blob(file)
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from retort.event import Checkpoint
-from service.artifacts.repository import BlobGone, write_blob
+from service.blobs.repository import BlobGone, write_blob
+from service.claims import service
+from service.claims.repository import Claim, LostLease
 from service.db import transaction
-from service.workers import service
-from service.workers.repository import Claim, LostLease
 from worker import metrics
 from worker.lease import DATABASE_AWAY, RETRY_SECONDS, why
 from worker.workspace import open_left

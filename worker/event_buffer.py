@@ -9,9 +9,9 @@ from pydantic import Field, TypeAdapter
 from sqlalchemy.orm import Session
 
 from retort.event import Checkpoint, Event, Progress
-from service.workers import service
-from service.workers.repository import Claim
-from service.workers.service import Order
+from service.claims import service
+from service.claims.repository import Claim
+from service.claims.service import Order
 from worker import metrics
 
 EVENT_SECONDS = 0.2

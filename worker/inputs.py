@@ -17,11 +17,11 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from service.artifacts.models import CHUNK_BYTES, Blob
-from service.artifacts.repository import BlobGone, read_chunk
-from service.datasets import repository as datasets
+from service.blobs.models import CHUNK_BYTES, BlobRow
+from service.blobs.repository import BlobGone, read_chunk
+from service.datasets.products import PRODUCTS as DATASETS
 from service.db import reading
-from service.models import repository as models
+from service.models.products import PRODUCTS as MODELS
 from service.uploads import repository as uploads
 
 PARTIAL = ".partial"
@@ -32,9 +32,9 @@ READ_BYTES = 1 << 20
 Check = Callable[[], None]
 """Raises when the job is not to be prepared any more; called at each chunk."""
 
-FINDERS: dict[str, Callable[[Session, str, str], Blob | None]] = {
-    "dataset": datasets.find_blob,
-    "model": models.find_blob,
+FINDERS: dict[str, Callable[[Session, str, str], BlobRow | None]] = {
+    "dataset": DATASETS.find_blob,
+    "model": MODELS.find_blob,
     "upload": uploads.find_blob,
 }
 """By the prefix of an id: finds the blob of that id in that project, None when there is none to be used."""
@@ -111,7 +111,7 @@ class InputCache:
             file.unlink(missing_ok=True)
 
 
-def find(project_id: str, stored_id: str) -> Blob:
+def find(project_id: str, stored_id: str) -> BlobRow:
     """The blob of an input in that project. Raises InputMissing."""
     finder = FINDERS.get(stored_id.partition("_")[0])
     if finder is not None:
@@ -122,7 +122,7 @@ def find(project_id: str, stored_id: str) -> Blob:
     raise InputMissing(f"{stored_id} is not there any more; it may have been deleted")
 
 
-def fetch(blob: Blob, file: Path, check: Check) -> None:
+def fetch(blob: BlobRow, file: Path, check: Check) -> None:
     """Copy a blob out of the database, whole and with the right digest, or not at all. Raises BlobGone."""
     draft = file.with_name(f"{file.name}{PARTIAL}")
     made = hashlib.sha256()
@@ -140,7 +140,7 @@ def fetch(blob: Blob, file: Path, check: Check) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _digest_of(blob: Blob) -> str:
+def _digest_of(blob: BlobRow) -> str:
     if blob.sha256 is None:
         raise BlobGone(f"{blob.id} was not committed")
     return blob.sha256

@@ -12,11 +12,11 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.orm import Session
 
+from service.claims import service
+from service.claims.repository import Claim, LostLease
+from service.claims.service import Order
 from service.db import transaction
 from service.logs import logger_for
-from service.workers import service
-from service.workers.repository import Claim, LostLease
-from service.workers.service import Order
 from worker import metrics
 
 DATABASE_AWAY = (OperationalError, InterfaceError, NoConnectionFree)

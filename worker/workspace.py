@@ -16,14 +16,15 @@ from sqlalchemy import select
 
 from retort.kinds import KINDS
 from retort.user_model import RECORD
-from service.artifacts.models import CHUNK_BYTES, Blob
-from service.artifacts.repository import find_artifact, read_chunk
+from service.artifacts.repository import find_artifact
+from service.blobs.models import CHUNK_BYTES, BlobRow
+from service.blobs.repository import read_chunk
 from service.checkpoints.repository import of_job
+from service.claims.repository import Claim
 from service.db import reading
-from service.jobs.models import TERMINAL, Job
+from service.jobs.models import TERMINAL, JobRow
 from service.models.models import record_of
-from service.models.repository import find as find_model
-from service.workers.repository import Claim
+from service.models.products import PRODUCTS as MODELS
 from worker.inputs import Check, InputCache, InputMissing
 
 
@@ -97,7 +98,7 @@ class Workspace:
         folder = self.weights / model_id
         cache.put(project_id, model_id, folder, check)
         with reading() as session:
-            row = find_model(session, project_id, model_id)
+            row = MODELS.find(session, project_id, model_id)
         if row is None:
             raise InputMissing(f"{model_id} is not there any more; it may have been deleted")
         record = record_of(row[0])
@@ -166,7 +167,7 @@ def sweep_folders(storage: Path, grace_seconds: float) -> int:
 
 def _is_over(job_id: str) -> bool:
     with reading() as session:
-        state = session.scalar(select(Job.state).where(Job.id == job_id))
+        state = session.scalar(select(JobRow.state).where(JobRow.id == job_id))
     return state is None or state in TERMINAL
 
 
@@ -178,6 +179,6 @@ def _fetch(project_id: str, job_id: str, name: str, file: BinaryIO) -> None:
     _copy(found[1], file)
 
 
-def _copy(blob: Blob, file: BinaryIO) -> None:
+def _copy(blob: BlobRow, file: BinaryIO) -> None:
     for number in range(-(-(blob.size or 0) // CHUNK_BYTES)):
         file.write(read_chunk(blob.id, number))

@@ -14,7 +14,7 @@ from retort.engine.interrupt import Impossible
 from retort.engine.user_weights import read_record, user_network
 from retort.network import Network
 from retort.recipe import JobWeights, Student, Teacher
-from retort.student import StudentError, load_student, outputs_of
+from retort.student import StudentError, load_student, outputs_of, task_of
 from retort.task import Task
 
 
@@ -79,6 +79,8 @@ def _weighted(task: Task, wanted: Teacher | Student, facts: DataFacts, weights: 
             raise Impossible(
                 f"{source.network} of {source.job} is a {description['architecture']}; the recipe says {architecture}"
             )
+        if task_of(description) != task.name:
+            raise Impossible(f"{source.network} of {source.job} is of the task {task_of(description)}, not {task.name}")
         return network, outputs_of(description)
     try:
         network, names = ARCHITECTURES[architecture].published(architecture)

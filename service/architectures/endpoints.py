@@ -1,4 +1,4 @@
-"""HTTP for architectures: what a teacher or a student can be."""
+"""HTTP for the catalogue of architectures."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter
 
+from service.access.caller import Caller
+from service.access.dependency import needs
 from service.architectures import service
 from service.architectures.schemas import ArchitectureRead
 from service.errors import problems
-from service.keys.caller import needs
-from service.keys.service import Caller
 from service.paging import Page
 
 router = APIRouter(prefix="/v1/architectures", tags=["catalogue"])

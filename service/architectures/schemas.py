@@ -1,18 +1,18 @@
-"""What the API shows of architectures."""
+"""Architectures as the API shows them."""
 
 from __future__ import annotations
 
 from retort.architecture import Card
-from service.schemas import Shown
+from service.schemas import ResponseModel
 
 
-class ArchitectureRead(Shown):
+class ArchitectureRead(ResponseModel):
     """A network that a recipe may name."""
 
     name: str
     family: str
     """The file of retort/architectures/ that builds it."""
     source: str
-    """Where the family comes from: authors, title, year, link."""
+    """The family's origin: authors, title, year, link."""
     card: Card | None
-    """What is known of it without building it; null where it was not measured yet."""
+    """Its measures without building it; null where they were not taken yet."""

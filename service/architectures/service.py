@@ -1,4 +1,4 @@
-"""What one can ask of the catalogue of architectures."""
+"""The catalogue of architectures."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Artifacts: the files that jobs made, and the blobs behind them."""
+"""Artifacts: the files that jobs made."""

@@ -8,13 +8,14 @@ from urllib.parse import quote
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import StreamingResponse
 
+from service.access.caller import Caller
+from service.access.dependency import needs
 from service.artifacts import service
 from service.artifacts.schemas import ArtifactRead
-from service.artifacts.service import Stored
+from service.artifacts.service import StoredArtifact
+from service.blobs.service import read_bytes
 from service.errors import problems
 from service.jobs.service import check_exists
-from service.keys.caller import needs
-from service.keys.service import Caller
 from service.paging import Page
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/artifacts", tags=["artifacts"])
@@ -60,7 +61,7 @@ def download_artifact(
     if part is not None:
         headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size}"
     return StreamingResponse(
-        service.read_bytes(stored.blob_id, wanted),
+        read_bytes(stored.blob_id, wanted),
         status_code=200 if part is None else 206,
         headers=headers,
         media_type=stored.artifact.media_type,
@@ -73,7 +74,7 @@ router.add_api_route(
 )  # fmt: skip
 
 
-def _headers(stored: Stored) -> dict[str, str]:
+def _headers(stored: StoredArtifact) -> dict[str, str]:
     return {
         "ETag": stored.etag,
         "Accept-Ranges": "bytes",

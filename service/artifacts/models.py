@@ -1,41 +1,15 @@
-"""Artifacts, and the bytes behind them."""
+"""Artifacts: files that jobs made."""
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, ForeignKey, LargeBinary, UniqueConstraint
+from sqlalchemy import ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column
 
+from service.blobs import references
 from service.db import Base
 
-CHUNK_BYTES = 1 << 20
-"""Size of every chunk of a blob but the last."""
 
-
-class Blob(Base):
-    """Bytes in chunks. Written under a private id; named by digest and size in the transaction that commits it."""
-
-    __tablename__ = "blobs"
-    __table_args__ = (UniqueConstraint("sha256", "size"),)
-
-    id: Mapped[str] = mapped_column(primary_key=True)
-    sha256: Mapped[str | None]
-    """Hex; null while it is being written."""
-    size: Mapped[int | None] = mapped_column(BigInteger)
-    touched_at: Mapped[float]
-    """When it was last written to or referred to; what nothing refers to is collected some time after."""
-
-
-class Chunk(Base):
-    """One piece of a blob."""
-
-    __tablename__ = "chunks"
-
-    blob_id: Mapped[str] = mapped_column(ForeignKey("blobs.id", ondelete="CASCADE"), primary_key=True)
-    number: Mapped[int] = mapped_column(primary_key=True)
-    content: Mapped[bytes] = mapped_column(LargeBinary)
-
-
-class Artifact(Base):
+class ArtifactRow(Base):
     """A file that a job made."""
 
     __tablename__ = "artifacts"
@@ -48,3 +22,6 @@ class Artifact(Base):
     media_type: Mapped[str]
     blob_id: Mapped[str] = mapped_column(ForeignKey("blobs.id"), index=True)
     created_at: Mapped[float]
+
+
+references.register(ArtifactRow, through="job_id")

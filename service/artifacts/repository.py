@@ -1,156 +1,16 @@
-"""All SQL about artifacts and the blobs behind them.
-
-A blob is written under a private id, a chunk a transaction, and named by digest and size in the transaction that
-refers to it. What nothing refers to is swept some time after it was last touched.
-"""
+"""All SQL about artifacts."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import BinaryIO
-from uuid import uuid4
 
-from sqlalchemy import ColumnElement, delete, exists, insert, or_, select, tuple_, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import delete, insert, select
 from sqlalchemy.orm import Session
 
-from service.artifacts.models import CHUNK_BYTES, Artifact, Blob, Chunk
-from service.checkpoints.models import Checkpoint
-from service.datasets.models import Dataset
-from service.db import AS_BYTES, database_now, reading, release_pages, transaction
-from service.jobs.models import Job
-from service.models.models import Model
-from service.uploads.models import Upload
-
-BLOBS_A_SWEEP, CHUNKS_A_SWEEP = 16, 16
-"""How many of them one transaction deletes: other writers wait meanwhile, and a blob may have thousands of chunks."""
-
-
-class BlobGone(LookupError):
-    """A blob, or a part of it, is not there any more."""
-
-
-@dataclass(frozen=True)
-class Written:
-    """A blob whose bytes are all there and that has no name yet."""
-
-    id: str
-    sha256: str
-    size: int
-
-
-def write_blob(file: BinaryIO) -> Written:
-    """Copy a file into the database, a chunk at a time, each in a transaction of its own.
-
-    Raises BlobGone when it was swept meanwhile, for it was written too slowly.
-    """
-    digest, size = hashlib.sha256(), 0
-    with transaction() as session:
-        blob_id = begin_blob(session)
-    for number, content in enumerate(iter(lambda: file.read(CHUNK_BYTES), b"")):
-        digest.update(content)
-        size += len(content)
-        write_chunk(blob_id, number, content)
-    return Written(blob_id, digest.hexdigest(), size)
-
-
-def begin_blob(session: Session) -> str:
-    """A blob without bytes under a private id, which it gives."""
-    blob_id = f"blob_{uuid4().hex}"
-    session.execute(insert(Blob).values(id=blob_id, touched_at=database_now()))
-    return blob_id
-
-
-def write_chunk(blob_id: str, number: int, content: bytes) -> None:
-    """Write one piece of a blob that has no name yet, in a transaction of its own. Raises BlobGone."""
-    with transaction() as session:
-        _touch(session, blob_id)
-        session.execute(insert(Chunk).values(blob_id=blob_id, number=number, content=content))
-
-
-def move_chunks(session: Session, from_id: str, to_id: str, numbers: range) -> None:
-    """Put the pieces of those numbers, all that a blob without a name has, in the place of another's; the blob that
-    gave them ends. Raises BlobGone."""
-    for blob_id in (from_id, to_id):
-        _touch(session, blob_id)
-    replaced = (Chunk.blob_id == to_id, Chunk.number.between(numbers[0], numbers[-1]))
-    session.execute(delete(Chunk).where(*replaced).execution_options(synchronize_session=False))
-    moved = update(Chunk).where(Chunk.blob_id == from_id).values(blob_id=to_id)
-    session.execute(moved.execution_options(synchronize_session=False))
-    session.execute(delete(Blob).where(Blob.id == from_id))
-
-
-def drop_private(blob_id: str) -> None:
-    """Delete a blob that has no name yet, in a transaction of its own."""
-    with transaction() as session:
-        session.execute(delete(Blob).where(Blob.id == blob_id, Blob.sha256.is_(None)))
-
-
-def commit_blob(session: Session, written: Written) -> str:
-    """Name a blob in the caller's transaction; gives the id to refer to, an older blob's where the bytes are known.
-
-    A caller with several blobs commits them in the order of their digests, so that two callers cannot wait for each
-    other. Raises BlobGone when it was swept meanwhile.
-    """
-    known = name_blob(session, written)
-    if known != written.id:
-        session.execute(delete(Blob).where(Blob.id == written.id))
-    return known
-
-
-def name_blob(session: Session, written: Written) -> str:
-    """The same, but a blob whose bytes are known stays, for who refers to it and has to let go of it."""
-    known = refer(session, written)
-    if known is None:
-        try:
-            with session.begin_nested():
-                _touch(session, written.id, sha256=written.sha256, size=written.size)
-        except IntegrityError:  # somebody else named the same bytes a moment ago
-            known = refer(session, written)
-    return known or written.id
-
-
-def refer(session: Session, written: Written) -> str | None:
-    """The id of the blob with those bytes, touched, so that a sweep which waits for us spares it."""
-    same = (Blob.sha256 == written.sha256, Blob.size == written.size)
-    return session.scalar(update(Blob).where(*same).values(touched_at=database_now()).returning(Blob.id))
-
-
-def read_chunk(blob_id: str, number: int) -> bytes:
-    """One piece of a blob, read in a transaction of its own. Raises BlobGone when there is none of that number."""
-    with reading() as session:
-        found = select(Chunk.content).where(Chunk.blob_id == blob_id, Chunk.number == number)
-        content = session.scalar(found, execution_options=AS_BYTES)
-    if content is None:
-        raise BlobGone(f"chunk {number} of {blob_id} is not there any more")
-    return content
-
-
-def sweep(grace_seconds: float) -> int:
-    """Delete blobs that nothing refers to, half-written ones among them, and that were not touched for that long.
-
-    Gives how many were deleted.
-    """
-    count = 0
-    while condemned := _condemn(grace_seconds):
-        while _drop_chunks(condemned):
-            pass
-        with transaction() as session:
-            session.execute(delete(Blob).where(Blob.id.in_(condemned)))
-        count += len(condemned)
-    if count:
-        release_pages()
-    return count
-
-
-def drop_unreferenced(session: Session, blob_ids: Sequence[str]) -> None:
-    """Delete those of the blobs that nothing refers to any more; one that somebody else holds is left to the sweep."""
-    held = select(Blob.id).where(Blob.id.in_(blob_ids)).with_for_update(of=Blob, skip_locked=True)
-    # A statement of its own, once nobody else can refer to them: a reference may have been committed before.
-    free = delete(Blob).where(Blob.id.in_(session.scalars(held).all()), ~_referenced())
-    session.execute(free.execution_options(synchronize_session=False))
+from service.artifacts.models import ArtifactRow
+from service.blobs.models import BlobRow
+from service.db import database_now
+from service.jobs.models import JobRow
 
 
 def add_artifact(
@@ -158,50 +18,31 @@ def add_artifact(
 ) -> None:
     """Note a file that a job made."""
     values = {"name": name, "network": network, "media_type": media_type, "blob_id": blob_id}
-    session.execute(insert(Artifact).values(job_id=job_id, created_at=database_now(), **values))
+    session.execute(insert(ArtifactRow).values(job_id=job_id, created_at=database_now(), **values))
 
 
-def artifacts_of(session: Session, job_id: str) -> Sequence[tuple[Artifact, Blob]]:
+def artifacts_of(session: Session, job_id: str) -> Sequence[tuple[ArtifactRow, BlobRow]]:
     """Every file of a job with its blob, by name."""
-    found = select(Artifact, Blob).join(Blob, Blob.id == Artifact.blob_id).where(Artifact.job_id == job_id)
-    return [(artifact, blob) for artifact, blob in session.execute(found.order_by(Artifact.name))]
+    found = (
+        select(ArtifactRow, BlobRow)
+        .join(BlobRow, BlobRow.id == ArtifactRow.blob_id)
+        .where(ArtifactRow.job_id == job_id)
+    )
+    return [(artifact, blob) for artifact, blob in session.execute(found.order_by(ArtifactRow.name))]
 
 
-def find_artifact(session: Session, project_id: str, job_id: str, name: str) -> tuple[Artifact, Blob] | None:
+def find_artifact(session: Session, project_id: str, job_id: str, name: str) -> tuple[ArtifactRow, BlobRow] | None:
     """A file of a job of that project with its blob."""
-    wanted = (Artifact.job_id == job_id, Artifact.name == name, Job.project_id == project_id)
-    joined = select(Artifact, Blob).join(Blob, Blob.id == Artifact.blob_id).join(Job, Job.id == Artifact.job_id)
+    wanted = (ArtifactRow.job_id == job_id, ArtifactRow.name == name, JobRow.project_id == project_id)
+    joined = (
+        select(ArtifactRow, BlobRow)
+        .join(BlobRow, BlobRow.id == ArtifactRow.blob_id)
+        .join(JobRow, JobRow.id == ArtifactRow.job_id)
+    )
     row = session.execute(joined.where(*wanted)).one_or_none()
     return (row[0], row[1]) if row else None
 
 
-def _touch(session: Session, private_id: str, **name: object) -> None:
-    values = {"touched_at": database_now(), **name}
-    private = update(Blob).where(Blob.id == private_id, Blob.sha256.is_(None))
-    if session.scalar(private.values(values).returning(Blob.id)) is None:
-        raise BlobGone(f"{private_id} was swept before it was committed")
-
-
-def _condemn(grace_seconds: float) -> Sequence[str]:
-    """Give some blobs that are to go a name under which nobody finds, writes or commits them any more."""
-    old = Blob.touched_at <= database_now() - grace_seconds
-    candidates = select(Blob.id).where(old, ~_referenced()).limit(BLOBS_A_SWEEP)
-    with transaction() as session:
-        locked = session.scalars(candidates.with_for_update(of=Blob, skip_locked=True)).all()
-        # Asked again, now that nobody else can refer to them: a reference may have been committed in between.
-        free = update(Blob).where(Blob.id.in_(locked), ~_referenced())
-        condemned = free.values(sha256="swept " + Blob.id, size=0).returning(Blob.id)
-        return session.scalars(condemned.execution_options(synchronize_session=False)).all()
-
-
-def _drop_chunks(blob_ids: Sequence[str]) -> bool:
-    """Delete some chunks of those blobs; whether there were any."""
-    some = select(Chunk.blob_id, Chunk.number).where(Chunk.blob_id.in_(blob_ids)).limit(CHUNKS_A_SWEEP)
-    dropped = delete(Chunk).where(tuple_(Chunk.blob_id, Chunk.number).in_(some)).returning(Chunk.number)
-    with transaction() as session:
-        return bool(session.scalars(dropped.execution_options(synchronize_session=False)).all())
-
-
-def _referenced() -> ColumnElement[bool]:
-    """Whether anything refers to a blob: every table that can is named here."""
-    return or_(*(exists().where(table.blob_id == Blob.id) for table in (Artifact, Checkpoint, Dataset, Model, Upload)))
+def remove_artifact(session: Session, job_id: str, name: str) -> None:
+    """Forget a file of a job; its bytes are swept later."""
+    session.execute(delete(ArtifactRow).where(ArtifactRow.job_id == job_id, ArtifactRow.name == name))

@@ -1,15 +1,16 @@
-"""What the API shows of artifacts."""
+"""Artifacts as the API shows them."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from urllib.parse import quote
 
-from service.artifacts.models import Artifact, Blob
-from service.schemas import Shown
+from service.artifacts.models import ArtifactRow
+from service.blobs.models import BlobRow
+from service.schemas import ResponseModel
 
 
-class ArtifactRead(Shown):
+class ArtifactRead(ResponseModel):
     """A file that a job made."""
 
     name: str
@@ -22,10 +23,10 @@ class ArtifactRead(Shown):
     """Hex; also the file's ETag."""
     created_at: datetime
     url: str
-    """Where its bytes are, as a path."""
+    """Path of its bytes."""
 
 
-def shown(artifact: Artifact, blob: Blob) -> ArtifactRead:
+def shown(artifact: ArtifactRow, blob: BlobRow) -> ArtifactRead:
     """An artifact as the API shows it; its blob is committed, and so has a digest."""
     return ArtifactRead(
         name=artifact.name, network=artifact.network, media_type=artifact.media_type, size=blob.size,

@@ -1,17 +1,17 @@
-"""What one can do with artifacts."""
+"""Listing and finding artifacts, and ranges of their bytes."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from retort.registry import nearest
 from service.artifacts import repository
-from service.artifacts.models import CHUNK_BYTES
 from service.artifacts.schemas import ArtifactRead, shown
+from service.blobs.service import read_bytes
 from service.db import reading
 from service.errors import NotFound, RangeNotSatisfiable, quote
 
@@ -20,7 +20,7 @@ RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredArtifact:
     """A file of a job, ready to be sent."""
 
     artifact: ArtifactRead
@@ -37,12 +37,12 @@ def page(job_id: str) -> list[ArtifactRead]:
         return [shown(artifact, blob) for artifact, blob in repository.artifacts_of(session, job_id)]
 
 
-def find(project_id: str, job_id: str, name: str) -> Stored:
+def find(project_id: str, job_id: str, name: str) -> StoredArtifact:
     """A file of a job. Raises NotFound, which names the nearest file of that job. Holds no connection afterwards."""
     with reading() as session:
         found = repository.find_artifact(session, project_id, job_id, name)
         if found is not None:
-            return Stored(shown(*found), found[0].blob_id)
+            return StoredArtifact(shown(*found), found[0].blob_id)
     known = [artifact.name for artifact in page(job_id)]
     raise NotFound(f"job {job_id} has no artifact {quote(name)}{nearest(name, known)}")
 
@@ -65,16 +65,8 @@ def asked_range(header: str | None, size: int) -> range | None:
     return range(first, last + 1)
 
 
-def read_bytes(blob_id: str, wanted: range) -> Iterator[bytes]:
-    """Those bytes of a blob, a chunk at a time: between chunks no connection is held and none is in memory."""
-    for number in range(wanted.start // CHUNK_BYTES, -(-wanted.stop // CHUNK_BYTES)):
-        begin = number * CHUNK_BYTES
-        chunk = repository.read_chunk(blob_id, number)
-        yield chunk[max(0, wanted.start - begin) : wanted.stop - begin]
-
-
 def read_description(project_id: str, job_id: str, network: str) -> Mapping[str, Any] | None:
-    """What `<network>.json` says of a network that a job left as weights; None when it left none."""
+    """The content of `<network>.json`, of a network that a job left as weights; None when it left none."""
     try:
         find(project_id, job_id, f"{network}.safetensors")
         stored = find(project_id, job_id, f"{network}.json")

@@ -1,1 +1,1 @@
-"""Audit: who changed what, and when; who was not let; and what was removed because its time was over."""
+"""Audit: the log of changes, of refused requests, and of removals by retention."""

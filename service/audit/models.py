@@ -8,13 +8,13 @@ from sqlalchemy.orm import Mapped, mapped_column
 from service.db import Base
 
 
-class AuditEntry(Base):
+class AuditRow(Base):
     """One request that changed something, or would have; or one removal by a project's retention."""
 
     __tablename__ = "audit"
     __table_args__ = (Index("ix_audit_at", "at", "id"), Index("ix_audit_project", "project_id", "at", "id"))
 
-    # No references: an entry outlives what it tells of.
+    # No references: an entry outlives the things that it names.
     id: Mapped[str] = mapped_column(primary_key=True)
     at: Mapped[float]
     project_id: Mapped[str | None]

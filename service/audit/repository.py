@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from sqlalchemy import delete, insert, select, tuple_
 from sqlalchemy.orm import Session
 
-from service.audit.models import AuditEntry
-from service.audit.notes import Note
+from service.access.notes import Note
+from service.audit.models import AuditRow
 from service.audit.schemas import AuditQuery
 from service.db import database_now, transaction
 from service.ids import new_id
@@ -17,7 +17,7 @@ from service.paging import Position
 
 ENTRIES_A_SWEEP = 1000
 DAY_SECONDS = 86_400.0
-_INSERT = insert(AuditEntry.__table__).values(at=database_now())  # type: ignore[arg-type]
+_INSERT = insert(AuditRow.__table__).values(at=database_now())  # type: ignore[arg-type]
 """Built once: each request that changes something writes one."""
 
 
@@ -31,16 +31,16 @@ def add(session: Session, note: Note, status: int) -> None:
     session.connection().execute(_INSERT, values)
 
 
-def page(session: Session, query: AuditQuery, after: Position | None, limit: int) -> Sequence[AuditEntry]:
+def page(session: Session, query: AuditQuery, after: Position | None, limit: int) -> Sequence[AuditRow]:
     """Entries that the query asks for, newest first."""
-    found = select(AuditEntry)
+    found = select(AuditRow)
     if query.project is not None:
-        found = found.where(AuditEntry.project_id == query.project)
+        found = found.where(AuditRow.project_id == query.project)
     if query.key is not None:
-        found = found.where(AuditEntry.key_id == query.key)
+        found = found.where(AuditRow.key_id == query.key)
     if after is not None:
-        found = found.where(tuple_(AuditEntry.at, AuditEntry.id) < after)
-    return session.scalars(found.order_by(AuditEntry.at.desc(), AuditEntry.id.desc()).limit(limit)).all()
+        found = found.where(tuple_(AuditRow.at, AuditRow.id) < after)
+    return session.scalars(found.order_by(AuditRow.at.desc(), AuditRow.id.desc()).limit(limit)).all()
 
 
 def sweep(days: float) -> int:
@@ -48,8 +48,8 @@ def sweep(days: float) -> int:
     count, dropped = 0, ENTRIES_A_SWEEP
     while dropped == ENTRIES_A_SWEEP:
         with transaction() as session:
-            old = select(AuditEntry.id).where(AuditEntry.at <= database_now() - days * DAY_SECONDS)
-            some = delete(AuditEntry).where(AuditEntry.id.in_(old.limit(ENTRIES_A_SWEEP))).returning(AuditEntry.id)
+            old = select(AuditRow.id).where(AuditRow.at <= database_now() - days * DAY_SECONDS)
+            some = delete(AuditRow).where(AuditRow.id.in_(old.limit(ENTRIES_A_SWEEP))).returning(AuditRow.id)
             dropped = len(session.scalars(some.execution_options(synchronize_session=False)).all())
         count += dropped
     return count

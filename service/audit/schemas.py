@@ -1,4 +1,4 @@
-"""What the API shows of the audit log."""
+"""The audit log as the API shows it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from datetime import datetime
 
 from pydantic import Field
 
-from service.audit.models import AuditEntry
+from service.audit.models import AuditRow
 from service.paging import PageQuery
-from service.schemas import Shown
+from service.schemas import ResponseModel
 
 
 class AuditQuery(PageQuery):
-    """Which entries to list."""
+    """Filters of the list of entries."""
 
     project: str | None = Field(default=None, max_length=100)
     """Only those by keys of the project with this id."""
@@ -20,7 +20,7 @@ class AuditQuery(PageQuery):
     """Only those by the key with this id."""
 
 
-class AuditRead(Shown):
+class AuditRead(ResponseModel):
     """One request that changed something, or would have; or the removal of what a project keeps no longer."""
 
     id: str
@@ -29,7 +29,7 @@ class AuditRead(Shown):
     """Of the key; null for who showed none that is live. Of the thing, for a removal."""
     key_id: str | None
     method: str
-    """Of the request; `retention` for a removal, which nobody asked for."""
+    """Of the request; `retention` for a removal, which no request asked for."""
     route: str
     """The address, with its parameters by name."""
     about: dict[str, str]
@@ -40,6 +40,6 @@ class AuditRead(Shown):
     """Names the request in the service's log; empty for a removal."""
 
 
-def shown(entry: AuditEntry) -> AuditRead:
+def shown(entry: AuditRow) -> AuditRead:
     """An entry as the API shows it."""
     return AuditRead.model_validate(entry, from_attributes=True)

@@ -1,4 +1,4 @@
-"""What one can do with the audit log: write into it, and read it."""
+"""Writing into the audit log, and reading it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from service.access.caller import Caller
+from service.access.notes import Note
 from service.audit import repository
-from service.audit.models import AuditEntry
-from service.audit.notes import Note
+from service.audit.models import AuditRow
 from service.audit.schemas import AuditQuery
 from service.db import LOST, transaction
-from service.keys.service import Caller
 from service.paging import Position
-from service.usage.rates import Rates
+from service.rates import Rates
 
 FLOODS = frozenset({401, 429})
-"""Refusals that anybody can cause as often as he likes."""
+"""Refusals that can be caused without a key or at any rate."""
 FLOODS_PER_SECOND = 1.0
-"""How many of those are written down in the long run, by each process; the log of requests has them all."""
+"""Entries of those a second in the long run, by each process; the log of requests has them all."""
 
 log = logging.getLogger(__name__)
 _floods = Rates()
@@ -51,7 +51,7 @@ async def settle(state: Mapping[str, Any], status: int | None) -> None:
     await run_in_threadpool(_write, note, status)
 
 
-def page(session: Session, query: AuditQuery, after: Position | None, limit: int) -> Sequence[AuditEntry]:
+def page(session: Session, query: AuditQuery, after: Position | None, limit: int) -> Sequence[AuditRow]:
     """Entries that the query asks for, newest first."""
     return repository.page(session, query, after, limit)
 

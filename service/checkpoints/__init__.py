@@ -1,1 +1,1 @@
-"""Checkpoints: what another machine needs to go on with a job."""
+"""Checkpoints: the files from which another machine goes on with a job."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from sqlalchemy import ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column
 
+from service.blobs import references
 from service.db import Base
 
 
-class Checkpoint(Base):
+class CheckpointRow(Base):
     """A file that an engine left to go on from. Its bytes are a blob; two are kept a job, none once it has ended."""
 
     __tablename__ = "checkpoints"
@@ -24,3 +25,6 @@ class Checkpoint(Base):
     fence: Mapped[int]
     """Under which it was stored."""
     created_at: Mapped[float]
+
+
+references.register(CheckpointRow, through="job_id")

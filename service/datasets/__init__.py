@@ -1,1 +1,1 @@
-"""Data sets: those that come along, and users' own, which jobs of kind `ingest` make."""
+"""Data sets: built-in ones, and user data sets, which jobs of kind `ingest` make."""

@@ -1,4 +1,4 @@
-"""HTTP for data sets: which come along, and users' own."""
+"""HTTP for data sets: built-in ones and user data sets."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
 
+from service.access.caller import Caller
+from service.access.dependency import needs
 from service.audit.service import recorded
 from service.body import described, sent_json
 from service.catalogue import EntryRead
 from service.datasets import service
+from service.datasets.products import PRODUCTS
 from service.datasets.schemas import DatasetDetail, DatasetRead, detail, shown
 from service.db import reading
 from service.errors import problems
-from service.jobs.endpoints import IdempotencyKey
-from service.keys.caller import needs
-from service.keys.service import Caller
+from service.idempotency import IdempotencyKey
 from service.paging import Page, PageQuery, cut, decode_position
 
 router = APIRouter(prefix="/v1/datasets")
@@ -37,10 +38,10 @@ def create_dataset(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> DatasetDetail:
-    """Have images taken in as a data set: a job looks at each, makes the parts that are missing, and stores them."""
+    """Take in images as a data set: a job looks at each, makes the splits that are missing, and stores them."""
     with recorded(caller) as session:
         (dataset, job), replayed = service.create(session, caller, body, idempotency_key)
-        caller.note.tell(dataset_id=dataset.id)
+        caller.note.add(dataset_id=dataset.id)
         made = detail(dataset, job)
     response.headers["Location"] = made.links.self
     if replayed:
@@ -52,23 +53,23 @@ def create_dataset(
 def list_datasets(
     caller: Annotated[Caller, needs("jobs:read")], query: Annotated[PageQuery, Query()]
 ) -> Page[DatasetRead]:
-    """The project's own data sets, newest first."""
+    """The project's data sets, newest first."""
     after = decode_position(query.cursor)
     with reading() as session:
-        rows = service.page(session, caller, after, query.limit + 1)
+        rows = PRODUCTS.page(session, caller, after, query.limit + 1)
     some, cursor = cut(rows, query.limit, lambda row: (row[0].created_at, row[0].id))
     return Page(items=[shown(*row) for row in some], next_cursor=cursor)
 
 
 @router.get("/{dataset_id}", tags=["datasets"], responses=problems(404))
 def read_dataset(caller: Annotated[Caller, needs("jobs:read")], dataset_id: str) -> DatasetDetail:
-    """One data set, with all that was found in its images."""
+    """One data set, with the report on its images."""
     with reading() as session:
-        return detail(*service.read(session, caller, dataset_id))
+        return detail(*PRODUCTS.read(session, caller, dataset_id))
 
 
 @router.delete("/{dataset_id}", status_code=204, tags=["datasets"], responses=problems(404, 409))
 def delete_dataset(caller: Annotated[Caller, needs("data:write")], dataset_id: str) -> None:
     """Remove a data set that no job goes on to use, with its bytes."""
     with recorded(caller) as session:
-        service.delete(session, caller, dataset_id)
+        PRODUCTS.delete(session, caller, dataset_id)

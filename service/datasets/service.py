@@ -1,29 +1,28 @@
-"""What one can do with data sets: ask which come along, and have one's own taken in."""
+"""Built-in data sets, and the ingestion of user data sets."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from retort.dataset import DatasetError
+from retort.dataset import DataFacts, Dataset, DatasetError, ImageClassFacts
 from retort.datasets import DATASETS
 from retort.datasets._roots import Roots
+from retort.datasets.stored import StoredDataset
 from retort.ingest import Ingest
 from retort.kinds import INGEST
+from service.access.caller import Caller
 from service.catalogue import EntryRead, entry_read
-from service.datasets import repository
-from service.datasets.models import Dataset, DatasetState, state_of
-from service.datasets.repository import Row
-from service.errors import Conflict, FieldError, Invalid, NotFound, quote
+from service.datasets.models import DatasetRow
+from service.datasets.products import PRODUCTS
+from service.db import reading
+from service.errors import FieldError, Invalid
 from service.fields import field_errors
 from service.ids import new_id
-from service.jobs.service import Sent, enqueue, made_before
-from service.jobs.uses import check_unused
-from service.keys.service import Caller
-from service.paging import Position
+from service.job_creation.service import Submission, enqueue, made_before
+from service.products.repository import RowAndJob, add
 from service.settings import get_settings
 from service.uploads.models import UploadKind
 from service.uploads.service import use
@@ -37,7 +36,9 @@ def every() -> list[EntryRead]:
     return [entry_read(name, entry) for name, entry in DATASETS.items()]
 
 
-def create(session: Session, caller: Caller, body: Any, idempotency_key: str | None) -> tuple[Row, bool]:
+def create(
+    session: Session, caller: Caller, body: Any, idempotency_key: str | None
+) -> tuple[RowAndJob[DatasetRow], bool]:
     """A new data set and the queued job that makes it, or those that the same key and body made before, and whether
     they are those.
 
@@ -51,7 +52,7 @@ def create(session: Session, caller: Caller, body: Any, idempotency_key: str | N
     wrong = _wrong_folder(spec) or _wrong_limit(spec)
     limits = spec.limits.model_copy(update={"files": spec.limits.files or get_settings().max_dataset_files})
     spec = spec.model_copy(update={"limits": limits})
-    sent = Sent(INGEST, body, idempotency_key)
+    sent = Submission(INGEST, body, idempotency_key)
     needs = 0
     if made_before(session, caller, sent) is None:
         if wrong is not None:
@@ -61,12 +62,8 @@ def create(session: Session, caller: Caller, body: Any, idempotency_key: str | N
             needs = COPIES * upload.size
     job, replayed = enqueue(session, caller, sent, spec, name=spec.name, needs_disk_bytes=needs)
     if replayed:
-        before = repository.of_job(session, job.id)
-        if before is None:
-            said = f"the data set that the idempotency key {quote(idempotency_key)} made was deleted; wanted a new key"
-            raise Invalid.of([FieldError(parameter="Idempotency-Key", detail=said, found=idempotency_key)])
-        return (before, job), True
-    dataset = Dataset(
+        return PRODUCTS.made_by(session, job, sent), True
+    dataset = DatasetRow(
         id=new_id("dataset", job.created_at),
         project_id=caller.project_id,
         name=spec.name,
@@ -74,31 +71,37 @@ def create(session: Session, caller: Caller, body: Any, idempotency_key: str | N
         source=spec.source.model_dump(mode="json"),
         created_at=job.created_at,
     )
-    repository.add(session, dataset)
+    add(session, dataset)
     return (dataset, job), False
 
 
-def read(session: Session, caller: Caller, dataset_id: str) -> Row:
-    """The data set and its job. Raises NotFound, for another project's data set as for none."""
-    return _existing(repository.find(session, caller.project_id, dataset_id), dataset_id)
+def facts_of(project_id: str, dataset: Dataset) -> DataFacts | None:
+    """The facts of a data set that a spec names, as far as they are known here: those of users' own are in the
+    database; None where only a worker knows them. Raises DatasetError and OSError."""
+    if not isinstance(dataset, StoredDataset):
+        return dataset.facts(get_settings().data_roots)
+    with reading() as session:
+        found = PRODUCTS.find(session, project_id, dataset.dataset)
+    if found is None:
+        raise DatasetError(f"there is no data set {dataset.dataset!r}")
+    if trouble := PRODUCTS.trouble_of(*found):
+        raise DatasetError(f"data set {dataset.dataset} cannot be used: {trouble}")
+    return dataset.at_its_size(ImageClassFacts.model_validate(found[0].facts))
 
 
-def page(session: Session, caller: Caller, after: Position | None, limit: int) -> Sequence[Row]:
-    """The project's data sets with their jobs, newest first."""
-    return repository.page(session, caller.project_id, after, limit)
-
-
-def delete(session: Session, caller: Caller, dataset_id: str) -> None:
-    """Remove a data set that nothing uses, with its bytes. Raises NotFound and Conflict."""
-    dataset, job = _existing(repository.lock(session, caller.project_id, dataset_id), dataset_id)
-    if state_of(dataset, job) is DatasetState.ingesting:
-        raise Conflict(f"data set {dataset_id} is being taken in by job {dataset.job_id}, so cancel that first")
-    check_unused(session, caller.project_id, dataset_id)
-    repository.remove(session, dataset)
+def dataset_problem(project_id: str, dataset: Dataset) -> str | None:
+    """One sentence why a data set cannot be used, if it cannot and that shows here."""
+    try:
+        facts_of(project_id, dataset)
+    except DatasetError as error:
+        return str(error)
+    except OSError as error:
+        return f"the data set cannot be read: {error.strerror}"
+    return None
 
 
 def _wrong_folder(spec: Ingest) -> FieldError | None:
-    """What is wrong with a folder, as far as it can be told here: a worker may see it where this machine does not."""
+    """The error in a folder, as far as it shows here: a worker may see the folder where this machine does not."""
     path = spec.source.folder
     if path is None:
         return None
@@ -118,9 +121,3 @@ def _wrong_limit(spec: Ingest) -> FieldError | None:
         return None
     detail = f"{files:,} files are more than the {most:,} that this server takes in"
     return FieldError(pointer="/limits/files", detail=detail, found=files)
-
-
-def _existing(row: Row | None, dataset_id: str) -> Row:
-    if row is None:
-        raise NotFound(f"there is no data set {quote(dataset_id)}")
-    return row

@@ -1,1 +1,1 @@
-"""Events: the numbered diary of a job."""
+"""Events: reading and following the event logs of jobs."""

@@ -1,4 +1,4 @@
-"""HTTP for the diary: as a list, as server-sent events, as curves."""
+"""HTTP for events: as a list, as server-sent events, as curves."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse
 
+from service.access.caller import Caller
+from service.access.dependency import needs
 from service.db import reading
 from service.errors import problems
 from service.events import repository, service
 from service.events.schemas import EventQuery, EventRead, Metrics, shown
 from service.jobs.service import check_exists
-from service.keys.caller import needs
-from service.keys.service import Caller
 from service.paging import Page, cut, decode_number
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["events"])
 
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "A part of the diary; with `Accept: text/event-stream` all of it, as it grows, to its end",
+        "description": "A page of the events; with `Accept: text/event-stream` all of them, as they come, to the end",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     },
     **problems(404, 422),
@@ -35,7 +35,7 @@ def list_events(
     query: Annotated[EventQuery, Query()],
     last_event_id: Annotated[int | None, Header(alias="Last-Event-ID", ge=0, lt=2**31)] = None,
 ) -> Page[EventRead] | Response:
-    """The job's diary. As server-sent events it goes on after `Last-Event-ID`, or after `after`."""
+    """The job's events. As server-sent events they go on after `Last-Event-ID`, or after `after`."""
     check_exists(caller, job_id)
     if "text/event-stream" in request.headers.get("accept", ""):
         begin = query.after if last_event_id is None else last_event_id

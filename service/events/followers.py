@@ -1,9 +1,9 @@
-"""The watch: one look into the database, twice a second, tells all followers of this process what is new.
+"""The watch: one look into the database, twice a second, for the news of all followers of this process.
 
 A follower that has read all there was waits here and holds nothing of the database. The look asks how far the followed
-diaries have come, in one statement, reads what is new of them, in another, and wakes those alone whom it concerns. Who
-has further to go than a look hands out reads by itself, a page at a time: so nothing is queued for anybody, and who
-reads slowly delays nobody else.
+event logs have come, in one statement, reads the new events, in another, and wakes only the followers that have news. A
+follower that is further behind than a look hands out reads by itself, a page at a time: so nothing is queued for it,
+and a slow reader delays no other.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from service.keys.repository import live_among
 
 LOOK_SECONDS = 0.5
 NEAR_EVENTS = 20
-"""How many events of a job a look hands out."""
+"""Number of events of a job that a look hands out."""
 MOST_JOBS = 500
 """Of how many jobs a look reads the news; followers of further ones read by themselves."""
 
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class News:
-    """What is new for one follower."""
+    """New events for one follower."""
 
     text: bytes
     """Server-sent events."""
@@ -48,18 +48,18 @@ class News:
 
 
 @dataclass(eq=False)
-class Waiting:
-    """A follower that knows all that its job's diary held a moment ago."""
+class Follower:
+    """A follower that has all events that its job had a moment ago."""
 
     job_id: str
     key_id: str
     position: int
-    told: asyncio.Future[News] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    news: asyncio.Future[News] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 @dataclass(frozen=True)
 class Look:
-    """What the database said."""
+    """An answer of the database."""
 
     heads: Mapping[str, Head]
     lines: Mapping[str, list[tuple[int, bytes]]]
@@ -67,8 +67,8 @@ class Look:
     keys: Collection[str]
     """Those that are not revoked."""
 
-    def news(self, follower: Waiting) -> News | None:
-        """What that follower has to be told; None when there is nothing."""
+    def news(self, follower: Follower) -> News | None:
+        """The news for that follower; None when there are none."""
         head, position = self.heads.get(follower.job_id), follower.position
         if head is None or follower.key_id not in self.keys:
             return News(b"", position, over=True)
@@ -84,20 +84,20 @@ class Watch:
     """The followers of one event loop that wait, and the task that looks for them while there are any."""
 
     def __init__(self) -> None:
-        self._waiting: set[Waiting] = set()
+        self._waiting: set[Follower] = set()
         self._task: asyncio.Task[None] | None = None
         self._lost = False
         # A thread of its own: news do not wait until requests have left one free.
         self._thread = CapacityLimiter(1)
 
     async def wait(self, job_id: str, key_id: str, position: int, seconds: float) -> News | None:
-        """What comes after that position, once there is something; None when there is nothing for so long."""
-        follower = Waiting(job_id, key_id, position)
+        """The news after that position, once there are some; None when there are none for so long."""
+        follower = Follower(job_id, key_id, position)
         self._waiting.add(follower)
         if self._task is None:
             self._task = asyncio.create_task(self._look_on(), name="watch")
         try:
-            return await asyncio.wait_for(follower.told, seconds)
+            return await asyncio.wait_for(follower.news, seconds)
         except TimeoutError:
             return None
         finally:
@@ -111,8 +111,8 @@ class Watch:
         finally:
             self._task = None
 
-    async def _look(self, followers: Collection[Waiting]) -> None:
-        """Tell those followers what is new. While the database is lost they wait on."""
+    async def _look(self, followers: Collection[Follower]) -> None:
+        """Give those followers their news. While the database is lost they wait on."""
         try:
             found = await run_sync(look, followers, limiter=self._thread)
         except LOST as error:
@@ -122,17 +122,17 @@ class Watch:
             return
         except Exception as error:
             for follower in followers:
-                if not follower.told.done():
-                    follower.told.set_exception(error)
+                if not follower.news.done():
+                    follower.news.set_exception(error)
             return
         self._lost = False
         for follower in followers:
             news = found.news(follower)
-            if news is not None and not follower.told.done():
-                follower.told.set_result(news)
+            if news is not None and not follower.news.done():
+                follower.news.set_result(news)
 
 
-def look(followers: Collection[Waiting]) -> Look:
+def look(followers: Collection[Follower]) -> Look:
     """Ask the database what is new for them."""
     positions: dict[str, int] = {}
     for follower in followers:

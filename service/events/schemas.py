@@ -1,4 +1,4 @@
-"""What the API shows of the diary."""
+"""Events as the API shows them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any
 
 from pydantic import Field
 
-from service.events.models import Event
+from service.jobs.models import EventRow
 from service.paging import PageQuery
-from service.schemas import Shown
+from service.schemas import ResponseModel
 
 
 class EventQuery(PageQuery):
-    """Which part of the diary to list."""
+    """The part of a job's events to list."""
 
     after: int = Field(default=0, ge=0, lt=2**31)
     """Only events with higher numbers."""
 
 
-class EventRead(Shown):
-    """One numbered line of a job's diary."""
+class EventRead(ResponseModel):
+    """One numbered event of a job."""
 
     number: int
     """Counts from 1, without gap or repeat."""
@@ -45,7 +45,7 @@ class EventRead(Shown):
     """Anything larger: the resolved recipe, the report."""
 
 
-class Point(Shown):
+class Point(ResponseModel):
     """One value of a curve."""
 
     phase: str
@@ -54,7 +54,7 @@ class Point(Shown):
     value: float
 
 
-class Metrics(Shown):
+class Metrics(ResponseModel):
     """The curves of a job."""
 
     students: dict[str, dict[str, list[Point]]]
@@ -64,7 +64,7 @@ class Metrics(Shown):
 BODY = ("phase", "network", "epoch", "step", "values", "text", "data")
 
 
-def shown(event: Event) -> EventRead:
+def shown(event: EventRow) -> EventRead:
     """An event as the API shows it."""
     body = {name: event.body.get(name) for name in BODY}
     return EventRead(number=event.number, at=event.at, kind=event.kind, attempt=event.attempt, **body)

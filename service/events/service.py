@@ -1,4 +1,4 @@
-"""What one can do with the diary: read it, follow it, draw its curves."""
+"""Reading the event log of a job: following it, and its curves."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from fastapi.sse import KEEPALIVE_COMMENT
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from service.access.caller import Caller
 from service.db import reading
 from service.events import repository
 from service.events.followers import News, text_of, watch
 from service.events.schemas import Metrics, Point, shown
 from service.keys.repository import live_among
-from service.keys.service import Caller
 
 KEEPALIVE_SECONDS = 15.0
 BATCH = 200
@@ -34,26 +34,26 @@ def metrics(session: Session, job_id: str) -> Metrics:
 
 
 async def follow(caller: Caller, job_id: str, after: int) -> AsyncIterator[bytes]:
-    """The diary as server-sent events, from after that number to the job's end.
+    """The events as server-sent ones, from after that number to the job's end.
 
     While it waits no database connection is held, and others look for it. Ends early when the job is deleted or the
     key revoked.
     """
-    told: News | None = News(b"", after, more=True)
-    while told is None or not told.over:
-        if told is not None and told.more:
-            told = await run_in_threadpool(_replay, caller, job_id, after)
+    news: News | None = News(b"", after, more=True)
+    while news is None or not news.over:
+        if news is not None and news.more:
+            news = await run_in_threadpool(_replay, caller, job_id, after)
         else:
-            told = await watch().wait(job_id, caller.key_id, after, KEEPALIVE_SECONDS)
-        if told is None:
+            news = await watch().wait(job_id, caller.key_id, after, KEEPALIVE_SECONDS)
+        if news is None:
             yield KEEPALIVE_COMMENT
-        elif told.text:
-            yield told.text
-            after = told.position
+        elif news.text:
+            yield news.text
+            after = news.position
 
 
 def _replay(caller: Caller, job_id: str, after: int) -> News:
-    """The next page of what was written since."""
+    """The next page of the events written since."""
     with reading() as session:
         # The state first: once it is final, the event that says so was committed with it.
         head = repository.heads(session, [job_id]).get(job_id)

@@ -1,4 +1,4 @@
-"""HTTP for exports: what is offered, and with which fields."""
+"""HTTP for the catalogue of exports."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter
 
+from service.access.caller import Caller
+from service.access.dependency import needs
 from service.catalogue import EntryRead
 from service.exports import service
-from service.keys.caller import needs
-from service.keys.service import Caller
 from service.paging import Page
 
 router = APIRouter(prefix="/v1/exports", tags=["catalogue"])

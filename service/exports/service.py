@@ -1,4 +1,4 @@
-"""What one can ask of the catalogue of exports."""
+"""The catalogue of exports."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Whether the service lives, and whether it can work."""
+"""Health: liveness, readiness and metrics."""

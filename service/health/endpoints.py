@@ -8,15 +8,15 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from service.errors import problems
 from service.health import fleet, service
-from service.health.schemas import Alive, Ready
+from service.health.schemas import Health, Readiness
 
 router = APIRouter(tags=["health"])
 
 
 @router.get("/healthz")
-async def read_health() -> Alive:
+async def read_health() -> Health:
     """The process lives."""
-    return Alive()
+    return Health()
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
@@ -26,6 +26,6 @@ def read_metrics() -> PlainTextResponse:
 
 
 @router.get("/readyz", responses=problems(503))
-def read_readiness() -> Ready:
+def read_readiness() -> Readiness:
     """Database and broker answer; 503 when the database does not, or is not migrated."""
     return service.ready()

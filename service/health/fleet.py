@@ -1,4 +1,4 @@
-"""Jobs, workers, database and broker as numbers, for Prometheus; read when somebody asks, once a second at most."""
+"""Jobs, workers, database and broker as numbers, for Prometheus; read at a scrape, once a second at most."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from sqlalchemy.orm import Session
 
 from service import metrics, wake_up
 from service.db import database_now, reading
-from service.jobs.models import Job, State
+from service.jobs.models import JobRow, State
 from service.settings import Settings, get_settings
-from service.workers.models import Worker
+from service.workers.models import WorkerRow
 
 FRESH_SECONDS = 1.0
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Counts:
-    """What the database knows."""
+    """Counts of jobs and workers in the database."""
 
     jobs: dict[State, int]
     left_behind: int
@@ -40,7 +40,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class FleetSnapshot:
     """The service as it stood a moment ago."""
 
     of: Settings
@@ -51,10 +51,10 @@ class Snapshot:
 
 
 class Fleet(Collector):
-    """Takes a snapshot when it is asked and the last one is old. Who asks meanwhile waits for it and gets the same."""
+    """Takes a snapshot when it is asked and the last one is old. A scrape meanwhile waits for it and gets the same."""
 
     def __init__(self) -> None:
-        self._taken: Snapshot | None = None
+        self._taken: FleetSnapshot | None = None
         self._taking = threading.Lock()
 
     def describe(self) -> list[Metric]:
@@ -65,13 +65,13 @@ class Fleet(Collector):
         snapshot = self._snapshot(get_settings())
         yield from metrics_of(snapshot.counts, broker=snapshot.broker)
 
-    def _snapshot(self, settings: Settings) -> Snapshot:
+    def _snapshot(self, settings: Settings) -> FleetSnapshot:
         with self._taking:
             known = self._taken
             if known and known.of is settings and time.monotonic() - known.taken_at < FRESH_SECONDS:
                 return known
             counts, broker = read_counts(settings.lease_seconds), wake_up.reachable() is None
-            self._taken = Snapshot(settings, time.monotonic(), counts, broker)
+            self._taken = FleetSnapshot(settings, time.monotonic(), counts, broker)
             return self._taken
 
 
@@ -89,7 +89,7 @@ def gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
 
 
 def of_counts(counts: Counts) -> Iterator[Metric]:
-    """Counts as metrics; a state that no job is in is told as 0."""
+    """Counts as metrics; a state that no job is in counts 0."""
     jobs = GaugeMetricFamily("retort_jobs", "Jobs by state.", labels=("state",))
     for state in State:
         jobs.add_metric((state.value,), counts.jobs.get(state, 0))
@@ -107,7 +107,7 @@ def of_counts(counts: Counts) -> Iterator[Metric]:
 
 
 def read_counts(lease_seconds: float) -> Counts | None:
-    """What the database knows; None, and a line in the log, when it does not answer."""
+    """Counts of jobs and workers in the database; None, and a line in the log, when it does not answer."""
     try:
         with reading() as session:
             return _count(session, lease_seconds)
@@ -117,12 +117,12 @@ def read_counts(lease_seconds: float) -> Counts | None:
 
 
 def _count(session: Session, lease_seconds: float) -> Counts:
-    jobs = session.execute(select(Job.state, func.count()).group_by(Job.state)).all()
-    over = select(func.count()).where(Job.state == State.running, Job.lease_ends <= database_now())
-    since = func.min(case((Job.not_before > Job.created_at, Job.not_before), else_=Job.created_at))
-    waited = session.scalar(select(database_now() - since).where(Job.state == State.queued))
-    busy = Worker.job_id.is_not(None)
-    alive = select(busy, func.count()).where(Worker.seen_at >= database_now() - lease_seconds).group_by(busy)
+    jobs = session.execute(select(JobRow.state, func.count()).group_by(JobRow.state)).all()
+    over = select(func.count()).where(JobRow.state == State.running, JobRow.lease_ends <= database_now())
+    since = func.min(case((JobRow.not_before > JobRow.created_at, JobRow.not_before), else_=JobRow.created_at))
+    waited = session.scalar(select(database_now() - since).where(JobRow.state == State.queued))
+    busy = WorkerRow.job_id.is_not(None)
+    alive = select(busy, func.count()).where(WorkerRow.seen_at >= database_now() - lease_seconds).group_by(busy)
     return Counts(
         jobs=dict(jobs),
         left_behind=session.scalars(over).one(),
@@ -136,5 +136,5 @@ registry.register(Fleet())
 
 
 def scrape() -> bytes:
-    """All that the front end tells, in Prometheus's text format."""
+    """All metrics of the front end, in Prometheus's text format."""
     return generate_latest(metrics.registry) + generate_latest(registry)

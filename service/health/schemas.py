@@ -1,19 +1,19 @@
-"""What the API shows of its own health."""
+"""Health as the API shows it."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from service.schemas import Shown
+from service.schemas import ResponseModel
 
 
-class Alive(Shown):
+class Health(ResponseModel):
     """The process answers."""
 
     status: Literal["ok"] = "ok"
 
 
-class Ready(Shown):
+class Readiness(ResponseModel):
     """Whether the service can work."""
 
     status: Literal["ok", "degraded"]

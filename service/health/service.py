@@ -5,15 +5,15 @@ from __future__ import annotations
 from service import revisions, wake_up
 from service.db import get_engine
 from service.errors import Unavailable
-from service.health.schemas import Ready
+from service.health.schemas import Readiness
 
 
-def ready() -> Ready:
-    """How database and broker do. Raises Unavailable unless the database answers and is migrated."""
+def ready() -> Readiness:
+    """The state of database and broker. Raises Unavailable unless the database answers and is migrated."""
     found, wanted = revisions.current(get_engine()), revisions.head()
     if found != wanted:
         raise Unavailable(f"the database stands at migration {found or 'none'}; {wanted} is wanted, so migrate it")
     problem = wake_up.reachable()
     if problem is None:
-        return Ready(status="ok", broker="ok")
-    return Ready(status="degraded", broker=f"unreachable: {problem}")
+        return Readiness(status="ok", broker="ok")
+    return Readiness(status="degraded", broker=f"unreachable: {problem}")

@@ -1,1 +1,1 @@
-"""Jobs: one run of one recipe each."""
+"""Jobs: the life of a job's row, its rules and its event log."""

@@ -2,73 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Query, Response
 
+from service.access.caller import Caller
+from service.access.dependency import needs
 from service.audit.service import recorded
-from service.body import described, sent_json
 from service.db import reading
 from service.errors import problems
 from service.jobs import service
 from service.jobs.models import Wanted
-from service.jobs.schemas import JobDetail, JobQuery, JobRead, Validation, shown
-from service.keys.caller import needs
-from service.keys.service import Caller
+from service.jobs.schemas import JobDetail, JobQuery, JobRead, shown
 from service.paging import Page, cut, decode_position
 from service.schemas import spelled
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-
-SentRecipe = Annotated[Any, Depends(sent_json)]
-RECIPE = described({"$ref": "#/components/schemas/Recipe"})
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        min_length=1,
-        max_length=200,
-        description="The same key and body make one thing, however often they are sent.",
-    ),
-]
-
-
-@router.post("", status_code=201, response_model=JobDetail, responses=problems(413, 415, 422), openapi_extra=RECIPE)
-def create_job(
-    caller: Annotated[Caller, needs("jobs:write")], body: SentRecipe, idempotency_key: IdempotencyKey = None
-) -> Response:
-    """Check a recipe and queue it."""
-    with recorded(caller) as session:
-        job, replayed = service.create(session, caller, body, idempotency_key)
-        caller.note.tell(job_id=job.id)
-        made = service.describe(session, job)
-    replay = {"Idempotent-Replayed": "true"} if replayed else {}
-    return spelled(made, 201, {"Location": f"/v1/jobs/{job.id}", **replay})
-
-
-@router.post("/validate", responses=problems(413, 415, 422), openapi_extra=RECIPE)
-def validate_job(caller: Annotated[Caller, needs("jobs:read")], body: SentRecipe) -> Validation:
-    """Say all that is wrong with a recipe and what is odd, and give it resolved; nothing is queued."""
-    return service.validate(caller, body)
-
-
-@router.post("/estimate", status_code=202, responses=problems(413, 415, 422), openapi_extra=RECIPE)
-def estimate_job(
-    caller: Annotated[Caller, needs("jobs:write")],
-    body: SentRecipe,
-    response: Response,
-    idempotency_key: IdempotencyKey = None,
-) -> JobDetail:
-    """Run some real steps of a recipe and tell what all of it would take: a job of kind `estimate`, whose report says
-    seconds, memory and sizes."""
-    with recorded(caller) as session:
-        job, replayed = service.estimate(session, caller, body, idempotency_key)
-        caller.note.tell(job_id=job.id)
-        made = service.describe(session, job)
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
-    if replayed:
-        response.headers["Idempotent-Replayed"] = "true"
-    return made
 
 
 @router.get("", response_model=Page[JobRead], responses=problems(422))

@@ -12,7 +12,7 @@ from service.db import Base
 
 
 class State(StrEnum):
-    """Where a job stands; succeeded, failed and cancelled are final."""
+    """The states of a job; succeeded, failed and cancelled are final."""
 
     queued = "queued"
     running = "running"
@@ -23,7 +23,7 @@ class State(StrEnum):
 
 
 class Wanted(StrEnum):
-    """What its owner wants of a job that has not ended."""
+    """The wishes that its owner may have of a job that has not ended."""
 
     run = "run"
     pause = "pause"
@@ -37,8 +37,8 @@ ENDED = text("ended_at IS NOT NULL")
 TERMINAL = frozenset({State.succeeded, State.failed, State.cancelled})
 
 
-class Job(Base):
-    """One run of one recipe."""
+class JobRow(Base):
+    """One run of one spec."""
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -69,9 +69,9 @@ class Job(Base):
     latest: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     """The newest metrics of each network, by its name."""
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    """Why the last attempt did not finish: `fault` (recipe, machine, service), `cause`, `detail`."""
+    """The reason that the last attempt did not finish: `fault` (spec, machine, service), `cause`, `detail`."""
     attempt: Mapped[int] = mapped_column(default=0)
-    """How often the job was started; a start that its worker handed back, because it had to stop, is not counted."""
+    """Number of the job's starts, without those that its worker handed back because it had to stop."""
     max_attempts: Mapped[int]
     fence: Mapped[int] = mapped_column(default=0)
     """Rises with every claim; a worker's write that bears an older one is refused."""
@@ -97,7 +97,7 @@ class Job(Base):
     ended_at: Mapped[float | None]
 
 
-class JobTag(Base):
+class JobTagRow(Base):
     """A word to find a job by."""
 
     __tablename__ = "job_tags"
@@ -105,3 +105,22 @@ class JobTag(Base):
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     tag: Mapped[str] = mapped_column(primary_key=True)
+
+
+class EventRow(Base):
+    """One numbered event of a job: numbers start at 1, without gap or repeat."""
+
+    __tablename__ = "events"
+    __table_args__ = (UniqueConstraint("job_id", "key"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str | None]
+    """Names the engine's record; a record that a resumed run repeats bears the same key and is dropped. Null for
+    changes of the job's life."""
+    kind: Mapped[str]
+    at: Mapped[float]
+    attempt: Mapped[int]
+    body: Mapped[dict[str, Any]] = mapped_column(JSON)
+    """Those of `phase, network, epoch, step, values, text, data` that it has. For changes of the job's life `data`
+    holds attempt, worker and fence, and `text` says why."""

@@ -12,7 +12,7 @@ from service.jobs.models import TERMINAL, State, Wanted
 
 
 class Asker(StrEnum):
-    """Who wants a job to change."""
+    """The side that wants a job to change."""
 
     owner = "owner"
     worker = "worker"
@@ -51,7 +51,7 @@ MAY_WANT: dict[Wanted, frozenset[Wanted]] = {
 """For each wish, what its owner may wish next: pausing can be taken back, an end cannot."""
 
 VERBS = {Wanted.run: "resumed", Wanted.pause: "paused", Wanted.stop: "stopped", Wanted.cancel: "cancelled"}
-"""What becomes of a job by each wish."""
+"""The participle of each wish, for sentences."""
 
 
 def may_follow(old: State, new: State, asker: Asker) -> bool:
@@ -81,7 +81,7 @@ def is_fulfilled(state: State, wanted: Wanted, wish: Wanted) -> bool:
 
 
 def state_after(state: State, wish: Wanted, *, held: bool, started: bool) -> State:
-    """What a job that has not ended becomes at once when its owner wishes that; what stays is left to a worker.
+    """The state that a job which has not ended gets at once when its owner wishes that; the rest is left to a worker.
 
     `held`: a worker holds it. `started`: it was started before, so that there may be something to keep.
     """

@@ -1,4 +1,4 @@
-"""What the API takes and shows of jobs."""
+"""Jobs as the API takes and shows them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
-from retort.dataset import DataFacts
 from retort.event import Progress
 from retort.kinds import KINDS, KindName
-from retort.recipe import Recipe
-from service.errors import FieldError
-from service.jobs.models import TERMINAL, Job, State, Wanted
+from service.jobs.models import TERMINAL, JobRow, State, Wanted
 from service.paging import PageQuery
-from service.schemas import DescribedBy, Shown
+from service.schemas import DescribedBy, ResponseModel
 
 
 @dataclass(frozen=True)
@@ -29,8 +26,6 @@ class MarksTerminal:
         return reference
 
 
-StoredRecipe = Annotated[dict[str, Any], DescribedBy(Recipe)]
-"""Never validated again: it stays readable when a method's fields have changed since."""
 StoredSpec = Annotated[dict[str, Any], DescribedBy(Union[tuple(kind.spec for kind in KINDS.values())])]  # noqa: UP007
 """The same, of a job of any kind."""
 StoredProgress = Annotated[dict[str, Any], DescribedBy(Progress, leaves_out=("line",))]
@@ -38,7 +33,7 @@ ShownState = Annotated[State, MarksTerminal()]
 
 
 class JobQuery(PageQuery):
-    """Which jobs to list."""
+    """Filters of the list of jobs."""
 
     state: list[State] = Field(default=[], max_length=len(State))
     """Only jobs in this state; given several times, in any of these."""
@@ -50,19 +45,19 @@ class JobQuery(PageQuery):
     """Only jobs with this tag; given several times, with all of these."""
 
 
-class Failure(Shown):
-    """Why the last attempt did not finish."""
+class Failure(ResponseModel):
+    """The reason that the last attempt did not finish."""
 
-    fault: Literal["recipe", "machine", "service"]
-    """What has to change before it can succeed."""
+    fault: Literal["spec", "machine", "service"]
+    """The thing that has to change before it can succeed."""
     cause: str
     """A word for it: an exit code, a signal, out of memory, heartbeat lost."""
     detail: str
     """One sentence."""
 
 
-class Links(Shown):
-    """Where the job's parts are, as paths."""
+class JobLinks(ResponseModel):
+    """Paths of the job's parts."""
 
     self: str
     events: str
@@ -70,91 +65,74 @@ class Links(Shown):
     artifacts: str
 
 
-class Waiting(Shown):
-    """Why a queued job has not started, at most a second old."""
+class QueuePlace(ResponseModel):
+    """The place of a queued job and the reason that it has not started, at most a second old."""
 
     position: int
     """Its place among the queued jobs; 1 is next."""
     workers: int
-    """How many are alive."""
+    """Number of live workers."""
     busy: int
-    """How many of them run a job."""
+    """Number of them that run a job."""
     reason: str
     """One sentence."""
 
 
-class JobRead(Shown):
-    """One run of one recipe."""
+class JobRead(ResponseModel):
+    """One run of one spec."""
 
     id: str
     kind: str
-    """What it does: `distill`, or work for another feature, such as `ingest`."""
+    """Its work: `distill`, or work for another feature, such as `ingest`."""
     name: str
     tags: list[str]
     state: ShownState
-    """Where it stands."""
+    """Its state."""
     wanted: Wanted
-    """What its owner wants of it."""
+    """Its owner's wish."""
     terminal: bool
     """Whether its state is final."""
     phase: str | None
-    """What it is doing: preparing, teaching, a method's own phase, distilling, compressing, exporting, evaluating."""
+    """Its present work: preparing, teaching, a method's own phase, distilling, compressing, exporting, evaluating."""
     progress: StoredProgress | None
-    """Where it stands in that phase."""
+    """Its progress in that phase."""
     latest: dict[str, dict[str, float]]
     """The newest metrics of each network, by its name."""
     priority: int
     """Higher ones start first within the project."""
     attempt: int
-    """How often it was started."""
+    """Number of its starts."""
     max_attempts: int
     error: Failure | None
-    """Why the last attempt did not finish."""
+    """The reason that the last attempt did not finish."""
     created_at: datetime
     started_at: datetime | None
     deadline_at: datetime | None
     """When its wall-clock time is over; null before the first start and without a limit."""
     ended_at: datetime | None
-    links: Links
+    links: JobLinks
 
 
 class JobDetail(JobRead):
-    """One job, with its recipe and why it waits."""
+    """One job, with its spec and the reason that it waits."""
 
     spec: StoredSpec
-    """As it was resolved and stored; of another kind than `distill`, that kind's spec."""
-    waiting: Waiting | None
+    """The spec as it was resolved and stored; of a job of kind `distill`, the recipe."""
+    waiting: QueuePlace | None
     """Null unless it is queued."""
 
 
-class Validation(Shown):
-    """All that can be said of a recipe without running it."""
-
-    valid: bool
-    """Whether the same body would make a job now."""
-    problems: list[FieldError]
-    """All that is wrong."""
-    warnings: list[str]
-    """What is odd, in sentences."""
-    resolved: StoredRecipe | None
-    """The recipe as it would be stored, without `auto` but for what only a worker knows; null when it is wrong."""
-    sharing: list[list[str]]
-    """Names of the students that share one pass over the data and one of the teacher, a group each."""
-    facts: DataFacts | None
-    """What is known of the data set; null when only a worker can tell."""
-
-
-def shown(job: Job) -> JobRead:
+def shown(job: JobRow) -> JobRead:
     """A job as lists show it."""
     return JobRead(**_fields(job))
 
 
-def detail(job: Job, waiting: Waiting | None) -> JobDetail:
+def detail(job: JobRow, waiting: QueuePlace | None) -> JobDetail:
     """A job as it is shown alone."""
     return JobDetail(**_fields(job), spec=job.spec, waiting=waiting)
 
 
-def _fields(job: Job) -> dict[str, Any]:
+def _fields(job: JobRow) -> dict[str, Any]:
     here = f"/v1/jobs/{job.id}"
     copied = ("id", "kind", "name", "state", "wanted", "phase", "latest", "priority", "attempt", "max_attempts",
               "error", "created_at", "started_at", "deadline_at", "ended_at")  # fmt: skip
@@ -165,5 +143,5 @@ def _fields(job: Job) -> dict[str, Any]:
         "tags": job.spec.get("tags", []),
         "terminal": job.state in TERMINAL,
         "progress": progress,
-        "links": Links(self=here, **parts),
+        "links": JobLinks(self=here, **parts),
     }

@@ -1,4 +1,5 @@
-"""Why a queued job waits: its turn among all jobs and the live workers, from a snapshot at most a second old."""
+"""The reason that a queued job waits: its turn among all jobs and the live workers, from a snapshot at most a second
+old."""
 
 from __future__ import annotations
 
@@ -11,18 +12,18 @@ from itertools import chain, zip_longest
 from sqlalchemy.orm import Session
 
 from service.jobs import repository
-from service.jobs.models import Job
+from service.jobs.models import JobRow
 from service.jobs.repository import Queue
-from service.jobs.schemas import Waiting
+from service.jobs.schemas import QueuePlace
 from service.settings import get_settings
-from service.workers.models import Worker
+from service.workers.models import WorkerRow
 from service.workers.repository import alive
 
 FRESH_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class QueueSnapshot:
     """The queue as it stood a moment ago."""
 
     taken_at: float
@@ -31,21 +32,21 @@ class Snapshot:
     wait_seconds: Mapping[str, float]
     full: dict[str, int]
     """Projects that run as many jobs as they may, with that number."""
-    workers: Sequence[Worker]
+    workers: Sequence[WorkerRow]
 
 
-_taken: Snapshot | None = None
+_taken: QueueSnapshot | None = None
 _taking = threading.Lock()
 
 
-def explain(session: Session, job: Job) -> Waiting:
+def explain(session: Session, job: JobRow) -> QueuePlace:
     """The job's turn, and one sentence why it has not come."""
     snapshot = _snapshot(session)
     # A job that was queued after the snapshot stands behind all that it holds.
     position = snapshot.positions.get(job.id, len(snapshot.positions) + 1)
     busy = sum(worker.job_id is not None for worker in snapshot.workers)
     reason = _reason(snapshot, job, position, busy)
-    return Waiting(position=position, workers=len(snapshot.workers), busy=busy, reason=reason)
+    return QueuePlace(position=position, workers=len(snapshot.workers), busy=busy, reason=reason)
 
 
 def turns(queue: Queue) -> dict[str, int]:
@@ -61,7 +62,7 @@ def turns(queue: Queue) -> dict[str, int]:
     return {job_id: place for place, job_id in enumerate(filter(None, ordered), start=1)}
 
 
-def _snapshot(session: Session) -> Snapshot:
+def _snapshot(session: Session) -> QueueSnapshot:
     global _taken
     settings = get_settings()
     with _taking:
@@ -72,11 +73,11 @@ def _snapshot(session: Session) -> Snapshot:
         queue = repository.queue(session)
         workers = alive(session, settings.lease_seconds)
         full = repository.full_projects(session)
-        _taken = Snapshot(taken_at, settings.database, turns(queue), queue.wait_seconds, full, workers)
+        _taken = QueueSnapshot(taken_at, settings.database, turns(queue), queue.wait_seconds, full, workers)
         return _taken
 
 
-def _reason(snapshot: Snapshot, job: Job, position: int, busy: int) -> str:
+def _reason(snapshot: QueueSnapshot, job: JobRow, position: int, busy: int) -> str:
     workers = len(snapshot.workers)
     if workers == 0:
         return "no worker is alive; the job starts once there is one"
@@ -96,8 +97,8 @@ def _reason(snapshot: Snapshot, job: Job, position: int, busy: int) -> str:
     return f"it is next; {'the one worker is' if workers == 1 else f'all {workers} workers are'} busy"
 
 
-def _missing(job: Job, workers: Sequence[Worker]) -> str | None:
-    """What the job needs and no live worker has; None when there is one that has it all."""
+def _missing(job: JobRow, workers: Sequence[WorkerRow]) -> str | None:
+    """One sentence about a need that no live worker meets; None when one meets them all."""
     able = [worker for worker in workers if worker.gpu is not None or not job.needs_gpu]
     if not able:
         return "it needs a GPU, and no live worker has one"

@@ -1,1 +1,1 @@
-"""Keys: who may come in."""
+"""Keys: making, rotating and revoking them, and authentication."""

@@ -6,14 +6,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 
+from service.access.caller import Caller
+from service.access.dependency import needs
 from service.audit.service import recorded
 from service.body import described, sent
 from service.db import reading
 from service.errors import problems
 from service.keys import service
-from service.keys.caller import needs
 from service.keys.schemas import KeyCreate, KeyMade, KeyRead, RotateQuery, shown
-from service.keys.service import Caller
 from service.paging import Page, PageQuery, cut, decode_position
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"])
@@ -41,7 +41,7 @@ def create_key(
     """Make a key. Its text is in the answer, this once."""
     with recorded(caller) as session:
         key, project, text = service.create(session, caller, asked)
-        caller.note.tell(key_id=key.id)
+        caller.note.add(key_id=key.id)
     return KeyMade(**shown(key, project).model_dump(), key=text)
 
 
@@ -52,7 +52,7 @@ def rotate_key(
     """Make a key's successor, which may do the same, and let the old one end after a grace time."""
     with recorded(caller) as session:
         key, project, text = service.rotate(session, key_id, query.grace_seconds)
-        caller.note.tell(successor=key.id)
+        caller.note.add(successor=key.id)
     return KeyMade(**shown(key, project).model_dump(), key=text)
 
 

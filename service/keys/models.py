@@ -1,17 +1,17 @@
-"""Keys: what a caller shows to be let in."""
+"""The keys that callers show."""
 
 from __future__ import annotations
 
 from sqlalchemy import ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column
 
+from service.access.scopes import PROJECT_SCOPES, Scope, read, spell
 from service.db import Base
-from service.keys.scopes import PROJECT_SCOPES, Scope, read, spell
 
 ALL = spell(PROJECT_SCOPES)
 
 
-class Key(Base):
+class KeyRow(Base):
     """A bearer key of a project. Only its hash is stored."""
 
     __tablename__ = "keys"
@@ -37,5 +37,5 @@ class Key(Base):
 
     @property
     def granted(self) -> frozenset[Scope]:
-        """What it may do; `admin` stands for all."""
+        """Its scopes; `admin` stands for all."""
         return frozenset({"admin"}) if self.admin else read(self.scopes)

@@ -9,19 +9,19 @@ from sqlalchemy import ColumnElement, Double, and_, bindparam, or_, select, tupl
 from sqlalchemy.orm import Session
 
 from service.db import database_now
-from service.keys.models import Key
+from service.keys.models import KeyRow
 from service.paging import Position
-from service.projects.models import Project
+from service.projects.models import ProjectRow
 
 
-def add(session: Session, key: Key) -> None:
+def add(session: Session, key: KeyRow) -> None:
     """Store a key."""
     session.add(key)
     session.flush()
 
 
 @dataclass(frozen=True)
-class Known:
+class LiveKey:
     """A key that is neither revoked nor expired."""
 
     id: str
@@ -34,50 +34,50 @@ class Known:
     """Whether its last use was noted longer ago than the pause."""
 
 
-def find_live(session: Session, sha256: str, pause_seconds: float) -> Known | None:
+def find_live(session: Session, sha256: str, pause_seconds: float) -> LiveKey | None:
     """The key of that hash, while it is live."""
     row = session.connection().execute(_FIND_LIVE, {"hash": sha256, "pause": pause_seconds}).one_or_none()
-    return None if row is None else Known(*row)
+    return None if row is None else LiveKey(*row)
 
 
 def live_among(session: Session, key_ids: Collection[str]) -> Collection[str]:
     """Those of the keys that are live."""
-    return frozenset(session.scalars(select(Key.id).where(Key.id.in_(key_ids), _live())))
+    return frozenset(session.scalars(select(KeyRow.id).where(KeyRow.id.in_(key_ids), _live())))
 
 
-def lock(session: Session, key_id: str) -> Key | None:
+def lock(session: Session, key_id: str) -> KeyRow | None:
     """A key, which nobody else changes until the transaction ends."""
-    return session.scalar(select(Key).where(Key.id == key_id).with_for_update())
+    return session.scalar(select(KeyRow).where(KeyRow.id == key_id).with_for_update())
 
 
 def successor(session: Session, key_id: str) -> str | None:
     """Id of the key that replaces it."""
-    return session.scalar(select(Key.id).where(Key.replaces == key_id))
+    return session.scalar(select(KeyRow.id).where(KeyRow.replaces == key_id))
 
 
-def page(session: Session, after: Position | None, limit: int) -> Sequence[tuple[Key, str]]:
+def page(session: Session, after: Position | None, limit: int) -> Sequence[tuple[KeyRow, str]]:
     """Keys with their projects' names, newest first."""
-    found = select(Key, Project.name).join(Project, Project.id == Key.project_id)
+    found = select(KeyRow, ProjectRow.name).join(ProjectRow, ProjectRow.id == KeyRow.project_id)
     if after is not None:
-        found = found.where(tuple_(Key.created_at, Key.id) < after)
-    rows = session.execute(found.order_by(Key.created_at.desc(), Key.id.desc()).limit(limit))
+        found = found.where(tuple_(KeyRow.created_at, KeyRow.id) < after)
+    rows = session.execute(found.order_by(KeyRow.created_at.desc(), KeyRow.id.desc()).limit(limit))
     return [(key, project) for key, project in rows]
 
 
 def note_use(session: Session, key_id: str, pause_seconds: float) -> None:
     """Write that a key is used now, unless that was written within the pause."""
-    session.execute(update(Key).where(Key.id == key_id, _unnoted(pause_seconds)).values(used_at=database_now()))
+    session.execute(update(KeyRow).where(KeyRow.id == key_id, _unnoted(pause_seconds)).values(used_at=database_now()))
 
 
 def _live() -> ColumnElement[bool]:
-    return and_(Key.revoked_at.is_(None), or_(Key.expires_at.is_(None), Key.expires_at > database_now()))
+    return and_(KeyRow.revoked_at.is_(None), or_(KeyRow.expires_at.is_(None), KeyRow.expires_at > database_now()))
 
 
 def _unnoted(pause_seconds: float | ColumnElement[float]) -> ColumnElement[bool]:
-    return or_(Key.used_at.is_(None), Key.used_at <= database_now() - pause_seconds)
+    return or_(KeyRow.used_at.is_(None), KeyRow.used_at <= database_now() - pause_seconds)
 
 
-_keys, _projects = Key.__table__.c, Project.__table__.c
+_keys, _projects = KeyRow.__table__.c, ProjectRow.__table__.c
 _FIND_LIVE = select(
     _keys.id, _keys.project_id, _keys.admin, _keys.scopes, _projects.requests_per_second,
     _unnoted(bindparam("pause", type_=Double())),

@@ -1,4 +1,4 @@
-"""What the API takes and shows of keys."""
+"""Keys as the API takes and shows them."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ from datetime import datetime
 
 from pydantic import AwareDatetime, Field
 
-from service.keys.models import Key
-from service.keys.scopes import PROJECT_SCOPES, SCOPES, Scope
-from service.schemas import Asked, AskedInQuery, Shown
+from service.access.scopes import PROJECT_SCOPES, SCOPES, Scope
+from service.keys.models import KeyRow
+from service.schemas import QueryModel, RequestModel, ResponseModel
 
 LONGEST_GRACE_SECONDS = 30 * 86_400
 
 
-class KeyCreate(Asked):
+class KeyCreate(RequestModel):
     """A key to be made."""
 
     name: str = Field(min_length=1, max_length=100)
-    """What it is for, for people."""
+    """Its purpose, for people."""
     project: str | None = Field(default=None, min_length=1, max_length=100)
     """Name of the project that it opens; null is the caller's own."""
     scopes: list[Scope] = Field(default=list(PROJECT_SCOPES), min_length=1, max_length=len(SCOPES))
-    """What it may do; `admin` implies all others. By default all that concerns its project alone."""
+    """Its scopes; `admin` implies all others. By default all that concern its project alone."""
     expires_at: AwareDatetime | None = None
-    """When it ends by itself; null is never."""
+    """The time at which it ends by itself; null is never."""
 
 
-class RotateQuery(AskedInQuery):
-    """How a key is to be rotated."""
+class RotateQuery(QueryModel):
+    """The query of a rotation."""
 
     grace_seconds: int = Field(default=86_400, ge=0, le=LONGEST_GRACE_SECONDS)
-    """How long the old key goes on, for who has not got the new one yet."""
+    """Seconds for which the old key goes on, for clients that have not got the new one yet."""
 
 
-class KeyRead(Shown):
+class KeyRead(ResponseModel):
     """A key, by all but its secret."""
 
     id: str
@@ -43,7 +43,7 @@ class KeyRead(Shown):
     project: str
     """Name of the project that it opens."""
     scopes: list[Scope]
-    """What it may do; `admin` implies all others."""
+    """Its scopes; `admin` implies all others."""
     replaces: str | None
     """Id of the key whose successor it is."""
     created_at: datetime
@@ -52,7 +52,7 @@ class KeyRead(Shown):
     expires_at: datetime | None
     """From then on it opens nothing; null is never."""
     revoked_at: datetime | None
-    """Since when it opens nothing, because somebody ended it."""
+    """When it was revoked; from then on it opens nothing."""
 
 
 class KeyMade(KeyRead):
@@ -62,7 +62,7 @@ class KeyMade(KeyRead):
     """The secret; it is shown this once."""
 
 
-def shown(key: Key, project: str) -> KeyRead:
+def shown(key: KeyRow, project: str) -> KeyRead:
     """A key as the API shows it, with its project's name."""
     return KeyRead(
         id=key.id, name=key.name, prefix=key.prefix, project=project,

@@ -1,4 +1,4 @@
-"""What one can do with keys."""
+"""Authentication by a key; making, rotating and revoking keys."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import hashlib
 import os
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
-from math import inf
+from math import ceil, inf
 from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from service.audit.notes import Note
+from service.access.caller import Caller
+from service.access.notes import Note
+from service.access.scopes import PROJECT_SCOPES, Scope, read, spell
 from service.db import read_now, reading, transaction
-from service.errors import Conflict, FieldError, Invalid, NotFound, Unauthorized, quote
+from service.errors import Conflict, FieldError, Invalid, NotFound, TooManyRequests, Unauthorized, quote
 from service.ids import new_id, random_text
 from service.keys import repository
-from service.keys.models import Key
-from service.keys.repository import Known
+from service.keys.models import KeyRow
+from service.keys.repository import LiveKey
 from service.keys.schemas import KeyCreate
-from service.keys.scopes import PROJECT_SCOPES, Scope, read, spell
 from service.paging import Position
 from service.projects import service as projects
+from service.rates import Rates
 from service.settings import get_settings
-from service.usage.service import check_rate
 
 MARK = "rt"
 PREFIX_CHARACTERS, SECRET_CHARACTERS = 8, 32
@@ -32,31 +32,11 @@ KEY = re.compile(rf"({MARK}_[0-9a-z]{{{PREFIX_CHARACTERS}}})_[0-9a-z]{{{SECRET_C
 USE_NOTED_EVERY_SECONDS = 60.0
 ADMIN: tuple[Scope, ...] = ("admin",)
 
-
-@dataclass(frozen=True)
-class Caller:
-    """Who asks, as the key tells."""
-
-    key_id: str
-    project_id: str
-    admin: bool
-    scopes: frozenset[Scope] = frozenset(PROJECT_SCOPES)
-    """Those besides `admin`."""
-    note: Note = field(default_factory=Note, compare=False)
-    """What the audit log will tell of the request."""
-
-    def may(self, scope: str) -> bool:
-        """Whether the key has that scope."""
-        return self.admin or scope in self.scopes
-
-    @property
-    def sees(self) -> str | None:
-        """The project that it sees in the list of projects; None is all of them."""
-        return None if self.admin else self.project_id
+_rates = Rates()
 
 
 def authenticate(text: str, note: Note | None = None) -> Caller:
-    """Who shows this key. Raises Unauthorized, and TooManyRequests when its project asks too often.
+    """The caller who shows this key. Raises Unauthorized, and TooManyRequests when its project sends too many requests.
 
     Notes the use in a transaction of its own, once a minute at most.
     """
@@ -73,7 +53,15 @@ def authenticate(text: str, note: Note | None = None) -> Caller:
     return Caller(key.id, key.project_id, key.admin, read(key.scopes), note)
 
 
-def create(session: Session, caller: Caller, asked: KeyCreate) -> tuple[Key, str, str]:
+def check_rate(project_id: str, per_second: float | None) -> None:
+    """Count a request of that project, whose own limit is given. Raises TooManyRequests."""
+    allowed = per_second or get_settings().requests_per_second
+    if seconds := _rates.take(project_id, allowed):
+        found = f"the project sends more than {allowed:g} requests a second; send this one again in {ceil(seconds)} s"
+        raise TooManyRequests(found, retry_seconds=ceil(seconds))
+
+
+def create(session: Session, caller: Caller, asked: KeyCreate) -> tuple[KeyRow, str, str]:
     """A new key, its project's name and its text. Raises NotFound and Invalid."""
     if asked.project is None:
         project = projects.read(session, caller.project_id)
@@ -81,8 +69,8 @@ def create(session: Session, caller: Caller, asked: KeyCreate) -> tuple[Key, str
         project = projects.by_name(session, asked.project)
     ends = asked.expires_at.timestamp() if asked.expires_at is not None else None
     if ends is not None and ends <= read_now(session):
-        said = f"expires_at is {asked.expires_at}, which is over; wanted a time to come"
-        raise Invalid.of([FieldError(pointer="/expires_at", detail=said)])
+        found = f"expires_at is {asked.expires_at}, which is over; wanted a time to come"
+        raise Invalid.of([FieldError(pointer="/expires_at", detail=found)])
     key, text = make(session, project.id, asked.name, asked.scopes, expires_at=ends)
     return key, project.name, text
 
@@ -95,12 +83,12 @@ def make(
     *,
     expires_at: float | None = None,
     replaces: str | None = None,
-) -> tuple[Key, str]:
+) -> tuple[KeyRow, str]:
     """A new key and its text, which is kept nowhere."""
     prefix = f"{MARK}_{random_text(PREFIX_CHARACTERS)}"
     text = f"{prefix}_{random_text(SECRET_CHARACTERS)}"
     now, admin = read_now(session), "admin" in scopes
-    key = Key(
+    key = KeyRow(
         id=new_id("key", now), project_id=project_id, name=name, prefix=prefix, sha256=_hash(text), admin=admin,
         scopes=spell(PROJECT_SCOPES if admin else scopes), expires_at=expires_at, replaces=replaces, created_at=now,
     )  # fmt: skip
@@ -108,7 +96,7 @@ def make(
     return key, text
 
 
-def rotate(session: Session, key_id: str, grace_seconds: float) -> tuple[Key, str, str]:
+def rotate(session: Session, key_id: str, grace_seconds: float) -> tuple[KeyRow, str, str]:
     """A key's successor, its project's name and its text; the old key ends after the grace time, or at its own end
     where that is sooner.
 
@@ -131,7 +119,7 @@ def rotate(session: Session, key_id: str, grace_seconds: float) -> tuple[Key, st
 def create_local_key(
     session: Session, name: str, project: str = projects.DEFAULT, *, scopes: Collection[Scope] = ADMIN
 ) -> str:
-    """The text of a new key, for who sits at the service's own machine; makes the project where it is missing."""
+    """The text of a new key, for an operator at the service's own machine; makes the project where it is missing."""
     return make(session, projects.ensure(session, project).id, name, scopes)[1]
 
 
@@ -156,19 +144,19 @@ def revoke(session: Session, key_id: str) -> None:
         key.revoked_at = read_now(session)
 
 
-def page(session: Session, after: Position | None, limit: int) -> Sequence[tuple[Key, str]]:
+def page(session: Session, after: Position | None, limit: int) -> Sequence[tuple[KeyRow, str]]:
     """All keys, newest first, with their projects' names."""
     return repository.page(session, after, limit)
 
 
-def _existing(session: Session, key_id: str) -> Key:
+def _existing(session: Session, key_id: str) -> KeyRow:
     key = repository.lock(session, key_id)
     if key is None:
         raise NotFound(f"there is no key {quote(key_id)}")
     return key
 
 
-def _find(session: Session, text: str) -> Known | None:
+def _find(session: Session, text: str) -> LiveKey | None:
     if KEY.fullmatch(text) is None:
         return None
     return repository.find_live(session, _hash(text), USE_NOTED_EVERY_SECONDS)
@@ -176,7 +164,7 @@ def _find(session: Session, text: str) -> Known | None:
 
 def _hash(text: str) -> str:
     # No salt and no slow hash: the text holds 160 bits of chance, which nobody guesses. And the time to look a hash up
-    # tells nothing of the text: who changes one letter of it gets another hash altogether.
+    # says nothing of the text: one changed letter gives another hash altogether.
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""HTTP for methods: what is offered, and where each comes from."""
+"""HTTP for the catalogue of methods."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Annotated
 
 from fastapi import APIRouter
 
+from service.access.caller import Caller
+from service.access.dependency import needs
 from service.errors import problems
-from service.keys.caller import needs
-from service.keys.service import Caller
 from service.methods import service
 from service.methods.schemas import MethodRead
 from service.paging import Page

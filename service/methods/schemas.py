@@ -1,12 +1,12 @@
-"""What the API shows of methods."""
+"""Methods as the API shows them."""
 
 from __future__ import annotations
 
 from service.catalogue import EntryRead
-from service.schemas import Shown
+from service.schemas import ResponseModel
 
 
-class Conformance(Shown):
+class Conformance(ResponseModel):
     """A value of a published implementation that this method was checked against, in float64, gradients too."""
 
     case: str
@@ -28,9 +28,9 @@ class MethodRead(EntryRead):
     label_weight: float | None
     """The published weight of cross-entropy beside this method; null where none was published."""
     needs: tuple[str, ...]
-    """What it reads, trains and changes with its defaults, for a pair of CIFAR ResNets."""
+    """The things it reads, trains and changes with its defaults, for a pair of CIFAR ResNets."""
     refuses: str
-    """What it refuses, in a few words; empty where it serves every pair with a teacher."""
+    """The pairs that it refuses, in a few words; empty where it serves every pair with a teacher."""
     conformance: tuple[Conformance, ...]
     """The published values that it agrees with; none where no implementation could be reached."""
     worst_difference: float | None

@@ -1,4 +1,4 @@
-"""What one can ask of the catalogue of methods."""
+"""The catalogue of methods."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from service.methods.schemas import Conformance, MethodRead
 FACTS = ImageClassFacts(
     classes=100, class_names=tuple(map(str, range(100))), image_size=32, train=45_000, validation=5_000, test=10_000
 )
-SETUP = Setup(FACTS, CARDS["resnet8x4"], CARDS["resnet32x4"], batch_size=64, epochs=240, cards=CARDS)
-"""What the needs of a method are told for."""
+SETUP = Setup(FACTS, FACTS.classes, CARDS["resnet8x4"], CARDS["resnet32x4"], batch_size=64, epochs=240, cards=CARDS)
+"""The setup that a method's needs are shown for."""
 
 
 def every() -> list[MethodRead]:

@@ -42,7 +42,8 @@ def altering(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def unaltered(engine: Engine) -> Iterator[None]:
-    """Nobody changes tables meanwhile; it is waited for who does. On SQLite what one transaction reads never moves."""
+    """Keep tables from being changed meanwhile, after a change that is under way. On SQLite a reader's view never
+    moves."""
     if engine.dialect.name == "sqlite":
         yield
         return

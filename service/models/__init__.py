@@ -1,1 +1,1 @@
-"""Models: trained networks that users bring, as teachers and as starts."""
+"""User models: trained networks, as teachers and as starts."""

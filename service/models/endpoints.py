@@ -6,16 +6,17 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
 
+from service.access.caller import Caller
+from service.access.dependency import needs
 from service.audit.service import recorded
 from service.body import described, sent_json
 from service.db import reading
 from service.errors import problems
-from service.jobs.endpoints import IdempotencyKey
+from service.idempotency import IdempotencyKey
 from service.jobs.schemas import JobDetail
 from service.jobs.service import describe
-from service.keys.caller import needs
-from service.keys.service import Caller
 from service.models import service
+from service.models.products import PRODUCTS
 from service.models.schemas import ModelCreate, ModelDetail, ModelRead, detail, shown
 from service.paging import Page, PageQuery, cut, decode_position
 
@@ -35,10 +36,10 @@ def create_model(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> ModelDetail:
-    """Bring a trained network: a job builds it and tries it, and then recipes may name it."""
+    """Take in a trained network: a job builds and tries it, and then recipes may name it."""
     with recorded(caller) as session:
         (model, job), replayed = service.create(session, caller, body, idempotency_key)
-        caller.note.tell(model_id=model.id)
+        caller.note.add(model_id=model.id)
         made = detail(model, job)
     response.headers["Location"] = made.links.self
     if replayed:
@@ -48,10 +49,10 @@ def create_model(
 
 @router.get("", responses=problems(422))
 def list_models(caller: Annotated[Caller, needs("jobs:read")], query: Annotated[PageQuery, Query()]) -> Page[ModelRead]:
-    """The project's own models, newest first."""
+    """The project's models, newest first."""
     after = decode_position(query.cursor)
     with reading() as session:
-        rows = service.page(session, caller, after, query.limit + 1)
+        rows = PRODUCTS.page(session, caller, after, query.limit + 1)
     some, cursor = cut(rows, query.limit, lambda row: (row[0].created_at, row[0].id))
     return Page(items=[shown(*row) for row in some], next_cursor=cursor)
 
@@ -60,7 +61,7 @@ def list_models(caller: Annotated[Caller, needs("jobs:read")], query: Annotated[
 def read_model(caller: Annotated[Caller, needs("jobs:read")], model_id: str) -> ModelDetail:
     """One model, with all that was found when it was taken in."""
     with reading() as session:
-        return detail(*service.read(session, caller, model_id))
+        return detail(*PRODUCTS.read(session, caller, model_id))
 
 
 @router.post("/{model_id}/check", status_code=202, responses=problems(404, 409, 413, 415, 422), openapi_extra=CHECK)
@@ -71,12 +72,12 @@ def check_model(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> JobDetail:
-    """Try a model on labelled images: a job whose report tells its accuracy, and whether order or input seem wrong.
+    """Try a model on labelled images: a job whose report holds its accuracy, and whether order or input seem wrong.
 
     The body is a Check without `model`."""
     with recorded(caller) as session:
         job, replayed = service.check(session, caller, model_id, body, idempotency_key)
-        caller.note.tell(job_id=job.id)
+        caller.note.add(job_id=job.id)
         made = describe(session, job)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     if replayed:
@@ -88,4 +89,4 @@ def check_model(
 def delete_model(caller: Annotated[Caller, needs("data:write")], model_id: str) -> None:
     """Remove a model that no job goes on to use, with its bytes."""
     with recorded(caller) as session:
-        service.delete(session, caller, model_id)
+        PRODUCTS.delete(session, caller, model_id)

@@ -1,4 +1,4 @@
-"""What the API takes and shows of users' models."""
+"""User models as the API takes and shows them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pydantic import Field
 
 from retort.recipe import NetworkName
 from retort.user_model import MOST_CLASSES, ClassName, Expects, Form, Three
-from service.jobs.models import Job
-from service.models.models import Model, ModelState, state_of, trouble_of
-from service.schemas import Asked, Shown
+from service.jobs.models import JobRow
+from service.models.models import ModelRow, ModelState
+from service.models.products import PRODUCTS
+from service.schemas import RequestModel, ResponseModel
 
 
-class ExpectsAsked(Asked):
-    """What the network's images must look like; what is left out here the file itself has to say."""
+class ExpectsAsked(RequestModel):
+    """The form of the network's images; fields that are left out here must be in the file."""
 
     size: int | None = Field(default=None, ge=1, le=1024)
     """Side of the square image, in pixels."""
@@ -29,31 +30,31 @@ class ExpectsAsked(Asked):
     """Divides each channel after that."""
 
 
-class ModelCreate(Asked):
-    """A network to bring: a file that was uploaded, or a network of an earlier job."""
+class ModelCreate(RequestModel):
+    """A network to take in: a file that was uploaded, or a network of an earlier job."""
 
     name: str = Field(min_length=1, max_length=200)
-    """What it is called, for people."""
+    """Its name, for people."""
     upload: str | None = Field(default=None, pattern=r"^upload_[0-9a-z]+$")
     """Id of a complete upload of kind `model`."""
     form: Form | None = None
-    """What the uploaded file is."""
+    """The format of the uploaded file."""
     architecture: str | None = Field(default=None, max_length=200)
     """Of safetensors: the architecture's name in the catalogue."""
     classes: int | None = Field(default=None, ge=2, le=MOST_CLASSES)
-    """How many classes it tells apart, where class_names are not given."""
+    """Number of its classes, where class_names are not given."""
     class_names: tuple[ClassName, ...] | None = Field(default=None, min_length=2, max_length=MOST_CLASSES)
     """Name of each class, in the order of its outputs."""
     expects: ExpectsAsked = ExpectsAsked()
-    """What its images must look like."""
+    """The form of its images."""
     job: str | None = Field(default=None, pattern=r"^job_[0-9a-z]+$")
     """Id of a job that has succeeded, instead of an upload; all else is then known."""
     network: NetworkName | None = None
     """Name of the network of that job."""
 
 
-class ModelLinks(Shown):
-    """Where the model and its job are, as paths."""
+class ModelLinks(ResponseModel):
+    """Paths of the model and its job."""
 
     self: str
     job: str | None
@@ -61,25 +62,25 @@ class ModelLinks(Shown):
     check: str
 
 
-class ModelRead(Shown):
-    """A trained network that a user brought."""
+class ModelRead(ResponseModel):
+    """A user model: a trained network."""
 
     id: str
-    """What a recipe names: `"teacher": {"model": id}`."""
+    """The name for recipes: `"teacher": {"model": id}`."""
     name: str
     state: ModelState
-    """Where it stands: checking, ready or refused."""
+    """Its state: checking, ready or refused."""
     error: str | None
     """One sentence why it cannot be used, if it cannot."""
     form: Form
     architecture: str
     """Name in the catalogue, or `onnx`."""
     classes: int | None
-    """Null while nobody has looked into an ONNX file, as what follows."""
+    """Null until its job has looked into an ONNX file, as the fields below."""
     class_names: list[str] | None
-    """Name of each class, in the order of its outputs; null where nobody said them."""
+    """Name of each class, in the order of its outputs; null where they are unknown."""
     expects: Expects | None
-    """What its images must look like."""
+    """The form of its images."""
     size: int
     """Bytes of its file."""
     sha256: str
@@ -98,26 +99,19 @@ class ModelDetail(ModelRead):
     odd; null until it is ready."""
 
 
-def shown(model: Model, job: Job | None) -> ModelRead:
+def shown(model: ModelRow, job: JobRow | None) -> ModelRead:
     """A model as lists show it."""
     return ModelRead(**_fields(model, job))
 
 
-def detail(model: Model, job: Job | None) -> ModelDetail:
+def detail(model: ModelRow, job: JobRow | None) -> ModelDetail:
     """A model as it is shown alone."""
     return ModelDetail(**_fields(model, job), report=model.report)
 
 
-def _fields(model: Model, job: Job | None) -> dict[str, Any]:
-    copied = (
-        *("id", "name", "form", "architecture", "classes", "class_names", "expects", "size", "sha256", "job_id"),
-        "created_at",
-    )
-    here = f"/v1/models/{model.id}"
-    job_link = None if model.job_id is None else f"/v1/jobs/{model.job_id}"
-    return {
-        **{name: getattr(model, name) for name in copied},
-        "state": state_of(model, job),
-        "error": trouble_of(model, job),
-        "links": ModelLinks(self=here, job=job_link, check=f"{here}/check"),
-    }
+def _fields(model: ModelRow, job: JobRow | None) -> dict[str, Any]:
+    shared = PRODUCTS.fields(model, job)
+    copied = ("form", "architecture", "classes", "class_names", "expects", "sha256")
+    own = {name: getattr(model, name) for name in copied}
+    links = ModelLinks(**shared["links"], check=f"{shared['links']['self']}/check")
+    return {**shared, **own, "links": links}

@@ -1,8 +1,8 @@
-"""What one can do with models: bring one, have it checked on a data set, give it up."""
+"""Taking in a user model, and checking one on a data set."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,31 +15,32 @@ from retort.kinds import CHECK
 from retort.registry import nearest
 from retort.tensor_file import TensorFileError, parse_metadata, read_header
 from retort.user_model import ONNX, expects_in, from_description, parsed_expects
-from service.artifacts.models import Blob
-from service.artifacts.repository import BlobGone, Written, find_artifact, refer
-from service.artifacts.service import read_bytes, read_description
+from service.access.caller import Caller
+from service.artifacts.repository import find_artifact
+from service.artifacts.service import read_description
+from service.blobs.models import BlobRow
+from service.blobs.repository import BlobDraft, BlobGone, refer
+from service.blobs.service import read_bytes
+from service.datasets.service import dataset_problem
 from service.db import read_now, reading, transaction
-from service.errors import Conflict, FieldError, Invalid, NotFound, quote
+from service.errors import Conflict, FieldError, Invalid, quote
 from service.fields import field_errors
 from service.ids import new_id
+from service.job_creation.service import Submission, enqueue, made_before
 from service.jobs import repository as jobs
-from service.jobs.models import Job, State
-from service.jobs.service import Sent, enqueue, made_before
-from service.jobs.uses import check_unused, hold
-from service.jobs.validation import dataset_problem
-from service.keys.service import Caller
-from service.models import repository
-from service.models.models import Model, trouble_of
-from service.models.repository import Row
+from service.jobs.models import JobRow, State
+from service.jobs.uses import hold
+from service.models.models import ModelRow
+from service.models.products import PRODUCTS
 from service.models.schemas import ModelCreate
-from service.paging import Position
+from service.products.repository import RowAndJob, add
 from service.uploads.models import UploadKind
 from service.uploads.service import use
 
 
 @dataclass(frozen=True)
-class Brought:
-    """A network that may become a model: all that its row says of it."""
+class ModelSource:
+    """A network that may become a model: the columns of its row."""
 
     form: str
     architecture: str
@@ -51,7 +52,9 @@ class Brought:
     sha256: str
 
 
-def create(session: Session, caller: Caller, body: Any, idempotency_key: str | None) -> tuple[Row, bool]:
+def create(
+    session: Session, caller: Caller, body: Any, idempotency_key: str | None
+) -> tuple[RowAndJob[ModelRow], bool]:
     """A new model and the queued job that takes it in, or those that the same key and body made before, and whether
     they are those.
 
@@ -62,41 +65,43 @@ def create(session: Session, caller: Caller, body: Any, idempotency_key: str | N
         asked = ModelCreate.model_validate(body)
     except ValidationError as error:
         raise Invalid.of(field_errors(error, ModelCreate)) from None
-    sent = Sent(CHECK, body, idempotency_key)
+    sent = Submission(CHECK, body, idempotency_key)
     try:
-        brought = _examined(caller.project_id, asked)
+        source = _source(caller.project_id, asked)
     except Invalid:
         made = made_before(session, caller, sent)
         if made is None:
             raise
-        return _made(session, made, sent), True
+        return PRODUCTS.made_by(session, made, sent), True
     made = made_before(session, caller, sent)
     if made is not None:
-        return _made(session, made, sent), True
-    brought = replace(brought, blob_id=_held(session, brought))
+        return PRODUCTS.made_by(session, made, sent), True
+    source = replace(source, blob_id=_held(session, source))
     model_id = new_id("model", read_now(session))
     job, replayed = enqueue(session, caller, sent, Check(model=model_id), name=f"takes in {asked.name}"[:200])
     if replayed:
-        return _made(session, job, sent), True
-    model = Model(
+        return PRODUCTS.made_by(session, job, sent), True
+    model = ModelRow(
         id=model_id,
         project_id=caller.project_id,
         name=asked.name,
         job_id=job.id,
         created_at=job.created_at,
-        **vars(brought),
+        **vars(source),
     )
-    repository.add(session, model)
+    add(session, model)
     return (model, job), False
 
 
-def check(session: Session, caller: Caller, model_id: str, body: Any, idempotency_key: str | None) -> tuple[Job, bool]:
+def check(
+    session: Session, caller: Caller, model_id: str, body: Any, idempotency_key: str | None
+) -> tuple[JobRow, bool]:
     """A queued job that tries the model on a data set, or the one that the same key and body made before, and whether
     it is that one. Raises NotFound, Conflict and Invalid."""
-    model, job = read(session, caller, model_id)
-    if trouble := trouble_of(model, job):
+    model, job = PRODUCTS.read(session, caller, model_id)
+    if trouble := PRODUCTS.trouble_of(model, job):
         raise Conflict(f"model {model_id} cannot be checked: {trouble}")
-    sent = Sent(CHECK, {"model": model_id, "asked": body}, idempotency_key)
+    sent = Submission(CHECK, {"model": model_id, "asked": body}, idempotency_key)
     given = body if isinstance(body, dict) else {}
     errors = [] if isinstance(body, dict) else [FieldError(pointer="", detail="the body is no object")]
     if given.get("dataset") is None:
@@ -120,55 +125,23 @@ def check(session: Session, caller: Caller, model_id: str, body: Any, idempotenc
     return enqueue(session, caller, sent, spec, name=f"checks {model.name}"[:200], needs_disk_bytes=needs)
 
 
-def read(session: Session, caller: Caller, model_id: str) -> Row:
-    """The model and its job. Raises NotFound, for another project's model as for none."""
-    return _existing(repository.find(session, caller.project_id, model_id), model_id)
-
-
-def page(session: Session, caller: Caller, after: Position | None, limit: int) -> Sequence[Row]:
-    """The project's models with their jobs, newest first."""
-    return repository.page(session, caller.project_id, after, limit)
-
-
-def delete(session: Session, caller: Caller, model_id: str) -> None:
-    """Remove a model that no job goes on to use, with its bytes. Raises NotFound and Conflict."""
-    model, _ = _existing(repository.lock(session, caller.project_id, model_id), model_id)
-    check_unused(session, caller.project_id, model_id)
-    repository.remove(session, model)
-
-
-def _existing(row: Row | None, model_id: str) -> Row:
-    if row is None:
-        raise NotFound(f"there is no model {quote(model_id)}")
-    return row
-
-
-def _made(session: Session, job: Job, sent: Sent) -> Row:
-    model = repository.of_job(session, job.id)
-    if model is None:
-        key = quote(sent.idempotency_key)
-        said = f"the model that the idempotency key {key} made was deleted; wanted a new key"
-        raise Invalid.of([FieldError(parameter="Idempotency-Key", detail=said, found=sent.idempotency_key)])
-    return model, job
-
-
-def _held(session: Session, brought: Brought) -> str:
-    """The id of the bytes that were examined, which no sweep takes until the transaction ends. Raises Invalid."""
-    blob_id = refer(session, Written(brought.blob_id, brought.sha256, brought.size))
+def _held(session: Session, source: ModelSource) -> str:
+    """The id of the bytes that were checked, which no sweep takes until the transaction ends. Raises Invalid."""
+    blob_id = refer(session, BlobDraft(source.blob_id, source.sha256, source.size))
     if blob_id is None:
         raise Invalid("the file was deleted while it was looked at")
     return blob_id
 
 
-def _examined(project_id: str, asked: ModelCreate) -> Brought:
-    """What is brought, as far as it can be told without torch. Raises Invalid."""
+def _source(project_id: str, asked: ModelCreate) -> ModelSource:
+    """The network that is asked for, as far as it is known without torch. Raises Invalid."""
     if (asked.upload is None) == (asked.job is None):
         found = "neither upload nor job is given" if asked.upload is None else "both upload and job are given"
         raise Invalid.of([FieldError(pointer="/upload", detail=f"{found}; wanted one of them")])
     return _of_job(project_id, asked) if asked.job is not None else _of_upload(project_id, asked)
 
 
-def _of_job(project_id: str, asked: ModelCreate) -> Brought:
+def _of_job(project_id: str, asked: ModelCreate) -> ModelSource:
     assert asked.job is not None
     given = [name for name in ("form", "architecture", "classes", "class_names") if getattr(asked, name) is not None]
     if given or asked.expects.model_dump(exclude_none=True):
@@ -191,11 +164,11 @@ def _of_job(project_id: str, asked: ModelCreate) -> Brought:
         detail = f"the head of {asked.network} was replaced by the method {student['wrapper']['method']}"
         wanted = "a network as its architecture gives it is wanted here"
         raise Invalid.of([FieldError(pointer="/network", detail=f"{detail}; {wanted}")])
-    told = from_description(student)
-    return _brought("safetensors", told, found[1], asked)
+    known = from_description(student)
+    return _merged("safetensors", known, found[1], asked)
 
 
-def _of_upload(project_id: str, asked: ModelCreate) -> Brought:
+def _of_upload(project_id: str, asked: ModelCreate) -> ModelSource:
     assert asked.upload is not None
     if asked.network is not None:
         raise Invalid.of([FieldError(pointer="/network", detail="network is given, which belongs to job")])
@@ -203,15 +176,15 @@ def _of_upload(project_id: str, asked: ModelCreate) -> Brought:
         raise Invalid.of([FieldError(pointer="/form", detail="form is missing; wanted safetensors or onnx")])
     with transaction() as session:
         upload = use(session, project_id, asked.upload, UploadKind.model, "/upload")
-        blob = session.get_one(Blob, upload.blob_id)
-    told: dict[str, Any] = {}
+        blob = session.get_one(BlobRow, upload.blob_id)
+    known: dict[str, Any] = {}
     if asked.form == "safetensors":
-        told = expects_in(_metadata(blob))
-    return _brought(asked.form, told, blob, asked)
+        known = expects_in(_metadata(blob))
+    return _merged(asked.form, known, blob, asked)
 
 
-def _metadata(blob: Blob) -> Mapping[str, str]:
-    """What a safetensors file says of itself. Raises Invalid where it is none."""
+def _metadata(blob: BlobRow) -> Mapping[str, str]:
+    """The metadata of a safetensors file. Raises Invalid where the upload is none."""
     try:
         header = read_header(lambda begin, end: b"".join(read_bytes(blob.id, range(begin, end))), blob.size or 0)
         return parse_metadata(header)
@@ -221,25 +194,25 @@ def _metadata(blob: Blob) -> Mapping[str, str]:
         raise Invalid.of([FieldError(pointer="/upload", detail="the upload was given up meanwhile")]) from None
 
 
-def _brought(form: str, told: Mapping[str, Any], blob: Blob, asked: ModelCreate) -> Brought:
-    """Put together what the user says and, where he says nothing, what the file says. Raises Invalid."""
-    names = list(asked.class_names) if asked.class_names is not None else told.get("class_names")
+def _merged(form: str, known: Mapping[str, Any], blob: BlobRow, asked: ModelCreate) -> ModelSource:
+    """The source from the user's fields and, where those are missing, the file's. Raises Invalid."""
+    names = list(asked.class_names) if asked.class_names is not None else known.get("class_names")
     classes = asked.classes if names is None else len(names)
-    architecture = asked.architecture or told.get("architecture")
-    said = {**told.get("expects", {}), **asked.expects.model_dump(exclude_none=True)}
-    expects, wrong = parsed_expects(said)
+    architecture = asked.architecture or known.get("architecture")
+    given = {**known.get("expects", {}), **asked.expects.model_dump(exclude_none=True)}
+    expects, wrong = parsed_expects(given)
     if form == ONNX:
         architecture = architecture or ONNX
         # What is missing the file may say, which a worker looks into.
-        wrong = () if not said else wrong
+        wrong = () if not given else wrong
     errors = [
         *_architecture_errors(form, architecture),
         *_class_errors(form, asked, classes),
-        *(_expects_error(name, said) for name in wrong),
+        *(_expects_error(name, given) for name in wrong),
     ]
     if errors or architecture is None:
         raise Invalid.of(errors)
-    return Brought(
+    return ModelSource(
         form=form,
         architecture=architecture,
         classes=classes,
@@ -255,7 +228,7 @@ def _architecture_errors(form: str, architecture: str | None) -> Iterator[FieldE
     if form == ONNX:
         if architecture != ONNX:
             yield FieldError(
-                pointer="/architecture", detail=f"architecture is {quote(architecture)}; an ONNX file brings its own"
+                pointer="/architecture", detail=f"architecture is {quote(architecture)}; an ONNX file has its own"
             )
     elif architecture is None:
         yield FieldError(
@@ -274,7 +247,7 @@ def _class_errors(form: str, asked: ModelCreate, classes: int | None) -> Iterato
         yield FieldError(pointer="/classes", detail=f"classes is {asked.classes}, but there are {classes} class_names")
 
 
-def _expects_error(name: str, said: Mapping[str, Any]) -> FieldError:
+def _expects_error(name: str, given: Mapping[str, Any]) -> FieldError:
     wanted = {
         "size": "the side of its images in pixels",
         "channel_order": "rgb or bgr",
@@ -283,7 +256,7 @@ def _expects_error(name: str, said: Mapping[str, Any]) -> FieldError:
         "std": "what each channel is divided by",
     }
     field = name.partition("/")[0]
-    known = said.get(field)
+    known = given.get(field)
     detail = (
         f"expects.{field} is missing, and the file does not say it; wanted {wanted[field]}"
         if known is None and field in wanted

@@ -6,12 +6,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 
+from service.access.caller import Caller
+from service.access.dependency import needs
 from service.audit.service import recorded
 from service.body import described, sent
 from service.db import reading
 from service.errors import problems
-from service.keys.caller import needs
-from service.keys.service import Caller
 from service.paging import Page, PageQuery, cut, decode_position
 from service.projects import service
 from service.projects.schemas import ProjectChange, ProjectCreate, ProjectRead, shown
@@ -43,7 +43,7 @@ def create_project(
     """Make a project. Needs an admin key."""
     with recorded(caller) as session:
         project = service.create(session, asked.name)
-        caller.note.tell(project_id=project.id)
+        caller.note.add(project_id=project.id)
         return shown(project)
 
 

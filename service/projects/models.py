@@ -8,7 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from service.db import Base
 
 
-class Project(Base):
+class ProjectRow(Base):
     """Owns jobs, keys and all that they make."""
 
     __tablename__ = "projects"
@@ -18,16 +18,16 @@ class Project(Base):
     served_at: Mapped[float] = mapped_column(default=0.0)
     """When a job of this project was last claimed: the project served longest ago comes first."""
     max_running: Mapped[int | None]
-    """How many of its jobs run at once at most; null sets no limit."""
+    """Most of its jobs that run at once; null sets no limit."""
     max_queued: Mapped[int | None]
-    """How many of its jobs wait at once at most; here and below, null leaves it to the settings."""
+    """Most of its jobs that wait at once; here and below, null leaves it to the settings."""
     max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
     max_upload_bytes: Mapped[int | None] = mapped_column(BigInteger)
     requests_per_second: Mapped[float | None]
-    keep_jobs_days: Mapped[float | None]
-    """How long its ended jobs are kept."""
-    keep_datasets_days: Mapped[float | None]
-    """How long its data sets that no job uses are kept, as its models and uploads."""
-    keep_models_days: Mapped[float | None]
-    keep_uploads_days: Mapped[float | None]
+    jobs_retention_days: Mapped[float | None]
+    """Days for which its ended jobs stay."""
+    datasets_retention_days: Mapped[float | None]
+    """Days for which its data sets stay that no job uses; its models and uploads likewise."""
+    models_retention_days: Mapped[float | None]
+    uploads_retention_days: Mapped[float | None]
     created_at: Mapped[float]

@@ -9,10 +9,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service.paging import Position
-from service.projects.models import Project
+from service.projects.models import ProjectRow
 
 
-def add(session: Session, project: Project) -> bool:
+def add(session: Session, project: ProjectRow) -> bool:
     """Store a project; False when its name is taken, also by a request of the same moment."""
     try:
         with session.begin_nested():
@@ -22,19 +22,19 @@ def add(session: Session, project: Project) -> bool:
     return True
 
 
-def by_id(session: Session, project_id: str) -> Project | None:
+def by_id(session: Session, project_id: str) -> ProjectRow | None:
     """The project with that id."""
-    return session.get(Project, project_id)
+    return session.get(ProjectRow, project_id)
 
 
-def by_name(session: Session, name: str) -> Project | None:
+def by_name(session: Session, name: str) -> ProjectRow | None:
     """The project of that name."""
-    return session.scalar(select(Project).where(Project.name == name))
+    return session.scalar(select(ProjectRow).where(ProjectRow.name == name))
 
 
-def page(session: Session, project_id: str | None, after: Position | None, limit: int) -> Sequence[Project]:
+def page(session: Session, project_id: str | None, after: Position | None, limit: int) -> Sequence[ProjectRow]:
     """Newest first; one project alone where an id is given."""
-    found = select(Project).where(true() if project_id is None else Project.id == project_id)
+    found = select(ProjectRow).where(true() if project_id is None else ProjectRow.id == project_id)
     if after is not None:
-        found = found.where(tuple_(Project.created_at, Project.id) < after)
-    return session.scalars(found.order_by(Project.created_at.desc(), Project.id.desc()).limit(limit)).all()
+        found = found.where(tuple_(ProjectRow.created_at, ProjectRow.id) < after)
+    return session.scalars(found.order_by(ProjectRow.created_at.desc(), ProjectRow.id.desc()).limit(limit)).all()

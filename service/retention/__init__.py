@@ -1,1 +1,1 @@
-"""Keeping: for how long ended jobs, data sets and models stay, and the removal of what is older."""
+"""Retention: the removal of ended jobs, data sets and models that are older than their project keeps them."""

@@ -8,22 +8,22 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from service.access.notes import Note
 from service.audit import repository as audit
-from service.audit.notes import Note
-from service.datasets import repository as datasets
-from service.datasets.models import Dataset
+from service.datasets.models import DatasetRow
+from service.datasets.products import PRODUCTS as DATASETS
 from service.db import read_now, reading, release_pages, transaction
 from service.jobs import repository as jobs
-from service.jobs.models import Job
+from service.jobs.models import JobRow
 from service.jobs.uses import users
-from service.models import repository as models
-from service.models.models import Model
+from service.models.models import ModelRow
+from service.models.products import PRODUCTS as MODELS
 from service.retention import repository
 from service.retention.repository import Position, Thing
 from service.usage.service import DAY_SECONDS, limits_of
 
 THINGS_A_STEP = 16
-"""How many of them one transaction removes: other writers wait meanwhile, and a job may have a long diary."""
+"""Number of things that one transaction removes: other writers wait meanwhile, and a job may have many events."""
 
 THINGS_A_SWEEP = 1000
 """After how many a worker looks for jobs again; the next sweep goes on."""
@@ -32,7 +32,7 @@ RETENTION = "retention"
 
 
 @dataclass(frozen=True)
-class Kind:
+class RetentionRule:
     """A kind of things that are kept for a while."""
 
     table: type[Thing]
@@ -46,10 +46,14 @@ class Kind:
     """Whether a job that ended within the term uses it as well: the term begins with the end of the last one."""
 
 
-KINDS: Mapping[str, Kind] = {
-    "job_id": Kind(Job, "keep_jobs_days", "/v1/jobs/{job_id}", jobs.remove, recent_jobs=False),
-    "dataset_id": Kind(Dataset, "keep_datasets_days", "/v1/datasets/{dataset_id}", datasets.forget, recent_jobs=True),
-    "model_id": Kind(Model, "keep_models_days", "/v1/models/{model_id}", models.forget, recent_jobs=True),
+KINDS: Mapping[str, RetentionRule] = {
+    "job_id": RetentionRule(JobRow, "jobs_retention_days", "/v1/jobs/{job_id}", jobs.remove, recent_jobs=False),
+    "dataset_id": RetentionRule(
+        DatasetRow, "datasets_retention_days", "/v1/datasets/{dataset_id}", DATASETS.forget, recent_jobs=True
+    ),
+    "model_id": RetentionRule(
+        ModelRow, "models_retention_days", "/v1/models/{model_id}", MODELS.forget, recent_jobs=True
+    ),
 }
 """By the name of their ids. Jobs first: what they used is free then."""
 

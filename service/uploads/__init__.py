@@ -1,1 +1,1 @@
-"""Uploads: files that users bring, in parts that may come in any order and again."""
+"""Uploads: files of users, in parts that may come in any order and again."""

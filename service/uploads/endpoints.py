@@ -8,14 +8,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from service.access.caller import Caller
+from service.access.dependency import needs
 from service.audit.service import recorded
 from service.body import described, sent
 from service.db import reading
 from service.edge import LargerBody
 from service.errors import problems
-from service.jobs.endpoints import IdempotencyKey
-from service.keys.caller import needs
-from service.keys.service import Caller
+from service.idempotency import IdempotencyKey
 from service.paging import Page, cut, decode_position
 from service.uploads import reception, service
 from service.uploads.schemas import (
@@ -63,10 +63,10 @@ def create_upload(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> UploadDetail:
-    """Begin to bring a file. It is complete at once where the project has the same bytes already."""
+    """Begin an upload. It is complete at once where the project has the same bytes already."""
     with recorded(caller) as session:
         upload, replayed = service.create(session, caller, asked, idempotency_key)
-        caller.note.tell(upload_id=upload.id)
+        caller.note.add(upload_id=upload.id)
         made = service.describe(session, upload)
     response.headers["Location"] = f"/v1/uploads/{upload.id}"
     if replayed:
@@ -104,7 +104,7 @@ async def put_part(
     content_digest: ContentDigest = None,
     repr_digest: ReprDigest = None,
 ) -> PartRead:
-    """Bring one part, in any order, again at will, several at once. It counts once it is whole and has the sha256 that
+    """Send one part, in any order, again at will, several at once. It counts once it is whole and has the sha256 that
     its header promises; then it takes the place of one of that number that came before."""
     expected = await run_in_threadpool(reception.expect, caller, upload_id, number, request.headers)
     return part_shown(await reception.receive(expected, request.stream()))

@@ -1,4 +1,4 @@
-"""Files that users bring, and the parts of them that have come. Times are epoch seconds by the database's clock."""
+"""Files of users, and the parts of them that have come. Times are epoch seconds by the database's clock."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from enum import StrEnum
 from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.artifacts.models import CHUNK_BYTES
+from service.blobs import references
+from service.blobs.models import CHUNK_BYTES
 from service.db import Base
 
 
 class UploadKind(StrEnum):
-    """What is to become of a file."""
+    """The things that can be made of a file."""
 
     dataset = "dataset"
     model = "model"
@@ -25,8 +26,8 @@ class UploadState(StrEnum):
     complete = "complete"
 
 
-class Upload(Base):
-    """A file that a user brings. Its blob has no name before all parts are there and agree with the promise."""
+class UploadRow(Base):
+    """A file of a user. Its blob has no name before all parts are there and agree with the promise."""
 
     __tablename__ = "uploads"
     __table_args__ = (
@@ -56,7 +57,7 @@ class Upload(Base):
 
     @property
     def parts(self) -> int:
-        """How many parts it has; they are numbered from 1."""
+        """Number of its parts, which count from 1."""
         return -(-self.size // self.part_bytes)
 
     def part_size(self, number: int) -> int:
@@ -69,7 +70,7 @@ class Upload(Base):
         return range(first, first - (-self.part_size(number) // CHUNK_BYTES))
 
 
-class UploadPart(Base):
+class UploadPartRow(Base):
     """A part that has come whole, with the digest that was promised for it. Gone once the upload is complete."""
 
     __tablename__ = "upload_parts"
@@ -80,3 +81,6 @@ class UploadPart(Base):
     sha256: Mapped[str]
     """Hex."""
     at: Mapped[float]
+
+
+references.register(UploadRow, reserved=UploadRow.state == UploadState.open)

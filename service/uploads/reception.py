@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from service.artifacts.models import CHUNK_BYTES
-from service.artifacts.repository import BlobGone, begin_blob, drop_private, move_chunks, write_chunk
+from service.access.caller import Caller
+from service.blobs.models import CHUNK_BYTES
+from service.blobs.repository import BlobGone, begin_blob, drop_private, move_chunks, write_chunk
 from service.db import LOST, reading, transaction
 from service.errors import BadRequest, Conflict, FieldError, Invalid, TooLarge, UnsupportedMediaType, quote
-from service.keys.service import Caller
 from service.uploads import repository, service
-from service.uploads.models import UploadPart
+from service.uploads.models import UploadPartRow
 
 MEDIA_TYPE = "application/octet-stream"
 DIGEST_HEADERS = ("Content-Digest", "Repr-Digest")
@@ -28,7 +28,7 @@ WANTED_DIGEST = "wanted 'sha-256=:...:' with the part's sha256 in base 64"
 
 
 @dataclass(frozen=True)
-class Expected:
+class PartSlot:
     """A part that may come now."""
 
     project_id: str
@@ -42,23 +42,23 @@ class Expected:
     """Numbers of the upload's chunks that it is."""
 
 
-def expect(caller: Caller, upload_id: str, number: int, headers: Mapping[str, str]) -> Expected:
-    """What can be said of a part by its head alone. Raises what is wrong with it."""
+def expect(caller: Caller, upload_id: str, number: int, headers: Mapping[str, str]) -> PartSlot:
+    """The slot of a part, by its head alone. Raises Invalid and UnsupportedMediaType for a wrong head."""
     with reading() as session:
         upload = service.read(session, caller, upload_id)
     service.check_open(upload)
     if not 1 <= number <= upload.parts:
-        said = f"upload {upload.id} has the parts 1 to {upload.parts}; there is no part {quote(number)}"
-        raise Invalid.of([FieldError(parameter="number", detail=said)])
+        found = f"upload {upload.id} has the parts 1 to {upload.parts}; there is no part {quote(number)}"
+        raise Invalid.of([FieldError(parameter="number", detail=found)])
     _check_form(headers)
     size = upload.part_size(number)
-    if (told := headers.get("content-length")) is not None and told != str(size):
-        said = f"part {number} has {size:,} bytes; Content-Length says {quote(told)}"
-        raise Invalid.of([FieldError(parameter="Content-Length", detail=said)])
-    return Expected(caller.project_id, upload.id, number, size, _promised(headers), upload.chunks(number))
+    if (length := headers.get("content-length")) is not None and length != str(size):
+        found = f"part {number} has {size:,} bytes; Content-Length says {quote(length)}"
+        raise Invalid.of([FieldError(parameter="Content-Length", detail=found)])
+    return PartSlot(caller.project_id, upload.id, number, size, _promised(headers), upload.chunks(number))
 
 
-async def receive(expected: Expected, stream: AsyncIterator[bytes]) -> UploadPart:
+async def receive(expected: PartSlot, stream: AsyncIterator[bytes]) -> UploadPartRow:
     """Take a part in. Until it is whole and as promised its bytes lie in a blob of their own, and go when it is not.
 
     No connection and no thread is held while bytes are waited for. Raises BadRequest, Conflict, Invalid, TooLarge.
@@ -77,7 +77,7 @@ async def receive(expected: Expected, stream: AsyncIterator[bytes]) -> UploadPar
         raise
 
 
-async def _fill(draft_id: str, expected: Expected, stream: AsyncIterator[bytes]) -> None:
+async def _fill(draft_id: str, expected: PartSlot, stream: AsyncIterator[bytes]) -> None:
     """Write what comes and check that it is what was promised."""
     digest, size = hashlib.sha256(), 0
 
@@ -120,14 +120,14 @@ def _begin() -> str:
         return begin_blob(session)
 
 
-def _count(draft_id: str, expected: Expected) -> UploadPart:
+def _count(draft_id: str, expected: PartSlot) -> UploadPartRow:
     """Let a part count from now on, in the place of one of that number that came before."""
     with transaction() as session:
         upload = service.lock(session, expected.project_id, expected.upload_id)
         service.check_open(upload)
         move_chunks(session, draft_id, upload.blob_id, expected.chunks)
         now = service.prolong(session, upload)
-        part = UploadPart(
+        part = UploadPartRow(
             upload_id=upload.id, number=expected.number, size=expected.size, sha256=expected.sha256, at=now
         )
         repository.put_part(session, part)

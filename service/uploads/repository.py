@@ -1,4 +1,4 @@
-"""All SQL about uploads; what is about their bytes alone stands in service.artifacts.repository."""
+"""All SQL about uploads; what is about their bytes alone stands in service.blobs.repository."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from sqlalchemy import delete, exists, func, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service.artifacts.models import Artifact, Blob
+from service.artifacts.models import ArtifactRow
+from service.blobs.models import BlobRow
 from service.db import database_now
-from service.jobs.models import Job
+from service.jobs.models import JobRow
 from service.jobs.uses import users
 from service.paging import Position
-from service.uploads.models import Upload, UploadPart, UploadState
+from service.uploads.models import UploadPartRow, UploadRow, UploadState
 from service.uploads.schemas import UploadQuery
 
 
 @dataclass(frozen=True)
-class Seen:
+class UploadSnapshot:
     """An upload as it stands at a moment."""
 
-    upload: Upload
+    upload: UploadRow
     now: float
     """The moment, in epoch seconds by the database's clock."""
 
 
-def add(session: Session, upload: Upload) -> bool:
+def add(session: Session, upload: UploadRow) -> bool:
     """Store an upload; False when its project has one of that idempotency key, also by a request of the same moment."""
     try:
         with session.begin_nested():
@@ -38,63 +39,69 @@ def add(session: Session, upload: Upload) -> bool:
     return True
 
 
-def find(session: Session, project_id: str, upload_id: str, *, lock: bool = False) -> Seen | None:
+def find(session: Session, project_id: str, upload_id: str, *, lock: bool = False) -> UploadSnapshot | None:
     """An upload of that project, expired ones too; locked, nobody else changes it until the transaction ends."""
-    found = select(Upload, database_now()).where(Upload.id == upload_id, Upload.project_id == project_id)
+    found = select(UploadRow, database_now()).where(UploadRow.id == upload_id, UploadRow.project_id == project_id)
     row = session.execute(found.with_for_update() if lock else found).one_or_none()
-    return Seen(*row) if row else None
+    return UploadSnapshot(*row) if row else None
 
 
-def find_blob(session: Session, project_id: str, upload_id: str) -> Blob | None:
+def find_blob(session: Session, project_id: str, upload_id: str) -> BlobRow | None:
     """The bytes of a complete upload of that project."""
-    whole = (Upload.id == upload_id, Upload.project_id == project_id, Upload.state == UploadState.complete)
-    return session.scalar(select(Blob).join(Upload, Upload.blob_id == Blob.id).where(*whole))
+    whole = (UploadRow.id == upload_id, UploadRow.project_id == project_id, UploadRow.state == UploadState.complete)
+    return session.scalar(select(BlobRow).join(UploadRow, UploadRow.blob_id == BlobRow.id).where(*whole))
 
 
-def by_idempotency_key(session: Session, project_id: str, key: str) -> Seen | None:
+def by_idempotency_key(session: Session, project_id: str, key: str) -> UploadSnapshot | None:
     """The upload that was begun under that key."""
-    found = select(Upload, database_now()).where(Upload.project_id == project_id, Upload.idempotency_key == key)
+    found = select(UploadRow, database_now()).where(
+        UploadRow.project_id == project_id, UploadRow.idempotency_key == key
+    )
     row = session.execute(found).one_or_none()
-    return Seen(*row) if row else None
+    return UploadSnapshot(*row) if row else None
 
 
-def page(session: Session, project_id: str, query: UploadQuery, after: Position | None, limit: int) -> Sequence[Upload]:
+def page(
+    session: Session, project_id: str, query: UploadQuery, after: Position | None, limit: int
+) -> Sequence[UploadRow]:
     """Uploads of that project that the query asks for and that have not expired, newest first."""
-    found = select(Upload).where(Upload.project_id == project_id, Upload.expires_at > database_now())
+    found = select(UploadRow).where(UploadRow.project_id == project_id, UploadRow.expires_at > database_now())
     for column in ("state", "kind", "sha256"):
         if (wanted := getattr(query, column)) is not None:
-            found = found.where(getattr(Upload, column) == wanted)
+            found = found.where(getattr(UploadRow, column) == wanted)
     if after is not None:
-        found = found.where(tuple_(Upload.created_at, Upload.id) < after)
-    return session.scalars(found.order_by(Upload.created_at.desc(), Upload.id.desc()).limit(limit)).all()
+        found = found.where(tuple_(UploadRow.created_at, UploadRow.id) < after)
+    return session.scalars(found.order_by(UploadRow.created_at.desc(), UploadRow.id.desc()).limit(limit)).all()
 
 
 def stored_blob(session: Session, project_id: str, sha256: str, size: int) -> str | None:
     """The blob of those bytes, touched, where the project itself has them: knowing a digest is no way to the bytes of
     others."""
     uploaded = exists().where(
-        Upload.blob_id == Blob.id, Upload.project_id == project_id, Upload.state == UploadState.complete,
-        Upload.expires_at > database_now(),
+        UploadRow.blob_id == BlobRow.id, UploadRow.project_id == project_id, UploadRow.state == UploadState.complete,
+        UploadRow.expires_at > database_now(),
     )  # fmt: skip
-    made = exists().where(Artifact.blob_id == Blob.id, Artifact.job_id == Job.id, Job.project_id == project_id)
-    same = (Blob.sha256 == sha256, Blob.size == size, or_(uploaded, made))
-    touched = update(Blob).where(*same).values(touched_at=database_now()).returning(Blob.id)
+    made = exists().where(
+        ArtifactRow.blob_id == BlobRow.id, ArtifactRow.job_id == JobRow.id, JobRow.project_id == project_id
+    )
+    same = (BlobRow.sha256 == sha256, BlobRow.size == size, or_(uploaded, made))
+    touched = update(BlobRow).where(*same).values(touched_at=database_now()).returning(BlobRow.id)
     return session.scalar(touched.execution_options(synchronize_session=False))
 
 
-def parts_of(session: Session, upload_id: str) -> Sequence[UploadPart]:
+def parts_of(session: Session, upload_id: str) -> Sequence[UploadPartRow]:
     """The parts that have come, by number."""
-    found = select(UploadPart).where(UploadPart.upload_id == upload_id)
-    return session.scalars(found.order_by(UploadPart.number)).all()
+    found = select(UploadPartRow).where(UploadPartRow.upload_id == upload_id)
+    return session.scalars(found.order_by(UploadPartRow.number)).all()
 
 
 def received_bytes(session: Session, upload_ids: Sequence[str]) -> dict[str, int]:
-    """How many bytes of each upload have come, in whole parts; one of which none have is left out."""
-    found = select(UploadPart.upload_id, func.sum(UploadPart.size)).where(UploadPart.upload_id.in_(upload_ids))
-    return {upload_id: int(count) for upload_id, count in session.execute(found.group_by(UploadPart.upload_id))}
+    """Bytes of each upload that have come, in whole parts; an upload without any is left out."""
+    found = select(UploadPartRow.upload_id, func.sum(UploadPartRow.size)).where(UploadPartRow.upload_id.in_(upload_ids))
+    return {upload_id: int(count) for upload_id, count in session.execute(found.group_by(UploadPartRow.upload_id))}
 
 
-def put_part(session: Session, part: UploadPart) -> None:
+def put_part(session: Session, part: UploadPartRow) -> None:
     """Note a part, in the place of one of that number that came before."""
     session.merge(part)
     session.flush()
@@ -102,19 +109,19 @@ def put_part(session: Session, part: UploadPart) -> None:
 
 def forget_parts(session: Session, upload_id: str) -> None:
     """Forget which parts have come."""
-    session.execute(delete(UploadPart).where(UploadPart.upload_id == upload_id))
+    session.execute(delete(UploadPartRow).where(UploadPartRow.upload_id == upload_id))
 
 
-def remove(session: Session, upload: Upload) -> None:
+def remove(session: Session, upload: UploadRow) -> None:
     """Delete an upload with its parts; bytes that nobody else can refer to are the next sweep's."""
-    session.execute(delete(Upload).where(Upload.id == upload.id))
+    session.execute(delete(UploadRow).where(UploadRow.id == upload.id))
     let_go(session, [upload.blob_id])
 
 
 def remove_expired(session: Session) -> int:
     """Delete uploads whose time is over and that no job goes on to use; gives how many."""
-    expired = select(Upload).where(Upload.expires_at <= database_now()).with_for_update(skip_locked=True)
-    by_project: dict[str, list[Upload]] = {}
+    expired = select(UploadRow).where(UploadRow.expires_at <= database_now()).with_for_update(skip_locked=True)
+    by_project: dict[str, list[UploadRow]] = {}
     for upload in session.scalars(expired):
         by_project.setdefault(upload.project_id, []).append(upload)
     count = 0
@@ -130,4 +137,4 @@ def remove_expired(session: Session) -> int:
 def let_go(session: Session, blob_ids: Sequence[str]) -> None:
     """Leave blobs without a name, which nobody else can come to refer to, to the next sweep."""
     for blob_id in blob_ids:
-        session.execute(update(Blob).where(Blob.id == blob_id, Blob.sha256.is_(None)).values(touched_at=0.0))
+        session.execute(update(BlobRow).where(BlobRow.id == blob_id, BlobRow.sha256.is_(None)).values(touched_at=0.0))

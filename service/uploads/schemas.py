@@ -1,4 +1,4 @@
-"""What the API takes and shows of uploads."""
+"""Uploads as the API takes and shows them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from datetime import datetime
 
 from pydantic import Field, field_validator
 
-from service.artifacts.models import CHUNK_BYTES
+from service.blobs.models import CHUNK_BYTES
 from service.errors import quote
 from service.paging import PageQuery
-from service.schemas import Asked, Shown
-from service.uploads.models import Upload, UploadKind, UploadPart, UploadState
+from service.schemas import RequestModel, ResponseModel
+from service.uploads.models import UploadKind, UploadPartRow, UploadRow, UploadState
 
 SHA256 = r"^[0-9a-f]{64}$"
 MOST_PART_BYTES = 64 * CHUNK_BYTES
 
 
-class UploadCreate(Asked):
-    """A file that is to be brought."""
+class UploadCreate(RequestModel):
+    """A file to be uploaded."""
 
     kind: UploadKind
-    """What is to become of it."""
+    """The thing to be made of it."""
     name: str = Field(min_length=1, max_length=255)
     """The file's name, for people. What stands before a slash or backslash, and what cannot be seen, is left out."""
     size: int = Field(ge=1, strict=True)
@@ -44,7 +44,7 @@ class UploadCreate(Asked):
 
 
 class UploadQuery(PageQuery):
-    """Which uploads to list."""
+    """Filters of the list of uploads."""
 
     state: UploadState | None = None
     """Only uploads in this state."""
@@ -54,7 +54,7 @@ class UploadQuery(PageQuery):
     """Only uploads that promise this sha256."""
 
 
-class PartRead(Shown):
+class PartRead(ResponseModel):
     """A part that has come whole."""
 
     number: int
@@ -67,8 +67,8 @@ class PartRead(Shown):
     """When it came."""
 
 
-class UploadLinks(Shown):
-    """Where the upload's parts go, as paths."""
+class UploadLinks(ResponseModel):
+    """Paths for the upload's parts."""
 
     self: str
     parts: str
@@ -76,8 +76,8 @@ class UploadLinks(Shown):
     complete: str
 
 
-class UploadRead(Shown):
-    """A file that a user brings."""
+class UploadRead(ResponseModel):
+    """A file of a user, whole or not."""
 
     id: str
     kind: UploadKind
@@ -91,9 +91,9 @@ class UploadRead(Shown):
     part_bytes: int
     """Size of every part but the last, in bytes."""
     parts: int
-    """How many parts it has, numbered from 1."""
+    """Number of its parts, which count from 1."""
     received_bytes: int
-    """How much has come, in whole parts."""
+    """Bytes that have come, in whole parts."""
     created_at: datetime
     expires_at: datetime
     """When it is given up: an unfinished one some time after its last part, a complete one some time after something
@@ -122,7 +122,7 @@ def _is_seen(sign: str) -> bool:
     return unicodedata.category(sign)[0] != "C"
 
 
-def shown(upload: Upload, received_bytes: int) -> UploadRead:
+def shown(upload: UploadRow, received_bytes: int) -> UploadRead:
     """An upload as lists show it."""
     complete = upload.state is UploadState.complete
     here = f"/v1/uploads/{upload.id}"
@@ -134,12 +134,12 @@ def shown(upload: Upload, received_bytes: int) -> UploadRead:
     )  # fmt: skip
 
 
-def detail(upload: Upload, received: Sequence[UploadPart]) -> UploadDetail:
+def detail(upload: UploadRow, received: Sequence[UploadPartRow]) -> UploadDetail:
     """An upload as it is shown alone."""
     parts = [part_shown(part) for part in received]
     return UploadDetail(**shown(upload, sum(part.size for part in parts)).model_dump(), received=parts)
 
 
-def part_shown(part: UploadPart) -> PartRead:
+def part_shown(part: UploadPartRow) -> PartRead:
     """A part as the API shows it."""
     return PartRead(number=part.number, size=part.size, sha256=part.sha256, at=part.at)

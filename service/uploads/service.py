@@ -1,4 +1,4 @@
-"""What one can do with uploads. Parts come in by service.uploads.reception."""
+"""Making, completing, using and deleting uploads. Parts come in by service.uploads.reception."""
 
 from __future__ import annotations
 
@@ -8,30 +8,32 @@ from collections.abc import Sequence
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from service.artifacts.models import CHUNK_BYTES
-from service.artifacts.repository import BlobGone, Written, begin_blob, name_blob, read_chunk
+from service.access.caller import Caller
+from service.blobs.models import CHUNK_BYTES
+from service.blobs.repository import BlobDraft, BlobGone, begin_blob, name_blob, read_chunk
 from service.db import read_now, reading, transaction
 from service.errors import Conflict, FieldError, Invalid, NotFound, quote
 from service.ids import new_id
 from service.jobs.uses import check_unused
-from service.keys.service import Caller
 from service.paging import Position
 from service.settings import get_settings
 from service.uploads import repository
-from service.uploads.models import Upload, UploadKind, UploadPart, UploadState
-from service.uploads.repository import Seen
+from service.uploads.models import UploadKind, UploadPartRow, UploadRow, UploadState
+from service.uploads.repository import UploadSnapshot
 from service.uploads.schemas import MOST_PART_BYTES, UploadCreate, UploadDetail, UploadQuery, UploadRead, detail, shown
-from service.usage.service import check_upload, keep_uploads_seconds
+from service.usage.service import check_upload, uploads_retention_seconds
 
 PART_BYTES = 8 * CHUNK_BYTES
-"""Size of a part where nobody asks for another: what a broken connection costs at most, a stream."""
+"""Default size of a part: the most that a broken connection costs, a stream."""
 USUAL_PARTS, MOST_PARTS = 1_000, 10_000
 """From how many on parts are made larger, and how many there may be."""
 LISTED_PARTS = 10
-"""How many missing parts a sentence names."""
+"""Number of missing parts that a sentence names."""
 
 
-def create(session: Session, caller: Caller, asked: UploadCreate, idempotency_key: str | None) -> tuple[Upload, bool]:
+def create(
+    session: Session, caller: Caller, asked: UploadCreate, idempotency_key: str | None
+) -> tuple[UploadRow, bool]:
     """A new upload, or the one that the same key and wish began before, and whether it is that one.
 
     One whose bytes the project has already is complete. Raises Invalid and TooLarge.
@@ -48,27 +50,29 @@ def create(session: Session, caller: Caller, asked: UploadCreate, idempotency_ke
     return made, True
 
 
-def read(session: Session, caller: Caller, upload_id: str) -> Upload:
+def read(session: Session, caller: Caller, upload_id: str) -> UploadRow:
     """The upload. Raises NotFound, for another project's or an expired one as for none."""
     return _living(repository.find(session, caller.project_id, upload_id), upload_id)
 
 
-def lock(session: Session, project_id: str, upload_id: str) -> Upload:
+def lock(session: Session, project_id: str, upload_id: str) -> UploadRow:
     """The upload, which nobody else changes until the transaction ends. Raises NotFound."""
     return _living(repository.find(session, project_id, upload_id, lock=True), upload_id)
 
 
-def describe(session: Session, upload: Upload) -> UploadDetail:
+def describe(session: Session, upload: UploadRow) -> UploadDetail:
     """The upload as it is shown alone."""
     return detail(upload, repository.parts_of(session, upload.id))
 
 
-def page(session: Session, caller: Caller, query: UploadQuery, after: Position | None, limit: int) -> Sequence[Upload]:
+def page(
+    session: Session, caller: Caller, query: UploadQuery, after: Position | None, limit: int
+) -> Sequence[UploadRow]:
     """Uploads that the query asks for, newest first."""
     return repository.page(session, caller.project_id, query, after, limit)
 
 
-def shown_all(session: Session, uploads: Sequence[Upload]) -> list[UploadRead]:
+def shown_all(session: Session, uploads: Sequence[UploadRow]) -> list[UploadRead]:
     """Uploads as lists show them."""
     received = repository.received_bytes(session, [upload.id for upload in uploads])
     return [shown(upload, received.get(upload.id, 0)) for upload in uploads]
@@ -81,17 +85,17 @@ def delete(session: Session, caller: Caller, upload_id: str) -> None:
     repository.remove(session, upload)
 
 
-def check_open(upload: Upload) -> None:
+def check_open(upload: UploadRow) -> None:
     """Raise Conflict unless the upload takes parts."""
     if upload.state is UploadState.complete:
         raise Conflict(f"upload {upload.id} is complete; its bytes can no longer change")
 
 
-def prolong(session: Session, upload: Upload) -> float:
+def prolong(session: Session, upload: UploadRow) -> float:
     """Keep an upload for its whole time from now on; gives now."""
     now, seconds = read_now(session), get_settings().upload_seconds
     if upload.state is UploadState.complete:
-        seconds = keep_uploads_seconds(session, upload.project_id)
+        seconds = uploads_retention_seconds(session, upload.project_id)
     upload.expires_at = now + seconds
     return now
 
@@ -117,7 +121,7 @@ async def complete(caller: Caller, upload_id: str) -> UploadDetail:
     return await run_in_threadpool(_settle, caller, upload_id, parts, digest.hexdigest())
 
 
-def use(session: Session, project_id: str, upload_id: str, kind: UploadKind, pointer: str) -> Upload:
+def use(session: Session, project_id: str, upload_id: str, kind: UploadKind, pointer: str) -> UploadRow:
     """A complete upload that something is to be made of, kept a while longer for that. Raises Invalid, which points at
     the field that names the upload."""
     seen = repository.find(session, project_id, upload_id, lock=True)
@@ -140,18 +144,18 @@ def sweep_uploads() -> int:
 
 
 def _part_bytes(asked: UploadCreate) -> int:
-    """How large the parts are to be. Raises Invalid."""
+    """Bytes of the parts. Raises Invalid."""
     part_bytes = asked.part_bytes or PART_BYTES
     while asked.part_bytes is None and asked.size > USUAL_PARTS * part_bytes and part_bytes < MOST_PART_BYTES:
         part_bytes *= 2
     count = -(-asked.size // part_bytes)
     if count > MOST_PARTS:
-        said = f"{asked.size:,} bytes in parts of {part_bytes:,} make {count:,} parts; wanted at most {MOST_PARTS:,}"
-        raise Invalid.of([FieldError(pointer="/part_bytes", detail=said, found=asked.part_bytes)])
+        found = f"{asked.size:,} bytes in parts of {part_bytes:,} make {count:,} parts; wanted at most {MOST_PARTS:,}"
+        raise Invalid.of([FieldError(pointer="/part_bytes", detail=found, found=asked.part_bytes)])
     return part_bytes
 
 
-def _made_before(session: Session, caller: Caller, idempotency_key: str | None, digest: str) -> Upload | None:
+def _made_before(session: Session, caller: Caller, idempotency_key: str | None, digest: str) -> UploadRow | None:
     if idempotency_key is None:
         return None
     seen = repository.by_idempotency_key(session, caller.project_id, idempotency_key)
@@ -162,19 +166,19 @@ def _made_before(session: Session, caller: Caller, idempotency_key: str | None, 
         session.flush()
         return None
     if seen.upload.body_digest != digest:
-        said = f"the idempotency key {quote(idempotency_key)} has begun upload {seen.upload.id} of another body"
-        detail = f"{said}; wanted a new key"
+        found = f"the idempotency key {quote(idempotency_key)} has begun upload {seen.upload.id} of another body"
+        detail = f"{found}; wanted a new key"
         raise Invalid.of([FieldError(parameter="Idempotency-Key", detail=detail, found=idempotency_key)])
     return seen.upload
 
 
-def _new(session: Session, caller: Caller, asked: UploadCreate, idempotency_key: str | None, digest: str) -> Upload:
+def _new(session: Session, caller: Caller, asked: UploadCreate, idempotency_key: str | None, digest: str) -> UploadRow:
     known = repository.stored_blob(session, caller.project_id, asked.sha256, asked.size)
     if known is None:
         check_upload(session, caller.project_id, asked.size)
     part_bytes = _part_bytes(asked)
     now = read_now(session)
-    upload = Upload(
+    upload = UploadRow(
         id=new_id("upload", now),
         project_id=caller.project_id,
         kind=asked.kind,
@@ -192,7 +196,7 @@ def _new(session: Session, caller: Caller, asked: UploadCreate, idempotency_key:
     return upload
 
 
-def _ready(caller: Caller, upload_id: str) -> tuple[Upload, list[tuple[int, str]]]:
+def _ready(caller: Caller, upload_id: str) -> tuple[UploadRow, list[tuple[int, str]]]:
     """An upload none of whose parts is missing, and their digests. Raises NotFound and Conflict."""
     with reading() as session:
         upload = read(session, caller, upload_id)
@@ -213,10 +217,10 @@ def _settle(caller: Caller, upload_id: str, parts: list[tuple[int, str]], sha256
             if _digests(session, upload_id) != parts:
                 raise Conflict(f"parts of upload {upload.id} came while it was verified; complete it again")
             if sha256 != upload.sha256:
-                said = f"the parts of upload {upload.id} make a file of sha256 {sha256}; {upload.sha256} was promised"
-                raise Invalid(f"{said}: send the parts again whose digests are not yours")
+                found = f"the parts of upload {upload.id} make a file of sha256 {sha256}; {upload.sha256} was promised"
+                raise Invalid(f"{found}: send the parts again whose digests are not yours")
             private = upload.blob_id
-            upload.blob_id = name_blob(session, Written(private, sha256, upload.size))
+            upload.blob_id = name_blob(session, BlobDraft(private, sha256, upload.size))
             upload.state = UploadState.complete
             prolong(session, upload)
             session.flush()
@@ -226,11 +230,11 @@ def _settle(caller: Caller, upload_id: str, parts: list[tuple[int, str]], sha256
 
 
 def _digests(session: Session, upload_id: str) -> list[tuple[int, str]]:
-    parts: Sequence[UploadPart] = repository.parts_of(session, upload_id)
+    parts: Sequence[UploadPartRow] = repository.parts_of(session, upload_id)
     return [(part.number, part.sha256) for part in parts]
 
 
-def _living(seen: Seen | None, upload_id: str) -> Upload:
+def _living(seen: UploadSnapshot | None, upload_id: str) -> UploadRow:
     if seen is None:
         raise NotFound(f"there is no upload {quote(upload_id)}")
     if _is_over(seen):
@@ -238,5 +242,5 @@ def _living(seen: Seen | None, upload_id: str) -> Upload:
     return seen.upload
 
 
-def _is_over(seen: Seen) -> bool:
+def _is_over(seen: UploadSnapshot) -> bool:
     return seen.upload.expires_at <= seen.now

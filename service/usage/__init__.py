@@ -1,1 +1,1 @@
-"""Usage: what a project may use of the service, and what it uses."""
+"""Usage: the limits of projects, and what they use."""

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from fastapi import APIRouter
 
+from service.access.caller import Caller
+from service.access.dependency import needs
 from service.db import reading
-from service.keys.caller import needs
-from service.keys.service import Caller
 from service.usage import service
 from service.usage.schemas import Usage
 
@@ -17,6 +17,6 @@ router = APIRouter(prefix="/v1/usage", tags=["projects"])
 
 @router.get("")
 def read_usage(caller: Annotated[Caller, needs("jobs:read")]) -> Usage:
-    """What the key's project may use, and what it uses now."""
+    """The limits of the key's project, and its present use."""
     with reading() as session:
         return service.usage(session, caller.project_id)

@@ -1,35 +1,35 @@
-"""What the API shows of limits and use."""
+"""Limits and use as the API shows them."""
 
 from __future__ import annotations
 
-from service.schemas import Shown
+from service.schemas import ResponseModel
 
 
-class Limits(Shown):
-    """What a project may use, its own limits or else the service's."""
+class ProjectLimits(ResponseModel):
+    """The limits of a project, its own or else the service's."""
 
     max_running: int | None
-    """How many of its jobs run at once; null is any number."""
+    """Most jobs that run at once; null is any number."""
     max_queued: int
-    """How many of its jobs wait at once."""
+    """Most jobs that wait at once."""
     max_stored_bytes: int
     """Bytes of its uploads, data sets, models, artifacts and checkpoints."""
     max_upload_bytes: int
     """Bytes of one upload."""
     requests_per_second: float
-    """How often its keys together may ask, in the long run; ten seconds' worth at once."""
-    keep_jobs_days: float | None
-    """How long its jobs are kept once they have ended, with all that they made; null, as below, is for ever."""
-    keep_datasets_days: float | None
-    """How long its data sets are kept after they were taken in or a job last used them."""
-    keep_models_days: float | None
-    """How long its models are kept after they were brought or a job last used them."""
-    keep_uploads_days: float
-    """How long complete uploads are kept after something was last made of them."""
+    """Most requests a second of its keys together, in the long run; ten seconds' worth at once."""
+    jobs_retention_days: float | None
+    """Days for which its jobs stay once they have ended, with all that they made; null, as below, is for ever."""
+    datasets_retention_days: float | None
+    """Days for which its data sets stay after they were taken in or a job last used them."""
+    models_retention_days: float | None
+    """Days for which its models stay after they were made or a job last used them."""
+    uploads_retention_days: float
+    """Days for which complete uploads stay after something was last made of them."""
 
 
-class Used(Shown):
-    """What a project uses now."""
+class UsageCounts(ResponseModel):
+    """The present use of a project."""
 
     running: int
     """Jobs."""
@@ -39,10 +39,10 @@ class Used(Shown):
     """Each blob once, however many of its things refer to it."""
 
 
-class Usage(Shown):
-    """What a project may use and what it uses."""
+class Usage(ResponseModel):
+    """The limits of a project and its present use."""
 
     project: str
     """Its name."""
-    limits: Limits
-    used: Used
+    limits: ProjectLimits
+    used: UsageCounts

@@ -1,4 +1,4 @@
-"""What one can ask of limits: what they are, and whether there is room.
+"""The limits of projects, and whether there is room below them.
 
 A project's own limit stands over the settings' one. How many of its jobs run at once is the claim's business.
 """
@@ -6,18 +6,17 @@ A project's own limit stands over the settings' one. How many of its jobs run at
 from __future__ import annotations
 
 import time
-from math import ceil
 
 from sqlalchemy.orm import Session
 
+from service.blobs.references import stored_bytes
 from service.db import reading
 from service.errors import TooLarge, TooManyRequests
 from service.jobs.models import State
-from service.projects.models import Project
+from service.projects.models import ProjectRow
 from service.settings import get_settings
 from service.usage import repository
-from service.usage.rates import Rates
-from service.usage.schemas import Limits, Usage, Used
+from service.usage.schemas import ProjectLimits, Usage, UsageCounts
 
 QUEUE_RETRY_SECONDS = 60
 """When to ask again while as many jobs are queued as may be."""
@@ -26,51 +25,42 @@ NEARLY_FULL = 1_000
 """With fewer places than that left, jobs of a project are queued one after the other: more than that are never made at
 one moment, as each takes a connection of the database."""
 MEASURED_SECONDS = 30.0
-"""How long a project's stored bytes are taken for what they were, where jobs are made."""
+"""Seconds for which a count of a project's stored bytes is used again, where jobs are made."""
 
-_rates = Rates()
 _measured: dict[tuple[str, str], tuple[float, int]] = {}
 """By database and project: when, by this process's clock, and how many bytes."""
 
 
-def limits_of(project: Project) -> Limits:
+def limits_of(project: ProjectRow) -> ProjectLimits:
     """The project's limits, with the settings' in the place of those that it has not."""
     settings = get_settings()
-    return Limits(
+    return ProjectLimits(
         max_running=project.max_running,
         max_queued=project.max_queued or settings.max_queued,
         max_stored_bytes=project.max_stored_bytes or settings.max_stored_bytes,
         max_upload_bytes=project.max_upload_bytes or settings.max_upload_bytes,
         requests_per_second=project.requests_per_second or settings.requests_per_second,
-        keep_jobs_days=project.keep_jobs_days or settings.jobs_retention_days,
-        keep_datasets_days=project.keep_datasets_days or settings.datasets_retention_days,
-        keep_models_days=project.keep_models_days or settings.models_retention_days,
-        keep_uploads_days=project.keep_uploads_days or settings.unused_upload_seconds / DAY_SECONDS,
+        jobs_retention_days=project.jobs_retention_days or settings.jobs_retention_days,
+        datasets_retention_days=project.datasets_retention_days or settings.datasets_retention_days,
+        models_retention_days=project.models_retention_days or settings.models_retention_days,
+        uploads_retention_days=project.uploads_retention_days or settings.unused_upload_seconds / DAY_SECONDS,
     )
 
 
 def usage(session: Session, project_id: str) -> Usage:
-    """What a project may use and what it uses now."""
+    """The limits of a project and its present use."""
     project = repository.read(session, project_id)
-    used = Used(
+    used = UsageCounts(
         running=repository.count_jobs(session, project_id, State.running),
         queued=repository.count_jobs(session, project_id, State.queued),
-        stored_bytes=repository.stored_bytes(session, project_id),
+        stored_bytes=stored_bytes(session, project_id),
     )
     return Usage(project=project.name, limits=limits_of(project), used=used)
 
 
-def keep_uploads_seconds(session: Session, project_id: str) -> float:
-    """How long a complete upload of the project is kept after something was last made of it."""
-    return limits_of(repository.read(session, project_id)).keep_uploads_days * DAY_SECONDS
-
-
-def check_rate(project_id: str, per_second: float | None) -> None:
-    """Count a request of that project, whose own limit is given. Raises TooManyRequests."""
-    allowed = per_second or get_settings().requests_per_second
-    if seconds := _rates.take(project_id, allowed):
-        said = f"the project asks more than {allowed:g} times a second; ask again in {ceil(seconds)} s"
-        raise TooManyRequests(said, retry_seconds=ceil(seconds))
+def uploads_retention_seconds(session: Session, project_id: str) -> float:
+    """Seconds for which a complete upload of the project stays after something was last made of it."""
+    return limits_of(repository.read(session, project_id)).uploads_retention_days * DAY_SECONDS
 
 
 def check_queue(session: Session, project_id: str) -> float:
@@ -85,8 +75,8 @@ def check_queue(session: Session, project_id: str) -> float:
         found = repository.standing(session, project_id)  # now that nobody else adds to it
     if found.queued >= (found.max_queued or settings.max_queued):
         jobs = f"{found.queued} queued {'job' if found.queued == 1 else 'jobs'}"
-        said = f"the project has {jobs}, which is as many as it may; send this one when one of them has started"
-        raise TooManyRequests(said, retry_seconds=QUEUE_RETRY_SECONDS)
+        detail = f"the project has {jobs}, which is as many as it may; send this one when one of them has started"
+        raise TooManyRequests(detail, retry_seconds=QUEUE_RETRY_SECONDS)
     stored = _stored_lately(session, project_id)
     most = found.max_stored_bytes or settings.max_stored_bytes
     if stored >= most:
@@ -95,8 +85,8 @@ def check_queue(session: Session, project_id: str) -> float:
 
 
 def measure(project_id: str) -> None:
-    """Look at what the project stores before a transaction that asks for it, which then holds nobody up: of many
-    things that takes longer than all else, and is done again after so many seconds at the earliest."""
+    """Count what the project stores before a transaction that asks for it, which would hold others up meanwhile: of
+    many things that takes longer than all else. It is done again after some seconds at the earliest."""
     if _known(project_id) is None:
         with reading() as session:
             _stored_lately(session, project_id)
@@ -110,7 +100,7 @@ def check_upload(session: Session, project_id: str, size: int) -> None:
     limits = limits_of(repository.lock(session, project_id))
     if size > limits.max_upload_bytes:
         raise TooLarge(f"the upload has {size:,} bytes; at most {limits.max_upload_bytes:,} bytes are taken")
-    stored = repository.stored_bytes(session, project_id)
+    stored = stored_bytes(session, project_id)
     if stored + size > limits.max_stored_bytes:
         full = _full(stored, limits.max_stored_bytes)
         raise TooLarge(f"{full}, so {size:,} more find no room; delete jobs, data sets or models first")
@@ -124,12 +114,12 @@ def _stored_lately(session: Session, project_id: str) -> int:
     known = _known(project_id)
     if known is not None:
         return known
-    stored = repository.stored_bytes(session, project_id)
+    stored = stored_bytes(session, project_id)
     _measured[get_settings().database, project_id] = (time.monotonic(), stored)
     return stored
 
 
 def _known(project_id: str) -> int | None:
-    """What was measured so lately that it still counts."""
+    """The last count, if it is recent enough."""
     at, stored = _measured.get((get_settings().database, project_id), (-MEASURED_SECONDS, 0))
     return stored if time.monotonic() - at < MEASURED_SECONDS else None

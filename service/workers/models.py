@@ -8,7 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from service.db import Base
 
 
-class Worker(Base):
+class WorkerRow(Base):
     """A worker process that was alive at `seen_at`."""
 
     __tablename__ = "workers"

@@ -1,51 +1,20 @@
-"""All SQL about who owns a job: claims, leases, fences, and the workers themselves."""
+"""All SQL about workers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
-from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    Double,
-    Select,
-    and_,
-    bindparam,
-    delete,
-    false,
-    func,
-    insert,
-    or_,
-    select,
-    union_all,
-    update,
-)
-from sqlalchemy.orm import Session, aliased
-from sqlalchemy.sql.dml import ReturningUpdate
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.orm import Session
 
 from service.db import database_now
-from service.events.models import Event
-from service.jobs.models import Job, State, Wanted
-from service.jobs.repository import is_state
-from service.projects.models import Project
-from service.workers.models import Worker
-
-
-class LostLease(RuntimeError):
-    """The job belongs to somebody else by now, or it has ended: this worker may not write to it any more."""
-
-
-class Overtaken(RuntimeError):
-    """Another worker took the job or its project's turn in the same moment: this claim must be taken back and tried
-    again."""
+from service.workers.models import WorkerRow
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a worker has to offer."""
+    """The hardware of a worker."""
 
     gpu: str | None = None
     """Its GPU's name; null when it has none."""
@@ -55,218 +24,24 @@ class Machine:
     """Room on its disk that jobs may fill."""
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A worker's right to a job: every write of that worker names its fence."""
-
-    job_id: str
-    project_id: str
-    kind: str
-    spec: dict[str, Any]
-    """The spec, whatever the kind."""
-    attempt: int
-    max_attempts: int
-    fence: int
-    worker_id: str
-    wanted: Wanted
-    """`run`, or `stop`: then there is only something to keep."""
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How a job stands at the moment of a write."""
-
-    wanted: Wanted
-    overdue: bool
-    """Whether its wall-clock time is over."""
-
-
-def claim_best(session: Session, worker_id: str, lease_seconds: float, machine: Machine) -> Claim | None:
-    """Take the best job that the machine can run, and its project's turn; None when there is none.
-
-    Fair between projects (the one served longest ago first), then by priority, then by age. Of two workers at once
-    the second waits for the first, by then was Overtaken, and has to look again: the job is gone, and the project's
-    turn is over, and so may be its limit.
-    """
-    best, claimed = _claim_statements(machine.gpu is not None)
-    offer = {"memory_bytes": machine.memory_bytes, "disk_bytes": machine.disk_bytes}
-    row = session.execute(claimed, {**offer, "worker_id": worker_id, "lease_seconds": lease_seconds}).one_or_none()
-    if row is None:
-        if session.scalar(best, offer) is None:
-            return None
-        raise Overtaken
-    job_id, project_id, kind, spec, attempt, max_attempts, fence, wanted, seen = row
-    turn = update(Project).where(Project.id == project_id, Project.served_at == seen)
-    if session.scalar(turn.values(served_at=database_now()).returning(Project.id)) is None:
-        raise Overtaken
-    return Claim(job_id, project_id, kind, spec, attempt, max_attempts, fence, worker_id, wanted)
-
-
-def unheld(session: Session, limit: int = 100) -> Sequence[tuple[Job, Standing]]:
-    """Jobs that no worker holds and none shall take as they are, locked: their owner wants something else of them,
-    their time is over, or no attempt is left."""
-    rows = session.execute(_unheld_statement(limit))
-    return [(job, Standing(job.wanted, late)) for job, late in rows]
-
-
-@lru_cache
-def _unheld_statement(limit: int) -> Select[Job, bool]:
-    overdue = func.coalesce(Job.deadline_at <= database_now(), false())
-    waiting, expired = is_state(Job, State.queued), _expired(Job)
-    unwanted, late = Job.wanted.in_((Wanted.pause, Wanted.cancel)), and_(Job.wanted == Wanted.run, overdue)
-    spent = and_(expired, Job.attempt >= Job.max_attempts)
-    # Each is found by an index, however many jobs are queued.
-    candidates = union_all(
-        select(Job.id).where(waiting, unwanted),
-        select(Job.id).where(waiting, late, Job.deadline_at.is_not(None)),
-        select(Job.id).where(expired, or_(unwanted, late)),
-        select(Job.id).where(spent),
-    )
-    # Asked again of the row once it is locked: it may have changed meanwhile.
-    found = select(Job, overdue).where(
-        Job.id.in_(candidates), or_(and_(or_(waiting, expired), or_(unwanted, late)), spent)
-    )
-    return found.limit(limit).with_for_update(of=Job, skip_locked=True)
-
-
-def write(session: Session, claim: Claim, **values: Any) -> Standing:
-    """Change a job that the worker holds, or only make sure that it does and goes on to until the transaction ends;
-    gives how it stands.
-
-    Raises LostLease when the job has a newer fence or does not run any more.
-    """
-    held = update(Job).where(Job.id == claim.job_id, Job.fence == claim.fence, Job.state == State.running)
-    overdue = func.coalesce(Job.deadline_at <= database_now(), false())
-    changed = held.values(values or {"fence": claim.fence}).returning(Job.wanted, overdue)
-    row = session.execute(changed.execution_options(synchronize_session=False)).one_or_none()
-    if row is None:
-        raise LostLease(f"job {claim.job_id} is not held by {claim.worker_id} under fence {claim.fence} any more")
-    return Standing(*row)
-
-
-def last_change(session: Session, job_id: str, kinds: Sequence[str]) -> Event | None:
-    """The newest event of one of those kinds."""
-    found = select(Event).where(Event.job_id == job_id, Event.kind.in_(kinds)).order_by(Event.number.desc()).limit(1)
-    return session.scalar(found)
-
-
-def read_latest(session: Session, job_id: str) -> dict[str, Any]:
-    """The newest metrics of each network."""
-    latest: dict[str, Any] = session.scalars(select(Job.latest).where(Job.id == job_id)).one()
-    return latest
-
-
 def see(session: Session, worker_id: str, *, host: str, job_id: str | None, machine: Machine) -> None:
     """Note that a worker is alive, what it does and what it has."""
     values = {"job_id": job_id, "seen_at": database_now(), **asdict(machine)}
-    known = update(Worker).where(Worker.id == worker_id).values(values).returning(Worker.id)
+    known = update(WorkerRow).where(WorkerRow.id == worker_id).values(values).returning(WorkerRow.id)
     if session.scalar(known) is None:
-        session.execute(insert(Worker).values(id=worker_id, host=host, started_at=database_now(), **values))
+        session.execute(insert(WorkerRow).values(id=worker_id, host=host, started_at=database_now(), **values))
 
 
 def forget(session: Session, worker_id: str) -> None:
-    """Note that a worker has gone."""
-    session.execute(delete(Worker).where(Worker.id == worker_id))
+    """Forget a worker that has ended."""
+    session.execute(delete(WorkerRow).where(WorkerRow.id == worker_id))
 
 
 def forget_silent(session: Session, seconds: float) -> None:
     """Drop workers that were not heard from for that long."""
-    session.execute(delete(Worker).where(Worker.seen_at < database_now() - seconds))
+    session.execute(delete(WorkerRow).where(WorkerRow.seen_at < database_now() - seconds))
 
 
-def alive(session: Session, within_seconds: float) -> Sequence[Worker]:
+def alive(session: Session, within_seconds: float) -> Sequence[WorkerRow]:
     """The workers that were heard from within that time."""
-    return session.scalars(select(Worker).where(Worker.seen_at >= database_now() - within_seconds)).all()
-
-
-@lru_cache
-def _claim_statements(
-    has_gpu: bool,
-) -> tuple[Select[str], ReturningUpdate[str, str, dict[str, Any], int, int, int, Wanted, float]]:
-    """What gives the id of the best job for a machine of `memory_bytes` and `disk_bytes`, and what takes it for
-    `worker_id` and `lease_seconds`. Made once: to put them together takes longer than to run them."""
-    best = _best(has_gpu)
-    taken = {
-        "state": State.running,
-        "lease_owner": bindparam("worker_id"),
-        "lease_ends": database_now() + bindparam("lease_seconds", type_=Double()),
-        "attempt": Job.attempt + 1,
-        "fence": Job.fence + 1,
-        "started_at": func.coalesce(Job.started_at, database_now()),
-    }
-    served_at = select(Project.served_at).where(Project.id == Job.project_id).scalar_subquery()
-    claimed = (
-        update(Job)
-        .where(Job.id == best.scalar_subquery(), _claimable(Job))
-        .values(taken)
-        .returning(
-            *(Job.id, Job.project_id, Job.kind, Job.spec, Job.attempt, Job.max_attempts, Job.fence, Job.wanted),
-            served_at,
-        )
-        .execution_options(synchronize_session=False)
-    )
-    return best, claimed
-
-
-def _best(has_gpu: bool) -> Select[str]:
-    """The id of the job that the machine should run next, of the best queued one of each project and all that were
-    left behind."""
-    job, rival, running, best = (aliased(Job) for _ in range(4))
-    highest = (
-        select(rival.priority)
-        .where(rival.project_id == Project.id, _queued(rival), _wanted(rival), _fits(rival, has_gpu))
-        .order_by(rival.priority.desc())
-        .limit(1)
-        .correlate(Project)
-    )
-    oldest = (
-        select(job.id)
-        .where(job.project_id == Project.id, _queued(job), _wanted(job), _fits(job, has_gpu))
-        .where(job.priority == highest.scalar_subquery())
-        .order_by(job.created_at, job.id)
-        .limit(1)
-        .correlate(Project)
-    )
-    counted = select(running.project_id, func.count().label("jobs")).where(is_state(running, State.running))
-    count = counted.group_by(running.project_id).subquery()
-    has_room = or_(Project.max_running.is_(None), func.coalesce(count.c.jobs, 0) < Project.max_running)
-    candidates = union_all(
-        select(oldest.scalar_subquery())
-        .outerjoin_from(Project, count, count.c.project_id == Project.id)
-        .where(has_room),
-        select(running.id).where(_left_behind(running), _wanted(running), _fits(running, has_gpu)),
-    )
-    ordered = (
-        select(best.id)
-        .join(Project, Project.id == best.project_id)
-        .where(best.id.in_(candidates))
-        .order_by(Project.served_at, best.priority.desc(), best.created_at, best.id)
-    )
-    return ordered.limit(1)
-
-
-def _claimable(job: type[Job]) -> ColumnElement[bool]:
-    return and_(or_(_queued(job), _left_behind(job)), _wanted(job))
-
-
-def _queued(job: type[Job]) -> ColumnElement[bool]:
-    return and_(is_state(job, State.queued), job.not_before <= database_now())
-
-
-def _left_behind(job: type[Job]) -> ColumnElement[bool]:
-    return and_(_expired(job), job.attempt < job.max_attempts)
-
-
-def _wanted(job: type[Job]) -> ColumnElement[bool]:
-    return job.wanted.in_((Wanted.run, Wanted.stop))
-
-
-def _fits(job: type[Job], has_gpu: bool) -> ColumnElement[bool]:
-    """Whether a machine of `memory_bytes` and `disk_bytes` has what the job needs."""
-    memory_bytes, disk_bytes = (bindparam(name, type_=BigInteger()) for name in ("memory_bytes", "disk_bytes"))
-    enough = and_(job.needs_memory_bytes <= memory_bytes, job.needs_disk_bytes <= disk_bytes)
-    return enough if has_gpu else and_(enough, job.needs_gpu.is_(False))
-
-
-def _expired(job: type[Job]) -> ColumnElement[bool]:
-    return and_(is_state(job, State.running), job.lease_ends <= database_now())
+    return session.scalars(select(WorkerRow).where(WorkerRow.seen_at >= database_now() - within_seconds)).all()

@@ -20,10 +20,11 @@ from typing import Any
 from sqlalchemy import select
 
 from retort.engine.interrupt import FINISHED
-from service.artifacts.models import Artifact, Blob, Chunk
-from service.artifacts.repository import sweep
+from service.artifacts.models import ArtifactRow
+from service.blobs.models import BlobRow, ChunkRow
+from service.blobs.repository import sweep
 from service.db import reading
-from service.jobs.models import TERMINAL, Job, State
+from service.jobs.models import TERMINAL, JobRow, State
 from tests.faults import stand_in
 from tests.faults.installation import PAIRS, Installation, fresh_folder, remove
 from tests.faults.owners import Owner
@@ -177,7 +178,7 @@ def check(installation: Installation, owners: Sequence[Owner], diaries: dict[str
     if len(accepted) != keys:
         wrong.append(f"{keys} keys made {len(accepted)} jobs")
     with reading() as session:
-        jobs = {job.id: job for job in session.scalars(select(Job))}
+        jobs = {job.id: job for job in session.scalars(select(JobRow))}
     if jobs.keys() != accepted.keys():
         wrong.append(f"{len(accepted)} jobs were accepted and {len(jobs)} are there")
     for job_id, job in jobs.items():
@@ -196,7 +197,7 @@ def check(installation: Installation, owners: Sequence[Owner], diaries: dict[str
     return wrong + _check_left(installation)
 
 
-def _check_end(job: Job, diary: Sequence[Line], wished: set[str]) -> list[str]:
+def _check_end(job: JobRow, diary: Sequence[Line], wished: set[str]) -> list[str]:
     """Whether its end is one that its story allows."""
     wrong = []
     if job.state not in TERMINAL or job.lease_owner is not None or job.lease_ends is not None or job.ended_at is None:
@@ -211,7 +212,7 @@ def _check_end(job: Job, diary: Sequence[Line], wished: set[str]) -> list[str]:
     return wrong
 
 
-def _check_stand_in(job: Job, asked: dict[str, Any], diary: Sequence[Line], stopped: bool) -> list[str]:
+def _check_stand_in(job: JobRow, asked: dict[str, Any], diary: Sequence[Line], stopped: bool) -> list[str]:
     """Whether it shipped what an undisturbed run of its recipe ships, and told the same."""
     seed, steps = asked["training"]["data_seed"], asked["training"]["epochs"]
     said = {line.body["step"]: line.body["values"] for line in diary if line.kind == "metrics"}
@@ -229,7 +230,7 @@ def _check_stand_in(job: Job, asked: dict[str, Any], diary: Sequence[Line], stop
 
 
 def _check_real(
-    installation: Installation, jobs: dict[str, Job], accepted: dict[str, Owner], diaries: dict[str, list[Line]]
+    installation: Installation, jobs: dict[str, JobRow], accepted: dict[str, Owner], diaries: dict[str, list[Line]]
 ) -> list[str]:
     """Whether every job ended with the bits of an undisturbed run of its recipe, and said the same."""
     wrong: list[str] = []
@@ -254,9 +255,9 @@ def _check_real(
 
 
 def _digests(job_id: str) -> dict[str, str]:
-    found = select(Artifact.name, Blob.sha256).join(Blob, Blob.id == Artifact.blob_id)
+    found = select(ArtifactRow.name, BlobRow.sha256).join(BlobRow, BlobRow.id == ArtifactRow.blob_id)
     with reading() as session:
-        return {row.name: row.sha256 for row in session.execute(found.where(Artifact.job_id == job_id))}
+        return {row.name: row.sha256 for row in session.execute(found.where(ArtifactRow.job_id == job_id))}
 
 
 def _check_left(installation: Installation) -> list[str]:
@@ -274,15 +275,15 @@ def _check_left(installation: Installation) -> list[str]:
             wrong.append(f"the broker's folder holds {litter}")
     referred = set()
     with reading() as session:
-        referred |= set(session.scalars(select(Artifact.blob_id)))
-        blobs = set(session.scalars(select(Blob.id)))
-        chunks = set(session.scalars(select(Chunk.blob_id)))
+        referred |= set(session.scalars(select(ArtifactRow.blob_id)))
+        blobs = set(session.scalars(select(BlobRow.id)))
+        chunks = set(session.scalars(select(ChunkRow.blob_id)))
         try:
-            from service.checkpoints.models import Checkpoint
+            from service.checkpoints.models import CheckpointRow
         except ImportError:
             pass
         else:
-            if kept := session.scalars(select(Checkpoint.job_id)).all():
+            if kept := session.scalars(select(CheckpointRow.job_id)).all():
                 wrong.append(f"checkpoints are left of {kept}")
     if blobs != referred or not chunks <= blobs:
         wrong.append(f"{len(blobs - referred)} blobs and {len(chunks - blobs)} blobs' chunks belong to nothing")

@@ -16,9 +16,9 @@ from sqlalchemy import select
 from retort.client import JobInfo, Retort
 from retort.engine.interrupt import FINISHED
 from retort.recipe import Recipe
-from service.checkpoints.models import Checkpoint
+from service.checkpoints.models import CheckpointRow
 from service.db import reading
-from service.jobs.models import Job as Row
+from service.jobs.models import JobRow as Row
 from service.jobs.models import State
 from tests.faults.installation import Installation, Worker, fresh_folder, remove
 from tests.faults.scenario import recipe
@@ -122,7 +122,7 @@ def test_another_worker_goes_on_to_the_same_bits(
 def _put_back(installation: Installation, job: JobInfo) -> bool:
     """Whether it waits for another worker, with a checkpoint in the database."""
     with installation.here(), reading() as session:
-        kept = session.scalars(select(Checkpoint.file).where(Checkpoint.job_id == job.id)).all()
+        kept = session.scalars(select(CheckpointRow.file).where(CheckpointRow.job_id == job.id)).all()
     return state_of(installation, job).state is State.queued and bool(kept)
 
 

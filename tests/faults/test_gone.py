@@ -15,8 +15,8 @@ from sqlalchemy import select
 
 from retort.client import JobInfo, Retort
 from service.db import reading
-from service.events.models import Event
-from service.jobs.models import Job as Row
+from service.jobs.models import EventRow
+from service.jobs.models import JobRow as Row
 from tests.faults import stand_in
 from tests.faults.installation import HOUR, Installation, fresh_folder, remove
 from tests.faults.scenario import recipe
@@ -74,7 +74,7 @@ def wait_for_end(client: Retort, job: JobInfo, seconds: float = 120) -> None:
 
 
 def diary(installation: Installation, job_id: str) -> list[Line]:
-    found = select(*LINE).where(Event.job_id == job_id).order_by(Event.number)
+    found = select(*LINE).where(EventRow.job_id == job_id).order_by(EventRow.number)
     with installation.here(), reading() as session:
         return [Line(*row) for row in session.execute(found)]
 

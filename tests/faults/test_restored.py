@@ -12,9 +12,9 @@ from sqlalchemy.exc import OperationalError
 
 from retort.client import JobInfo, NotFoundError, Retort
 from service.backup import make_backup, restore
-from service.checkpoints.models import Checkpoint
+from service.checkpoints.models import CheckpointRow
 from service.db import reading
-from service.jobs.models import Job as Row
+from service.jobs.models import JobRow as Row
 from tests.faults import stand_in
 from tests.faults.installation import PAIRS, Installation, Worker
 from tests.faults.scenario import recipe
@@ -82,7 +82,7 @@ def suspend_between_transactions(worker: Worker, engine: Engine) -> None:
 
 def stored_steps(installation: Installation, job_id: str) -> list[int]:
     """The steps of the job's checkpoints that the database has, the newest first."""
-    found = select(Checkpoint.step).where(Checkpoint.job_id == job_id).order_by(Checkpoint.created_at.desc())
+    found = select(CheckpointRow.step).where(CheckpointRow.job_id == job_id).order_by(CheckpointRow.created_at.desc())
     with installation.here(), reading() as session:
         return list(session.scalars(found))
 

@@ -13,8 +13,7 @@ from sqlalchemy import Connection, Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.db import database_now
-from service.events.models import Event
-from service.jobs.models import TERMINAL, Job, State
+from service.jobs.models import TERMINAL, EventRow, JobRow, State
 from service.jobs.rules import MAY_FOLLOW
 
 LOOK_SECONDS = 0.3
@@ -29,9 +28,10 @@ UNHELD_CAUSES = {"heartbeat_lost", "deadline"}
 """Of changes that a worker may make to a job which nobody holds."""
 
 COLUMNS = (
-    Job.id, Job.state, Job.attempt, Job.max_attempts, Job.fence, Job.lease_owner, Job.lease_ends, Job.next_event,
+    JobRow.id, JobRow.state, JobRow.attempt, JobRow.max_attempts, JobRow.fence, JobRow.lease_owner, JobRow.lease_ends,
+    JobRow.next_event,
 )  # fmt: skip
-LINE = (Event.number, Event.kind, Event.attempt, Event.key, Event.body)
+LINE = (EventRow.number, EventRow.kind, EventRow.attempt, EventRow.key, EventRow.body)
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Watcher:
         known = self.diaries[row.id]
         if row.next_event - 1 == len(known):
             return
-        found = select(*LINE).where(Event.job_id == row.id, Event.number > len(known)).order_by(Event.number)
+        found = select(*LINE).where(EventRow.job_id == row.id, EventRow.number > len(known)).order_by(EventRow.number)
         for event in connection.execute(found):
             known.append(Line(*event))
         if [line.number for line in known] != list(range(1, row.next_event)):

@@ -19,9 +19,9 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from service.access.scopes import PROJECT_SCOPES
 from service.app import create_app
 from service.db import transaction
-from service.keys.scopes import PROJECT_SCOPES
 from service.keys.service import create_local_key
 from service.settings import get_settings
 from tests.conftest import free_port, wait_until

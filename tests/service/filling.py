@@ -17,6 +17,14 @@ JSON_VALUES: tuple[Any, ...] = (
     {"text": "quo'te \"double\" \\ \n", "deep": {"deeper": [[1], [2.5, "蒸留"]]}},
 )  # fmt: skip
 
+RENAMED = {
+    "jobs": {"recipe": "spec"},
+    "projects": {
+        f"keep_{thing}_days": f"{thing}_retention_days" for thing in ("jobs", "datasets", "models", "uploads")
+    },
+}
+"""Columns that migrations gave other names, by table: a snapshot has the newest."""
+
 Rows = list[dict[str, Any]]
 Snapshot = dict[str, dict[str, list[Any]]]
 """By table and column, the values of all rows."""
@@ -48,7 +56,7 @@ def fill(engine: Engine, seed: int = 0) -> None:
 
 
 def snapshot(engine: Engine) -> Snapshot:
-    """All values of all tables, in the order of their primary keys."""
+    """All values of all tables, in the order of their primary keys; columns by their newest names."""
     with engine.connect().execution_options(retort_reads=True) as connection:
         return {table.name: _columns(connection, table) for table in tables_of(connection).sorted_tables}
 
@@ -65,7 +73,8 @@ def shared(snapshot: Snapshot, other: Snapshot) -> Snapshot:
 def _columns(connection: Connection, table: sa.Table) -> dict[str, list[Any]]:
     keys = [key.name for key in table.primary_key.columns]
     rows = sorted(connection.execute(sa.select(table)).mappings(), key=lambda row: [row[key] for key in keys])
-    return {column.name: [row[column.name] for row in rows] for column in table.columns}
+    names = RENAMED.get(table.name, {})
+    return {names.get(column.name, column.name): [row[column.name] for row in rows] for column in table.columns}
 
 
 def _row(table: sa.Table, number: int, made: dict[str, Rows], chance: random.Random) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from typing import Any
 from uuid import uuid4
 
 from service.db import database_now, transaction
-from service.jobs.models import Job
-from service.projects.models import Project
+from service.jobs.models import JobRow
+from service.projects.models import ProjectRow
 
 RECIPE: dict[str, Any] = {"recipe_version": 1, "teacher": None, "students": [{"name": "student", "weights": None}]}
 """As much of a recipe as the ownership of jobs looks at."""
@@ -16,7 +16,7 @@ RECIPE: dict[str, Any] = {"recipe_version": 1, "teacher": None, "students": [{"n
 def add_project(name: str = "default") -> str:
     project_id = f"project_{name}"
     with transaction() as session:
-        session.add(Project(id=project_id, name=name, created_at=session.scalar(database_now().select())))
+        session.add(ProjectRow(id=project_id, name=name, created_at=session.scalar(database_now().select())))
     return project_id
 
 
@@ -26,5 +26,5 @@ def add_job(project_id: str, **values: Any) -> str:
     with transaction() as session:
         created_at = session.scalar(database_now().select()) - values.pop("age", 0)
         defaults = {"spec": RECIPE, "max_attempts": 3, "body_digest": "0" * 64, "created_at": created_at}
-        session.add(Job(id=job_id, project_id=project_id, **{**defaults, **values}))
+        session.add(JobRow(id=job_id, project_id=project_id, **{**defaults, **values}))
     return job_id

@@ -11,14 +11,15 @@ import pytest
 from sqlalchemy import update
 from starlette.testclient import TestClient
 
+from service.access.scopes import PROJECT_SCOPES, Scope
 from service.app import create_app
-from service.artifacts.repository import add_artifact, commit_blob, write_blob
+from service.artifacts.repository import add_artifact
+from service.blobs.repository import commit_blob, write_blob
 from service.db import database_now, transaction
-from service.jobs.models import Job
-from service.keys.models import Key
-from service.keys.scopes import PROJECT_SCOPES, Scope
+from service.jobs.models import JobRow
+from service.keys.models import KeyRow
 from service.keys.service import create_local_key
-from service.models.models import Model
+from service.models.models import ModelRow
 from tests.service.conftest import RECIPE
 
 OPEN = {"/healthz", "/readyz", "/metrics"}
@@ -96,9 +97,9 @@ def parts(key: str, app: TestClient) -> dict[str, str]:
     with transaction() as session:
         blob = commit_blob(session, written)
         add_artifact(session, job, name="student.onnx", network="student", media_type="a/b", blob_id=blob)
-        model = Model(
-            id="model_0", project_id=session.get_one(Job, job).project_id, name="m", form="onnx", architecture="onnx",
-            blob_id=blob, size=7, sha256="0", job_id=job, created_at=0.0,
+        model = ModelRow(
+            id="model_0", project_id=session.get_one(JobRow, job).project_id, name="m", form="onnx",
+            architecture="onnx", blob_id=blob, size=7, sha256="0", job_id=job, created_at=0.0,
         )  # fmt: skip
         session.add(model)
     return {
@@ -134,7 +135,7 @@ def key_with(*scopes: Scope, **values: Any) -> str:
     with transaction() as session:
         text = create_local_key(session, "tried", scopes=scopes)
         if values:
-            session.execute(update(Key).where(Key.name == "tried").values(values))
+            session.execute(update(KeyRow).where(KeyRow.name == "tried").values(values))
     return text
 
 

@@ -22,13 +22,15 @@ from sqlalchemy import Engine, select
 
 import service.db
 from service.backup import FORMAT, BackupError, make_backup, restore, validate
+from service.claims.repository import LostLease
+from service.claims.service import cancel, fail, hand_back, record, renew, retry, succeed
 from service.db import make_engine, reading, transaction
 from service.jobs.models import State, Wanted
+from service.kinds import EFFECTS
 from service.migrations import downgrade, upgrade
 from service.revisions import current, head
-from service.workers.models import Worker
-from service.workers.repository import LostLease, Machine, see
-from service.workers.service import cancel, fail, hand_back, record, renew, retry, succeed
+from service.workers.models import WorkerRow
+from service.workers.repository import Machine, see
 from tests.conftest import execute
 from tests.service.filling import Snapshot, fill, snapshot
 from tests.service.rows import add_job, add_project
@@ -274,7 +276,7 @@ def test_a_fence_of_after_the_backup_is_refused_though_its_number_would_come_aga
         for refused in (
             lambda session: renew(session, old, LEASE_SECONDS),
             lambda session: record(session, old, [], None, "distilling"),
-            lambda session: succeed(session, old, []),
+            lambda session: succeed(session, old, [], EFFECTS),
             lambda session: fail(session, old, CRASH),
             lambda session: cancel(session, old),
             lambda session: retry(session, old, CRASH),
@@ -283,7 +285,7 @@ def test_a_fence_of_after_the_backup_is_refused_though_its_number_would_come_aga
             with pytest.raises(LostLease), transaction() as session:
                 refused(session)
         with transaction() as session:
-            assert succeed(session, new, []) is State.succeeded
+            assert succeed(session, new, [], EFFECTS) is State.succeeded
 
 
 def test_each_restore_of_one_backup_gives_fences_of_its_own(
@@ -327,7 +329,7 @@ def test_a_running_job_goes_on_in_its_attempt_and_wishes_hold(
     made = make_backup(source, tmp_path / "backup")
     restore(source, tmp_path / "backup", replace=True)
     with reading() as session:
-        assert list(session.scalars(select(Worker))) == []
+        assert list(session.scalars(select(WorkerRow))) == []
     taken = must_take("new")
     assert (taken.job_id, taken.attempt) == (goes_on, 1)
     assert [line.kind for line in diary(goes_on)] == ["claimed", "requeued", "claimed"]

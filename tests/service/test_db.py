@@ -13,8 +13,8 @@ from sqlalchemy import select, text, update
 from sqlalchemy.exc import OperationalError
 
 from service.db import database_now, get_engine, make_engine, reading, release_pages, transaction
-from service.jobs.models import Job, State, Wanted
-from service.projects.models import Project
+from service.jobs.models import JobRow, State, Wanted
+from service.projects.models import ProjectRow
 from tests.service.rows import add_job, add_project
 
 
@@ -59,20 +59,20 @@ def test_a_transaction_is_kept_whole_or_not_at_all() -> None:
 
     def broken() -> None:
         with transaction() as session:
-            session.execute(update(Project).values(name="lost"))
+            session.execute(update(ProjectRow).values(name="lost"))
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         broken()
     with reading() as session:
-        assert session.get_one(Project, project_id).name == "default"
+        assert session.get_one(ProjectRow, project_id).name == "default"
 
 
 @pytest.mark.usefixtures("database")
 def test_a_job_reads_as_it_was_written() -> None:
     job_id = add_job(add_project(), latest={"student": {"accuracy": 0.5}}, wanted=Wanted.cancel)
     with reading() as session:
-        job = session.get_one(Job, job_id)
+        job = session.get_one(JobRow, job_id)
         words = session.execute(text("SELECT state, wanted FROM jobs")).one()
         nothing = session.scalar(text("SELECT count(*) FROM jobs WHERE progress IS NULL AND error IS NULL"))
     assert (job.state, job.wanted, job.latest) == (State.queued, Wanted.cancel, {"student": {"accuracy": 0.5}})
@@ -87,14 +87,14 @@ def test_writers_at_once_take_turns() -> None:
     def add_one() -> None:
         for _ in range(10):
             with transaction() as session:
-                served_at = session.scalar(select(Project.served_at).with_for_update())
-                session.execute(update(Project).values(served_at=(served_at or 0) + 1))
+                served_at = session.scalar(select(ProjectRow.served_at).with_for_update())
+                session.execute(update(ProjectRow).values(served_at=(served_at or 0) + 1))
 
     with ThreadPoolExecutor(6) as pool:
         for done in [pool.submit(add_one) for _ in range(6)]:
             done.result()
     with reading() as session:
-        assert session.scalar(select(Project.served_at)) == 60
+        assert session.scalar(select(ProjectRow.served_at)) == 60
 
 
 @pytest.mark.usefixtures("database")
@@ -104,10 +104,10 @@ def test_a_reader_never_waits_for_a_writer() -> None:
 
     def look() -> None:
         with reading() as session:
-            read.append(session.get_one(Project, project_id).name)
+            read.append(session.get_one(ProjectRow, project_id).name)
 
     with transaction() as session:
-        session.execute(update(Project).values(name="new"))
+        session.execute(update(ProjectRow).values(name="new"))
         reader = threading.Thread(target=look)
         reader.start()
         reader.join(5)
@@ -145,18 +145,18 @@ def test_a_transaction_whose_process_sleeps_ends_and_frees_its_rows(
 
     def write() -> None:
         with transaction() as session:
-            session.execute(update(Job).where(Job.id == job_id).values(wanted=Wanted.cancel))
+            session.execute(update(JobRow).where(JobRow.id == job_id).values(wanted=Wanted.cancel))
 
     def fall_asleep(other: ThreadPoolExecutor) -> None:
         with transaction() as session:
-            session.execute(update(Job).where(Job.id == job_id).values(wanted=Wanted.run))
+            session.execute(update(JobRow).where(JobRow.id == job_id).values(wanted=Wanted.run))
             other.submit(write).result(5)
-            session.execute(select(Job.id))
+            session.execute(select(JobRow.id))
 
     with ThreadPoolExecutor(1) as other, pytest.raises(OperationalError, match="idle-in-transaction"):
         fall_asleep(other)
     with reading() as session:
-        assert session.get_one(Job, job_id).wanted is Wanted.cancel
+        assert session.get_one(JobRow, job_id).wanted is Wanted.cancel
 
 
 def test_reading_opens_no_transaction(postgresql_database: str, environment: Callable[..., None]) -> None:
@@ -170,10 +170,10 @@ def test_reading_opens_no_transaction(postgresql_database: str, environment: Cal
             assert other.scalar(state, {"pid": reader}) == "idle"
     with transaction() as session:
         assert session.scalar(mine) == reader  # the connection that was given back last has transactions again
-        session.execute(update(Project).values(name="lost"))
+        session.execute(update(ProjectRow).values(name="lost"))
         session.rollback()
     with reading() as session:
-        assert session.scalar(select(Project.name)) == "default"
+        assert session.scalar(select(ProjectRow.name)) == "default"
 
 
 def test_sqlite_is_set_up_before_the_first_table(sqlite_database: str) -> None:

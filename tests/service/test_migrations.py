@@ -15,13 +15,13 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, event, inspect
+from sqlalchemy import Connection, Engine, event, inspect
 
 import service.migrations
 from service.db import Base, make_engine
 from service.migrations import downgrade, upgrade
 from service.revisions import current, head
-from tests.service.filling import fill, shared, snapshot
+from tests.service.filling import fill, shared, snapshot, tables_of
 
 REVISIONS = [script.revision for script in ScriptDirectory(Path(service.migrations.__file__).parent).walk_revisions()][
     ::-1
@@ -64,7 +64,10 @@ def test_downgrade_takes_everything_back_and_upgrade_makes_it_again(engine: Engi
     assert set(Base.metadata.tables) < set(inspect(engine).get_table_names())
 
 
-@pytest.mark.parametrize("revision", REVISIONS)
+@pytest.mark.parametrize(
+    "revision",
+    [REVISIONS[0], *(pytest.param(revision, marks=pytest.mark.long) for revision in REVISIONS[1:-1]), REVISIONS[-1]],
+)
 def test_no_row_is_lost_and_no_value_changed_on_any_way(engine: Engine, revision: str) -> None:
     downgrade(engine)
     upgrade(engine, revision)
@@ -83,7 +86,7 @@ def test_no_row_is_lost_and_no_value_changed_on_any_way(engine: Engine, revision
     test_models_and_migrations_agree(engine)
 
 
-@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("every", [16, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.parametrize("way", [upgrade, downgrade], ids=["up", "down"])
 def test_a_migration_that_fails_anywhere_leaves_the_database_as_it_was(
     engine: Engine, way: Callable[[Engine, str], None], every: int
@@ -135,16 +138,17 @@ def schema(engine: Engine) -> dict[str, Any]:
     }
 
 
-def test_many_processes_upgrade_at_once_and_none_fails(database_url: str, engine: Engine) -> None:
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.long)])
+def test_many_processes_upgrade_at_once_and_none_fails(database_url: str, engine: Engine, count: int) -> None:
     downgrade(engine)
     run = [sys.executable, "-m", "service.migrations"]
     environment = {**os.environ, "RETORT_DATABASE_URL": database_url}
     processes = [
         subprocess.Popen(run, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for _ in range(4)
+        for _ in range(count)
     ]
     said = [process.communicate(timeout=60)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * 4, said
+    assert [process.returncode for process in processes] == [0] * count, said
     assert current(engine) == head()
     test_models_and_migrations_agree(engine)
 
@@ -162,3 +166,91 @@ def test_an_empty_file_in_a_missing_folder_is_migrated(tmp_path: Path) -> None:
     upgrade(engine)
     assert current(engine) == head()
     engine.dispose()
+
+
+# Rows whose JSON a migration rewrites
+
+TEACH = {"epochs": 2, "accumulate": 2, "keep_teacher_outputs": False}
+NEW_TEACH = {"epochs": 2, "gradient_accumulation": 2, "cache_teacher_outputs": False}
+OLD_RECIPE: dict[str, Any] = {
+    "training": {"accumulate": 4, "lr": 0.1, "keep_teacher_outputs": True}, "teacher": {"teach": TEACH},
+    "require_teacher_accuracy": 0.5, "students": [{"name": "accumulate"}],
+}  # fmt: skip
+NEW_RECIPE: dict[str, Any] = {
+    "training": {"gradient_accumulation": 4, "lr": 0.1, "cache_teacher_outputs": True}, "teacher": {"teach": NEW_TEACH},
+    "require_teacher": 0.5, "students": [{"name": "accumulate"}],
+}  # fmt: skip
+WITHOUT_TEACHER: dict[str, Any] = {"training": {"lr": 1.7976931348623157e308}, "teacher": None}
+REWRITTEN: dict[tuple[str, str], list[tuple[Any, Any]]] = {
+    ("jobs", "spec"): [
+        (OLD_RECIPE, NEW_RECIPE),
+        ({"recipe": OLD_RECIPE}, {"recipe": NEW_RECIPE}),
+        (WITHOUT_TEACHER, WITHOUT_TEACHER),
+        ({"source": {"accumulate": 1}}, {"source": {"accumulate": 1}}),
+    ],
+    ("jobs", "progress"): [({"student": "größe", "step": 7}, {"network": "größe", "step": 7}), (None, None)],
+    ("jobs", "error"): [
+        ({"fault": "recipe", "cause": "impossible"}, {"fault": "spec", "cause": "impossible"}),
+        ({"fault": "machine", "cause": "recipe"}, {"fault": "machine", "cause": "recipe"}),
+        (None, None),
+    ],
+    ("events", "body"): [
+        ({"student": "student", "values": {"student": 0.5}}, {"network": "student", "values": {"student": 0.5}}),
+        ({"student": None, "data": OLD_RECIPE}, {"network": None, "data": NEW_RECIPE}),
+        ({"text": None, "data": {"fault": "recipe"}}, {"text": None, "data": {"fault": "spec"}}),
+        ({"text": 'a "student" with a "fault"', "data": None}, {"text": 'a "student" with a "fault"', "data": None}),
+    ],
+    ("datasets", "report"): [
+        ({"parts": {"train": 2}, "parts_made": []}, {"splits": {"train": 2}, "parts_made": []}),
+        (None, None),
+    ],
+}
+"""By table and column at the newer revision: values before and after 0010."""
+KINDS = ("distill", "estimate", "distill", "ingest")
+DAYS = {"jobs": 1.5, "datasets": None, "models": 3.0, "uploads": 0.25}
+
+
+def test_stored_words_follow_the_code_both_ways(engine: Engine) -> None:
+    count = 230  # more than are in memory at once
+    downgrade(engine, "0009")
+    with engine.begin() as connection:
+        _add_rows_of_0009(connection, count)
+    before = snapshot(engine)
+    upgrade(engine, "0010")
+    after = snapshot(engine)
+    for (table, column), values in REWRITTEN.items():
+        rows = after[table][column]
+        assert rows == [values[number % len(values)][1] for number in range(len(rows))], (table, column)
+        assert len(rows) == count
+        # The order of keys, too: a spec is shown as it was stored.
+        assert list(map(str, rows)) == [str(values[number % len(values)][1]) for number in range(len(rows))]
+    for thing, days in DAYS.items():
+        assert after["projects"][f"{thing}_retention_days"] == [days]
+    downgrade(engine, "0009")
+    assert snapshot(engine) == before
+    assert str(snapshot(engine)) == str(before)
+
+
+def _add_rows_of_0009(connection: Connection, count: int) -> None:
+    tables = tables_of(connection).tables
+    days = {f"keep_{thing}_days": value for thing, value in DAYS.items()}
+    connection.execute(tables["projects"].insert(), {"id": "p", "name": "p", "served_at": 0, "created_at": 0, **days})
+
+    def old(table: str, column: str, number: int) -> Any:
+        values = REWRITTEN[table, column]
+        return values[number % len(values)][0]
+
+    for number in range(count):
+        job_id = f"job_{number:04}"
+        job = {
+            "id": job_id, "project_id": "p", "kind": KINDS[number % len(KINDS)], "name": "", "state": "failed",
+            "wanted": "run", "priority": 0, "recipe": old("jobs", "spec", number),
+            "progress": old("jobs", "progress", number), "error": old("jobs", "error", number), "latest": {},
+            "attempt": 1, "max_attempts": 3, "fence": 1, "not_before": 0, "next_event": 2, "body_digest": "",
+            "created_at": 0,
+        }  # fmt: skip
+        connection.execute(tables["jobs"].insert(), job)
+        event = {"job_id": job_id, "number": 1, "kind": "metrics", "at": 0, "attempt": 1}
+        connection.execute(tables["events"].insert(), {**event, "body": old("events", "body", number)})
+        dataset = {"id": f"dataset_{number:04}", "project_id": "p", "name": "", "source": {}, "created_at": 0}
+        connection.execute(tables["datasets"].insert(), {**dataset, "report": old("datasets", "report", number)})

@@ -22,7 +22,7 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from service.app import create_app
+from tests.service.conftest import application
 
 CHECKS = [
     not_a_server_error, status_code_conformance, content_type_conformance, response_headers_conformance,
@@ -30,7 +30,7 @@ CHECKS = [
 ]  # fmt: skip
 """Besides that invalid data are refused; but not that valid data are accepted: cursors are opaque, and what is wrong
 with a recipe no schema can say."""
-BRIEF, LONG = 4, 150
+BRIEF, LONG = 2, 150
 LENIENT = {"POST /v1/jobs/validate", "GET /v1/jobs"}
 """Where what is forbidden may be right: to say what is wrong is the work of one, and a tag that is a number is text in
 the other's address."""
@@ -51,7 +51,7 @@ def failures(
     examples: int, mode: GenerationMode, ask: Callable[[schemathesis.Case], object]
 ) -> dict[str, BaseException]:
     """What went wrong, an operation, with that many requests each."""
-    page = schemathesis.openapi.from_asgi("/openapi.json", create_app())
+    page = schemathesis.openapi.from_asgi("/openapi.json", application())
     found: dict[str, BaseException] = {}
     for result in page.get_all_operations():
         operation = result.ok()

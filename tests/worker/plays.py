@@ -13,8 +13,7 @@ from typing import Any
 from sqlalchemy import select
 
 from service.db import reading
-from service.events.models import Event
-from service.jobs.models import TERMINAL, Job, State
+from service.jobs.models import TERMINAL, EventRow, JobRow, State
 from service.settings import get_settings
 from tests.conftest import wait_until
 from tests.service.rows import RECIPE, add_job
@@ -41,21 +40,21 @@ def running_agent() -> Iterator[Agent]:
         assert agent.join(20), "the agent did not stop"
 
 
-def row(job_id: str) -> Job:
+def row(job_id: str) -> JobRow:
     with reading() as session:
-        return session.get_one(Job, job_id)
+        return session.get_one(JobRow, job_id)
 
 
-def lines(job_id: str) -> list[Event]:
+def lines(job_id: str) -> list[EventRow]:
     with reading() as session:
-        return list(session.scalars(select(Event).where(Event.job_id == job_id).order_by(Event.number)))
+        return list(session.scalars(select(EventRow).where(EventRow.job_id == job_id).order_by(EventRow.number)))
 
 
 def kinds(job_id: str) -> list[str]:
     return [line.kind for line in lines(job_id)]
 
 
-def wait_for_state(job_id: str, state: State, seconds: float = 30) -> Job:
+def wait_for_state(job_id: str, state: State, seconds: float = 30) -> JobRow:
     wait_until(lambda: row(job_id).state in {state, *TERMINAL}, f"job becomes {state.value}", seconds)
     job = row(job_id)
     assert job.state is state, job.error

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from service.artifacts.models import Blob
-from service.artifacts.repository import write_blob
+from service.blobs.models import BlobRow
+from service.blobs.repository import write_blob
 from service.db import reading
 from service.jobs.models import State
 from tests.conftest import wait_until
@@ -87,4 +87,4 @@ def test_it_sweeps_what_nothing_refers_to(
     with caplog.at_level(logging.INFO, "worker.agent"), running_agent():
         wait_until(lambda: "swept 0 uploads, 0 old things, 1 blobs and 0 folders" in caplog.text, "it sweeps")
     with reading() as session:
-        assert session.get(Blob, written.id) is None
+        assert session.get(BlobRow, written.id) is None

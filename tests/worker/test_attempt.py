@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from service.artifacts.repository import artifacts_of, read_chunk
+from service.artifacts.repository import artifacts_of
+from service.blobs.repository import read_chunk
+from service.claims import service
 from service.db import database_now, reading, transaction
-from service.jobs.models import Job, State, Wanted
-from service.workers import service
-from service.workers.models import Worker
+from service.jobs.models import JobRow, State, Wanted
+from service.workers.models import WorkerRow
 from tests.conftest import wait_until
 from tests.service.rows import add_project
 from tests.worker.plays import (
@@ -45,7 +46,7 @@ def project_id() -> str:
 
 def change_row(job_id: str, **values: object) -> None:
     with transaction() as session:
-        session.execute(update(Job).where(Job.id == job_id).values(values))
+        session.execute(update(JobRow).where(JobRow.id == job_id).values(values))
 
 
 def files(job_id: str) -> dict[str, str]:
@@ -119,7 +120,7 @@ def test_an_impossible_recipe_fails_with_the_engines_sentence(project_id: str) -
     job_id = add_play(project_id, refusal, ("words", "the student has no stages"), ("exit", 2))
     with running_agent():
         job = wait_for_state(job_id, State.failed)
-    assert error(job_id) == {"fault": "recipe", "cause": "impossible", "detail": "the student has no stages"}
+    assert error(job_id) == {"fault": "spec", "cause": "impossible", "detail": "the student has no stages"}
     assert job.attempt == 1
     assert kinds(job_id) == ["claimed", "failed"]
 
@@ -128,7 +129,7 @@ def test_out_of_memory_on_the_device_fails_at_once(project_id: str) -> None:
     job_id = add_play(project_id, ("words", "a batch of 64 does not fit"), ("exit", 71))
     with running_agent():
         wait_for_state(job_id, State.failed)
-    assert error(job_id) == {"fault": "recipe", "cause": "out_of_memory", "detail": "a batch of 64 does not fit"}
+    assert error(job_id) == {"fault": "spec", "cause": "out_of_memory", "detail": "a batch of 64 does not fit"}
 
 
 def test_a_crash_is_tried_again_and_the_cause_is_kept(project_id: str) -> None:
@@ -279,13 +280,13 @@ def test_weights_that_are_not_there_or_anothers_fail_the_job(project_id: str) ->
         agent.wake_up()
         wait_for_state(mine, State.failed)
     detail = f"job {theirs} has no file student.safetensors; it may have been deleted"
-    assert error(mine) == {"fault": "recipe", "cause": "weights_missing", "detail": detail}
+    assert error(mine) == {"fault": "spec", "cause": "weights_missing", "detail": detail}
 
 
 def test_a_worker_is_in_the_table_while_it_lives(project_id: str) -> None:
-    def workers() -> list[Worker]:
+    def workers() -> list[WorkerRow]:
         with reading() as session:
-            return list(session.scalars(select(Worker)))
+            return list(session.scalars(select(WorkerRow)))
 
     job_id = add_play(project_id, METRICS, ("sleep", 30))
     with running_agent() as agent:

@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from retort.event import Checkpoint, Event, Progress
+from service.claims import service
 from service.db import transaction
-from service.workers import service
 from tests.service.rows import add_job, add_project
 from tests.worker.plays import kinds, row
 from worker.event_buffer import EventBuffer

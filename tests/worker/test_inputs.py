@@ -17,11 +17,11 @@ import pytest
 from sqlalchemy import delete, update
 from sqlalchemy.orm import Session
 
-from service.artifacts.models import Blob, Chunk
-from service.artifacts.repository import BlobGone, commit_blob, write_blob
-from service.datasets.models import Dataset
+from service.blobs.models import BlobRow, ChunkRow
+from service.blobs.repository import BlobGone, commit_blob, write_blob
+from service.datasets.models import DatasetRow
 from service.db import transaction
-from service.jobs.models import Job, State, Wanted
+from service.jobs.models import JobRow, State, Wanted
 from tests.conftest import wait_until
 from tests.service.rows import RECIPE, add_project
 from tests.worker.plays import add_play, job_folder, row, running_agent, wait_for_state
@@ -47,7 +47,7 @@ def add_dataset(project_id: str, content: bytes) -> str:
     with transaction() as session:
         blob_id = commit_blob(session, written)
         made = {"blob_id": blob_id, "digest": written.sha256, "size": written.size, "source": {}, "name": "flowers"}
-        session.add(Dataset(id=dataset_id, project_id=project_id, created_at=0.0, **made))
+        session.add(DatasetRow(id=dataset_id, project_id=project_id, created_at=0.0, **made))
     return dataset_id
 
 
@@ -147,7 +147,7 @@ def test_what_a_killed_worker_left_half_fetched_is_dropped(project_id: str, tmp_
 def test_bytes_that_are_not_what_was_stored_are_never_handed_on(project_id: str, tmp_path: Path) -> None:
     dataset_id = add_dataset(project_id, LARGE)
     with transaction() as session:
-        session.execute(update(Chunk).where(Chunk.number == 1).values(content=bytes(1 << 20)))
+        session.execute(update(ChunkRow).where(ChunkRow.number == 1).values(content=bytes(1 << 20)))
     with pytest.raises(BlobGone, match="do not have the digest that was stored"):
         InputCache(tmp_path / "inputs", 10 << 20).put(project_id, dataset_id, tmp_path / "one", never)
     assert [file.name for file in (tmp_path / "inputs").iterdir()] == ["lock"]
@@ -187,11 +187,11 @@ def test_a_job_whose_data_set_was_deleted_fails_and_says_so(project_id: str) -> 
     dataset_id = add_dataset(project_id, b"archive")
     job_id = add_play(project_id, ("ship", {}), recipe=stored(dataset_id))
     with transaction() as session:
-        session.execute(delete(Dataset))
+        session.execute(delete(DatasetRow))
     with running_agent():
         wait_for_state(job_id, State.failed)
     assert row(job_id).error == {
-        "fault": "recipe",
+        "fault": "spec",
         "cause": "input_missing",
         "detail": f"{dataset_id} is not there any more; it may have been deleted",
     }
@@ -222,11 +222,11 @@ def test_a_job_may_be_left_while_much_is_fetched(
             agent.stop()
         else:
             with transaction() as session:
-                session.execute(update(Job).where(Job.id == job_id).values(wanted=wanted))
+                session.execute(update(JobRow).where(JobRow.id == job_id).values(wanted=wanted))
         wait_until(lambda: row(job_id).state is state, f"the job becomes {state.value}")
     assert row(job_id).attempt == (1 if wanted is Wanted.cancel else 0)
 
 
 def enlarge(session: Session, dataset_id: str) -> None:
-    blob_id = session.get_one(Dataset, dataset_id).blob_id
-    session.execute(update(Blob).where(Blob.id == blob_id).values(size=2**30))
+    blob_id = session.get_one(DatasetRow, dataset_id).blob_id
+    session.execute(update(BlobRow).where(BlobRow.id == blob_id).values(size=2**30))

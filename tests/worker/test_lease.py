@@ -13,11 +13,11 @@ import pytest
 from sqlalchemy import create_engine, select, text
 from sqlalchemy.engine import make_url
 
+from service.claims import service
+from service.claims.repository import Claim, LostLease
+from service.claims.service import Order
 from service.db import transaction
-from service.jobs.models import Job, State, Wanted
-from service.workers import service
-from service.workers.repository import Claim, LostLease
-from service.workers.service import Order
+from service.jobs.models import JobRow, State, Wanted
 from tests.conftest import wait_until
 from tests.service.rows import add_project
 from tests.worker.plays import add_play, alive, kinds, row, running_agent, wait_for_kind, wait_for_state
@@ -43,7 +43,7 @@ def take(seconds: float = 2) -> Claim:
 def locked(job_id: str) -> Iterator[float | None]:
     """Nobody else can write to the job: whoever tries waits. Gives the end of its lease."""
     with transaction() as session:
-        yield session.scalar(select(Job.lease_ends).where(Job.id == job_id).with_for_update())
+        yield session.scalar(select(JobRow.lease_ends).where(JobRow.id == job_id).with_for_update())
 
 
 @contextmanager
@@ -109,7 +109,7 @@ def test_a_lease_is_renewed_and_reads_the_order() -> None:
     assert ends is not None
     with lease:
         with transaction() as session:
-            session.get_one(Job, job_id).wanted = Wanted.cancel
+            session.get_one(JobRow, job_id).wanted = Wanted.cancel
         wait_until(lambda: lease.order is Order.cancel, "the order is read")
         wait_until(lambda: len(seen) > 5, "it goes on")
         wait_until(lambda: (row(job_id).lease_ends or 0) > ends + 0.4, "it is renewed each time")

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from service.artifacts.models import Blob
-from service.artifacts.repository import artifacts_of, read_chunk, sweep
-from service.checkpoints.models import Checkpoint
+from service.access.caller import Caller
+from service.artifacts.repository import artifacts_of
+from service.blobs.models import BlobRow
+from service.blobs.repository import read_chunk, sweep
+from service.checkpoints.models import CheckpointRow
 from service.db import reading, transaction
 from service.jobs import service as jobs
-from service.jobs.models import Job, State, Wanted
-from service.keys.service import Caller
+from service.jobs.models import JobRow, State, Wanted
 from service.settings import get_settings
 from tests.conftest import wait_until
 from tests.service.rows import add_project
@@ -36,14 +37,14 @@ def project_id() -> str:
     return add_project()
 
 
-def change_wanted(job_id: str, wanted: Wanted) -> Job:
+def change_wanted(job_id: str, wanted: Wanted) -> JobRow:
     with transaction() as session:
         return jobs.wish(session, Caller("key_1", row(job_id).project_id, False), job_id, wanted)
 
 
 def stored(job_id: str) -> list[str]:
     with reading() as session:
-        found = select(Checkpoint.file).where(Checkpoint.job_id == job_id).order_by(Checkpoint.file)
+        found = select(CheckpointRow.file).where(CheckpointRow.job_id == job_id).order_by(CheckpointRow.file)
         return list(session.scalars(found))
 
 
@@ -54,7 +55,7 @@ def files(job_id: str) -> dict[str, str]:
 
 def blobs() -> int:
     with reading() as session:
-        return session.scalars(select(func.count()).select_from(Blob)).one()
+        return session.scalars(select(func.count()).select_from(BlobRow)).one()
 
 
 def test_a_paused_job_frees_its_worker_and_goes_on_from_its_checkpoint(project_id: str) -> None:

@@ -165,8 +165,8 @@ def query_facts(engine: Engine, lease_seconds: float) -> Facts:
 
     from service import revisions
     from service.db import database_now
-    from service.jobs.models import Job, State
-    from service.workers.models import Worker
+    from service.jobs.models import JobRow, State
+    from service.workers.models import WorkerRow
 
     try:
         with engine.connect().execution_options(retort_reads=True) as connection:
@@ -179,12 +179,12 @@ def query_facts(engine: Engine, lease_seconds: float) -> Facts:
         if facts.revision != revisions.head():
             return facts
         with engine.connect().execution_options(retort_reads=True) as connection:
-            alive = select(func.count()).where(Worker.seen_at >= database_now() - lease_seconds)
-            queued = select(func.count(), func.coalesce(func.max(Job.needs_disk_bytes), 0))
-            waiting, need = connection.execute(queued.where(Job.state == State.queued)).one()
+            alive = select(func.count()).where(WorkerRow.seen_at >= database_now() - lease_seconds)
+            queued = select(func.count(), func.coalesce(func.max(JobRow.needs_disk_bytes), 0))
+            waiting, need = connection.execute(queued.where(JobRow.state == State.queued)).one()
             return Facts(
                 server, facts.revision, ahead, connection.scalars(alive).one(),
-                connection.scalar(select(database_now() - func.max(Worker.seen_at))), waiting, need,
+                connection.scalar(select(database_now() - func.max(WorkerRow.seen_at))), waiting, need,
             )  # fmt: skip
     finally:
         engine.dispose()

@@ -47,8 +47,8 @@ def _make_locally(name: str, project: str | None, scopes: list[Scope]) -> str:
     """The first key of a service that is not `retort up`'s, which makes its own."""
     from sqlalchemy.exc import SQLAlchemyError
 
+    from service.access.scopes import PROJECT_SCOPES
     from service.db import transaction
-    from service.keys.scopes import PROJECT_SCOPES
     from service.keys.service import create_local_key
     from service.projects.service import DEFAULT
 

@@ -1,10 +1,15 @@
-"""Words: a job's `recipe` is its `spec`.
+"""Words: a job's `recipe` is its `spec`, a project's `keep_jobs_days` its `jobs_retention_days`; stored JSON follows.
 
-Revision 0010, after 0009.
+Revision 0010, after 0009. A key of JSON is renamed where its object lacks the new one; values and the order of keys
+stay.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
 from alembic import op
 
 revision = "0010"
@@ -12,12 +17,112 @@ down_revision = "0009"
 branch_labels = None
 depends_on = None
 
+THINGS = ("jobs", "datasets", "models", "uploads")
+ROWS_A_BATCH = 100
+"""Number of rows in memory at once."""
+TRAINING = {"accumulate": "gradient_accumulation", "keep_teacher_outputs": "cache_teacher_outputs"}
+RECIPE = {"require_teacher_accuracy": "require_teacher"}
+NETWORK = {"student": "network"}
+REPORT = {"parts": "splits"}
+FAULT = ("recipe", "spec")
+
+Names = Mapping[str, str]
+Rewrite = Callable[[Any], Any]
+"""Gives a value with its names changed; one that has none of them as it is."""
+
 
 def upgrade() -> None:
-    """Rename the column."""
+    """Rename columns and keys."""
     op.execute("ALTER TABLE jobs RENAME COLUMN recipe TO spec")
+    for thing in THINGS:
+        op.execute(f"ALTER TABLE projects RENAME COLUMN keep_{thing}_days TO {thing}_retention_days")
+    _rewrite_all(lambda names: names, FAULT)
 
 
 def downgrade() -> None:
-    """Rename it back."""
+    """Rename them back."""
+    _rewrite_all(lambda names: {new: old for old, new in names.items()}, FAULT[::-1])
+    for thing in THINGS:
+        op.execute(f"ALTER TABLE projects RENAME COLUMN {thing}_retention_days TO keep_{thing}_days")
     op.execute("ALTER TABLE jobs RENAME COLUMN spec TO recipe")
+
+
+def _rewrite_all(turned: Callable[[Names], Names], fault: tuple[str, str]) -> None:
+    training, recipe, network, report = (turned(names) for names in (TRAINING, RECIPE, NETWORK, REPORT))
+
+    def in_recipe(value: Any) -> Any:
+        """A recipe: its training, its teacher's training, and its own fields."""
+        value = _within(value, "training", lambda inner: _renamed(inner, training))
+        value = _within(
+            value, "teacher", lambda teacher: _within(teacher, "teach", lambda teach: _renamed(teach, training))
+        )
+        return _renamed(value, recipe)
+
+    def in_spec(value: Any) -> Any:
+        """The spec of a job of kind `distill`, or of kind `estimate`, which holds a recipe."""
+        return in_recipe(_within(value, "recipe", in_recipe))
+
+    def in_error(value: Any) -> Any:
+        return _within(value, "fault", lambda found: fault[1] if found == fault[0] else found)
+
+    def in_event(value: Any) -> Any:
+        """An event: its network, the fault of an attempt that failed, and the resolved recipe."""
+        return _within(_renamed(value, network), "data", lambda data: in_spec(in_error(data)))
+
+    words = [*training, *recipe]
+    kinds = sa.column("kind").in_(("distill", "estimate"))
+    _rewrite("jobs", ("id",), "spec", words, in_spec, kinds)
+    _rewrite("jobs", ("id",), "progress", [*network], lambda value: _renamed(value, network))
+    _rewrite("jobs", ("id",), "error", ["fault"], in_error)
+    _rewrite("events", ("job_id", "number"), "body", [*words, *network, "fault"], in_event)
+    _rewrite("datasets", ("id",), "report", [*report], lambda value: _renamed(value, report))
+
+
+def _rewrite(
+    table: str, key: Sequence[str], column: str, words: Sequence[str], rewrite: Rewrite, *wanted: sa.ColumnElement[bool]
+) -> None:
+    """Rewrite a column of JSON where its text holds one of the words in quotation marks, some rows at a time."""
+    rows = sa.table(table, *map(sa.column, key), sa.column(column, sa.JSON()))
+    keys = [rows.c[name] for name in key]
+    update = sa.update(rows).values({column: sa.bindparam("changed", type_=sa.JSON())})
+    update = update.where(*(name == sa.bindparam(f"key_{name.name}") for name in keys))
+    for batch in _batches(rows, keys, column, words, wanted):
+        changes = [
+            {**{f"key_{name}": row._mapping[name] for name in key}, "changed": changed}
+            for row in batch
+            if (changed := rewrite(row._mapping[column])) != row._mapping[column]
+        ]
+        if changes:
+            op.get_bind().execute(update, changes)
+
+
+def _batches(
+    rows: sa.TableClause,
+    keys: Sequence[sa.ColumnElement[Any]],
+    column: str,
+    words: Sequence[str],
+    wanted: Sequence[sa.ColumnElement[bool]],
+) -> Iterator[list[sa.Row[Any]]]:
+    """Rows that may have to be rewritten, in the order of their keys."""
+    text = sa.cast(rows.c[column], sa.String)
+    holding = sa.or_(*(text.contains(f'"{word}"', autoescape=True) for word in words))
+    found = sa.select(*keys, rows.c[column]).where(holding, *wanted).order_by(*keys).limit(ROWS_A_BATCH)
+    after = found
+    while batch := list[sa.Row[Any]](op.get_bind().execute(after)):
+        yield batch
+        last = batch[-1]
+        after = found.where(sa.tuple_(*keys) > sa.tuple_(*(sa.literal(value) for value in last[: len(keys)])))
+
+
+def _renamed(value: Any, names: Names) -> Any:
+    """An object with keys renamed; anything else as it is."""
+    if not isinstance(value, dict):
+        return value
+    return {names[key] if key in names and names[key] not in value else key: inner for key, inner in value.items()}
+
+
+def _within(value: Any, key: str, rewrite: Rewrite) -> Any:
+    """An object with the value of a key rewritten; anything else as it is."""
+    if not isinstance(value, dict) or key not in value:
+        return value
+    return {**value, key: rewrite(value[key])}

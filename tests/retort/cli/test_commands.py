@@ -15,7 +15,7 @@ import yaml
 from typer.testing import Result
 
 from service.db import transaction
-from service.events.repository import Entry, append
+from service.jobs.event_log import Entry, append
 from tests.conftest import wait_until
 from tests.retort.client.conftest import RECIPE, Service
 

@@ -16,9 +16,10 @@ from typer.testing import CliRunner, Result
 
 from retort.cli.main import app
 from retort.client import Retort
-from service.artifacts.repository import write_blob
+from service.blobs.repository import write_blob
+from service.claims.service import NewArtifact, succeed
 from service.db import transaction
-from service.workers.service import Made, succeed
+from service.kinds import EFFECTS
 from tests.conftest import wait_until
 from tests.retort.client.conftest import Service
 from tests.service.datasets.taking import take
@@ -57,7 +58,7 @@ def model_is_checked() -> Iterator[None]:
         known = {"classes": 10, "class_names": None, "expects": EXPECTS, "card": None}
         report = io.BytesIO(json.dumps({"model": known, "parameters": 7}).encode())
         with transaction() as session:
-            succeed(session, taken, [Made("report.json", None, "application/json", write_blob(report))])
+            succeed(session, taken, [NewArtifact("report.json", None, "application/json", write_blob(report))], EFFECTS)
 
     worker = threading.Thread(target=work)
     worker.start()

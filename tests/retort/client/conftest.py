@@ -19,9 +19,10 @@ import httpx2
 import pytest
 
 from retort.client import Retort
-from service.artifacts.repository import add_artifact, commit_blob, write_blob
+from service.artifacts.repository import add_artifact
+from service.blobs.repository import commit_blob, write_blob
 from service.db import transaction
-from service.events.repository import Entry, append
+from service.jobs.event_log import Entry, append
 from service.keys.service import create_local_key
 from tests.conftest import free_port, wait_until
 from tests.processes import kill_tree

@@ -17,10 +17,10 @@ import pytest
 
 from retort.client import InvalidError, NotFoundError, Retort, UnreachableError
 from retort.client._uploads import _PartSender
-from service.artifacts.repository import read_chunk
+from service.blobs.repository import read_chunk
 from service.db import reading, transaction
 from service.keys.service import create_local_key
-from service.uploads.models import Upload, UploadPart
+from service.uploads.models import UploadPartRow, UploadRow
 from tests.conftest import free_port, wait_until
 from tests.retort.client.conftest import Service, Wire
 
@@ -46,7 +46,7 @@ def stored(upload_id: str) -> str:
     """sha256 of what the database holds of a complete upload."""
     digest = hashlib.sha256()
     with reading() as session:
-        upload = session.get_one(Upload, upload_id)
+        upload = session.get_one(UploadRow, upload_id)
     for number in range(-(-upload.size // MIB)):
         digest.update(read_chunk(upload.blob_id, number))
     return digest.hexdigest()
@@ -226,7 +226,7 @@ def retort_upload(file: Path, url: str) -> subprocess.Popen[str]:
 
 def received_parts() -> int:
     with reading() as session:
-        return session.query(UploadPart).count()
+        return session.query(UploadPartRow).count()
 
 
 def memory_mib(process: int, name: str = "VmHWM") -> float:

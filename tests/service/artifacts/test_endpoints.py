@@ -14,8 +14,9 @@ import pytest
 from sqlalchemy import delete
 from starlette.testclient import TestClient
 
-from service.artifacts.models import CHUNK_BYTES, Blob, Chunk
-from service.artifacts.repository import add_artifact, commit_blob, write_blob
+from service.artifacts.repository import add_artifact
+from service.blobs.models import CHUNK_BYTES, BlobRow, ChunkRow
+from service.blobs.repository import commit_blob, write_blob
 from service.db import transaction
 from tests.service.conftest import Server, on_sqlite
 
@@ -201,9 +202,9 @@ def test_a_file_that_goes_while_it_is_sent_breaks_off(start: Start, key: str, cl
         pieces = answer.iter_bytes()
         next(pieces)
         with transaction() as session:
-            session.execute(delete(Chunk).where(Chunk.blob_id == blob_id))
+            session.execute(delete(ChunkRow).where(ChunkRow.blob_id == blob_id))
         with pytest.raises(httpx2.RemoteProtocolError):
             list(pieces)
     with transaction() as session:
-        assert session.get(Blob, blob_id) is not None
+        assert session.get(BlobRow, blob_id) is not None
     assert httpx2.get(f"{server.url}/healthz").status_code == 200

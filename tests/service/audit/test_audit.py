@@ -10,10 +10,10 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.audit import repository
-from service.audit.models import AuditEntry
+from service.audit.models import AuditRow
 from service.db import database_now, reading, transaction
-from service.jobs.models import Job
-from service.usage.rates import Rates
+from service.jobs.models import JobRow
+from service.rates import Rates
 from tests.service.conftest import bearing
 
 
@@ -90,7 +90,7 @@ def test_a_change_without_its_entry_is_none(
         patched.setattr(repository, "add", fail)
         assert client.post("/v1/jobs", json=recipe).status_code == 500
     with reading() as session:
-        assert session.scalars(select(func.count()).select_from(Job)).one() == 0
+        assert session.scalars(select(func.count()).select_from(JobRow)).one() == 0
 
 
 def test_no_secret_is_told(client: TestClient, key: str) -> None:
@@ -130,7 +130,7 @@ def test_old_entries_are_forgotten(client: TestClient, monkeypatch: pytest.Monke
     for number in range(7):
         client.delete(f"/v1/jobs/job_{number}")
     with transaction() as session:
-        old = update(AuditEntry).where(AuditEntry.id.in_([entry["id"] for entry in entries(client)[2:]]))
+        old = update(AuditRow).where(AuditRow.id.in_([entry["id"] for entry in entries(client)[2:]]))
         session.execute(old.values(at=database_now() - 91 * 86_400))
     assert repository.sweep(90) == 5
     assert [entry["about"]["job_id"] for entry in entries(client)] == ["job_6", "job_5"]

@@ -6,10 +6,11 @@ import io
 import json
 from typing import Any
 
-from service.artifacts.repository import write_blob
+from service.blobs.repository import write_blob
+from service.claims.repository import Claim
+from service.claims.service import NewArtifact, claim, hand_back, succeed
 from service.db import transaction
-from service.workers.repository import Claim
-from service.workers.service import Made, claim, hand_back, succeed
+from service.kinds import EFFECTS
 
 FACTS: dict[str, Any] = {
     "classes": 2, "class_names": ["aster", "poppy"], "image_size": 32, "train": 80, "validation": 10, "test": 10,
@@ -34,8 +35,8 @@ def finish(taken: Claim, archive: bytes = b"archive", report: dict[str, Any] | N
     """End a job of kind `ingest` with what its engine leaves."""
     told = json.dumps({"facts": FACTS, "report": REPORT if report is None else report}).encode()
     files = [
-        Made("dataset.tar", None, "application/x-tar", write_blob(io.BytesIO(archive))),
-        Made("report.json", None, "application/json", write_blob(io.BytesIO(told))),
+        NewArtifact("dataset.tar", None, "application/x-tar", write_blob(io.BytesIO(archive))),
+        NewArtifact("report.json", None, "application/json", write_blob(io.BytesIO(told))),
     ]
     with transaction() as session:
-        succeed(session, taken, files)
+        succeed(session, taken, files, EFFECTS)

@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy import func, select
 from starlette.testclient import TestClient
 
-from service.artifacts.models import Blob
-from service.artifacts.repository import sweep
+from service.blobs.models import BlobRow
+from service.blobs.repository import sweep
+from service.claims.service import Trouble, fail
 from service.db import reading, transaction
-from service.jobs.models import Job
-from service.workers.service import Trouble, fail
+from service.jobs.models import JobRow
 from tests.service.conftest import on_sqlite
 from tests.service.datasets.taking import FACTS, REPORT, finish, take
 from tests.service.uploads.conftest import begin
@@ -57,7 +57,7 @@ def naming(recipe: dict[str, Any], dataset_id: str, **fields: Any) -> dict[str, 
 
 def blobs() -> int:
     with reading() as session:
-        return session.scalars(select(func.count()).select_from(Blob)).one()
+        return session.scalars(select(func.count()).select_from(BlobRow)).one()
 
 
 def test_a_data_set_is_made_by_a_job(client: TestClient, spec: dict[str, Any]) -> None:
@@ -90,7 +90,7 @@ def test_a_job_that_does_not_succeed_leaves_a_data_set_that_says_why(client: Tes
     for made in (cancelled, deleted):
         client.post(f"/v1/jobs/{made['job_id']}/cancel")
     with transaction() as session:
-        fail(session, take_this(failed["job_id"]), Trouble("recipe", "impossible", "3 of 9 images cannot be read"))
+        fail(session, take_this(failed["job_id"]), Trouble("spec", "impossible", "3 of 9 images cannot be read"))
     assert client.delete(f"/v1/jobs/{deleted['job_id']}").status_code == 204
     told = [client.get(made["links"]["self"]).json() for made in (failed, cancelled, deleted)]
     assert [one["state"] for one in told] == ["failed"] * 3
@@ -304,7 +304,7 @@ def test_an_upload_becomes_a_data_set(client: TestClient, bring: Callable[..., d
     made = make(client, {"name": "flowers", "source": {"upload": upload["id"]}})
     assert made["source"] == {"upload": upload["id"], "folder": None}
     with reading() as session:
-        job = session.get_one(Job, made["job_id"])
+        job = session.get_one(JobRow, made["job_id"])
     assert job.needs_disk_bytes == 3 * len(b"an archive")
     finish(take())
     assert client.delete(f"/v1/uploads/{upload['id']}").status_code == 204

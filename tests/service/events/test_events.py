@@ -17,8 +17,8 @@ from starlette.testclient import TestClient
 import service.events.followers
 import service.events.service
 from service.db import database_now, get_engine, transaction
-from service.events.repository import Entry, append, change
-from service.jobs.models import Job, State
+from service.jobs.event_log import Entry, append, change
+from service.jobs.models import JobRow, State
 from tests.conftest import wait_until
 from tests.service.conftest import Server, bearing, on_sqlite
 
@@ -43,7 +43,9 @@ def metrics(epoch: int, loss: float, student: str = "student") -> Entry:
 
 def end(job_id: str) -> None:
     with transaction() as session:
-        session.execute(update(Job).where(Job.id == job_id).values(state=State.succeeded, ended_at=database_now()))
+        session.execute(
+            update(JobRow).where(JobRow.id == job_id).values(state=State.succeeded, ended_at=database_now())
+        )
         append(session, job_id, 1, [change("succeeded")])
 
 
@@ -160,7 +162,7 @@ def test_a_stream_ends_when_job_or_key_go(
             client.delete(f"/v1/keys/{made['id']}")
         else:
             with transaction() as session:
-                session.execute(Job.__table__.delete())
+                session.execute(JobRow.__table__.delete())
         assert [event["event"] for event in parse(stream.result(10).text)] == ["created"]
 
 

@@ -18,10 +18,11 @@ from sqlalchemy import event, text
 
 import service.events.followers
 import service.events.service
+from service.access.caller import Caller
 from service.db import get_engine, make_engine, transaction
 from service.events.followers import NEAR_EVENTS
-from service.events.repository import Entry
-from service.keys.service import Caller, authenticate, create_local_key
+from service.jobs.event_log import Entry
+from service.keys.service import authenticate, create_local_key
 from tests.conftest import wait_until
 from tests.service.conftest import HANG_SECONDS, Server, on_sqlite
 from tests.service.events.test_events import STREAM, end, metrics, parse, write

@@ -19,7 +19,7 @@ from service.db import database_now, get_engine, transaction
 from service.health import fleet
 from service.jobs.models import State
 from service.migrations import downgrade
-from service.workers.models import Worker
+from service.workers.models import WorkerRow
 from tests.service.conftest import Server, on_sqlite
 from tests.service.rows import add_job, add_project
 
@@ -48,7 +48,7 @@ def client(database: str) -> TestClient:
 def add_worker(name: str, *, seconds_ago: float, job_id: str | None = None) -> None:
     with transaction() as session:
         now = session.scalars(database_now().select()).one()
-        session.add(Worker(id=name, host="here", job_id=job_id, started_at=now - 900, seen_at=now - seconds_ago))
+        session.add(WorkerRow(id=name, host="here", job_id=job_id, started_at=now - 900, seen_at=now - seconds_ago))
 
 
 def test_jobs_and_workers_are_counted(client: TestClient) -> None:

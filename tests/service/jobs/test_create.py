@@ -16,9 +16,10 @@ from starlette.testclient import TestClient
 
 from retort.architectures import CARDS
 from retort.recipe import Recipe
-from service.artifacts.repository import add_artifact, commit_blob, write_blob
+from service.artifacts.repository import add_artifact
+from service.blobs.repository import commit_blob, write_blob
 from service.db import database_now, reading, transaction
-from service.jobs.models import Job, JobTag, State
+from service.jobs.models import JobRow, JobTagRow, State
 from tests.service.conftest import bearing, on_sqlite
 
 Environment = Callable[..., None]
@@ -47,7 +48,7 @@ def test_a_job_is_stored_as_it_was_resolved(client: TestClient, recipe: dict[str
     assert client.get(answer.headers["Location"]).json()["spec"] == job["spec"]
     (event,) = client.get(job["links"]["events"]).json()["items"]
     assert (event["number"], event["kind"], event["attempt"]) == (1, "created", 0)
-    assert count(JobTag) == 2
+    assert count(JobTagRow) == 2
 
 
 def test_ids_sort_by_time(client: TestClient, recipe: dict[str, Any]) -> None:
@@ -60,7 +61,7 @@ def test_a_stored_recipe_stays_readable_when_fields_have_changed(client: TestCli
     job_id = client.post("/v1/jobs", json=recipe).json()["id"]
     old = {"recipe_version": 1, "students": [{"name": "student", "methods": [{"name": "gone", "field": 1}]}]}
     with transaction() as session:
-        session.execute(update(Job).values(spec=old))
+        session.execute(update(JobRow).values(spec=old))
     job = client.get(f"/v1/jobs/{job_id}").json()
     assert (job["spec"], job["tags"]) == (old, [])
     assert client.get("/v1/jobs").json()["items"][0]["id"] == job_id
@@ -162,7 +163,7 @@ def test_bad_input_is_refused_in_one_sentence(client: TestClient, recipe: dict[s
     answer = client.post("/v1/jobs", json=body)
     assert (answer.status_code, answer.json()["detail"]) == (422, detail)
     assert [(e["pointer"], e["detail"]) for e in answer.json()["errors"]] == [(pointer, detail)]
-    assert count(Job) == 0
+    assert count(JobRow) == 0
     validated = client.post("/v1/jobs/validate", json=body)
     assert validated.status_code == 200
     assert validated.json()["valid"] is False
@@ -252,7 +253,7 @@ def test_validate_resolves_warns_and_queues_nothing(client: TestClient, recipe: 
     assert said["sharing"] == [["student", "baseline"]]
     assert [student["name"] for student in said["resolved"]["students"]] == ["student", "baseline"]
     assert (said["facts"]["classes"], said["facts"]["test"]) == (10, 360)
-    assert count(Job) == 0
+    assert count(JobRow) == 0
     assert client.post("/v1/jobs", json=body).json()["spec"] == said["resolved"]
 
 
@@ -327,7 +328,7 @@ def test_a_repeated_create_gives_the_same_job(client: TestClient, recipe: dict[s
     assert again.headers["Location"] == first.headers["Location"]
     assert "Idempotent-Replayed" not in first.headers
     assert again.headers["Idempotent-Replayed"] == "true"
-    assert count(Job) == 1
+    assert count(JobRow) == 1
     assert len(client.get(first.json()["links"]["events"]).json()["items"]) == 1
 
 
@@ -340,7 +341,7 @@ def test_a_repeated_create_with_another_body_is_refused(client: TestClient, reci
         f"the idempotency key 'one' has made job {first['id']} of another body; wanted a new key",
     )
     assert answer.json()["errors"][0]["parameter"] == "Idempotency-Key"
-    assert count(Job) == 1
+    assert count(JobRow) == 1
 
 
 def test_a_repeated_create_gives_the_job_though_the_data_have_gone(
@@ -376,7 +377,7 @@ def test_creates_at_once_with_one_key_give_one_job(key: str, recipe: dict[str, A
     assert {answer.status_code for answer in answers} == {201}
     assert len({answer.json()["id"] for answer in answers}) == 1
     assert sum("Idempotent-Replayed" not in answer.headers for answer in answers) == 1
-    assert count(Job) == 1
+    assert count(JobRow) == 1
 
 
 @pytest.mark.parametrize("idempotency_key", ["", "x" * 201])
@@ -394,7 +395,9 @@ def finish(
 ) -> None:
     """Let a job have succeeded and have left a network `student`."""
     with transaction() as session:
-        session.execute(update(Job).where(Job.id == job_id).values(state=State.succeeded, ended_at=database_now()))
+        session.execute(
+            update(JobRow).where(JobRow.id == job_id).values(state=State.succeeded, ended_at=database_now())
+        )
     for suffix in suffixes if description else ():
         content = json.dumps(description).encode() if suffix == "json" else b"weights"
         written = write_blob(io.BytesIO(content))

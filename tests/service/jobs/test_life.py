@@ -14,14 +14,14 @@ from starlette.testclient import TestClient
 
 import service.jobs.waiting
 from retort.kinds import KINDS
+from service.claims.repository import LostLease, claim_best, write
 from service.db import database_now, reading, transaction
 from service.errors import Conflict
-from service.events.models import Event
 from service.jobs import rules
-from service.jobs.models import TERMINAL, Job, JobTag, State, Wanted
+from service.jobs.models import TERMINAL, EventRow, JobRow, JobTagRow, State, Wanted
 from service.jobs.repository import Queue
 from service.jobs.waiting import turns
-from service.workers.repository import LostLease, Machine, claim_best, see, write
+from service.workers.repository import Machine, see
 from tests.service.conftest import bearing, on_sqlite
 
 
@@ -38,7 +38,7 @@ def make(client: TestClient, recipe: dict[str, Any], **change: Any) -> str:
 
 def put(job_id: str, **values: Any) -> None:
     with transaction() as session:
-        session.execute(update(Job).where(Job.id == job_id).values(**values))
+        session.execute(update(JobRow).where(JobRow.id == job_id).values(**values))
 
 
 def ids(client: TestClient, query: str = "") -> list[str]:
@@ -75,9 +75,9 @@ def test_filters_by_state_name_and_tag(client: TestClient, recipe: dict[str, Any
 def test_pages_are_stable_while_jobs_are_added(client: TestClient, recipe: dict[str, Any]) -> None:
     made = [make(client, recipe) for _ in range(5)]
     with transaction() as session:  # of the same moment, too, each comes once
-        session.execute(update(Job).where(Job.id.in_(made[:4])).values(created_at=database_now() - 10))
+        session.execute(update(JobRow).where(JobRow.id.in_(made[:4])).values(created_at=database_now() - 10))
     with transaction() as session:
-        session.execute(update(Job).values(created_at=session.scalar(select(func.min(Job.created_at)))))
+        session.execute(update(JobRow).values(created_at=session.scalar(select(func.min(JobRow.created_at)))))
     seen, cursor = [], None
     for _ in range(3):
         page = client.get("/v1/jobs", params={"limit": 2, **({"cursor": cursor} if cursor else {})}).json()
@@ -307,7 +307,7 @@ def test_only_what_has_ended_is_deleted_with_all_that_it_has(client: TestClient,
     assert client.get(f"/v1/jobs/{job_id}").status_code == 404
     assert client.delete(f"/v1/jobs/{job_id}").status_code == 404
     with reading() as session:
-        for table in (Job, JobTag, Event):
+        for table in (JobRow, JobTagRow, EventRow):
             assert session.scalar(select(func.count()).select_from(table)) == 0
 
 

@@ -10,14 +10,14 @@ import pytest
 from sqlalchemy import select
 from starlette.testclient import TestClient
 
-import service.jobs.service
+import service.recipes.service
 from retort.recipe import Recipe
 from retort.validation import disk_bytes
-from service.artifacts.models import Artifact
-from service.datasets.models import Dataset
+from service.artifacts.models import ArtifactRow
+from service.datasets.models import DatasetRow
 from service.db import reading, transaction
-from service.jobs.models import Job
-from service.models.models import Model
+from service.jobs.models import JobRow
+from service.models.models import ModelRow
 from service.uploads.service import sweep_uploads
 from tests.service.conftest import bearing
 from tests.service.jobs.test_create import RESNET8, finish
@@ -40,14 +40,18 @@ def things(client: TestClient, recipe: dict[str, Any]) -> Things:
     job_id = client.post("/v1/jobs", json=recipe).json()["id"]
     finish(job_id, RESNET8)
     with reading() as session:
-        artifact = session.scalars(select(Artifact).where(Artifact.job_id == job_id)).first()
-        project_id = session.get_one(Job, job_id).project_id
+        artifact = session.scalars(select(ArtifactRow).where(ArtifactRow.job_id == job_id)).first()
+        project_id = session.get_one(JobRow, job_id).project_id
     assert artifact is not None
     held = {"project_id": project_id, "name": "own", "blob_id": artifact.blob_id, "created_at": 0.0}
     with transaction() as session:
-        session.add(Dataset(id="dataset_1", source={"upload": "upload_1"}, digest="d", size=700, facts=FACTS, **held))
         session.add(
-            Model(id="model_1", form="safetensors", architecture="resnet20", classes=10, expects=EXPECTS, size=40,
+            DatasetRow(
+                id="dataset_1", source={"upload": "upload_1"}, digest="d", report={}, size=700, facts=FACTS, **held
+            )
+        )
+        session.add(
+            ModelRow(id="model_1", form="safetensors", architecture="resnet20", classes=10, expects=EXPECTS, size=40,
                   sha256="s", report={}, **held)
         )  # fmt: skip
     return {"dataset": "dataset_1", "model": "model_1", "job": job_id}
@@ -109,14 +113,14 @@ def test_what_is_deleted_after_it_was_looked_at_is_told_at_once(
     client: TestClient, key: str, recipe: dict[str, Any], things: Things, kind: str, pointer: str, path: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    real = service.jobs.service.examine
+    real = service.recipes.service.check_recipe
 
     def examine(project_id: str, body: Any) -> Any:
         found = real(project_id, body)
         assert used_by(bearing(key), things, kind) == []
         return found
 
-    monkeypatch.setattr("service.jobs.service.examine", examine)
+    monkeypatch.setattr("service.recipes.service.check_recipe", examine)
     answer = client.post(path, json=naming(recipe, things, kind))
     assert answer.status_code == 422, answer.text
     words = "data set" if kind == "dataset" else kind
@@ -125,14 +129,14 @@ def test_what_is_deleted_after_it_was_looked_at_is_told_at_once(
 
 def test_of_who_makes_a_job_and_who_deletes_one_comes_first(key: str, recipe: dict[str, Any], things: Things) -> None:
     named = naming(recipe, things, "dataset")
-    row = {"source": {}, "digest": "d", "size": 7, "facts": FACTS, "name": "own", "created_at": 0.0}
+    row = {"source": {}, "digest": "d", "report": {}, "size": 7, "facts": FACTS, "name": "own", "created_at": 0.0}
     with reading() as session:
-        row["project_id"] = session.scalars(select(Dataset.project_id)).one()
+        row["project_id"] = session.scalars(select(DatasetRow.project_id)).one()
     with ThreadPoolExecutor(2) as pool:
         for number in range(2, 8):
             mine = {"dataset": f"dataset_{number}", "job": ""}
             with transaction() as session:
-                session.add(Dataset(id=mine["dataset"], **row))
+                session.add(DatasetRow(id=mine["dataset"], **row))
             named = naming(recipe, {**things, **mine}, "dataset")
             asked: list[Callable[[], Any]] = [
                 lambda named=named: bearing(key).post("/v1/jobs", json=named),
@@ -159,7 +163,7 @@ def test_a_workers_disk_must_hold_what_is_fetched(client: TestClient, recipe: di
     named = {**naming(recipe, things, "dataset"), **{"teacher": {"model": things["model"]}}}
     job, estimate = (client.post(path, json=named).json() for path in ("/v1/jobs", "/v1/jobs/estimate"))
     with reading() as session:
-        needs = [session.get_one(Job, made["id"]).needs_disk_bytes for made in (job, estimate)]
+        needs = [session.get_one(JobRow, made["id"]).needs_disk_bytes for made in (job, estimate)]
     assert needs == [disk_bytes(Recipe.model_validate(job["spec"])) + 740, 740]
 
 
@@ -171,6 +175,6 @@ def test_it_is_known_to_the_hour_when_something_was_used_last(
         monkeypatch.setattr("service.db.clock_offset_seconds", hours * 3600)
         assert client.post("/v1/jobs", json=naming(recipe, things, "dataset")).status_code == 201
         with reading() as session:
-            seen.append(session.get_one(Dataset, "dataset_1").used_at)
+            seen.append(session.get_one(DatasetRow, "dataset_1").used_at)
     assert seen[0] == seen[1]
     assert seen[2] == pytest.approx(seen[0] + 1.8 * 3600, abs=60)

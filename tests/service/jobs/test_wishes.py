@@ -9,10 +9,11 @@ import pytest
 from sqlalchemy import update
 from starlette.testclient import TestClient
 
+from service.claims.repository import LostLease, claim_best, write
 from service.db import database_now, transaction
 from service.jobs import rules
-from service.jobs.models import TERMINAL, Job, State, Wanted
-from service.workers.repository import LostLease, Machine, claim_best, write
+from service.jobs.models import TERMINAL, JobRow, State, Wanted
+from service.workers.repository import Machine
 from tests.service.conftest import on_sqlite
 
 WISHES = {"pause": Wanted.pause, "resume": Wanted.run, "stop": Wanted.stop, "cancel": Wanted.cancel}
@@ -25,7 +26,7 @@ def job_id(client: TestClient, recipe: dict[str, Any]) -> str:
 
 def put(job_id: str, **values: Any) -> None:
     with transaction() as session:
-        session.execute(update(Job).where(Job.id == job_id).values(**values))
+        session.execute(update(JobRow).where(JobRow.id == job_id).values(**values))
 
 
 def ask(client: TestClient, job_id: str, verb: str) -> tuple[int, str, str]:

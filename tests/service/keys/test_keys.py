@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 from starlette.testclient import TestClient
 
 from service.db import database_now, get_engine, reading, transaction
-from service.keys.models import Key
+from service.keys.models import KeyRow
 from service.keys.service import create_local_key, ensure_first_key
 from service.migrations import downgrade, upgrade
 from service.settings import get_settings
@@ -42,7 +42,7 @@ def test_a_made_key_opens_its_project_and_is_shown_once(client: TestClient) -> N
 def test_only_a_hash_is_stored(client: TestClient) -> None:
     text = make(client)["key"]
     with reading() as session:
-        stored = [str(value) for row in session.execute(select(Key.__table__)) for value in row]
+        stored = [str(value) for row in session.execute(select(KeyRow.__table__)) for value in row]
     assert not [value for value in stored if text.removeprefix("rt_")[9:] in value]
 
 
@@ -150,7 +150,7 @@ def test_a_wrong_body_is_told_by_field(client: TestClient) -> None:
 def test_use_is_noted_once_a_minute_at_most(client: TestClient, key: str) -> None:
     def used_at() -> float | None:
         with reading() as session:
-            return session.scalar(select(Key.used_at).where(Key.prefix == key[:11]))
+            return session.scalar(select(KeyRow.used_at).where(KeyRow.prefix == key[:11]))
 
     assert used_at() is None
     client.get("/v1/methods")
@@ -159,7 +159,7 @@ def test_use_is_noted_once_a_minute_at_most(client: TestClient, key: str) -> Non
     assert first is not None
     assert used_at() == first
     with transaction() as session:
-        session.execute(update(Key).values(used_at=database_now() - 61))
+        session.execute(update(KeyRow).values(used_at=database_now() - 61))
     client.get("/v1/methods")
     assert (used_at() or 0) >= first
 

@@ -18,11 +18,12 @@ from retort.engine.__main__ import carry_out
 from retort.engine.event_log import EventLog
 from retort.engine.interrupt import FINISHED, Interrupt
 from retort.order import Order, Paths
-from service.artifacts.repository import write_blob
+from service.blobs.repository import write_blob
+from service.claims import service as workers
+from service.claims.service import NewArtifact, Trouble
 from service.db import transaction
 from service.jobs.models import State
-from service.workers import service as workers
-from service.workers.service import Made, Trouble
+from service.kinds import EFFECTS
 from tests.service.uploads.conftest import begin, complete, put
 from worker.inputs import InputCache
 from worker.workspace import Workspace
@@ -75,15 +76,15 @@ def work(tmp_path: Path) -> Callable[[], State]:
             code = carry_out(order, EventLog(out.fileno()), Interrupt())
         said = [json.loads(line) for line in log.read_text().splitlines()]
         if code != FINISHED:
-            trouble = Trouble("recipe", "impossible", said[-1]["text"])
+            trouble = Trouble("spec", "impossible", said[-1]["text"])
             with transaction() as session:
                 return workers.fail(session, claim, trouble)
         files = []
         for shipped, path in workspace.shipped():
             with path.open("rb") as file:
-                files.append(Made(shipped.name, shipped.network, shipped.media_type, write_blob(file)))
+                files.append(NewArtifact(shipped.name, shipped.network, shipped.media_type, write_blob(file)))
         with transaction() as session:
-            return workers.succeed(session, claim, files)
+            return workers.succeed(session, claim, files, EFFECTS)
 
     return run
 

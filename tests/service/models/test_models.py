@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save
 from starlette.testclient import TestClient
 
-from service.artifacts.repository import sweep
+from service.blobs.repository import sweep
 from service.jobs.models import State
 from tests.retort.engine.test_user_models import small_onnx
 from tests.service.conftest import on_sqlite

@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import func, select
 from starlette.testclient import TestClient
 
-from service.artifacts.models import CHUNK_BYTES, Blob, Chunk
-from service.artifacts.repository import read_chunk
+from service.blobs.models import CHUNK_BYTES, BlobRow, ChunkRow
+from service.blobs.repository import read_chunk
 from service.db import reading
 
 MIB = CHUNK_BYTES
@@ -78,11 +78,11 @@ def count(table: type) -> int:
 
 def chunks(blob_id: str) -> int:
     with reading() as session:
-        return session.scalar(select(func.count()).select_from(Chunk).where(Chunk.blob_id == blob_id)) or 0
+        return session.scalar(select(func.count()).select_from(ChunkRow).where(ChunkRow.blob_id == blob_id)) or 0
 
 
 def stored(sha256: str) -> bytes:
     """The bytes that were stored under that digest."""
     with reading() as session:
-        blob = session.scalars(select(Blob).where(Blob.sha256 == sha256)).one()
+        blob = session.scalars(select(BlobRow).where(BlobRow.sha256 == sha256)).one()
     return b"".join(read_chunk(blob.id, number) for number in range(-(-(blob.size or 0) // MIB)))

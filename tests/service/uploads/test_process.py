@@ -13,7 +13,7 @@ import httpx2
 import pytest
 from starlette.testclient import TestClient
 
-from service.artifacts.models import Blob, Chunk
+from service.blobs.models import BlobRow, ChunkRow
 from tests.conftest import wait_until
 from tests.service.conftest import Server, on_sqlite
 from tests.service.uploads.conftest import CONTENT, MIB, begin, complete, count, digest, part, put, sha256, stored
@@ -44,7 +44,7 @@ def test_slow_senders_hold_no_connection_and_no_thread(start: Start, client: Tes
         slow = [stack.enter_context(closing(connect(server))) for _ in range(60)]
         for sender in slow:  # more than the process has threads and connections; each a MiB and some more
             sender.sendall(head(server, key, upload, 1) + CONTENT[: MIB + 1000])
-        wait_until(lambda: count(Chunk) >= 60, "each first MiB is written", 60)
+        wait_until(lambda: count(ChunkRow) >= 60, "each first MiB is written", 60)
         began = time.monotonic()
         assert httpx2.get(f"{server.url}/v1/jobs", headers={"Authorization": f"Bearer {key}"}).status_code == 200
         with httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=30) as quick:
@@ -54,7 +54,7 @@ def test_slow_senders_hold_no_connection_and_no_thread(start: Start, client: Tes
         assert time.monotonic() - began < 15
         assert server.memory_mib("VmHWM") - before < 60 + 60 * 2
     # They left: what they had sent goes, and what was complete stays.
-    wait_until(lambda: count(Blob) == 1, "their drafts go", 60)
+    wait_until(lambda: count(BlobRow) == 1, "their drafts go", 60)
     assert stored(sha256(CONTENT)) == CONTENT
 
 
@@ -63,8 +63,8 @@ def test_a_connection_that_breaks_within_a_part_leaves_nothing(start: Start, cli
     server, upload = start(), begin(client)
     with closing(connect(server)) as sender:
         sender.sendall(head(server, key, upload, 1) + CONTENT[: MIB + 1000])
-        wait_until(lambda: count(Chunk) == 1, "the first MiB is written")
-    wait_until(lambda: count(Blob) == 1, "the draft goes")
+        wait_until(lambda: count(ChunkRow) == 1, "the first MiB is written")
+    wait_until(lambda: count(BlobRow) == 1, "the draft goes")
     assert client.get(f"/v1/uploads/{upload['id']}").json()["received"] == []
     wait_until(lambda: '"status": 400' in server.log.read_text(), "the request's line is written")
     assert "Traceback" not in server.log.read_text()

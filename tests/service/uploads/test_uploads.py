@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from service.artifacts.models import Blob, Chunk
-from service.artifacts.repository import sweep
+from service.blobs.models import BlobRow, ChunkRow
+from service.blobs.repository import sweep
 from service.db import reading, transaction
 from service.errors import Invalid
-from service.uploads.models import Upload, UploadKind, UploadPart
+from service.uploads.models import UploadKind, UploadPartRow, UploadRow
 from service.uploads.schemas import clean_name
 from service.uploads.service import sweep_uploads, use
 from tests.service.conftest import bearing, on_sqlite
@@ -80,7 +80,7 @@ def test_a_file_in_parts(client: TestClient) -> None:
     assert seconds(done) == pytest.approx(WEEK, abs=30)
     assert complete(client, upload).json() == client.get(here).json() == done
     assert stored(sha256(CONTENT)) == CONTENT
-    assert (count(Blob), count(Chunk), count(UploadPart)) == (1, 6, 0)
+    assert (count(BlobRow), count(ChunkRow), count(UploadPartRow)) == (1, 6, 0)
 
 
 @pytest.mark.parametrize("size", [1, MIB - 1, MIB, MIB + 1, 4 * MIB])
@@ -102,7 +102,7 @@ def test_parts_in_any_order_again_and_at_once(client: TestClient) -> None:
         answers = list(pool.map(lambda number: put(client, upload, number, content), numbers))
     assert {answer.status_code for answer in answers} == {200}
     # Every draft went with its part: what is there is the upload's own.
-    assert (count(Blob), count(Chunk), count(UploadPart)) == (1, 13, 13)
+    assert (count(BlobRow), count(ChunkRow), count(UploadPartRow)) == (1, 13, 13)
     assert complete(client, upload).status_code == 200
     assert stored(sha256(content)) == content
 
@@ -116,7 +116,7 @@ def test_complete_twice_at_once_is_complete_once(client: TestClient) -> None:
         answers = list(pool.map(lambda _: complete(client, upload), range(4)))
     assert [answer.status_code for answer in answers] == [200] * 4
     assert len({answer.text for answer in answers}) == 1
-    assert (count(Blob), count(Chunk)) == (1, 6)
+    assert (count(BlobRow), count(ChunkRow)) == (1, 6)
 
 
 def test_a_part_that_comes_again_takes_the_place_of_the_first(client: TestClient) -> None:
@@ -184,7 +184,7 @@ def whole(client: TestClient) -> Iterator[dict[str, Any]]:
     yield upload
     after = client.get(f"/v1/uploads/{upload['id']}").json()
     assert after["received"] == before["received"]
-    assert (count(Blob), count(Chunk)) == (1, 2)
+    assert (count(BlobRow), count(ChunkRow)) == (1, 2)
     put(client, upload, 1)
     put(client, upload, 3)
     assert complete(client, upload).status_code == 200
@@ -368,7 +368,7 @@ def test_a_wrong_wish(client: TestClient, fields: dict[str, Any], pointer: str, 
     assert error["pointer"] == pointer
     assert error["detail"].startswith(said)
     assert len(error["detail"]) < 250
-    assert count(Upload) == 0
+    assert count(UploadRow) == 0
 
 
 @pytest.mark.parametrize("size", [20 * 2**30 + 1, 10**18, 2**63 - 1])
@@ -376,7 +376,7 @@ def test_a_file_that_is_too_large(client: TestClient, size: int) -> None:
     answer = client.post("/v1/uploads", json=wish(size=size))
     said = f"the upload has {size:,} bytes; at most 21,474,836,480 bytes are taken"
     assert detail(answer) == (413, said)
-    assert count(Upload) == 0
+    assert count(UploadRow) == 0
 
 
 def test_what_is_promised_takes_room_and_what_is_given_up_makes_it(
@@ -465,7 +465,7 @@ def test_one_key_sent_at_once_begins_one_upload(client: TestClient) -> None:
     begin(client)  # FastAPI builds an endpoint at its first request
     with ThreadPoolExecutor(6) as pool:
         assert len(set(pool.map(send, range(6)))) == 1
-    assert count(Upload) == 2
+    assert count(UploadRow) == 2
 
 
 def test_the_list_is_paged_and_filtered(client: TestClient, bring: Bring, stranger: TestClient) -> None:
@@ -499,7 +499,7 @@ def test_the_same_bytes_are_complete_at_once_and_kept_once(client: TestClient, b
     second = begin(client, kind="model", name="other.tar")
     assert (second["state"], second["received_bytes"]) == ("complete", len(CONTENT))
     assert complete(client, second).json()["id"] == second["id"] != first["id"]
-    assert (count(Blob), count(Chunk)) == (1, 6)
+    assert (count(BlobRow), count(ChunkRow)) == (1, 6)
     client.delete(f"/v1/uploads/{first['id']}")
     assert sweep(0) == 0
     assert stored(sha256(CONTENT)) == CONTENT
@@ -514,7 +514,7 @@ def test_two_at_once_of_the_same_bytes_are_kept_once(client: TestClient) -> None
             put(client, upload, number)
     assert [complete(client, upload).json()["state"] for upload in uploads] == ["complete"] * 2
     assert sweep(3600) == 1  # what the second brought goes at once
-    assert (count(Blob), count(Chunk)) == (1, 6)
+    assert (count(BlobRow), count(ChunkRow)) == (1, 6)
     assert stored(sha256(CONTENT)) == CONTENT
 
 
@@ -528,7 +528,7 @@ def test_a_digest_is_no_way_to_the_bytes_of_others(client: TestClient, stranger:
     assert complete(stranger, theirs).json()["state"] == "complete"
     # Below there is one blob; letting go of one side leaves the other's.
     assert sweep(3600) == 1
-    assert (count(Blob), count(Chunk)) == (1, 6)
+    assert (count(BlobRow), count(ChunkRow)) == (1, 6)
     stranger.delete(f"/v1/uploads/{theirs['id']}")
     assert sweep(0) == 0
     assert stored(sha256(CONTENT)) == CONTENT
@@ -568,7 +568,7 @@ def test_what_is_given_up_leaves_nothing(client: TestClient) -> None:
     assert put(client, upload, 1).status_code == 404
     assert client.delete(address).status_code == 404
     assert sweep(3600) == 1  # without waiting: nobody else can know these bytes
-    assert (count(Blob), count(Chunk), count(UploadPart)) == (0, 0, 0)
+    assert (count(BlobRow), count(ChunkRow), count(UploadPartRow)) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("finished", [False, True])
@@ -585,7 +585,7 @@ def test_uploads_expire(client: TestClient, bring: Bring, monkeypatch: pytest.Mo
     assert client.get("/v1/uploads").json()["items"] == []
     assert sweep_uploads() == 1
     assert sweep(3600) == 1
-    assert (count(Upload), count(Blob), chunks(blob_id)) == (0, 0, 0)
+    assert (count(UploadRow), count(BlobRow), chunks(blob_id)) == (0, 0, 0)
     assert detail(client.get(f"/v1/uploads/{upload['id']}")) == (404, f"there is no upload '{upload['id']}'")
 
 
@@ -642,9 +642,9 @@ def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 
 def blob_of(upload: dict[str, Any]) -> str:
     with reading() as session:
-        return session.get_one(Upload, upload["id"]).blob_id
+        return session.get_one(UploadRow, upload["id"]).blob_id
 
 
 def project_of(upload: dict[str, Any]) -> str:
     with reading() as session:
-        return session.get_one(Upload, upload["id"]).project_id
+        return session.get_one(UploadRow, upload["id"]).project_id

@@ -10,20 +10,21 @@ import pytest
 from sqlalchemy import func, select
 from starlette.testclient import TestClient
 
-from service.artifacts.repository import add_artifact, commit_blob, write_blob
+from service.artifacts.repository import add_artifact
+from service.blobs.references import blobs_of
+from service.blobs.repository import commit_blob, write_blob
 from service.db import Base, reading, transaction
 from service.errors import TooLarge
-from service.jobs.models import Job
-from service.projects.models import Project
-from service.usage import repository
-from service.usage.rates import Rates
+from service.jobs.models import JobRow
+from service.projects.models import ProjectRow
+from service.rates import Rates
 from service.usage.service import check_upload
 from tests.service.conftest import bearing
 
 
 def project_id(name: str = "default") -> str:
     with reading() as session:
-        return session.scalars(select(Project.id).where(Project.name == name)).one()
+        return session.scalars(select(ProjectRow.id).where(ProjectRow.name == name)).one()
 
 
 def limit(client: TestClient, **limits: Any) -> None:
@@ -33,7 +34,7 @@ def limit(client: TestClient, **limits: Any) -> None:
 
 def jobs() -> int:
     with reading() as session:
-        return session.scalars(select(func.count()).select_from(Job)).one()
+        return session.scalars(select(func.count()).select_from(JobRow)).one()
 
 
 def store(job_id: str, name: str, content: bytes) -> None:
@@ -52,8 +53,8 @@ def test_use_and_limits_are_shown(client: TestClient, recipe: dict[str, Any]) ->
         "project": "default",
         "limits": {
             "max_running": 2, "max_queued": 10_000, "max_stored_bytes": 5000, "max_upload_bytes": 20 * 2**30,
-            "requests_per_second": 1000.0, "keep_jobs_days": None, "keep_datasets_days": None,
-            "keep_models_days": None, "keep_uploads_days": 7.0,
+            "requests_per_second": 1000.0, "jobs_retention_days": None, "datasets_retention_days": None,
+            "models_retention_days": None, "uploads_retention_days": 7.0,
         },
         "used": {"running": 0, "queued": 1, "stored_bytes": 1010},
     }  # fmt: skip
@@ -72,7 +73,7 @@ def test_every_table_that_refers_to_blobs_is_counted() -> None:
         table.name for table in Base.metadata.tables.values() for key in table.foreign_keys
         if key.column.table.name == "blobs"
     } - {"chunks"}  # fmt: skip
-    counted = str(repository._blobs_of("project_x"))
+    counted = str(blobs_of("project_x"))
     assert not [name for name in referring if f"{name}.blob_id" not in counted]
 
 
@@ -152,7 +153,7 @@ def test_a_full_store_takes_no_job(client: TestClient, recipe: dict[str, Any]) -
     made = client.post("/v1/keys", json={"name": "k", "project": "full"}).json()["key"]
     client.patch(f"/v1/projects/{other}", json={"max_stored_bytes": 1})
     with transaction() as session:
-        session.add(Job(id="job_x", project_id=other, spec={}, max_attempts=1, body_digest="", created_at=0.0))
+        session.add(JobRow(id="job_x", project_id=other, spec={}, max_attempts=1, body_digest="", created_at=0.0))
     store("job_x", "a", b"xy")
     answer = bearing(made).post("/v1/jobs", json=recipe)
     assert (answer.status_code, answer.json()["detail"]) == (
@@ -167,7 +168,9 @@ def test_who_asks_too_often_is_told_when_to_ask_again(client: TestClient, strang
     refused = client.get("/v1/jobs")
     assert statuses[-1] == refused.status_code == 429
     assert 1 <= int(refused.headers["Retry-After"]) <= 10
-    assert refused.json()["detail"].startswith("the project asks more than 0.1 times a second; ask again in ")
+    assert refused.json()["detail"].startswith(
+        "the project sends more than 0.1 requests a second; send this one again in "
+    )
     assert stranger.get("/v1/jobs").status_code == 200
 
 

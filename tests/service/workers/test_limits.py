@@ -8,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import func, select, update
 
+from service.claims.repository import Claim
+from service.claims.service import claim, hand_back, retry, succeed
 from service.db import reading, transaction
-from service.jobs.models import Job, State, Wanted
-from service.projects.models import Project
-from service.workers.repository import Claim, Machine
-from service.workers.service import claim, hand_back, retry, succeed
+from service.jobs.models import JobRow, State, Wanted
+from service.kinds import EFFECTS
+from service.projects.models import ProjectRow
+from service.workers.repository import Machine
 from tests.service.rows import RECIPE, add_job, add_project
 from tests.service.workers.conftest import Later
 from tests.service.workers.test_ownership import CRASH, kinds, row, take
@@ -32,7 +34,7 @@ def take_on(machine: Machine) -> str | None:
 
 def limit(project_id: str, most: int | None) -> None:
     with transaction() as session:
-        session.execute(update(Project).where(Project.id == project_id).values(max_running=most))
+        session.execute(update(ProjectRow).where(ProjectRow.id == project_id).values(max_running=most))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,7 @@ def test_a_project_runs_no_more_jobs_than_it_may(later: Later) -> None:
     again = take("worker_9")
     assert again is not None
     with transaction() as session:
-        succeed(session, again, [])
+        succeed(session, again, [], EFFECTS)
     limit(mine, None)
     assert [take(f"worker_{i}") is not None for i in range(5)] == [True, True, True, True, False]
 
@@ -77,7 +79,7 @@ def test_the_limit_holds_when_many_claim_at_once() -> None:
     with ThreadPoolExecutor(8) as pool:
         taken = [claimed for mine_ in pool.map(work, range(8)) for claimed in mine_]
     with reading() as session:
-        running = session.scalar(select(func.count()).select_from(Job).where(Job.state == State.running))
+        running = session.scalar(select(func.count()).select_from(JobRow).where(JobRow.state == State.running))
     assert (len(taken), running) == (3, 3)
 
 
@@ -129,7 +131,7 @@ def test_a_paused_job_is_left_alone_even_when_its_worker_died(later: Later) -> N
     job_id = add_job(add_project())
     assert take() is not None
     with transaction() as session:
-        session.execute(update(Job).where(Job.id == job_id).values(wanted=Wanted.pause))
+        session.execute(update(JobRow).where(JobRow.id == job_id).values(wanted=Wanted.pause))
     later(31)
     assert take() is None
     job = row(job_id)
@@ -142,7 +144,7 @@ def test_a_job_that_fails_while_it_is_to_pause_is_paused_and_keeps_the_cause() -
     taken = take()
     assert taken is not None
     with transaction() as session:
-        session.execute(update(Job).where(Job.id == job_id).values(wanted=Wanted.pause))
+        session.execute(update(JobRow).where(JobRow.id == job_id).values(wanted=Wanted.pause))
     with transaction() as session:
         assert retry(session, taken, CRASH) is State.paused
     job = row(job_id)

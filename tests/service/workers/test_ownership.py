@@ -14,16 +14,30 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from retort.event import Event, Progress
-from service.artifacts.repository import artifacts_of, read_chunk, write_blob
+from service.artifacts.repository import artifacts_of
+from service.blobs.repository import read_chunk, write_blob
+from service.claims.repository import Claim, LostLease
+from service.claims.service import (
+    NewArtifact,
+    Order,
+    Trouble,
+    cancel,
+    claim,
+    fail,
+    hand_back,
+    record,
+    renew,
+    retry,
+    succeed,
+)
 from service.db import reading, transaction
-from service.events.models import Event as Line
-from service.events.repository import Entry, append, change
-from service.jobs.models import Job, State, Wanted
-from service.projects.models import Project
+from service.jobs.event_log import Entry, append, change
+from service.jobs.models import EventRow as Line
+from service.jobs.models import JobRow, State, Wanted
+from service.kinds import EFFECTS
+from service.projects.models import ProjectRow
 from service.workers import repository
-from service.workers import service as workers
-from service.workers.repository import Claim, LostLease, Machine
-from service.workers.service import Made, Order, Trouble, cancel, claim, fail, hand_back, record, renew, retry, succeed
+from service.workers.repository import Machine
 from tests.service.rows import add_job, add_project
 from tests.service.workers.conftest import Later
 
@@ -44,9 +58,9 @@ def must_take(worker: str = "worker_a") -> Claim:
     return taken
 
 
-def row(job_id: str) -> Job:
+def row(job_id: str) -> JobRow:
     with reading() as session:
-        return session.get_one(Job, job_id)
+        return session.get_one(JobRow, job_id)
 
 
 def diary(job_id: str) -> list[Line]:
@@ -60,7 +74,7 @@ def kinds(job_id: str) -> list[str]:
 
 def change_row(job_id: str, **values: Any) -> None:
     with transaction() as session:
-        session.execute(update(Job).where(Job.id == job_id).values(values))
+        session.execute(update(JobRow).where(JobRow.id == job_id).values(values))
 
 
 def metrics(step: int, **values: float) -> Event:
@@ -152,7 +166,7 @@ def test_an_expired_lease_is_claimed_and_the_old_fence_is_refused(later: Later) 
     for refused in (
         lambda session: renew(session, old, LEASE_SECONDS),
         lambda session: record(session, old, [metrics(1, loss=1.0)], None, "distilling"),
-        lambda session: succeed(session, old, []),
+        lambda session: succeed(session, old, [], EFFECTS),
         lambda session: fail(session, old, CRASH),
         lambda session: cancel(session, old),
         lambda session: retry(session, old, CRASH),
@@ -336,11 +350,11 @@ def test_success_names_the_files_and_ends_the_job_in_one_transaction() -> None:
     change_row(job_id, error=None)
     taken = must_take()
     files = [
-        Made(name, "student", "application/octet-stream", write_blob(io.BytesIO(content)))
+        NewArtifact(name, "student", "application/octet-stream", write_blob(io.BytesIO(content)))
         for name, content in (("a.onnx", b"same"), ("b.onnx", b"same"), ("c.json", b"other"))
     ]
     with transaction() as session:
-        succeed(session, taken, files)
+        succeed(session, taken, files, EFFECTS)
     job = row(job_id)
     assert (job.state, job.error, job.lease_owner) == (State.succeeded, None, None)
     with reading() as session:
@@ -371,39 +385,39 @@ def test_workers_are_seen_counted_and_forgotten(later: Later) -> None:
     assert alive() == 0
 
 
-# What a job's success changes beside it
+# The effects of a job's success
 
 
-def test_the_effect_of_a_kind_is_written_with_the_end_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_effect_of_a_kind_is_written_with_the_end_or_not_at_all() -> None:
     seen: list[dict[str, str]] = []
 
     def note(session: Session, claim: Claim, blobs: Mapping[str, str]) -> None:
         seen.append(dict(blobs))
-        session.execute(update(Project).where(Project.id == claim.project_id).values(name="changed"))
+        session.execute(update(ProjectRow).where(ProjectRow.id == claim.project_id).values(name="changed"))
         if len(seen) == 1:
             raise RuntimeError("broken")
 
-    monkeypatch.setitem(workers.EFFECTS, "greet", note)
+    effects = {"greet": note}
     project_id = add_project()
     job_id = add_job(project_id, kind="greet")
     taken = must_take()
-    files = [Made("a.txt", None, "text/plain", write_blob(io.BytesIO(b"abc")))]
+    files = [NewArtifact("a.txt", None, "text/plain", write_blob(io.BytesIO(b"abc")))]
     with pytest.raises(RuntimeError, match="broken"), transaction() as session:
-        succeed(session, taken, files)
+        succeed(session, taken, files, effects)
     assert row(job_id).state is State.running
     with transaction() as session:
-        assert session.get_one(Project, project_id).name == "default"
-        succeed(session, taken, files)
+        assert session.get_one(ProjectRow, project_id).name == "default"
+        succeed(session, taken, files, effects)
     assert row(job_id).state is State.succeeded
     with reading() as session:
-        assert session.get_one(Project, project_id).name == "changed"
+        assert session.get_one(ProjectRow, project_id).name == "changed"
         (artifact,) = artifacts_of(session, job_id)
     assert seen == [{"a.txt": artifact[1].id}] * 2
 
 
-def test_other_kinds_change_nothing_beside_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(workers.EFFECTS, "greet", lambda *_: pytest.fail("it was called"))
+def test_other_kinds_change_nothing_beside_them() -> None:
+    effects = {"greet": lambda *_: pytest.fail("it was called")}
     add_job(add_project())
     taken = must_take()
     with transaction() as session:
-        assert succeed(session, taken, []) is State.succeeded
+        assert succeed(session, taken, [], effects) is State.succeeded

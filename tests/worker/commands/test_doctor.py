@@ -20,10 +20,10 @@ from typer.testing import CliRunner, Result
 
 from retort.cli.main import app
 from service.db import database_now, get_engine, transaction
-from service.jobs.models import Job
+from service.jobs.models import JobRow
 from service.migrations import downgrade
 from service.revisions import head
-from service.workers.models import Worker
+from service.workers.models import WorkerRow
 from tests.conftest import free_port
 from tests.retort.client.conftest import Service
 from tests.service.rows import add_job, add_project
@@ -52,7 +52,7 @@ def examined(*words: str) -> tuple[int, Findings]:
 def add_worker(*, seconds_ago: float) -> None:
     with transaction() as session:
         now = session.scalars(database_now().select()).one()
-        session.add(Worker(id="w", host="here", started_at=now - 900, seen_at=now - seconds_ago))
+        session.add(WorkerRow(id="w", host="here", started_at=now - 900, seen_at=now - seconds_ago))
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_all_is_well(service: Service, environment: Environment, tmp_path: Path)
         result = CliRunner().invoke(app, ["doctor"])
     finally:
         with transaction() as session:
-            session.query(Worker).delete()
+            session.query(WorkerRow).delete()
     assert (code, [*found]) == (0, [*NAMES, "key"])
     assert {finding["status"] for finding in found.values()} == {"ok"}
     assert found["versions"]["found"].startswith(f"Python {sys.version.split()[0]}, retort ")
@@ -207,7 +207,7 @@ def test_room_is_measured_against_what_is_left_alone_and_what_jobs_need(
     assert examined()[1]["storage"]["status"] == "ok"
     job_id = add_job(add_project())
     with transaction() as session:
-        session.execute(update(Job).where(Job.id == job_id).values(needs_disk_bytes=free))
+        session.execute(update(JobRow).where(JobRow.id == job_id).values(needs_disk_bytes=free))
     found = examined()[1]["storage"]
     assert found["status"] == "warn"
     assert "; a job that waits needs " in found["found"]

@@ -12,16 +12,16 @@ if TYPE_CHECKING:  # workers forget old entries, and have no use for HTTP
     from starlette.requests import Request
 
 CHANGING = frozenset({"POST", "PATCH", "DELETE"})
-"""Not PUT, which sends parts of an upload: that it was begun and ended is told."""
+"""Not PUT, which sends parts of an upload: its beginning and end are noted."""
 READING = "jobs:read"
-"""What needs no more than this scope changes nothing, whatever its method."""
+"""A request that needs no more than this scope changes nothing, whatever its method."""
 LONGEST = 100
 """Characters of a part of an address that are kept."""
 
 
 @dataclass
 class Note:
-    """What will be told of one request."""
+    """The entry of one request in the audit log, before it is written."""
 
     method: str = ""
     route: str = ""
@@ -34,8 +34,8 @@ class Note:
     written: int | None = None
     """The status that was written down already, in the transaction of the change."""
 
-    def tell(self, **about: str) -> None:
-        """Also name what the request made."""
+    def add(self, **about: str) -> None:
+        """Also name the things that the request made."""
         self.about |= about
 
 

@@ -1,4 +1,4 @@
-"""How often somebody may ask: a bucket of tokens each, counted in this process alone."""
+"""Rate limits: a bucket of tokens for each name, counted in this process alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 BURST_SECONDS = 10.0
-"""A bucket holds what flows in during that time: who was quiet may ask so much at once."""
+"""A bucket holds what flows in during that time: the burst after a pause."""
 
 
 class Rates:

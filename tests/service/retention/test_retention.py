@@ -10,16 +10,16 @@ import pytest
 from sqlalchemy import func, select, update
 from starlette.testclient import TestClient
 
-from service.artifacts.models import Artifact, Blob
-from service.artifacts.repository import sweep
-from service.datasets.models import Dataset
+from service.artifacts.models import ArtifactRow
+from service.blobs.models import BlobRow
+from service.blobs.repository import sweep
+from service.datasets.models import DatasetRow
 from service.db import Base, reading, transaction
-from service.events.models import Event
-from service.jobs.models import Job
-from service.models.models import Model
-from service.projects.models import Project
+from service.jobs.models import EventRow, JobRow
+from service.models.models import ModelRow
+from service.projects.models import ProjectRow
 from service.retention.service import THINGS_A_STEP, sweep_old
-from service.uploads.models import Upload
+from service.uploads.models import UploadRow
 from service.uploads.service import sweep_uploads
 from tests.service.jobs.test_create import RESNET8, finish
 from tests.service.jobs.test_uses import Things, naming, things
@@ -42,14 +42,16 @@ def wait(later: Later) -> Age:
 def new(things: Things) -> None:
     """Things of tests are as old as the test."""
     with transaction() as session, reading() as other:
-        now = other.scalar(select(func.max(Job.created_at)))
-        for table in (Dataset, Model):
+        now = other.scalar(select(func.max(JobRow.created_at)))
+        for table in (DatasetRow, ModelRow):
             session.execute(update(table).values(created_at=now))
 
 
 def keep(client: TestClient, **days: float | None) -> None:
     (project,) = [one for one in client.get("/v1/projects").json()["items"] if one["name"] == "default"]
-    answer = client.patch(f"/v1/projects/{project['id']}", json={f"keep_{name}_days": n for name, n in days.items()})
+    answer = client.patch(
+        f"/v1/projects/{project['id']}", json={f"{name}_retention_days": n for name, n in days.items()}
+    )
     assert answer.status_code == 200, answer.text
 
 
@@ -64,7 +66,12 @@ def swept() -> int:
 
 def test_without_a_term_all_is_kept_for_ever(client: TestClient, things: Things, wait: Age) -> None:
     limits = client.get("/v1/usage").json()["limits"]
-    assert [limits[f"keep_{name}_days"] for name in ("jobs", "datasets", "models", "uploads")] == [None, None, None, 7]
+    assert [limits[f"{name}_retention_days"] for name in ("jobs", "datasets", "models", "uploads")] == [
+        None,
+        None,
+        None,
+        7,
+    ]
     wait(10_000)
     assert swept() == 0
 
@@ -77,8 +84,8 @@ def test_a_term_is_the_projects_or_else_the_settings(
     theirs = stranger.post("/v1/jobs", json=recipe).json()["id"]
     stranger.post(f"/v1/jobs/{theirs}/cancel")
     environment(database_url=database_url, jobs_retention_days=20, models_retention_days=50)
-    assert client.get("/v1/usage").json()["limits"]["keep_jobs_days"] == 30
-    assert stranger.get("/v1/usage").json()["limits"]["keep_jobs_days"] == 20
+    assert client.get("/v1/usage").json()["limits"]["jobs_retention_days"] == 30
+    assert stranger.get("/v1/usage").json()["limits"]["jobs_retention_days"] == 20
     wait(25)
     assert swept() == 1
     assert stranger.get(f"/v1/jobs/{theirs}").status_code == 404
@@ -95,7 +102,7 @@ def test_an_ended_job_goes_with_all_that_it_made(
     client: TestClient, recipe: dict[str, Any], things: Things, wait: Age
 ) -> None:
     with transaction() as session:  # whose bytes are the job's
-        for table in (Dataset, Model):
+        for table in (DatasetRow, ModelRow):
             session.execute(table.__table__.delete())
     waiting = client.post("/v1/jobs", json=recipe).json()["id"]
     keep(client, jobs=10)
@@ -108,9 +115,9 @@ def test_an_ended_job_goes_with_all_that_it_made(
     assert removal | told | {"key_id": None, "project_id": request["project_id"]} == removal
     assert client.get(f"/v1/jobs/{things['job']}").status_code == 404
     assert client.get(f"/v1/jobs/{waiting}").json()["state"] == "queued"
-    assert (count(Job), count(Artifact), count(Event)) == (1, 0, 1)
+    assert (count(JobRow), count(ArtifactRow), count(EventRow)) == (1, 0, 1)
     assert sweep(3600) == 2
-    assert count(Blob) == 0
+    assert count(BlobRow) == 0
     assert client.get("/v1/usage").json()["used"]["stored_bytes"] == 0
 
 
@@ -144,7 +151,7 @@ def test_a_use_makes_data_sets_and_models_young(
         assert swept() == 0
     wait(11)
     assert swept() == 2
-    assert (count(Dataset), count(Model)) == (0, 0)
+    assert (count(DatasetRow), count(ModelRow)) == (0, 0)
 
 
 def test_a_data_set_that_is_taken_in_stays_until_it_has_failed(
@@ -170,7 +177,7 @@ def test_an_uploads_term_is_its_projects(client: TestClient, bring: Callable[...
     assert sweep_uploads() == 0
     wait(0.2)
     assert sweep_uploads() == 1
-    assert count(Upload) == 0
+    assert count(UploadRow) == 0
 
 
 def test_many_go_in_steps_past_those_that_stay(
@@ -188,4 +195,4 @@ def test_many_go_in_steps_past_those_that_stay(
     assert [swept() for _ in range(3)] == [2 * THINGS_A_STEP, 3, 0]
     assert client.get(f"/v1/jobs/{earlier[0]}").status_code == 200
     with reading() as session:
-        assert session.scalars(select(Project.keep_jobs_days).where(Project.name == "default")).one() == 1
+        assert session.scalars(select(ProjectRow.jobs_retention_days).where(ProjectRow.name == "default")).one() == 1

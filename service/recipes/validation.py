@@ -1,4 +1,4 @@
-"""All that can be said of a body that should be a recipe, without running it: read by validate and create alike."""
+"""The validation of a body as a recipe, without running it: for validate and create alike."""
 
 from __future__ import annotations
 
@@ -9,31 +9,30 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from retort.architectures import CARDS
-from retort.dataset import DataFacts, Dataset, DatasetError
-from retort.datasets.stored import StoredDataset
+from retort.dataset import DataFacts, DatasetError
 from retort.recipe import TEACHER_NAME, JobWeights, Recipe, Student, Teacher
 from retort.registry import nearest
+from retort.student import outputs_of, task_of
+from retort.task import Task
+from retort.tasks import TASKS
 from retort.user_model import UserModel
-from retort.validation import Problem, review
+from retort.validation import Problem, validate
 from service.artifacts.service import read_description
-from service.datasets import repository as datasets
-from service.datasets.models import trouble_of
+from service.datasets.service import facts_of
 from service.db import reading
 from service.errors import FieldError
 from service.fields import field_errors
 from service.jobs import repository
-from service.jobs.models import Job, State
+from service.jobs.models import JobRow, State
 from service.models.models import record_of
-from service.models.models import trouble_of as trouble_of_model
-from service.models.repository import find as find_model
-from service.settings import get_settings
+from service.models.products import PRODUCTS as MODELS
 
 Network = TypeVar("Network", Teacher, Student)
 
 
 @dataclass(frozen=True)
-class Examination:
-    """What came out."""
+class RecipeCheck:
+    """The result of a validation."""
 
     problems: list[FieldError]
     warnings: tuple[str, ...] = ()
@@ -43,54 +42,30 @@ class Examination:
     """Null when there are problems."""
 
 
-def examine(project_id: str, body: Any) -> Examination:
+def check_recipe(project_id: str, body: Any) -> RecipeCheck:
     """Check the body as a recipe, the recipe against its data set, and the earlier jobs that it builds on."""
     try:
         recipe = Recipe.model_validate(body)
     except ValidationError as error:
-        return Examination(field_errors(error, Recipe))
+        return RecipeCheck(field_errors(error, Recipe))
     recipe, models, problems = _with_models(project_id, recipe)
     facts: DataFacts | None = None
     try:
-        facts = _facts(project_id, recipe.dataset)
+        facts = facts_of(project_id, recipe.dataset)
     except DatasetError as error:
         problems.append(Problem("/dataset", str(error)))
     except OSError as error:
         problems.append(Problem("/dataset", f"the data set cannot be read: {error.strerror}"))
     cards = {model.architecture: model.card for model in models.values() if model.card is not None}
-    reviewed = review(recipe, facts, CARDS | cards, models)
-    problems += [*reviewed.problems, *_weight_problems(project_id, recipe, facts)]
-    return Examination(
+    found = validate(recipe, facts, CARDS | cards, models)
+    problems += [*found.problems, *_weight_problems(project_id, recipe, facts)]
+    return RecipeCheck(
         problems=as_sent(problems, body),
-        warnings=reviewed.warnings,
-        sharing=reviewed.sharing,
+        warnings=found.warnings,
+        sharing=found.sharing,
         facts=facts,
-        resolved=None if problems else reviewed.resolved,
+        resolved=None if problems else found.resolved,
     )
-
-
-def _facts(project_id: str, dataset: Dataset) -> DataFacts | None:
-    """What is known of the data set here; of users' own the database knows it. Raises DatasetError and OSError."""
-    if not isinstance(dataset, StoredDataset):
-        return dataset.facts(get_settings().data_roots)
-    with reading() as session:
-        row = datasets.find(session, project_id, dataset.dataset)
-    if row is None:
-        raise DatasetError(f"there is no data set {dataset.dataset!r}")
-    if trouble := trouble_of(*row):
-        raise DatasetError(f"data set {dataset.dataset} cannot be used: {trouble}")
-    return dataset.at_its_size(DataFacts.model_validate(row[0].facts))
-
-
-def dataset_problem(project_id: str, dataset: Dataset) -> str | None:
-    """One sentence why a data set cannot be used, if it cannot and that can be told here."""
-    try:
-        _facts(project_id, dataset)
-    except DatasetError as error:
-        return str(error)
-    except OSError as error:
-        return f"the data set cannot be read: {error.strerror}"
-    return None
 
 
 def _with_models(project_id: str, recipe: Recipe) -> tuple[Recipe, dict[str, UserModel], list[Problem]]:
@@ -100,11 +75,11 @@ def _with_models(project_id: str, recipe: Recipe) -> tuple[Recipe, dict[str, Use
 
     def known(pointer: str, model_id: str) -> UserModel | None:
         with reading() as session:
-            row = find_model(session, project_id, model_id)
+            row = MODELS.find(session, project_id, model_id)
         if row is None:
             problems.append(Problem(f"{pointer}/model", f"there is no model {model_id!r}"))
             return None
-        if trouble := trouble_of_model(*row):
+        if trouble := MODELS.trouble_of(*row):
             problems.append(Problem(f"{pointer}/model", f"model {model_id} cannot be used: {trouble}"))
             return None
         return models.setdefault(model_id, record_of(row[0]))
@@ -122,11 +97,13 @@ def _with_models(project_id: str, recipe: Recipe) -> tuple[Recipe, dict[str, Use
 
 def as_sent(problems: Sequence[Problem], body: dict[str, Any]) -> list[FieldError]:
     """Pointers into the stored form turned into pointers into what was sent; each sentence once."""
-    told: dict[str, FieldError] = {}
+    errors: dict[str, FieldError] = {}
     for problem in problems:
-        # The baseline is a copy of the first student, whose problem has been told before.
-        told.setdefault(problem.detail, FieldError(pointer=_sent_pointer(problem.pointer, body), detail=problem.detail))
-    return list(told.values())
+        # The baseline is a copy of the first student, whose problem is among them already.
+        errors.setdefault(
+            problem.detail, FieldError(pointer=_sent_pointer(problem.pointer, body), detail=problem.detail)
+        )
+    return list(errors.values())
 
 
 def _sent_pointer(pointer: str, body: dict[str, Any]) -> str:
@@ -142,17 +119,22 @@ def _sent_pointer(pointer: str, body: dict[str, Any]) -> str:
 
 
 def _weight_problems(project_id: str, recipe: Recipe, facts: DataFacts | None) -> Iterator[Problem]:
-    """What is wrong with the networks of earlier jobs that the recipe starts from."""
+    """Problems of the networks of earlier jobs that the recipe starts from."""
     networks = [(f"/students/{i}", student) for i, student in enumerate(recipe.students)]
     for pointer, network in [("/teacher", recipe.teacher), *networks]:
         if network is not None and isinstance(network.weights, JobWeights):
             yield from _one_weight_problem(
-                f"{pointer}/weights", project_id, network.weights, network.architecture, facts
+                f"{pointer}/weights", project_id, network.weights, network.architecture, TASKS[recipe.task], facts
             )
 
 
 def _one_weight_problem(
-    pointer: str, project_id: str, weights: JobWeights, architecture: str, facts: DataFacts | None
+    pointer: str,
+    project_id: str,
+    weights: JobWeights,
+    architecture: str,
+    task: Task,
+    facts: DataFacts | None,
 ) -> Iterator[Problem]:
     with reading() as session:
         job = repository.find(session, project_id, weights.job)
@@ -179,11 +161,11 @@ def _one_weight_problem(
             f"the head of {source} was replaced by the method {method}; a network as its architecture gives it is "
             "wanted here",
         )
-    if facts is not None and description["classes"] != facts.classes:
-        yield Problem(
-            pointer, f"{source} tells {description['classes']} classes apart; the data set has {facts.classes}"
-        )
+    if (found := task_of(description)) != task.name:
+        yield Problem(pointer, f"{source} is of the task {found}; {task.name} is wanted here")
+    elif isinstance(facts, task.facts_type) and (outputs := outputs_of(description)) != (wanted := task.outputs(facts)):
+        yield Problem(pointer, f"{source} gives {outputs} {task.output_word}; the data set has {wanted}")
 
 
-def _networks_of(job: Job) -> list[str]:
+def _networks_of(job: JobRow) -> list[str]:
     return [TEACHER_NAME, *(student["name"] for student in job.spec.get("students", []))]

@@ -1,4 +1,4 @@
-"""What a worker may do to a job, each a step of one transaction: claim, renew, record, and the ways to end."""
+"""The steps of a worker with a job, each of one transaction: claim, renew, record, and the ways to end."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from sqlalchemy import func
 from sqlalchemy.orm import Session
 
 from retort.event import Checkpoint, Event, Progress
-from retort.kinds import CHECK, INGEST
-from service.artifacts.repository import Written, add_artifact, commit_blob
+from service.artifacts.repository import add_artifact
+from service.blobs.repository import BlobDraft, commit_blob
 from service.checkpoints import repository as checkpoints
-from service.datasets import repository as datasets
+from service.claims import repository
+from service.claims.repository import Claim, ClaimConflict, JobStanding
 from service.db import database_now
-from service.events.repository import Entry, append, change
-from service.jobs.models import TERMINAL, Job, State, Wanted
+from service.jobs.event_log import Entry, append, change
+from service.jobs.models import TERMINAL, JobRow, State, Wanted
 from service.jobs.rules import Asker, check_follow
-from service.models import repository as models
-from service.workers import repository
-from service.workers.repository import Claim, Machine, Overtaken, Standing
+from service.workers.repository import Machine
 
 ANYTHING = Machine(gpu="any")
 """A machine that can run every job."""
@@ -31,14 +30,11 @@ LONGEST_PAUSE_SECONDS = 60
 
 
 Effect = Callable[[Session, Claim, Mapping[str, str]], None]
-"""What the success of a job changes beside it, in the transaction that ends it; gets the ids of its files' blobs, by
-name."""
-EFFECTS: dict[str, Effect] = {INGEST: datasets.note_result, CHECK: models.note_result}
-"""By kind of job, for kinds that have one."""
+"""Changes other rows when a job succeeds, in the transaction that ends it; gets the ids of its files' blobs by name."""
 
 
 class Order(StrEnum):
-    """What a worker is to do with the job that it holds."""
+    """An instruction to the worker that holds a job."""
 
     run = "run"
     pause = "pause"
@@ -50,10 +46,10 @@ class Order(StrEnum):
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why an attempt did not finish."""
+    """The reason that an attempt did not finish."""
 
-    fault: Literal["recipe", "machine", "service"]
-    """Whose fault it is: what was asked for, the machine that ran it, or our own."""
+    fault: Literal["spec", "machine", "service"]
+    """The thing at fault: the spec, the machine that ran it, or the service."""
     cause: str
     """One word for programs: `impossible`, `out_of_memory`, `exit_1`, `SIGKILL`, `heartbeat_lost`, ..."""
     detail: str
@@ -61,13 +57,13 @@ class Trouble:
 
 
 @dataclass(frozen=True)
-class Made:
+class NewArtifact:
     """A file that the engine left, its bytes in the database and not yet named."""
 
     name: str
     network: str | None
     media_type: str
-    written: Written
+    written: BlobDraft
 
 
 def claim(session: Session, worker_id: str, lease_seconds: float, machine: Machine = ANYTHING) -> Claim | None:
@@ -84,7 +80,7 @@ def claim(session: Session, worker_id: str, lease_seconds: float, machine: Machi
     lost = _lost_before(session, taken)
     values: dict[str, Any] = {"error": asdict(lost), "progress": None} if lost else {}
     if deadline := taken.spec.get("deadline"):
-        values["deadline_at"] = func.coalesce(Job.deadline_at, Job.started_at + deadline["seconds"])
+        values["deadline_at"] = func.coalesce(JobRow.deadline_at, JobRow.started_at + deadline["seconds"])
     if values:
         repository.write(session, taken, **values)
     entries = [_change(taken, "requeued", lost.detail, **asdict(lost))] if lost else []
@@ -97,7 +93,7 @@ def _take_turn(session: Session, worker_id: str, lease_seconds: float, machine: 
         try:
             with session.begin_nested():
                 return repository.claim_best(session, worker_id, lease_seconds, machine)
-        except Overtaken:
+        except ClaimConflict:
             continue  # each time somebody else has got on
 
 
@@ -107,14 +103,16 @@ def renew(session: Session, claim: Claim, lease_seconds: float) -> Order:
     return _order(session, claim, standing)
 
 
-def store_checkpoint(session: Session, claim: Claim, said: Checkpoint, written: Written) -> None:
+def store_checkpoint(session: Session, claim: Claim, checkpoint: Checkpoint, draft: BlobDraft) -> None:
     """Keep a checkpoint with the job. Raises LostLease, and BlobGone when it waited too long."""
     repository.write(session, claim)
     held = {"attempt": claim.attempt, "fence": claim.fence}
-    checkpoints.add(session, claim.job_id, written, file=said.file, phase=said.phase, step=said.step, **held)
+    checkpoints.add(
+        session, claim.job_id, draft, file=checkpoint.file, phase=checkpoint.phase, step=checkpoint.step, **held
+    )
 
 
-def _order(session: Session, claim: Claim, standing: Standing) -> Order:
+def _order(session: Session, claim: Claim, standing: JobStanding) -> Order:
     if standing.wanted is not Wanted.run or not standing.overdue:
         return Order(standing.wanted)
     if claim.spec["deadline"]["then"] == "fail":
@@ -125,9 +123,9 @@ def _order(session: Session, claim: Claim, standing: Standing) -> Order:
 
 
 def record(session: Session, claim: Claim, events: Sequence[Event], progress: Progress | None, phase: str) -> Order:
-    """Write down what the engine said; gives what is to be done with the job. Raises LostLease.
+    """Store the engine's events and progress; gives what is to be done with the job. Raises LostLease.
 
-    Events that the diary already has are dropped: a resumed run says them again.
+    Events that the event log already has are dropped: a resumed run repeats them.
     """
     values: dict[str, Any] = {"phase": phase}
     if progress is not None:
@@ -146,8 +144,11 @@ def record(session: Session, claim: Claim, events: Sequence[Event], progress: Pr
     return _order(session, claim, standing)
 
 
-def succeed(session: Session, claim: Claim, files: Sequence[Made]) -> State:
-    """End the job with its files. Raises LostLease, and BlobGone when a file waited too long."""
+def succeed(session: Session, claim: Claim, files: Sequence[NewArtifact], effects: Mapping[str, Effect]) -> State:
+    """End the job with its files, and with the effect of its kind, where it has one: service.kinds.EFFECTS.
+
+    Raises LostLease, and BlobGone when a file waited too long.
+    """
     _end(session, claim, State.succeeded, error=None)
     blobs: dict[str, str] = {}
     for made in sorted(files, key=lambda made: (made.written.sha256, made.name)):
@@ -155,7 +156,7 @@ def succeed(session: Session, claim: Claim, files: Sequence[Made]) -> State:
         add_artifact(
             session, claim.job_id, name=made.name, network=made.network, media_type=made.media_type, blob_id=blob_id
         )
-    if effect := EFFECTS.get(claim.kind):
+    if effect := effects.get(claim.kind):
         effect(session, claim, blobs)
     append(session, claim.job_id, claim.attempt, [_change(claim, "succeeded", artifacts=sorted(blobs))])
     return State.succeeded
@@ -205,7 +206,7 @@ def hand_back(session: Session, claim: Claim) -> State:
     if wanted is Wanted.cancel:
         return cancel(session, claim)
     stopped = _change(claim, "requeued", "its worker was asked to stop")
-    return _put_back(session, claim, wanted, stopped, attempt=Job.attempt - 1, not_before=0.0)
+    return _put_back(session, claim, wanted, stopped, attempt=JobRow.attempt - 1, not_before=0.0)
 
 
 def _put_back(session: Session, claim: Claim, wanted: Wanted, why: Entry, **values: Any) -> State:
@@ -231,7 +232,7 @@ def _leave(session: Session, claim: Claim, state: State, **values: Any) -> None:
     repository.write(session, claim, state=state, lease_owner=None, lease_ends=None, **values)
 
 
-def _settle_unheld(session: Session, job: Job, standing: Standing, worker_id: str) -> None:
+def _settle_unheld(session: Session, job: JobRow, standing: JobStanding, worker_id: str) -> None:
     """Give a job that nobody holds and whose row is locked the state that it should have."""
     held = {"asker": "worker", "worker": worker_id, "fence": job.fence}
     if standing.overdue and standing.wanted is Wanted.run and job.spec["deadline"]["then"] == "stop":
@@ -259,7 +260,7 @@ def _settle_unheld(session: Session, job: Job, standing: Standing, worker_id: st
 
 
 def _lost_before(session: Session, taken: Claim) -> Trouble | None:
-    """What became of the attempt before, when its worker never said: its claim is the job's newest change."""
+    """The trouble of the attempt before, when its worker never reported: its claim is the job's newest change."""
     newest = repository.last_change(session, taken.job_id, ("created", "claimed", "requeued", "paused"))
     if newest is None or newest.kind != "claimed":
         return None
@@ -272,7 +273,7 @@ def _heartbeat_lost(worker_id: str | None, attempt: int) -> Trouble:
 
 def _overdue(recipe: dict[str, Any]) -> Trouble:
     detail = f"its {recipe['deadline']['seconds']:g} seconds of wall-clock time are over"
-    return Trouble("recipe", "deadline", detail)
+    return Trouble("spec", "deadline", detail)
 
 
 def _change(claim: Claim, kind: str, text: str | None = None, **data: Any) -> Entry:

@@ -1,4 +1,4 @@
-"""What a key may do, by name. Every endpoint names the one that it needs; `admin` implies all others."""
+"""Scopes: the rights of a key, by name. Every endpoint names the one that it needs; `admin` implies all others."""
 
 from __future__ import annotations
 

@@ -15,17 +15,10 @@ import pytest
 from sqlalchemy import delete, event, func, select
 from sqlalchemy.orm import Session
 
-from service.artifacts.models import CHUNK_BYTES, Artifact, Blob, Chunk
-from service.artifacts.repository import (
-    BlobGone,
-    add_artifact,
-    artifacts_of,
-    commit_blob,
-    find_artifact,
-    read_chunk,
-    sweep,
-    write_blob,
-)
+from service.artifacts.models import ArtifactRow
+from service.artifacts.repository import add_artifact, artifacts_of, find_artifact
+from service.blobs.models import CHUNK_BYTES, BlobRow, ChunkRow
+from service.blobs.repository import BlobGone, commit_blob, read_chunk, sweep, write_blob
 from service.db import get_engine, reading, transaction
 from tests.service.rows import add_job, add_project
 
@@ -57,7 +50,7 @@ def test_bytes_come_back_as_they_went_in(size: int) -> None:
     blob_id = put(content)
     assert get(blob_id, size) == content
     with reading() as session:
-        blob = session.get_one(Blob, blob_id)
+        blob = session.get_one(BlobRow, blob_id)
     assert (blob.sha256, blob.size) == (hashlib.sha256(content).hexdigest(), size)
 
 
@@ -87,7 +80,7 @@ def test_memory_does_not_grow_with_the_blob() -> None:
 def test_equal_bytes_are_kept_once() -> None:
     content = some_bytes(2 * CHUNK_BYTES)
     assert put(content) == put(content) != put(content + b"more")
-    assert (count(Blob), count(Chunk)) == (2, 5)
+    assert (count(BlobRow), count(ChunkRow)) == (2, 5)
 
 
 def test_a_commit_that_is_repeated_gives_the_same_blob() -> None:
@@ -110,7 +103,7 @@ def test_equal_bytes_committed_at_once_are_kept_once() -> None:
     with ThreadPoolExecutor(len(written)) as pool:
         ids = set(pool.map(commit, range(len(written))))
     assert len(ids) == 1
-    assert (count(Blob), count(Chunk)) == (1, 1)
+    assert (count(BlobRow), count(ChunkRow)) == (1, 1)
 
 
 def test_a_rolled_back_commit_leaves_no_name() -> None:
@@ -119,7 +112,7 @@ def test_a_rolled_back_commit_leaves_no_name() -> None:
         commit_blob(session, written)
         session.rollback()
     with reading() as session:
-        assert session.get_one(Blob, written.id).sha256 is None
+        assert session.get_one(BlobRow, written.id).sha256 is None
 
 
 def refer(session: Session, job_id: str, blob_id: str, name: str = "student.safetensors") -> None:
@@ -146,7 +139,7 @@ def test_many_blobs_are_swept_in_small_transactions() -> None:
     for number in range(40):
         put(str(number).encode())
     assert sweep(grace_seconds=0) == 40
-    assert (count(Blob), count(Chunk)) == (0, 0)
+    assert (count(BlobRow), count(ChunkRow)) == (0, 0)
 
 
 def test_writing_slower_than_the_grace_is_refused() -> None:
@@ -157,7 +150,7 @@ def test_writing_slower_than_the_grace_is_refused() -> None:
 
     with pytest.raises(BlobGone, match="swept before it was committed"):
         write_blob(Slow(b"abc"))
-    assert count(Chunk) == 0
+    assert count(ChunkRow) == 0
 
 
 def test_a_deleted_job_lets_go_of_its_files_but_not_of_those_of_others() -> None:
@@ -169,7 +162,7 @@ def test_a_deleted_job_lets_go_of_its_files_but_not_of_those_of_others() -> None
         refer(session, theirs, blob_id)
     for job_id, swept in ((mine, 0), (theirs, 1)):
         with transaction() as session:
-            session.execute(delete(Artifact).where(Artifact.job_id == job_id))
+            session.execute(delete(ArtifactRow).where(ArtifactRow.job_id == job_id))
         assert sweep(grace_seconds=0) == swept
 
 

@@ -1,0 +1,1 @@
+"""Blobs: bytes in the database, in chunks, and the columns that refer to them."""

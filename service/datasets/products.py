@@ -1,0 +1,23 @@
+"""Data sets as products: the words of their kind."""
+
+from __future__ import annotations
+
+from retort.ingest import ARCHIVE
+from service.datasets.models import DatasetRow, DatasetState
+from service.products.models import Stage
+from service.products.service import ProductKind
+
+PRODUCTS = ProductKind(
+    table=DatasetRow,
+    word="data set",
+    path="/v1/datasets",
+    states={
+        Stage.pending: DatasetState.ingesting,
+        Stage.ready: DatasetState.ready,
+        Stage.failed: DatasetState.failed,
+    },
+    pending="it is still being taken in",
+    failure=lambda job, detail: f"its job {job.id} failed: {detail}",
+    deletable_while_pending=False,
+    shared_artifact=ARCHIVE,
+)

@@ -1,0 +1,1 @@
+"""Making jobs of any kind: idempotency keys, limits, and the queue."""
