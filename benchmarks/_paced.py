@@ -30,6 +30,7 @@ from retort.exports.safetensors import Safetensors
 from retort.order import CacheDirectory, Paths
 from retort.recipe import Recipe
 from retort.student import describe
+from retort.tasks import TASKS
 
 TEACHER, STUDENT = "resnet32x4", "resnet8x4"
 IMAGES, SIDE, CLASSES = 50_000, 32, 100
@@ -45,6 +46,9 @@ JOB = "job_teacher"
 def device() -> torch.device:
     """A GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+CLASSIFICATION = TASKS["classification"]
 
 
 class Noise(Digits):
@@ -109,12 +113,13 @@ def recipe(images: int, students: Iterable[str], **training: Any) -> Recipe:
 
 def write_teacher(folder: Path) -> None:
     """Leave a teacher that learnt nothing where a recipe finds it."""
-    network = initialised(TEACHER, 0, facts(IMAGES))
+    network = initialised(CLASSIFICATION, TEACHER, 0, facts(IMAGES))
     description = describe(
         network,
         name="teacher",
+        task=CLASSIFICATION,
+        facts=facts(IMAGES),
         architecture=TEACHER,
-        class_names=facts(IMAGES).class_names,
         wrapper=None,
         weights_dtype="float32",
     )

@@ -12,7 +12,20 @@ from itertools import count
 from typing import Any
 
 import torch
-from _paced import BATCH, IMAGES, LABEL_WEIGHT, SIDE, STUDENT, TEACHER, TEMPERATURE, Turns, device, facts, noise
+from _paced import (
+    BATCH,
+    CLASSIFICATION,
+    IMAGES,
+    LABEL_WEIGHT,
+    SIDE,
+    STUDENT,
+    TEACHER,
+    TEMPERATURE,
+    Turns,
+    device,
+    facts,
+    noise,
+)
 from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset, RandomSampler
@@ -44,7 +57,7 @@ class Pictures(Dataset[tuple[Any, int]]):
 
 def body(architecture: str) -> nn.Module:
     """The same network as the engine's, without the normalisation, which its own transforms do."""
-    return initialised(architecture, 0, facts(IMAGES)).body
+    return initialised(CLASSIFICATION, architecture, 0, facts(IMAGES)).body
 
 
 def configuration(loaders: int) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from collections import defaultdict
 from collections.abc import Callable
 
 import torch
-from retort.engine.views import DrawContext, augment, mix
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -31,6 +30,7 @@ from retort.augmentation import (
     ResizedCrop,
     TrivialAugment,
 )
+from retort.images.views import DrawContext, augment, mix
 
 BATCHES = (64, 256)
 

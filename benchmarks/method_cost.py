@@ -29,10 +29,14 @@ from retort.engine.loading import batches, on_device
 from retort.engine.networks import freeze, initialised
 from retort.engine.students import StudentFactory, make_student_state
 from retort.engine.trainer import Trainer, TrainerContext
-from retort.method import Method, Outputs
+from retort.method import Method
 from retort.methods import METHODS
 from retort.network import Network
+from retort.outputs import Outputs
 from retort.recipe import SGD, Evaluation, Labels, Student, Training
+from retort.tasks import TASKS
+
+CLASSIFICATION = TASKS["classification"]
 
 TEACHER, STUDENT = "resnet32x4", "resnet8x4"
 IMAGES, SIDE, CLASSES = 50_000, 32, 100
@@ -77,11 +81,12 @@ class Bench:
         )
         self.data = LoadedDataset(self.facts, part, part, part, digest="")
         self.training = Training(epochs=240, batch_size=batch_size, optimizer=SGD(learning_rate=0.001))
-        self.teacher = freeze(initialised(TEACHER, 0, self.facts).to(self.device))
+        self.teacher = freeze(initialised(CLASSIFICATION, TEACHER, 0, self.facts).to(self.device))
 
     def trainer(self, method: Method | None) -> Trainer:
         """A trainer whose student learns by that method, or by the labels alone."""
         shop = StudentFactory(
+            task=CLASSIFICATION,
             facts=self.facts,
             training=self.training,
             device=self.device,
@@ -92,10 +97,11 @@ class Bench:
             cards=CARDS,
         )
         student = Student(architecture=STUDENT, methods=(method,) if method else (), labels=Labels(weight=1))
-        network: Network = initialised(STUDENT, 0, self.facts).to(self.device)
+        network: Network = initialised(CLASSIFICATION, STUDENT, 0, self.facts).to(self.device)
         pupil = make_student_state(student, network, CARDS[STUDENT], shop)
         diary = EventLog(os.open(os.devnull, os.O_WRONLY))
         around = TrainerContext(
+            CLASSIFICATION,
             self.data,
             self.device,
             diary,
@@ -104,7 +110,7 @@ class Bench:
             lambda: False,
             on_device(self.data.train, self.device),
         )
-        return Trainer([pupil.learner], shop.frozen, self.training, around, lambda state: None)
+        return Trainer([pupil.train_state], shop.frozen, self.training, around, lambda state: None)
 
     def teacher_pass(self, *reads: str, positions: Tensor | None = None) -> Iterator[tuple[Outputs, Tensor, Tensor]]:
         """Noise of the right shape in the place of a pass over all images, which is no part of a step."""
@@ -124,7 +130,7 @@ class Bench:
     def seconds(self, trainer: Trainer) -> float:
         """Of one step."""
         indices = torch.randperm(IMAGES)[: self.training.batch_size]
-        loaded = next(batches(trainer.around.train, [indices], self.device))
+        loaded = next(batches(trainer.context.train, [indices], self.device))
         started = time.perf_counter()
         trainer._take_step(1, loaded)
         if self.device.type == "cuda":

@@ -30,6 +30,7 @@ from typing import Any
 import torch
 from _paced import (
     BATCH,
+    CLASSIFICATION,
     IMAGES,
     LABEL_WEIGHT,
     SIDE,
@@ -52,11 +53,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from retort.architectures import CARDS
+from retort.engine.context import resolve_for
 from retort.engine.frozen import autocast
 from retort.engine.inference import quick
 from retort.engine.networks import freeze, initialised, placed
 from retort.engine.optimize import make_optimizer
-from retort.engine.run import resolve_for
 
 PEER = "torchdistill==1.1.5"
 PEER_FOLDER = Path(__file__).parent.parent / ".bench" / PEER
@@ -76,8 +77,11 @@ def serve_limit(precision: str) -> None:
     """The two networks on one batch."""
     training = recipe(IMAGES, ["student"], precision=precision).training
     torch.use_deterministic_algorithms(device().type == "cpu")  # as the engine does
-    teacher = quick(freeze(placed(initialised(TEACHER, 0, facts(IMAGES)), device())), SIDE)
-    student = placed(initialised(STUDENT, 0, facts(IMAGES)), device()).train()
+    teacher = quick(
+        freeze(placed(initialised(CLASSIFICATION, TEACHER, 0, facts(IMAGES)), device())),
+        CLASSIFICATION.sample(facts(IMAGES), 2, seed=0),
+    )
+    student = placed(initialised(CLASSIFICATION, STUDENT, 0, facts(IMAGES)), device()).train()
     optimizer = make_optimizer(training, student.parameters(), ())
     part = noise(BATCH, 0)
     images = (part.pixels.to(device()).float() / 255).contiguous(memory_format=torch.channels_last)

@@ -4,7 +4,7 @@ from retort.architectures import CARDS
 from retort.dataset import ImageClassFacts
 from retort.method import MethodError
 from retort.recipe import Recipe
-from retort.validation import label_weight, resolve, review
+from retort.validation import label_weight, resolve, validate
 
 FACTS = ImageClassFacts(classes=10, class_names=tuple("0123456789"), image_size=8, train=1257, validation=180, test=360)
 
@@ -36,7 +36,7 @@ def test_methods_that_disagree_ask_for_a_number():
     mixed = recipe("kd", "r2kd")
     with pytest.raises(MethodError, match=r"kd 0\.1, r2kd 1.*labels\.weight as a number"):
         label_weight(mixed.students[0])
-    (problem,) = review(mixed, FACTS).problems
+    (problem,) = validate(mixed, FACTS).problems
     assert problem.pointer == "/students/0/labels/weight"
 
 
@@ -53,17 +53,17 @@ def test_learning_rate_follows_the_batch():
 
 
 def test_a_student_larger_than_its_teacher_is_odd_but_allowed():
-    found = review(recipe("kd", teacher="resnet8", student="resnet20"), FACTS)
+    found = validate(recipe("kd", teacher="resnet8", student="resnet20"), FACTS)
     assert not found.problems
     assert "is larger than its teacher" in found.warnings[0]
 
 
 def test_a_teacher_that_nobody_reads_is_odd():
-    assert review(recipe(), FACTS).warnings == ("a teacher is given, but no method reads it",)
+    assert validate(recipe(), FACTS).warnings == ("a teacher is given, but no method reads it",)
 
 
 def test_nothing_to_learn_from():
-    (problem,) = review(recipe(fields={"labels": {"weight": 0}}), FACTS).problems
+    (problem,) = validate(recipe(fields={"labels": {"weight": 0}}), FACTS).problems
     assert "nothing would train it" in problem.detail
 
 
@@ -76,24 +76,24 @@ def test_nothing_to_learn_from():
     ],
 )
 def test_data_that_do_not_serve(change, says):
-    problems = review(recipe("nckd"), FACTS.model_copy(update=change)).problems
+    problems = validate(recipe("nckd"), FACTS.model_copy(update=change)).problems
     assert any(says in problem.detail for problem in problems)
 
 
 def test_a_head_that_nckd_cannot_replace():
     cards = {**CARDS, "resnet8": CARDS["resnet8"].model_copy(update={"head": "other"})}
-    (problem,) = review(recipe("nckd"), FACTS, cards).problems
+    (problem,) = validate(recipe("nckd"), FACTS, cards).problems
     assert problem.pointer == "/students/0/methods/0"
     assert problem.detail.startswith("nckd: the student resnet8 has no linear classifier")
 
 
 def test_students_of_a_recipe_share():
-    assert review(recipe("kd", baseline=True), FACTS).sharing == (("student", "baseline"),)
+    assert validate(recipe("kd", baseline=True), FACTS).sharing == (("student", "baseline"),)
 
 
 def test_methods_that_read_labels_are_told_that_images_are_mixed():
     mixed = {"training": {"augmentation": {"mix": {"name": "cutmix"}}}}
-    (warning,) = review(recipe("kd", "dkd", "crd", fields={"labels": {"weight": 1}}, **mixed), FACTS).warnings
+    (warning,) = validate(recipe("kd", "dkd", "crd", fields={"labels": {"weight": 1}}, **mixed), FACTS).warnings
     assert "mix (cutmix) makes one image of two; dkd, crd of student 'student' read one label" in warning
-    assert not review(recipe("kd", **mixed), FACTS).warnings
-    assert not review(recipe("dkd"), FACTS).warnings
+    assert not validate(recipe("kd", **mixed), FACTS).warnings
+    assert not validate(recipe("dkd"), FACTS).warnings

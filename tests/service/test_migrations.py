@@ -170,11 +170,11 @@ def test_an_empty_file_in_a_missing_folder_is_migrated(tmp_path: Path) -> None:
 
 # Rows whose JSON a migration rewrites
 
-TEACH = {"epochs": 2, "accumulate": 2, "keep_teacher_outputs": False}
+TEACH = {"epochs": 2, "gradient_accumulation": 2, "cache_teacher_outputs": False}
 NEW_TEACH = {"epochs": 2, "gradient_accumulation": 2, "cache_teacher_outputs": False}
 OLD_RECIPE: dict[str, Any] = {
-    "training": {"accumulate": 4, "lr": 0.1, "keep_teacher_outputs": True}, "teacher": {"teach": TEACH},
-    "require_teacher_accuracy": 0.5, "students": [{"name": "accumulate"}],
+    "training": {"gradient_accumulation": 4, "lr": 0.1, "cache_teacher_outputs": True}, "teacher": {"teach": TEACH},
+    "require_teacher": 0.5, "students": [{"name": "accumulate"}],
 }  # fmt: skip
 NEW_RECIPE: dict[str, Any] = {
     "training": {"gradient_accumulation": 4, "lr": 0.1, "cache_teacher_outputs": True}, "teacher": {"teach": NEW_TEACH},
@@ -186,7 +186,7 @@ REWRITTEN: dict[tuple[str, str], list[tuple[Any, Any]]] = {
         (OLD_RECIPE, NEW_RECIPE),
         ({"recipe": OLD_RECIPE}, {"recipe": NEW_RECIPE}),
         (WITHOUT_TEACHER, WITHOUT_TEACHER),
-        ({"source": {"accumulate": 1}}, {"source": {"accumulate": 1}}),
+        ({"source": {"gradient_accumulation": 1}}, {"source": {"gradient_accumulation": 1}}),
     ],
     ("jobs", "progress"): [({"student": "größe", "step": 7}, {"network": "größe", "step": 7}), (None, None)],
     ("jobs", "error"): [

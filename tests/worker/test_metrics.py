@@ -40,7 +40,7 @@ def grown() -> Iterator[Callable[..., float]]:
 
 
 def progress(step: int | None, phase: str = "distilling", network: str = "student", speed: float = 100.0) -> Progress:
-    return Progress(phase=phase, network=network, step=step, images_per_second=speed)
+    return Progress(phase=phase, network=network, step=step, examples_per_second=speed)
 
 
 def test_steps_and_their_seconds_grow_by_what_lies_between_two_reports(
@@ -58,7 +58,7 @@ def test_steps_and_their_seconds_grow_by_what_lies_between_two_reports(
     clock += 1
     metrics.count_steps(progress(60, speed=250.0))
     assert (grown(steps), grown(seconds)) == (20, 4)
-    assert value("retort_worker_images_per_second") == 250
+    assert value("retort_worker_examples_per_second") == 250
     metrics.count_steps(progress(5, phase="teaching"))
     clock += 1
     metrics.count_steps(progress(2, phase="teaching"))
@@ -69,7 +69,7 @@ def test_when_an_attempt_has_ended_nothing_trains(grown: Callable[..., float]) -
     assert grown("retort_worker_attempts_total", outcome="failed", cause="SIGKILL") == 0
     metrics.count_steps(progress(1))
     metrics.count_attempt("failed", "SIGKILL")
-    assert value("retort_worker_images_per_second") == 0
+    assert value("retort_worker_examples_per_second") == 0
     assert grown("retort_worker_attempts_total", outcome="failed", cause="SIGKILL") == 1
     steps = grown("retort_worker_steps_total")
     metrics.count_steps(progress(900))
@@ -136,7 +136,7 @@ def test_an_agent_counts_what_it_does(database: str, environment: Environment, g
         }
 
     counts()
-    reports = [("progress", {"network": "student", "step": step, "images_per_second": 50.0}) for step in (3, 13)]
+    reports = [("progress", {"network": "student", "step": step, "examples_per_second": 50.0}) for step in (3, 13)]
     metrics = ("event", {"network": "student", "step": 1, "values": {"loss": 0.5}})
     with running_agent():
         first = add_play(
@@ -152,4 +152,4 @@ def test_an_agent_counts_what_it_does(database: str, environment: Environment, g
         "claims": 2, "steps": 10, "events": 1, "artifacts": 1, "bytes": 5,
         ("succeeded", ""): 1, ("queued", "exit"): 1, ("cancelled", ""): 0,
     }  # fmt: skip
-    assert value("retort_worker_images_per_second") == 0
+    assert value("retort_worker_examples_per_second") == 0

@@ -16,8 +16,8 @@ from retort.engine.group import ALONE, Group, SharedCacheEntry, join
 from retort.engine.interrupt import Impossible
 from retort.engine.networks import freeze
 from retort.engine.teacher_cache import TeacherCache, rounded
-from retort.method import Outputs
 from retort.network import Layout, Network
+from retort.outputs import Outputs
 
 IMAGES = 7
 

@@ -112,7 +112,7 @@ def test_what_the_teacher_says_is_kept_apart_from_what_it_says_to_one(pair):
     assert len({file.parent for file in files}) == len(files) == 2
 
 
-LONG = recipe_of({"name": "kd"}, epochs=4, optimizer=SGD, accumulate=2, weight_average={"decay": 0.9})
+LONG = recipe_of({"name": "kd"}, epochs=4, optimizer=SGD, gradient_accumulation=2, weight_average={"decay": 0.9})
 LONG["teacher"]["teach"] = LONG["training"] | {"epochs": 1}
 
 

@@ -56,7 +56,7 @@ def says(network: Network, wanted: tuple[str, ...], images: torch.Tensor) -> lis
 def test_batch_norm_is_folded_and_what_is_read_stays(architecture, wanted, left):
     network = network_of(architecture)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    made = quick(network, 64)
+    made = quick(network, torch.rand(2, 3, 64, 64))
     assert norms(network) > left
     assert norms(made) == left
     images = torch.rand(3, 3, 64, 64)
@@ -67,7 +67,7 @@ def test_batch_norm_is_folded_and_what_is_read_stays(architecture, wanted, left)
 
 def test_batch_norm_that_takes_the_batch_s_statistics_stays():
     network = freeze(network_of("resnet8"), batch_statistics=True)
-    made = quick(network, 16)
+    made = quick(network, torch.rand(2, 3, 16, 16))
     assert norms(made) == norms(network)
     images = torch.rand(5, 3, 16, 16)
     assert torch.allclose(network(images), made(images), atol=1e-4)
@@ -97,7 +97,7 @@ def test_what_is_read_elsewhere_is_neither_folded_nor_overwritten():
     network = freeze(Network(Odd(), Layout(stages=("stage",), classifier="classifier")))
     nn.init.uniform_(network.body.norm.running_mean)
     nn.init.uniform_(network.body.after.running_mean)
-    made = quick(network, 8)
+    made = quick(network, torch.rand(2, 3, 8, 8))
     assert isinstance(made.body.norm, nn.BatchNorm2d)
     # The stage's map can be read between the second convolution and its batch norm.
     assert isinstance(made.body.after, nn.BatchNorm2d)
@@ -113,7 +113,7 @@ def test_a_copy_that_does_not_agree_is_not_used(monkeypatch):
         return convolution
 
     monkeypatch.setattr(inference, "fuse_conv_bn_eval", wrong)
-    made = quick(network, 32)
+    made = quick(network, torch.rand(2, 3, 32, 32))
     assert norms(made) == norms(network)
     images = torch.rand(2, 3, 32, 32)
     assert torch.allclose(network(images), made(images), atol=1e-4)

@@ -13,8 +13,10 @@ from retort.engine import networks
 from retort.engine.interrupt import Impossible
 from retort.network import Network
 from retort.recipe import Student, Teacher, Training
+from retort.tasks import TASKS
 from tests.retort.architectures.published import hub_file, offline_hub, torchvision_checkpoint
 
+CLASSIFICATION = TASKS["classification"]
 FACTS = ImageClassFacts(
     classes=4,
     class_names=tuple("abcd"),
@@ -52,9 +54,9 @@ def by_hand(network: Network, images: torch.Tensor, architecture: str) -> torch.
 
 def test_a_teacher_and_its_student_each_see_the_images_in_their_own_way(architecture: str, tmp_path: Path) -> None:
     teacher = networks.teacher_network(
-        Teacher(architecture=architecture, weights="published", teach=Training()), FACTS, tmp_path
+        CLASSIFICATION, Teacher(architecture=architecture, weights="published", teach=Training()), FACTS, tmp_path
     ).eval()
-    student = networks.student_network(Student(architecture="resnet8"), FACTS, tmp_path).eval()
+    student = networks.student_network(CLASSIFICATION, Student(architecture="resnet8"), FACTS, tmp_path).eval()
     images = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(teacher(images), by_hand(teacher, images, architecture))
@@ -64,7 +66,9 @@ def test_a_teacher_and_its_student_each_see_the_images_in_their_own_way(architec
 
 
 def test_a_student_that_starts_from_published_weights_keeps_their_input(architecture: str, tmp_path: Path) -> None:
-    student = networks.student_network(Student(architecture=architecture, weights="published"), FACTS, tmp_path)
+    student = networks.student_network(
+        CLASSIFICATION, Student(architecture=architecture, weights="published"), FACTS, tmp_path
+    )
     assert (student.image.size, student.image.mean, student.image.std) == EXPECTED[architecture]
     published, _ = ARCHITECTURES[architecture].published(architecture)
     head = student.layout.classifier
@@ -73,9 +77,9 @@ def test_a_student_that_starts_from_published_weights_keeps_their_input(architec
 
 
 def test_without_weights_the_data_decides_but_a_fixed_size_stays(tmp_path: Path) -> None:
-    fixed = networks.student_network(Student(architecture="timm.test_vit"), FACTS, tmp_path)
+    fixed = networks.student_network(CLASSIFICATION, Student(architecture="timm.test_vit"), FACTS, tmp_path)
     assert (fixed.image.size, fixed.image.mean, fixed.image.std) == (160, FACTS.mean, FACTS.std)
-    free = networks.student_network(Student(architecture="timm.test_resnet"), FACTS, tmp_path)
+    free = networks.student_network(CLASSIFICATION, Student(architecture="timm.test_resnet"), FACTS, tmp_path)
     assert (free.image.size, free.image.mean, free.image.std) == (32, FACTS.mean, FACTS.std)
 
 
@@ -83,7 +87,7 @@ def test_a_fresh_classifier_replaces_every_head(tmp_path: Path, monkeypatch: pyt
     name = "timm.deit_tiny_distilled_patch16_224"
     offline_hub(tmp_path, monkeypatch)
     hub_file(tmp_path, name, dict(timm.create_model(name.removeprefix("timm.")).state_dict()))
-    student = networks.student_network(Student(architecture=name, weights="published"), FACTS, tmp_path)
+    student = networks.student_network(CLASSIFICATION, Student(architecture=name, weights="published"), FACTS, tmp_path)
     shapes = {key: tuple(value.shape) for key, value in student.body.state_dict().items() if key.startswith("head")}
     assert shapes == {"head.weight": (4, 192), "head.bias": (4,), "head_dist.weight": (4, 192), "head_dist.bias": (4,)}
 
@@ -93,7 +97,7 @@ def test_a_network_that_the_installed_library_lacks_ends_the_job_with_a_sentence
 ) -> None:
     monkeypatch.setitem(ARCHITECTURES, "timm.resnet18x", ARCHITECTURES["timm.test_vit"])
     with pytest.raises(Impossible, match=r"the installed timm, .*, has no network 'resnet18x'"):
-        networks.initialised("timm.resnet18x", 0, FACTS)
+        networks.initialised(CLASSIFICATION, "timm.resnet18x", 0, FACTS)
 
 
 def test_weights_that_came_without_a_classifier_can_start_a_student(
@@ -103,9 +107,9 @@ def test_weights_that_came_without_a_classifier_can_start_a_student(
     offline_hub(tmp_path, monkeypatch)
     weights = dict(timm.create_model(name.removeprefix("timm."), num_classes=0).state_dict())
     hub_file(tmp_path, name, weights)
-    student = networks.student_network(Student(architecture=name, weights="published"), FACTS, tmp_path)
+    student = networks.student_network(CLASSIFICATION, Student(architecture=name, weights="published"), FACTS, tmp_path)
     stored = student.body.state_dict()
     assert stored.keys() - weights.keys() == {"head.weight", "head.bias"}
     assert all(torch.equal(stored[key], value) for key, value in weights.items())
     with pytest.raises(Impossible, match="the teacher gives 0 classes, the data set has 4; give teach"):
-        networks.teacher_network(Teacher(architecture=name, weights="published"), FACTS, tmp_path)
+        networks.teacher_network(CLASSIFICATION, Teacher(architecture=name, weights="published"), FACTS, tmp_path)

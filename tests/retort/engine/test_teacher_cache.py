@@ -83,7 +83,7 @@ CHANGES = {
     "augmentation": {"training": {"augmentation": {"crop_padding": 2}}},
     "data_seed": {"training": {"data_seed": 1}},
     "batch_size": {"training": {"batch_size": 16}},
-    "accumulate": {"training": {"accumulate": 2}},
+    "accumulate": {"training": {"gradient_accumulation": 2}},
     "precision": {"training": {"precision": "bfloat16"}},
     "threads": {"training": {"threads": 2}},
 }
@@ -199,7 +199,7 @@ def test_an_epoch_that_did_not_end_leaves_nothing(tmp_path, monkeypatch):
 
 def test_outputs_are_not_rounded_where_the_recipe_keeps_none(tmp_path):
     kept = run(recipe_of(KD), tmp_path / "kept")
-    exact = run(recipe_of(KD, keep_teacher_outputs=False), tmp_path / "exact", tmp_path / "store")
+    exact = run(recipe_of(KD, cache_teacher_outputs=False), tmp_path / "exact", tmp_path / "store")
     assert kept.digest() != exact.digest()
     assert not (tmp_path / "store").exists()
 

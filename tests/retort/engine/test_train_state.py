@@ -1,43 +1,8 @@
+"""A run with every augmentation."""
+
 import math
 
-import pytest
-import torch
-from torch.nn import functional as F
-
-from retort.engine.train_state import cross_entropy
-from retort.method import STUDENT, Batch, Mixing, Outputs
-from retort.view import CLEAN
 from tests.retort.engine.runs import recipe_of, run
-
-N, K = 6, 5
-
-
-def batch(logits, labels, mixed=None):
-    nothing = torch.tensor(0)
-    made = {} if mixed is None else {CLEAN: mixed}
-    outputs = {(STUDENT, CLEAN): Outputs(logits)}
-    return Batch(outputs, labels, torch.arange(N), nothing, nothing, nothing, nothing, made)
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_cross_entropy_of_mixed_images_counts_both_labels_by_their_shares(smoothing):
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(N, K, generator=generator)
-    labels, partner = torch.arange(N) % K, torch.arange(N).roll(2)
-    weight = 0.5 + torch.rand(N, generator=generator) / 2
-    found = cross_entropy(logits, batch(logits, labels, Mixing(torch.arange(N), partner, weight)), smoothing)
-    soft = weight[:, None] * F.one_hot(labels, K) + (1 - weight)[:, None] * F.one_hot(labels[partner], K)
-    torch.testing.assert_close(found, F.cross_entropy(logits, soft, label_smoothing=smoothing))
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_unmixed_images_have_one_label(smoothing):
-    logits, labels = torch.randn(N, K, generator=torch.Generator().manual_seed(0)), torch.arange(N) % K
-    whole = Mixing(torch.arange(N), torch.arange(N).roll(1), torch.ones(N))
-    wanted = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-    assert torch.equal(cross_entropy(logits, batch(logits, labels), smoothing), wanted)
-    torch.testing.assert_close(cross_entropy(logits, batch(logits, labels, whole), smoothing), wanted)
-
 
 EVERYTHING = {
     "resized_crop": {"area": [0.5, 1.0]},

@@ -14,7 +14,8 @@ from retort.engine.optimize import load_optimizer, make_optimizer
 from retort.engine.train_state import TrainState
 from retort.network import Network
 from retort.recipe import Recipe, Training
-from retort.validation import review
+from retort.tasks import TASKS
+from retort.validation import validate
 from tests.retort.engine.runs import recipe_of, run
 
 KD = {"name": "kd"}
@@ -27,7 +28,8 @@ def weights(ended) -> dict[str, torch.Tensor]:
 
 def learner_of(**training: object) -> TrainState:
     settings = Training.model_validate({"optimizer": {"name": "sgd", "learning_rate": 0.1}} | training)
-    return TrainState("student", 0, initialised("resnet8", 0, FACTS), settings)
+    task = TASKS["classification"]
+    return TrainState("student", 0, initialised(task, "resnet8", 0, FACTS), settings, task)
 
 
 def give_gradients(train_state: TrainState, seed: int) -> None:
@@ -121,7 +123,7 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(tmp_path, monkeypatch):
     monkeypatch.setattr("retort.engine.networks.initialised", build_plain)
     options = {"batch_size": 25, "optimizer": {"name": "sgd", "learning_rate": 0.001}}
     whole = run(recipe_of(KD, **options), tmp_path / "whole")
-    parts = run(recipe_of(KD, accumulate=4, **options), tmp_path / "parts")
+    parts = run(recipe_of(KD, gradient_accumulation=4, **options), tmp_path / "parts")
     for a, b in zip(weights(whole).values(), weights(parts).values(), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
     for a, b in zip(whole.metrics(), parts.metrics(), strict=True):
@@ -129,11 +131,12 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("method", "training"), [
-    ("dist", {"accumulate": 2}), ("crd", {"accumulate": 2}), ("nckd", {"on_out_of_memory": "accumulate"}),
+    ("dist", {"gradient_accumulation": 2}), ("crd", {"gradient_accumulation": 2}),
+    ("nckd", {"on_out_of_memory": "accumulate"}),
 ])  # fmt: skip
 def test_what_needs_the_whole_batch_refuses_parts(method, training):
     recipe = Recipe.model_validate(recipe_of({"name": method}, **training))
-    (problem,) = review(recipe, FACTS).problems
+    (problem,) = validate(recipe, FACTS).problems
     assert problem.pointer == "/students/0/methods/0"
     assert problem.detail.startswith(f"{method}: its terms need the whole batch at once")
 
@@ -142,7 +145,7 @@ def test_parts_of_one_image_are_refused():
     with pytest.raises(
         ValidationError, match="accumulate is 20; each part of a batch of 32 must hold 2 images at least"
     ):
-        Recipe.model_validate(recipe_of(KD, accumulate=20))
+        Recipe.model_validate(recipe_of(KD, gradient_accumulation=20))
 
 
 def fit_at_most(monkeypatch: pytest.MonkeyPatch, images: int) -> list[int]:
@@ -179,10 +182,10 @@ def test_a_batch_that_does_not_fit_says_which_would(limit, found, tmp_path, monk
 
 
 def test_a_batch_that_does_not_fit_is_computed_in_parts_if_the_recipe_says_so(tmp_path, monkeypatch):
-    recipe = recipe_of(KD, accumulate=4)
+    recipe = recipe_of(KD, gradient_accumulation=4)
     recipe["teacher"]["teach"] |= {"batch_size": 8}
     wanted = run(recipe, tmp_path / "wanted")
-    recipe["training"] |= {"accumulate": 1, "on_out_of_memory": "accumulate"}
+    recipe["training"] |= {"gradient_accumulation": 1, "on_out_of_memory": "accumulate"}
     fit_at_most(monkeypatch, 8)
     found = run(recipe, tmp_path / "found", tmp_path / "store")
     assert found.digest() == wanted.digest()

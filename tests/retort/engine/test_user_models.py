@@ -248,9 +248,9 @@ def test_an_onnx_file_is_taken_in_checked_and_teaches(bench: Bench) -> None:
         "training": TRAINING | {"epochs": 1},
         "exports": [{"name": "safetensors"}],
     }
-    assert bench.run(DISTILL, recipe | {"require_teacher_accuracy": 0.8}) == FINISHED
-    assert bench.run(DISTILL, recipe | {"require_teacher_accuracy": 1.0}) == IMPOSSIBLE
-    assert "require_teacher_accuracy is 1" in bench.refusal()
+    assert bench.run(DISTILL, recipe | {"require_teacher": 0.8}) == FINISHED
+    assert bench.run(DISTILL, recipe | {"require_teacher": 1.0}) == IMPOSSIBLE
+    assert "require_teacher is 1" in bench.refusal()
     assert bench.run(DISTILL, recipe | {"methods": [{"name": "fitnet"}]}) == IMPOSSIBLE
     assert bench.refusal() == "fitnet: it needs the teacher's stage maps, and an ONNX file gives logits alone"
 

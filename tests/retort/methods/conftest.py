@@ -4,15 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from retort.engine.views import DrawContext, make
 
 from retort.architecture import Input
 from retort.architectures import ARCHITECTURES, CARDS
 from retort.dataset import ImageClassFacts
 from retort.engine.networks import freeze
 from retort.engine.students import StudentFactory, make_student_state, phase_train_state
+from retort.images.views import DrawContext, make
 from retort.method import Batch, MethodError, Setup
 from retort.recipe import SGD, Student, Training
+from retort.tasks import TASKS
 from retort.view import CLEAN
 
 CLASSES, IMAGES, SIDE = 10, 40, 8
@@ -34,7 +35,7 @@ TEACHERS = ("resnet8x4", "resnet14")
 
 def serves(method, student, teacher):
     try:
-        method.check(Setup(FACTS, CARDS[student], CARDS[teacher], 8, 2, CARDS))
+        method.check(Setup(FACTS, FACTS.classes, CARDS[student], CARDS[teacher], 8, 2, CARDS))
     except MethodError:
         return False
     return True
@@ -50,6 +51,7 @@ class Pair:
         self.targets = torch.arange(IMAGES) % CLASSES
         self.teacher = freeze(self.build(teacher, side))
         self.factory = StudentFactory(
+            task=TASKS["classification"],
             facts=FACTS.model_copy(update={"image_size": side}),
             training=Training(epochs=2, batch_size=8, optimizer=SGD(learning_rate=0.02)),
             device=torch.device("cpu"),
@@ -100,7 +102,7 @@ class Pair:
             reads = {t.reads for t in train_state.taps if (t.network, t.view) == key}
             network = train_state.network if tap.network == train_state.spec else self.factory.frozen[tap.network]
             with torch.set_grad_enabled(tap.network == train_state.spec):
-                outputs[key] = network.read(views[tap.view].images.to(network.get_buffer("mean").dtype), reads)
+                outputs[key] = network.read(views[tap.view].inputs.to(network.get_buffer("mean").dtype), reads)
         if change is not None:
             outputs = {key: changed(value, change) for key, value in outputs.items()}
         mixed = {view: made.mixed for view, made in views.items() if made.mixed is not None}

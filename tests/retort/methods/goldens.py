@@ -20,8 +20,9 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from retort.method import STUDENT, TEACHER, Batch, Outputs
+from retort.method import STUDENT, TEACHER, Batch
 from retort.methods import CONFORMANCE
+from retort.outputs import Outputs
 from retort.view import CLEAN
 
 FOLDER = Path(os.environ.get("RETORT_GOLDENS") or Path(__file__).parents[2] / "goldens")

@@ -5,13 +5,14 @@ import torch
 from torch.nn import functional as F
 
 from retort.architectures import CARDS
-from retort.method import STUDENT, TEACHER, MethodError, Outputs, Setup
+from retort.method import STUDENT, TEACHER, MethodError, Setup
 from retort.methods.cat_kd import CATKD
+from retort.outputs import Outputs
 from retort.view import CLEAN
 from tests.retort.methods.conftest import FACTS
 from tests.retort.methods.goldens import batch_of
 
-SETUP = Setup(FACTS, CARDS["resnet8"], CARDS["resnet8x4"], 8, 2, CARDS)
+SETUP = Setup(FACTS, FACTS.classes, CARDS["resnet8"], CARDS["resnet8x4"], 8, 2, CARDS)
 
 
 def batch_of_maps(given):

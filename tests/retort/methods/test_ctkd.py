@@ -83,7 +83,7 @@ def test_it_starts_at_the_published_temperature(pair):
 
 
 def test_a_base_with_a_temperature_of_its_own():
-    setup = Setup(FACTS, CARDS["resnet8"], CARDS["resnet8x4"], 8, 2, CARDS)
+    setup = Setup(FACTS, FACTS.classes, CARDS["resnet8"], CARDS["resnet8x4"], 8, 2, CARDS)
     CTKD(base=DKD(beta=2)).check(setup)
     with pytest.raises(MethodError, match=r"the temperature is trained, but base\.temperature is 2; leave it out"):
         CTKD(base=KD(temperature=2)).check(setup)

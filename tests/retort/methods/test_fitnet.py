@@ -25,7 +25,7 @@ def golden(case, given):
     }
 
 
-SETUP = Setup(FACTS, CARDS["resnet8"], CARDS["resnet8x4"], 8, 2, CARDS)
+SETUP = Setup(FACTS, FACTS.classes, CARDS["resnet8"], CARDS["resnet8x4"], 8, 2, CARDS)
 
 
 @pytest.mark.parametrize("teacher", [1, 2, 3, 4, 5, 6, 7, 8, 9])

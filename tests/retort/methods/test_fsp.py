@@ -9,7 +9,7 @@ from retort.methods.fsp import FSP
 from tests.retort.methods.conftest import FACTS
 from tests.retort.methods.goldens import batch_of
 
-SETUP = Setup(FACTS, CARDS["resnet8"], CARDS["resnet20"], 8, 2, CARDS)
+SETUP = Setup(FACTS, FACTS.classes, CARDS["resnet8"], CARDS["resnet20"], 8, 2, CARDS)
 
 
 def flow(given, **fields):

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from retort.architectures import CARDS
-from retort.method import STUDENT, TEACHER, MethodError, Outputs, Tap
+from retort.method import STUDENT, TEACHER, MethodError, Tap
 from retort.methods._layers import FurtherNetwork
 from retort.methods.information_flow import AuxiliaryTeacher, InformationFlow, _layers, _student_t_kernel
+from retort.outputs import Outputs
 from retort.view import CLEAN
 from tests.retort.methods.goldens import batch_of
 

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from retort.architectures import CARDS
-from retort.method import STUDENT, TEACHER, MethodError, Outputs
+from retort.method import STUDENT, TEACHER, MethodError
 from retort.methods.itrd import ITRD, decorrelation, missing_information
+from retort.outputs import Outputs
 from retort.view import CLEAN
 from tests.retort.methods.goldens import batch_of, fill
 

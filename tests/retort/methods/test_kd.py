@@ -9,7 +9,7 @@ from retort.methods.lskd import LSKD
 from tests.retort.methods.conftest import FACTS
 from tests.retort.methods.goldens import batch_of, cross_entropy
 
-SETUP = Setup(FACTS, CARDS["resnet8"], CARDS["resnet20"], 6, 2, CARDS)
+SETUP = Setup(FACTS, FACTS.classes, CARDS["resnet8"], CARDS["resnet20"], 6, 2, CARDS)
 
 
 def golden(case, given):

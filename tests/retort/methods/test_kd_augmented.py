@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from retort.method import STUDENT, TEACHER, Outputs
+from retort.method import STUDENT, TEACHER
 from retort.methods.kd import KD, softened_divergence
 from retort.methods.kd_augmented import VIEWS, KDAugmented
+from retort.outputs import Outputs
 from retort.view import CLEAN
 from tests.retort.methods.goldens import batch_of
 

@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from retort.method import STUDENT, TEACHER, Outputs
+from retort.method import STUDENT, TEACHER
 from retort.methods.kd import softened_divergence
 from retort.methods.mlld import MLLD, STRONG, at_or_below_median, batch_distance, class_distance
+from retort.outputs import Outputs
 from retort.view import CLEAN
 from tests.retort.methods.goldens import batch_of, cross_entropy
 

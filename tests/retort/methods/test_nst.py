@@ -42,7 +42,7 @@ def test_it_is_the_mean_over_all_pairs_of_channels():
 
 
 def test_networks_of_one_stage_are_refused():
-    setup = Setup(FACTS, CARDS["resnet8"], CARDS["resnet8x4"], 8, 2, CARDS)
+    setup = Setup(FACTS, FACTS.classes, CARDS["resnet8"], CARDS["resnet8x4"], 8, 2, CARDS)
     NST().check(setup)
     with pytest.raises(MethodError, match=r"the teacher torchvision.vit_b_16 has one stage; 2 are needed"):
         NST().check(replace(setup, teacher=CARDS["torchvision.vit_b_16"]))

@@ -42,7 +42,7 @@ def test_a_method_refuses_the_pair_in_a_sentence_or_computes_with_it(name, stude
     method = METHODS[name](name=name)
     if name in REFUSED:
         with pytest.raises(MethodError, match=REFUSED[name]):
-            method.check(Setup(FACTS, CARDS[student], CARDS[teacher], 8, 2, CARDS))
+            method.check(Setup(FACTS, FACTS.classes, CARDS[student], CARDS[teacher], 8, 2, CARDS))
         return
     made = pair(method, student=student, teacher=teacher, side=32)
     assert made.train_states

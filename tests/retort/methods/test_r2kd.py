@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from retort.architectures import CARDS
-from retort.method import STUDENT, TEACHER, Outputs, Setup
+from retort.method import STUDENT, TEACHER, Setup
 from retort.methods.r2kd import (
     R2KD,
     PrunedTeacher,
@@ -15,6 +15,7 @@ from retort.methods.r2kd import (
     soft_ranks,
     value_distance,
 )
+from retort.outputs import Outputs
 from retort.view import CLEAN, AutoAugment, CutMix
 from tests.retort.methods.conftest import FACTS
 from tests.retort.methods.goldens import batch_of, cross_entropy
@@ -136,7 +137,7 @@ def test_each_view_gives_its_terms(pair, augmentation):
 @pytest.mark.parametrize(("pixels", "policy"), [(28, "cifar10"), (32, "cifar10"), (33, "imagenet"), (224, "imagenet")])
 def test_the_policy_of_autoaugment_depends_on_the_images_size(pixels, policy):
     facts = FACTS.model_copy(update={"image_size": pixels})
-    setup = Setup(facts, CARDS["resnet8"], CARDS["resnet8x4"], 8, 2, CARDS)
+    setup = Setup(facts, facts.classes, CARDS["resnet8"], CARDS["resnet8x4"], 8, 2, CARDS)
     assert R2KD(augmentation="autoaugment").views(setup) == {CLEAN, AutoAugment(policy)}
 
 

@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from retort.architectures import CARDS
-from retort.method import STUDENT, TEACHER, Batch, MethodError, Outputs, Setup
+from retort.method import STUDENT, TEACHER, Batch, MethodError, Setup
 from retort.methods.residual_kd import ResidualKD
+from retort.outputs import Outputs
 from retort.view import CLEAN
 from tests.retort.methods.conftest import FACTS
 
-SETUP = Setup(FACTS, CARDS["resnet8"], CARDS["resnet8x4"], 8, 2, CARDS)
+SETUP = Setup(FACTS, FACTS.classes, CARDS["resnet8"], CARDS["resnet8x4"], 8, 2, CARDS)
 
 
 def terms(student, assistant, teacher, method=None):

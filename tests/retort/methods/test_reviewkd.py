@@ -12,7 +12,7 @@ from tests.retort.methods.conftest import FACTS
 from tests.retort.methods.goldens import fill
 from tests.retort.methods.stages import batch_behind_a_stem
 
-SETUP = Setup(FACTS, CARDS["resnet8"], CARDS["resnet8x4"], 8, 2, CARDS)
+SETUP = Setup(FACTS, FACTS.classes, CARDS["resnet8"], CARDS["resnet8x4"], 8, 2, CARDS)
 
 
 def golden(case, given):

@@ -11,7 +11,7 @@ from retort.methods.simkd import ReusedClassifier, SimKD
 from tests.retort.methods.conftest import FACTS
 from tests.retort.methods.goldens import batch_of, fill
 
-SETUP = Setup(FACTS, CARDS["resnet8"], CARDS["resnet8x4"], 8, 2, CARDS)
+SETUP = Setup(FACTS, FACTS.classes, CARDS["resnet8"], CARDS["resnet8x4"], 8, 2, CARDS)
 
 
 def golden(case, given):

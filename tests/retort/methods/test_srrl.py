@@ -73,7 +73,7 @@ def test_a_classifier_without_bias():
 
 
 def test_a_teacher_without_a_linear_classifier_is_refused():
-    setup = Setup(FACTS, CARDS["torchvision.squeezenet1_0"], CARDS["resnet8x4"], 8, 2, CARDS)
+    setup = Setup(FACTS, FACTS.classes, CARDS["torchvision.squeezenet1_0"], CARDS["resnet8x4"], 8, 2, CARDS)
     SRRL().check(setup)
     with pytest.raises(MethodError, match=r"the teacher torchvision.squeezenet1_0 has no linear classifier"):
         SRRL().check(replace(setup, teacher=CARDS["torchvision.squeezenet1_0"]))

@@ -52,7 +52,7 @@ def test_the_best_variance_is_the_mean_square_of_the_error():
 
 
 def test_networks_of_one_stage_are_refused():
-    setup = Setup(FACTS, CARDS["resnet8"], CARDS["resnet8x4"], 8, 2, CARDS)
+    setup = Setup(FACTS, FACTS.classes, CARDS["resnet8"], CARDS["resnet8x4"], 8, 2, CARDS)
     VID().check(setup)
     with pytest.raises(MethodError, match=r"the student torchvision.vit_b_16 has one stage; 2 are needed"):
         VID().check(replace(setup, student=CARDS["torchvision.vit_b_16"]))

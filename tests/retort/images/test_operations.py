@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
-from retort.engine.operations import FAMILIES, NUMBER, OPERATIONS, apply
 from torchvision.transforms.v2 import functional
+
+from retort.images.operations import FAMILIES, NUMBER, OPERATIONS, apply
 
 N = 24
 

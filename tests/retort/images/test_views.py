@@ -2,11 +2,11 @@ from hashlib import sha256
 
 import pytest
 import torch
-from retort.engine.views import DrawContext, augment, draw_boxes, make, mix
 from torchvision.transforms.v2 import functional
 
 from retort import augmentation as asked
 from retort.augmentation import Augmentation, Erasing, MixupOrCutMix, ResizedCrop, TrivialAugment
+from retort.images.views import DrawContext, augment, draw_boxes, make, mix
 from retort.view import CLEAN, AutoAugment, CutMix, CutMixPick, Cutout, Mixup, RandAugment
 
 N, SIDE = 16, 12
@@ -191,19 +191,19 @@ def test_of_mixed_images_the_larger_share_is_their_own(how):
         weight = made.mixed.weight
         assert 0.5 <= weight.min() == weight.max() <= 1
         other = images[made.mixed.partner]
-        own = (made.images == images).all(1)
-        if weight[0] < 1 and (own | (made.images == other).all(1)).all():
+        own = (made.inputs == images).all(1)
+        if weight[0] < 1 and (own | (made.inputs == other).all(1)).all():
             torch.testing.assert_close(own.float().mean((1, 2)), weight)
             cut += 1
         else:
-            torch.testing.assert_close(made.images, torch.lerp(other, images, weight.view(-1, 1, 1, 1)))
+            torch.testing.assert_close(made.inputs, torch.lerp(other, images, weight.view(-1, 1, 1, 1)))
     assert {"mixup": cut == 0, "cutmix": cut > 40, "mixup_or_cutmix": 10 < cut < 50}[how.name]
 
 
 def test_some_batches_are_left_as_they_are():
     images = torch.rand(N, 3, SIDE, SIDE)
     left = [mix(images, asked.Mixup(probability=0.3), draw_context(step=step)) for step in range(200)]
-    untouched = [made for made in left if torch.equal(made.images, images)]
+    untouched = [made for made in left if torch.equal(made.inputs, images)]
     assert len(untouched) / 200 == pytest.approx(0.7, abs=0.16)
     assert all(torch.equal(made.mixed.weight, torch.ones(N)) for made in untouched)
 
@@ -211,14 +211,14 @@ def test_some_batches_are_left_as_they_are():
 def test_without_a_mix_nothing_is_said_to_be_mixed():
     images = torch.rand(N, 3, SIDE, SIDE)
     made = mix(images, None, draw_context())
-    assert made.images is images
+    assert made.inputs is images
     assert made.mixed is None
 
 
 def test_clean_is_clean():
     images = torch.rand(N, 3, SIDE, SIDE)
     made = make(CLEAN, images, draw_context())
-    assert made.images is images
+    assert made.inputs is images
     assert made.mixed is None
 
 
@@ -226,7 +226,7 @@ def test_mixup_blends_each_image_with_its_partner():
     images = torch.rand(N, 3, SIDE, SIDE)
     made = make(Mixup(alpha=0.5), images, draw_context())
     weight = made.mixed.weight[:, None, None, None]
-    torch.testing.assert_close(made.images, weight * images + (1 - weight) * images[made.mixed.partner])
+    torch.testing.assert_close(made.inputs, weight * images + (1 - weight) * images[made.mixed.partner])
     assert torch.equal(made.mixed.partner.sort().values, torch.arange(N))
 
 
@@ -234,8 +234,8 @@ def test_mixup_blends_each_image_with_its_partner():
 def test_cutmix_says_the_share_that_it_left(step):
     images = torch.rand(N, 3, SIDE, SIDE)
     made = make(CutMix(), images, draw_context(step=step))
-    own = (made.images == images).all(1)
-    other = (made.images == images[made.mixed.partner]).all(1)
+    own = (made.inputs == images).all(1)
+    other = (made.inputs == images[made.mixed.partner]).all(1)
     assert (own | other).all()
     moved = made.mixed.partner != torch.arange(N)
     torch.testing.assert_close(own[moved].float().mean((1, 2)), made.mixed.weight[moved])
@@ -244,10 +244,10 @@ def test_cutmix_says_the_share_that_it_left(step):
 def test_cutout_covers_a_square_of_its_own_with_the_mean_colour():
     images = torch.rand(N, 3, SIDE, SIDE) + 1
     made = make(Cutout(share=0.25), images, draw_context())
-    covered = (made.images != images).all(1)
+    covered = (made.inputs != images).all(1)
     assert covered.flatten(1).sum(1).max() == 9
     assert covered.flatten(1).sum(1).min() >= 2
-    assert torch.equal(made.images[0][:, covered[0]][:, 0], torch.tensor([0.1, 0.2, 0.3]))
+    assert torch.equal(made.inputs[0][:, covered[0]][:, 0], torch.tensor([0.1, 0.2, 0.3]))
     assert len({tuple(mask.flatten().tolist()) for mask in covered}) > 1
 
 
@@ -256,8 +256,8 @@ def test_views_repeat_and_change_from_step_to_step(view):
     images = torch.rand(N, 3, SIDE, SIDE)
     first, again = make(view, images, draw_context()), make(view, images, draw_context())
     later = make(view, images, draw_context(epoch=3, step=60))
-    assert torch.equal(first.images, again.images)
-    assert not torch.equal(first.images, later.images)
+    assert torch.equal(first.inputs, again.inputs)
+    assert not torch.equal(first.inputs, later.inputs)
 
 
 @pytest.mark.parametrize("view", [Mixup(), CutMix(), CutMixPick()])
@@ -279,9 +279,9 @@ def test_the_picked_images_are_those_of_highest_entropy():
     made = make(CutMixPick(runs=3), images, draw_context(teacher=teacher))
     (candidates,) = asked
     assert len(candidates) == 3 * N
-    entropies = [torch.distributions.Categorical(logits=teacher(x)).entropy() for x in (candidates, made.images)]
+    entropies = [torch.distributions.Categorical(logits=teacher(x)).entropy() for x in (candidates, made.inputs)]
     torch.testing.assert_close(entropies[1], entropies[0].sort(descending=True).values[:N])
-    for image, i, j, weight in zip(made.images, *vars(made.mixed).values(), strict=True):
+    for image, i, j, weight in zip(made.inputs, *vars(made.mixed).values(), strict=True):
         from_itself = (image == images[i]).all(0)
         assert torch.equal(image, torch.where(from_itself, images[i], images[j]))
         assert from_itself.float().mean() == pytest.approx(weight.item())
@@ -291,13 +291,13 @@ def test_the_picked_images_are_those_of_highest_entropy():
 def test_each_image_is_changed_by_draws_of_its_own(view):
     images = torch.rand(1, 3, SIDE, SIDE).expand(N, -1, -1, -1)
     state = torch.get_rng_state()
-    made = make(view, images, draw_context()).images
+    made = make(view, images, draw_context()).inputs
     assert made.shape == images.shape
     assert 0 <= made.min() <= made.max() <= 1
     assert len({tuple(image.flatten().tolist()) for image in made}) > N / 2
     assert torch.equal(torch.get_rng_state(), state)
     some = torch.tensor([3, 9])
-    assert torch.equal(make(view, images[some], draw_context(some, step=99)).images, made[some])
+    assert torch.equal(make(view, images[some], draw_context(some, step=99)).inputs, made[some])
 
 
 @pytest.mark.parametrize("settings", [*EACH, ALL], ids=lambda settings: " ".join(settings))
@@ -307,7 +307,7 @@ def test_off_the_cpu_nothing_synchronises_with_the_host_and_shapes_are_fixed(pix
     there = DrawContext(0, 2, 40, torch.arange(N, device=meta), torch.empty(1, 3, 1, 1, device=meta))
     for how in (None, *MIXES):
         made = mix(augment(pixels.to(meta), Augmentation(**settings), there), how, there)
-        assert made.images.shape == pixels.shape
-        assert made.images.dtype == torch.float32
+        assert made.inputs.shape == pixels.shape
+        assert made.inputs.dtype == torch.float32
     for view in (RandAugment(), AutoAugment(), Cutout(), CutMix(), Mixup()):
-        assert make(view, made.images, there).images.shape == pixels.shape
+        assert make(view, made.inputs, there).inputs.shape == pixels.shape

@@ -4,12 +4,12 @@ from functools import partial
 
 import pytest
 import torch
-from retort.engine.operations import NUMBER, OPERATIONS, apply
-from retort.engine.policies import chosen, follow
 from torchvision.transforms import v2
 
 from retort import draws
 from retort.augmentation import AutoAugment, RandAugment, TrivialAugment
+from retort.images.operations import NUMBER, OPERATIONS, apply
+from retort.images.policies import chosen, follow
 
 CPU = torch.device("cpu")
 MANY = 20_000
