@@ -23,7 +23,8 @@ from retort.engine.interrupt import (
 from service.blobs.repository import BlobDraft, BlobGone, write_blob
 from service.claims import service
 from service.claims.repository import LostLease
-from service.claims.service import NewArtifact, Order, Trouble
+from service.claims.service import Directive as Order
+from service.claims.service import NewArtifact, Trouble
 from service.db import transaction
 from service.jobs.models import TERMINAL, State, Wanted
 from service.kinds import EFFECTS

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from retort.event import Checkpoint, Event, Progress
 from service.claims import service
 from service.claims.repository import Claim
-from service.claims.service import Order
+from service.claims.service import Directive as Order
 from worker import metrics as meters
 
 EVENT_SECONDS = 0.2

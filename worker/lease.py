@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from service.claims import service
 from service.claims.repository import Claim, LostLease
-from service.claims.service import Order
+from service.claims.service import Directive as Order
 from service.db import transaction
 from service.logs import logger_for
 from worker import metrics as meters

@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 
 from service.claims import service
 from service.claims.repository import Claim, LostLease
-from service.claims.service import Order
+from service.claims.service import Directive as Order
 from service.db import transaction
 from service.jobs.models import JobRow, State, Wanted
 from tests.conftest import wait_until
