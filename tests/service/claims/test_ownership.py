@@ -38,8 +38,8 @@ from service.kinds import EFFECTS
 from service.projects.models import ProjectRow
 from service.workers import repository
 from service.workers.repository import Machine
+from tests.service.claims.conftest import Later
 from tests.service.rows import add_job, add_project
-from tests.service.workers.conftest import Later
 
 pytestmark = pytest.mark.usefixtures("database")
 
