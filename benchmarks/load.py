@@ -70,7 +70,7 @@ def queue(count: int) -> tuple[list[str], list[list[str]]]:
         assert resolved is not None
         recipe, now = resolved.model_dump(mode="json"), time.time()
         made = [(f"job_{number:08d}", projects[number % PROJECTS], now - count + number) for number in range(count)]
-        common = {"recipe": recipe, "latest": {}, "max_attempts": 5, "next_event": 2, "body_digest": "0" * 64}
+        common = {"spec": recipe, "latest": {}, "max_attempts": 5, "next_event": 2, "body_digest": "0" * 64}
         rows = [{"id": job, "project_id": owner, "created_at": at, **common} for job, owner, at in made]
         first = {"number": 1, "kind": "created", "attempt": 0, "body": {"text": None, "data": {}}}
         session.execute(insert(JobRow), rows)

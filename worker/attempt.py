@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import retort.order
 from retort.engine.interrupt import (
     DISK_FULL,
     FINISHED,
@@ -20,11 +19,11 @@ from retort.engine.interrupt import (
     STOPPED,
     UNREACHABLE,
 )
-from retort.order import CacheDirectory, Paths
+from retort.order import CacheDirectory, Order, Paths
 from service.blobs.repository import BlobDraft, BlobGone, write_blob
 from service.claims import service
 from service.claims.repository import LostLease
-from service.claims.service import NewArtifact, Order, Trouble
+from service.claims.service import Directive, NewArtifact, Trouble
 from service.db import transaction
 from service.jobs.models import TERMINAL, State, Wanted
 from service.kinds import EFFECTS
@@ -45,7 +44,7 @@ that can be copied in time."""
 COPY_SECONDS = 600.0
 """Seconds that a copy of the last checkpoint may take where the worker goes on; the job is held meanwhile."""
 
-LEAVE = frozenset({Order.pause, Order.cancel, Order.expire})
+LEAVE = frozenset({Directive.pause, Directive.cancel, Directive.expire})
 """Orders on which the engine leaves a checkpoint and ends."""
 MACHINE_CAUSES = {UNREACHABLE: "unreachable", MEMORY_RAN_OUT: "memory_ran_out", DISK_FULL: "disk_full"}
 """Causes by exit codes of the engine that another attempt may not meet again."""
@@ -117,18 +116,18 @@ class Attempt:
     def _check_wanted(self) -> None:
         """Raise Withdrawal when the job is not to be begun any more, and LostLease when it is not ours."""
         self._lease.check()
-        if self._stopping.is_set() or self._lease.order in LEAVE:
+        if self._stopping.is_set() or self._lease.directive in LEAVE:
             raise Withdrawal
 
     def _give_up(self) -> State:
         """End or put back a job whose engine has not begun."""
-        if self._lease.order is Order.cancel:
+        if self._lease.directive is Directive.cancel:
             return self._conclude(service.cancel)
-        if self._lease.order is Order.expire:
+        if self._lease.directive is Directive.expire:
             return self._conclude(service.expire)
         return self._conclude(service.hand_back)
 
-    def _make_order(self) -> retort.order.Order:
+    def _make_order(self) -> Order:
         # A project's own: the time that a job takes would tell others what was trained before.
         teacher_cache = self._settings.storage / "teacher_outputs" / self._claim.project_id
         workspace, cell = self._workspace, self._engine.cell
@@ -141,7 +140,7 @@ class Attempt:
             checkpoint_seconds=self._settings.checkpoint_seconds,
             teacher_cache=CacheDirectory(path=teacher_cache, max_bytes=self._settings.teacher_cache_bytes),
         )
-        return retort.order.Order(
+        return Order(
             kind=self._claim.kind,
             spec=self._claim.spec,
             paths=paths,
@@ -165,28 +164,28 @@ class Attempt:
 
     def _write_events(self) -> None:
         with transaction() as session:
-            order = self._events.write(session, self._claim)
+            directive = self._events.write(session, self._claim)
         self._events.clear()
-        self._lease.order = order
+        self._lease.directive = directive
 
     def _steer(self) -> None:
-        """Pass on to the engine an order of the job's owner, its deadline or a stopping worker; kill it once its grace
+        """Pass on to the engine a directive of the job's owner, its deadline or a stopping worker; kill it once its grace
         is over."""
-        order = self._lease.order
-        if self._terminated_at is None and (self._stopping.is_set() or order in LEAVE):
+        directive = self._lease.directive
+        if self._terminated_at is None and (self._stopping.is_set() or directive in LEAVE):
             self._log.info("the engine is asked to stop")
             self._terminated_at = time.monotonic()
             self._engine.terminate()
         if self._terminated_at is not None and time.monotonic() >= self._terminated_at + self._settings.grace_seconds:
             self._engine.kill()
-        if order is Order.stop and not self._finish_sent:
+        if directive is Directive.stop and not self._finish_sent:
             self._log.info("the engine is asked to finish with what it has")
             self._finish_sent = True
             self._engine.send("finish")
 
     def _settle(self, end: End) -> State:
         terminated = self._terminated_at is not None
-        if terminated and self._lease.order is Order.cancel:
+        if terminated and self._lease.directive is Directive.cancel:
             return self._conclude(service.cancel)
         if end.code == FINISHED:
             return self._store_files()
@@ -196,7 +195,7 @@ class Attempt:
             return self._conclude(service.fail, Trouble("spec", "out_of_memory", self._refusal(end)))
         if end.code == NOTHING_TO_KEEP:
             return self._conclude(service.cancel, self._refusal(end))
-        if terminated and self._lease.order is Order.expire:
+        if terminated and self._lease.directive is Directive.expire:
             return self._conclude(service.expire)
         self._copies.finish(self._copy_deadline(time.monotonic()))
         if terminated:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from retort.event import Checkpoint, Event, Progress
 from service.claims import service
 from service.claims.repository import Claim
-from service.claims.service import Order
+from service.claims.service import Directive
 from worker import metrics
 
 EVENT_SECONDS = 0.2
@@ -60,7 +60,7 @@ class EventBuffer:
         events_due = bool(self._events) and now >= self._next_events_at
         return events_due or (self._progress is not None and now >= self._next_progress_at)
 
-    def write(self, session: Session, claim: Claim) -> Order:
+    def write(self, session: Session, claim: Claim) -> Directive:
         """Write all that is held; call `clear` once that is committed. Raises LostLease."""
         return service.record(session, claim, self._events, self._progress, self._phase)
 

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from service.claims import service
 from service.claims.repository import Claim, LostLease
-from service.claims.service import Order
+from service.claims.service import Directive
 from service.db import transaction
 from service.logs import logger_for
 from worker import metrics
@@ -58,8 +58,8 @@ class Lease:
     ) -> None:
         self.claim = claim
         self._log = logger_for(__name__, job=claim.job_id, attempt=claim.attempt, fence=claim.fence)
-        self.order = Order(claim.wanted)
-        """The job's order as of the last renewal."""
+        self.directive = Directive(claim.wanted)
+        """The job's directive as of the last renewal."""
         self._seconds = seconds
         self._every_seconds = every_seconds
         self._ends_at = claimed_at + seconds
@@ -113,7 +113,7 @@ class Lease:
         before = boottime()
         try:
             with transaction() as session:
-                self.order = service.renew(session, self.claim, self._seconds)
+                self.directive = service.renew(session, self.claim, self._seconds)
                 self._also(session)
                 self.check()  # after a long wait for the database the job was given up, and is not taken again
         except LostLease as lost:

@@ -33,7 +33,7 @@ Effect = Callable[[Session, Claim, Mapping[str, str]], None]
 """Changes other rows when a job succeeds, in the transaction that ends it; gets the ids of its files' blobs by name."""
 
 
-class Order(StrEnum):
+class Directive(StrEnum):
     """An instruction to the worker that holds a job."""
 
     run = "run"
@@ -97,7 +97,7 @@ def _take_turn(session: Session, worker_id: str, lease_seconds: float, machine: 
             continue  # each time somebody else has got on
 
 
-def renew(session: Session, claim: Claim, lease_seconds: float) -> Order:
+def renew(session: Session, claim: Claim, lease_seconds: float) -> Directive:
     """Own the job for that long from now; gives what is to be done with it. Raises LostLease."""
     standing = repository.write(session, claim, lease_ends=database_now() + lease_seconds)
     return _order(session, claim, standing)
@@ -112,17 +112,17 @@ def store_checkpoint(session: Session, claim: Claim, checkpoint: Checkpoint, dra
     )
 
 
-def _order(session: Session, claim: Claim, standing: JobStanding) -> Order:
+def _order(session: Session, claim: Claim, standing: JobStanding) -> Directive:
     if standing.wanted is not Wanted.run or not standing.overdue:
-        return Order(standing.wanted)
+        return Directive(standing.wanted)
     if claim.spec["deadline"]["then"] == "fail":
-        return Order.expire
+        return Directive.expire
     repository.write(session, claim, wanted=Wanted.stop)
     append(session, claim.job_id, claim.attempt, [_change(claim, "stop_wanted", "its time is over")])
-    return Order.stop
+    return Directive.stop
 
 
-def record(session: Session, claim: Claim, events: Sequence[Event], progress: Progress | None, phase: str) -> Order:
+def record(session: Session, claim: Claim, events: Sequence[Event], progress: Progress | None, phase: str) -> Directive:
     """Store the engine's events and progress; gives what is to be done with the job. Raises LostLease.
 
     Events that the event log already has are dropped: a resumed run repeats them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from retort.ingest import ARCHIVE
 from service.datasets.models import DatasetRow, DatasetState
-from service.products.models import Stage
+from service.products.models import ProductStage
 from service.products.service import ProductKind
 
 PRODUCTS = ProductKind(
@@ -12,9 +12,9 @@ PRODUCTS = ProductKind(
     word="data set",
     path="/v1/datasets",
     states={
-        Stage.pending: DatasetState.ingesting,
-        Stage.ready: DatasetState.ready,
-        Stage.failed: DatasetState.failed,
+        ProductStage.pending: DatasetState.ingesting,
+        ProductStage.ready: DatasetState.ready,
+        ProductStage.failed: DatasetState.failed,
     },
     pending="it is still being taken in",
     failure=lambda job, detail: f"its job {job.id} failed: {detail}",

@@ -58,7 +58,7 @@ class Follower:
 
 
 @dataclass(frozen=True)
-class Look:
+class EventLook:
     """An answer of the database."""
 
     heads: Mapping[str, Head]
@@ -132,7 +132,7 @@ class Watch:
                 follower.news.set_result(news)
 
 
-def look(followers: Collection[Follower]) -> Look:
+def look(followers: Collection[Follower]) -> EventLook:
     """Ask the database what is new for them."""
     positions: dict[str, int] = {}
     for follower in followers:
@@ -148,7 +148,7 @@ def look(followers: Collection[Follower]) -> Look:
         lines: dict[str, list[tuple[int, bytes]]] = {}
         for event in events:
             lines.setdefault(event.job_id, []).append((event.number, text_of(shown(event))))
-    return Look(heads, lines, keys)
+    return EventLook(heads, lines, keys)
 
 
 def text_of(event: EventRead) -> bytes:

@@ -13,7 +13,7 @@ from service.body import described, sent
 from service.db import reading
 from service.errors import problems
 from service.keys import service
-from service.keys.schemas import KeyCreate, KeyMade, KeyRead, RotateQuery, shown
+from service.keys.schemas import KeyCreate, KeyRead, NewKey, RotateQuery, shown
 from service.paging import Page, PageQuery, cut, decode_position
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"])
@@ -37,23 +37,23 @@ def list_keys(caller: Annotated[Caller, needs("admin")], query: Annotated[PageQu
 )
 def create_key(
     caller: Annotated[Caller, needs("admin")], asked: Annotated[KeyCreate, Depends(sent(KeyCreate))]
-) -> KeyMade:
+) -> NewKey:
     """Make a key. Its text is in the answer, this once."""
     with recorded(caller) as session:
         key, project, text = service.create(session, caller, asked)
         caller.note.add(key_id=key.id)
-    return KeyMade(**shown(key, project).model_dump(), key=text)
+    return NewKey(**shown(key, project).model_dump(), key=text)
 
 
 @router.post("/{key_id}/rotate", status_code=201, responses=problems(404, 409, 422))
 def rotate_key(
     caller: Annotated[Caller, needs("admin")], key_id: str, query: Annotated[RotateQuery, Query()]
-) -> KeyMade:
+) -> NewKey:
     """Make a key's successor, which may do the same, and let the old one end after a grace time."""
     with recorded(caller) as session:
         key, project, text = service.rotate(session, key_id, query.grace_seconds)
         caller.note.add(successor=key.id)
-    return KeyMade(**shown(key, project).model_dump(), key=text)
+    return NewKey(**shown(key, project).model_dump(), key=text)
 
 
 @router.delete("/{key_id}", status_code=204, responses=problems(404))

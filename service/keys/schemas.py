@@ -55,7 +55,7 @@ class KeyRead(ResponseModel):
     """When it was revoked; from then on it opens nothing."""
 
 
-class KeyMade(KeyRead):
+class NewKey(KeyRead):
     """A key that was just made."""
 
     key: str

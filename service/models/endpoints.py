@@ -25,7 +25,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 SentBody = Annotated[Any, Depends(sent_json)]
 MODEL = ModelCreate.model_json_schema()
 # In its place: no answer shows one, so the page does not know it by name.
-MODEL["properties"]["expects"] = MODEL.pop("$defs")["ExpectsAsked"]
+MODEL["properties"]["expects"] = MODEL.pop("$defs")["ExpectsCreate"]
 CHECK = described({"$ref": "#/components/schemas/Check"})
 
 

@@ -15,7 +15,7 @@ from service.models.products import PRODUCTS
 from service.schemas import RequestModel, ResponseModel
 
 
-class ExpectsAsked(RequestModel):
+class ExpectsCreate(RequestModel):
     """The form of the network's images; fields that are left out here must be in the file."""
 
     size: int | None = Field(default=None, ge=1, le=1024)
@@ -45,7 +45,7 @@ class ModelCreate(RequestModel):
     """Number of its classes, where class_names are not given."""
     class_names: tuple[ClassName, ...] | None = Field(default=None, min_length=2, max_length=MOST_CLASSES)
     """Name of each class, in the order of its outputs."""
-    expects: ExpectsAsked = ExpectsAsked()
+    expects: ExpectsCreate = ExpectsCreate()
     """The form of its images."""
     job: str | None = Field(default=None, pattern=r"^job_[0-9a-z]+$")
     """Id of a job that has succeeded, instead of an upload; all else is then known."""

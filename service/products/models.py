@@ -12,7 +12,7 @@ from service.db import Base
 from service.jobs.models import TERMINAL, JobRow
 
 
-class Stage(Enum):
+class ProductStage(Enum):
     """The stages of a product; each kind of products has words of its own for them."""
 
     pending = "pending"
@@ -45,8 +45,8 @@ class ProductRow(Base):
     """When a job was last made that uses it, to the hour."""
 
 
-def stage_of(product: ProductRow, job: JobRow | None) -> Stage:
+def stage_of(product: ProductRow, job: JobRow | None) -> ProductStage:
     """The stage of a product."""
     if product.report is not None:
-        return Stage.ready
-    return Stage.failed if job is None or job.state in TERMINAL else Stage.pending
+        return ProductStage.ready
+    return ProductStage.failed if job is None or job.state in TERMINAL else ProductStage.pending

@@ -19,7 +19,7 @@ from service.jobs.models import JobRow
 from service.jobs.uses import check_unused
 from service.paging import Position
 from service.products import repository
-from service.products.models import ProductRow, Stage, stage_of
+from service.products.models import ProductRow, ProductStage, stage_of
 from service.products.repository import RowAndJob
 
 Row = TypeVar("Row", bound=ProductRow)
@@ -35,7 +35,7 @@ class ProductKind(Generic[Row, State]):
     """The kind's name for people."""
     path: str
     """The address of the list of them."""
-    states: Mapping[Stage, State]
+    states: Mapping[ProductStage, State]
     pending: str
     """The work of its job, in a sentence that goes on with "by job ...": `it is still being checked`."""
     failure: Callable[[JobRow, str], str]
@@ -51,9 +51,9 @@ class ProductKind(Generic[Row, State]):
     def trouble_of(self, product: Row, job: JobRow | None) -> str | None:
         """One sentence why it cannot be used, if it cannot."""
         match stage_of(product, job):
-            case Stage.ready:
+            case ProductStage.ready:
                 return None
-            case Stage.pending:
+            case ProductStage.pending:
                 return f"{self.pending} by job {product.job_id}"
         if job is None:
             return "its job was deleted before it was taken in"
@@ -103,7 +103,7 @@ class ProductKind(Generic[Row, State]):
         """Remove a product that no job goes on to use, with its bytes. Raises NotFound and Conflict."""
         found = repository.lock(session, self.table, caller.project_id, product_id)
         product, job = self._existing(found, product_id)
-        if not self.deletable_while_pending and stage_of(product, job) is Stage.pending:
+        if not self.deletable_while_pending and stage_of(product, job) is ProductStage.pending:
             raise Conflict(f"{self.word} {product_id} is being taken in by job {product.job_id}, so cancel that first")
         check_unused(session, caller.project_id, product_id)
         self.forget(session, product)

@@ -18,7 +18,7 @@ Position = tuple[float, str]
 """When a thing was used last, and its id."""
 
 
-class AgingThing(NamedTuple):
+class ThingAge(NamedTuple):
     """A thing that is older than it is kept."""
 
     thing: Thing
@@ -33,7 +33,7 @@ def projects(session: Session) -> Sequence[ProjectRow]:
 
 def lock_some(
     session: Session, table: type[Thing], project_id: str, before: float, after: Position, limit: int
-) -> Sequence[AgingThing]:
+) -> Sequence[ThingAge]:
     """Things of that project that nobody used since a time, longest ago first, from a position on; nobody else changes
     them until the transaction ends. Those that somebody changes just now are left out."""
     used_at = _used_at(table)
@@ -42,7 +42,7 @@ def lock_some(
         found = found.where(JobRow.state.in_(TERMINAL))
     page = found.where(tuple_(used_at, table.id) > after).order_by(used_at, table.id).limit(limit)
     rows: Iterable[Any] = session.execute(page.with_for_update(of=table, skip_locked=True))
-    return [AgingThing(thing, since) for thing, since in rows]
+    return [ThingAge(thing, since) for thing, since in rows]
 
 
 def _used_at(table: type[Thing]) -> ColumnElement[Any]:

@@ -32,10 +32,10 @@ from service.revisions import current, head
 from service.workers.models import WorkerRow
 from service.workers.repository import Machine, see
 from tests.conftest import execute
+from tests.service.claims.test_ownership import CRASH, LEASE_SECONDS, change_row, diary, metrics, must_take, row, take
 from tests.service.filling import Snapshot, fill, snapshot
 from tests.service.rows import add_job, add_project
 from tests.service.test_migrations import REVISIONS
-from tests.service.workers.test_ownership import CRASH, LEASE_SECONDS, change_row, diary, metrics, must_take, row, take
 
 Environment = Callable[..., None]
 

@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 
 from service.claims import service
 from service.claims.repository import Claim, LostLease
-from service.claims.service import Order
+from service.claims.service import Directive
 from service.db import transaction
 from service.jobs.models import JobRow, State, Wanted
 from tests.conftest import wait_until
@@ -110,7 +110,7 @@ def test_a_lease_is_renewed_and_reads_the_order() -> None:
     with lease:
         with transaction() as session:
             session.get_one(JobRow, job_id).wanted = Wanted.cancel
-        wait_until(lambda: lease.order is Order.cancel, "the order is read")
+        wait_until(lambda: lease.directive is Directive.cancel, "the order is read")
         wait_until(lambda: len(seen) > 5, "it goes on")
         wait_until(lambda: (row(job_id).lease_ends or 0) > ends + 0.4, "it is renewed each time")
         lease.check()

@@ -21,10 +21,10 @@ from service.projects.models import ProjectRow
 from service.retention.service import THINGS_A_STEP, sweep_old
 from service.uploads.models import UploadRow
 from service.uploads.service import sweep_uploads
+from tests.service.claims.conftest import Later, later
 from tests.service.jobs.test_create import RESNET8, finish
 from tests.service.jobs.test_uses import Things, naming, things
 from tests.service.uploads.conftest import bring
-from tests.service.workers.conftest import Later, later
 
 __all__ = ["bring", "later", "things"]
 

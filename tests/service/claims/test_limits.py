@@ -15,9 +15,9 @@ from service.jobs.models import JobRow, State, Wanted
 from service.kinds import EFFECTS
 from service.projects.models import ProjectRow
 from service.workers.repository import Machine
+from tests.service.claims.conftest import Later
+from tests.service.claims.test_ownership import CRASH, kinds, row, take
 from tests.service.rows import RECIPE, add_job, add_project
-from tests.service.workers.conftest import Later
-from tests.service.workers.test_ownership import CRASH, kinds, row, take
 
 pytestmark = pytest.mark.usefixtures("database")
 

@@ -18,8 +18,8 @@ from service.artifacts.repository import artifacts_of
 from service.blobs.repository import read_chunk, write_blob
 from service.claims.repository import Claim, LostLease
 from service.claims.service import (
+    Directive,
     NewArtifact,
-    Order,
     Trouble,
     cancel,
     claim,
@@ -38,8 +38,8 @@ from service.kinds import EFFECTS
 from service.projects.models import ProjectRow
 from service.workers import repository
 from service.workers.repository import Machine
+from tests.service.claims.conftest import Later
 from tests.service.rows import add_job, add_project
-from tests.service.workers.conftest import Later
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -185,7 +185,7 @@ def test_a_renewed_lease_is_not_claimed_by_others(later: Later) -> None:
     for _ in range(3):
         later(LEASE_SECONDS - 1)
         with transaction() as session:
-            assert renew(session, taken, LEASE_SECONDS) is Order.run
+            assert renew(session, taken, LEASE_SECONDS) is Directive.run
         assert take("worker_b") is None
 
 
@@ -234,8 +234,8 @@ def test_the_owners_wish_comes_back_with_every_write() -> None:
     taken = must_take()
     change_row(job_id, wanted=Wanted.cancel)
     with transaction() as session:
-        assert renew(session, taken, LEASE_SECONDS) is Order.cancel
-        assert record(session, taken, [], Progress(phase="distilling"), "distilling") is Order.cancel
+        assert renew(session, taken, LEASE_SECONDS) is Directive.cancel
+        assert record(session, taken, [], Progress(phase="distilling"), "distilling") is Directive.cancel
         cancel(session, taken)
     job = row(job_id)
     assert (job.state, job.lease_owner) == (State.cancelled, None)

@@ -32,8 +32,8 @@ from service.blobs.repository import write_blob
 from service.checkpoints.models import CheckpointRow as StoredCheckpoint
 from service.claims.repository import Claim, LostLease
 from service.claims.service import (
+    Directive,
     NewArtifact,
-    Order,
     Trouble,
     cancel,
     claim,
@@ -254,15 +254,15 @@ class Story:
         with transaction() as session:
             return job, action(session, claim, *arguments)
 
-    def order(self, job: Expected) -> Order:
+    def order(self, job: Expected) -> Directive:
         """What a worker is told to do with a job."""
         if job.wanted is not Wanted.run or not job.overdue(self.world.now) or job.deadline is None:
-            return Order(job.wanted)
+            return Directive(job.wanted)
         if job.deadline["then"] == "fail":
-            return Order.expire
+            return Directive.expire
         job.wanted = Wanted.stop
         job.life.append("stop_wanted")
-        return Order.stop
+        return Directive.stop
 
     def renew(self, back: int) -> None:
         job, order = self.act(back, renew, LEASE_SECONDS)
@@ -613,7 +613,7 @@ class Crowd:
                 self.refused["worker"] += 1
 
     def carry_out(self, taken: Claim, chance: random.Random) -> None:
-        order = Order.run
+        order = Directive.run
         for step in range(chance.randint(1, 6)):
             if chance.random() < 0.04:
                 time.sleep(2 * self.lease_seconds)
@@ -626,14 +626,14 @@ class Crowd:
             with transaction() as session:
                 order = record(session, taken, said, None, "distilling")
                 renew(session, taken, self.lease_seconds)
-            if order is not Order.run:
+            if order is not Directive.run:
                 break
         self.conclude(taken, order, chance)
 
-    def conclude(self, taken: Claim, order: Order, chance: random.Random) -> None:
-        ways: dict[Order, list[Callable[..., State]]] = {
-            Order.run: [succeed, hand_back, retry, fail], Order.stop: [succeed, cancel, retry],
-            Order.pause: [hand_back, retry], Order.cancel: [cancel, hand_back], Order.expire: [expire],
+    def conclude(self, taken: Claim, order: Directive, chance: random.Random) -> None:
+        ways: dict[Directive, list[Callable[..., State]]] = {
+            Directive.run: [succeed, hand_back, retry, fail], Directive.stop: [succeed, cancel, retry],
+            Directive.pause: [hand_back, retry], Directive.cancel: [cancel, hand_back], Directive.expire: [expire],
         }  # fmt: skip
         way = chance.choice(ways[order])
         more: list[Any] = [CRASH] if way in (retry, fail) else []
