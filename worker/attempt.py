@@ -169,8 +169,8 @@ class Attempt:
         self._lease.directive = directive
 
     def _steer(self) -> None:
-        """Pass on to the engine a directive of the job's owner, its deadline or a stopping worker; kill it once its grace
-        is over."""
+        """Pass on to the engine what the job's owner, its deadline or a stopping worker want; kill it once its grace is
+        over."""
         directive = self._lease.directive
         if self._terminated_at is None and (self._stopping.is_set() or directive in LEAVE):
             self._log.info("the engine is asked to stop")

@@ -80,7 +80,7 @@ def _parsed(file: Path) -> Any:
 
 @contextmanager
 def _memory_bound(room: int) -> Iterator[None]:
-    """Give this process no more than that many bytes of memory beyond what it has, where the kernel tells that."""
+    """Give this process no more than that many bytes of memory beyond what it has, where the kernel reports it."""
     try:
         held = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
     except OSError:

@@ -58,7 +58,7 @@ def _values(graph: Any) -> Iterator[Any]:
 
 
 def _has_long_lists(model: Any) -> bool:
-    """Whether it computes lists longer than any shape: following their values may take all memory."""
+    """True if it computes lists longer than any shape: following their values may take all memory."""
     return any(
         len(shape.dim) == 1 and shape.dim[0].dim_value > LONGEST_SHAPE and value.type.tensor_type.elem_type in INTEGERS
         for part in graphs_within(model.graph)

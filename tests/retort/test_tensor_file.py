@@ -157,7 +157,7 @@ def test_hostile_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_key_twice_among_many_is_refused_at_once(tmp_path: Path) -> None:
-    """Where comparing all with all would take an hour."""
+    """Comparing all with all would take an hour."""
     keys = ",".join(f'"{number}":0' for number in range(200_000))
     assert "expected struct TensorInfo" in refusal(tmp_path, file_of(f'{{{keys},"199999":0}}'.encode()))
 

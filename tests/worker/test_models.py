@@ -42,7 +42,7 @@ BROUGHT: dict[str, tuple[bytes, dict[str, Any], str | None]] = {
     "classes": (
         save(tensors(classes=7)),
         {},
-        "the classifier of the file gives 7 classes (fc.bias has the shape [7]); 10 were said",
+        "the classifier of the file gives 7 outputs (fc.bias has the shape [7]); wanted 10, as its record says",
     ),
     "nan": (
         save(tensors() | {"fc.bias": torch.full((10,), float("nan"))}),

@@ -32,7 +32,7 @@ def refusal(made: Dataset, roots: list[Path]) -> str:
 
 
 def colour(label: int, number: int = 0) -> Colour:
-    """The red tells the class, the green which image it is."""
+    """Red stands for the class, green for the image."""
     return (40 * label, 3 * number, 7)
 
 

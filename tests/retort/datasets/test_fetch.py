@@ -31,7 +31,7 @@ from tests.retort.datasets.test_published import dataset
 
 
 class Server(ThreadingHTTPServer):
-    """Serves a folder and counts what it was asked for."""
+    """Serves a folder and counts the requests."""
 
     daemon_threads = False  # so that none outlives its test
 

@@ -1,4 +1,4 @@
-"""Images in files: the same whether they lie in memory or are decoded when asked for."""
+"""Images in files: the same in memory and decoded at each request."""
 
 from __future__ import annotations
 

@@ -350,7 +350,7 @@ def huge() -> onnx.ModelProto:
 
 
 def huge_when_it_runs() -> onnx.ModelProto:
-    """The same, of a size that only its run tells."""
+    """The same, of a size that only its run shows."""
     size = [node("ReduceMax", "x", "a", keepdims=0), node("Add", "a k", "b"), node("Cast", "b", "c", to=7)]
     whole = [node("Concat", "o c c", "s", axis=0), node("ReduceMean", "x", "m"), node("Expand", "m s", "z")]
     return shaped(*size, *whole, k=numpy.array([1e6], numpy.float32), o=[1, 3])

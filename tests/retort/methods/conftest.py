@@ -87,7 +87,7 @@ class Pair:
                 yield self.teacher.read(self.images[part], reads), self.targets[part], part
 
     def batch(self, size=8, step=0, change=None, train_state=None):
-        """A batch as the engine hands it over, with each output tensor changed if asked for."""
+        """A batch as the engine hands it over, with each output tensor changed by `change`."""
         train_state = train_state or self.train_states[-1]
         indices = (torch.arange(size) * 7 + step * size) % IMAGES
         moment = DrawContext(0, 0, step, indices, torch.zeros(1, 3, 1, 1), lambda images: self.teacher(images))

@@ -98,7 +98,7 @@ def test_what_does_not_fit_is_refused_by_its_job(client: TestClient, work: Work)
     [
         (
             save(tensors(classes=7)),
-            "the classifier of the file gives 7 classes (fc.bias has the shape [7]); 10 were said",
+            "the classifier of the file gives 7 outputs (fc.bias has the shape [7]); wanted 10, as its record says",
         ),
         (
             save(tensors() | {"fc.bias": torch.full((10,), float("nan"))}),
