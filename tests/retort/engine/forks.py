@@ -4,9 +4,11 @@ computing and more a process, which is several times what the runs of these test
 They begin where `python -m retort.engine` does, with its arguments; a signal ends them as it ends any process.
 """
 
+import ctypes
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -22,11 +24,11 @@ from tests.servers import free_port, wait_until
 
 PATIENCE_SECONDS = 600
 """For what takes seconds: a machine may do much else meanwhile."""
+END_WITH_PARENT = 1
+"""PR_SET_PDEATHSIG, so that no engine outlives the tests, however these end."""
 FORKS = multiprocessing.get_context("forkserver")
-# pytest, since a child looks at how this process was started.
-FORKS.set_forkserver_preload(["pytest", "tests.retort.engine.warm"])
-
-
+# This file and pytest too: a child looks at what it is to run and at how this process was started.
+FORKS.set_forkserver_preload(["pytest", "tests.retort.engine.warm", "tests.retort.engine.forks"])
 Moment = tuple[int, dict[str, object]]
 """A signal that an engine sends itself once it has written a line that has these values, and those values."""
 
@@ -44,12 +46,17 @@ class Program:
     """One after the other. What a resumed run repeats of the run before does not count."""
     statements: str = ""
     """What is executed instead of the module."""
+    stdin: Path | None = None
+    """A named pipe."""
 
     def __call__(self) -> None:
+        ctypes.CDLL(None).prctl(END_WITH_PARENT, signal.SIGKILL)
         for file, descriptor in ((self.out, 1), (self.err, 2)):
             opened = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             os.dup2(opened, descriptor)
             os.close(opened)
+        if self.stdin is not None:
+            os.dup2(os.open(self.stdin, os.O_RDONLY), 0)
         os.environ.clear()
         os.environ.update(self.environment)
         sys.argv = [self.module, *self.arguments]
@@ -188,6 +195,18 @@ class Engine:
             assert process.poll() is None, (self.directory / "stderr").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.01)
+
+
+class WarmEngine(Engine):
+    """An engine that its parent tells what to do, by lines; the parent is gone when `orders` is closed."""
+
+    def start(self) -> Fork:
+        pipe = self.directory / "orders"
+        os.mkfifo(pipe)
+        fork = Fork(replace(self.program(), arguments=["--warm"], stdin=pipe))
+        # Waits for the other side.
+        self.orders = os.fdopen(os.open(pipe, os.O_WRONLY), "wb", buffering=0)
+        return fork
 
 
 class Together(Engine):

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from retort.engine.event_log import EventLog
 from retort.engine.interrupt import FINISHED, NOTHING_TO_KEEP, STOPPED, Interrupt
 from retort.kinds import DISTILL
 from retort.order import Order, Paths
-from tests.retort.engine.forks import PATIENCE_SECONDS, Together
+from tests.retort.engine.forks import PATIENCE_SECONDS, Together, WarmEngine
 from tests.retort.engine.runs import Ended, recipe_of
 
 STEPS = 4
@@ -229,16 +227,13 @@ def order(directory: Path, recipe: dict, **more: object) -> bytes:
 
 
 def test_the_parent_asks_by_a_line_and_may_do_so_twice(tmp_path):
-    command = [sys.executable, "-m", "retort.engine", "--warm"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as warm:
-        warm.stdin.write(order(tmp_path, LONG))
-        warm.stdin.flush()
-        assert any(b'"metrics"' in line and b'"distilling"' in line for line in warm.stdout)
-        warm.stdin.write(b"finish\nfinish\n")
-        warm.stdin.flush()
-        warm.stdout.read()
-        assert warm.wait(PATIENCE_SECONDS) == FINISHED
+    engine = WarmEngine(tmp_path / "warm", LONG)
+    process = engine.start()
+    engine.orders.write(order(tmp_path, LONG))
+    engine.wait_for(process, lambda line: line.get("kind") == "metrics" and line["phase"] == "distilling")
+    engine.orders.write(b"finish\nfinish\n")
+    assert process.wait(PATIENCE_SECONDS) == FINISHED
+    engine.orders.close()
     said = report(tmp_path / "attempt")
     assert said["stopped_early"]
     assert 0 < said["networks"][1]["trained"]["steps"] < 2000 * STEPS

@@ -16,9 +16,9 @@ from retort.engine.interrupt import FINISHED, IMPOSSIBLE, STOPPED
 from retort.engine.run import resolve_for
 from retort.recipe import Recipe
 from retort.student import load_student
-from tests.retort.engine.forks import PATIENCE_SECONDS, Engine
+from tests.retort.engine.forks import PATIENCE_SECONDS, Engine, WarmEngine
 from tests.retort.engine.runs import PRECISIONS, recipe_of
-from tests.retort.engine.test_finish import attempt, ended
+from tests.retort.engine.test_finish import attempt, ended, order
 
 SGD = {"name": "sgd", "learning_rate": 0.05}
 DIGITS = {"name": "digits", "label_share": 0.2}
@@ -296,36 +296,19 @@ def test_weights_of_an_earlier_run_are_a_teacher_and_a_start(finished, tmp_path)
     assert (guesses == test.targets).sum() == description["test"]["correct"]
 
 
-def test_a_warm_engine_ends_with_its_parent():
-    process = subprocess.Popen(
-        [sys.executable, "-m", "retort.engine", "--warm"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    process.stdin.close()
-    assert process.wait(timeout=PATIENCE_SECONDS) == STOPPED
-    process.stdout.close()
+def test_a_warm_engine_ends_with_its_parent(tmp_path):
+    engine = WarmEngine(tmp_path / "warm", RECIPE)
+    process = engine.start()
+    engine.orders.close()
+    assert process.wait(PATIENCE_SECONDS) == STOPPED
 
 
 def test_a_running_engine_stops_with_its_parent(tmp_path):
-    job = {
-        "spec": {**RECIPE, "training": RECIPE["training"] | {"epochs": 1000}},
-        "kind": "distill",
-        "paths": {
-            "directory": str(tmp_path / "attempt"),
-            "checkpoints": str(tmp_path / "checkpoints"),
-            "weights": str(tmp_path),
-            "checkpoint_seconds": 1000,
-        },
-    }
-    with subprocess.Popen(
-        [sys.executable, "-m", "retort.engine", "--warm"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        process.stdin.write(json.dumps(job).encode() + b"\n")
-        process.stdin.flush()
-        for line in process.stdout:
-            if b'"progress"' in line:
-                break
-        process.stdin.close()
-        rest = process.stdout.read().splitlines()
-        assert process.wait(timeout=PATIENCE_SECONDS) == STOPPED
-    assert json.loads(rest[-1])["line"] == "checkpoint"
+    engine = WarmEngine(tmp_path / "warm", RECIPE)
+    process = engine.start()
+    engine.orders.write(order(tmp_path, {**RECIPE, "training": RECIPE["training"] | {"epochs": 1000}}))
+    engine.wait_for(process, lambda line: line["line"] == "progress")
+    engine.orders.close()
+    assert process.wait(PATIENCE_SECONDS) == STOPPED
+    assert engine.lines()[-1]["line"] == "checkpoint"
     assert len(list((tmp_path / "checkpoints").iterdir())) >= 1
