@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from retort.client import ArtifactInfo, JobInfo, Retort
 
 
+COLUMNS = ("accuracy", "correct", "images", "agreement", "calibration_error")
+"""Metrics of a report that does not name its columns, as those of older jobs."""
+
+
 def find_report(client: Retort, job_id: str) -> dict[str, Any] | None:
     """The report in the job's events; None when the job made none."""
     reports = [event.data for event in client.jobs.events(job_id) if event.kind == "report"]
@@ -26,19 +30,12 @@ def print_report(kind: str, report: dict[str, Any]) -> None:
 
 
 def _print_networks(report: dict[str, Any]) -> None:
-    """Metrics of each network on the test split, its agreement with the teacher, and its size."""
-    columns = (
-        *(
-            "network",
-            "architecture",
-            "test accuracy",
-            "correct images",
-            "agreement with the teacher",
-            "calibration error",
-        ),
-        *("parameters", "best epoch"),
-    )
-    print_table(columns, (_report_row(row, report["ship"]) for row in report["networks"]), right=columns[2:])
+    """Metrics of each network on the test split, and its size."""
+    metrics = [name for name in report.get("columns", COLUMNS) if name != "images"]
+    names = [name.replace("_", " ") for name in metrics]
+    columns = ("network", "architecture", f"test {names[0]}", *names[1:], "parameters", "best epoch")
+    rows = (_report_row(row, report["ship"], metrics) for row in report["networks"])
+    print_table(columns, rows, right=columns[2:])
     # Reports of older jobs lack the fields of an early stop.
     if report.get("stopped_early"):
         typer.echo("Training was stopped early.")
@@ -52,20 +49,21 @@ def _print_networks(report: dict[str, Any]) -> None:
             typer.echo(f"{name} was left out: its training had not begun.")
 
 
-def _report_row(row: dict[str, Any], ship: str) -> tuple[str, ...]:
+def _report_row(row: dict[str, Any], ship: str, metrics: Sequence[str]) -> tuple[str, ...]:
     test = row["test"][ship]
-    right = f"{test['test.correct']:.0f} of {test['test.images']:.0f}"
+    values = (_metric(name, test) for name in metrics)
     best = "" if row["best_epoch"] is None else str(row["best_epoch"])
-    return (
-        row["name"],
-        row["architecture"],
-        f"{test['test.accuracy']:.2%}",
-        right,
-        f"{test['test.agreement']:.2%}" if "test.agreement" in test else "",
-        f"{test['test.calibration_error']:.3f}",
-        f"{row['parameters']:,}",
-        best,
-    )
+    return row["name"], row["architecture"], *values, f"{row['parameters']:,}", best
+
+
+def _metric(name: str, test: Mapping[str, float]) -> str:
+    """One metric of the test split; empty where a network does not have it."""
+    value = test.get(f"test.{name}")
+    if value is None:
+        return ""
+    if name == "correct":
+        return f"{value:.0f} of {test['test.images']:.0f}"
+    return f"{value:.2%}" if name in ("accuracy", "agreement") else f"{value:.3f}"
 
 
 def _print_estimate(report: dict[str, Any]) -> None:

@@ -30,3 +30,11 @@ def test_a_report_of_an_older_job_is_read(capsys: pytest.CaptureFixture[str]) ->
     shown = capsys.readouterr().out
     assert "90.00%" in shown
     assert "early" not in shown
+
+
+def test_the_columns_are_those_of_the_task(capsys: pytest.CaptureFixture[str]) -> None:
+    test = {"test": {"best": {"test.psnr": 31.4567}}}
+    print_report("distill", {"ship": "best", "columns": ["psnr", "ssim"], "networks": [row("student", **test)]})
+    head, _, shown = filter(str.strip, capsys.readouterr().out.splitlines())
+    assert head.split() == ["network", "architecture", "test", "psnr", "ssim", "parameters", "best", "epoch"]
+    assert shown.split() == ["student", "resnet8", "31.457", "7", "0"]

@@ -125,7 +125,7 @@ def test_a_terminal_shows_bars_and_the_final_table(shared_up: Up, tmp_path: Path
     environment = {"RETORT_URL": shared_up.url, "RETORT_KEY": shared_up.key}
     code, shown = in_a_terminal("submit", str(recipe), "--watch", "--set", "training.epochs=4", environment=environment)
     assert code == 0, shown
-    for part in ("teaching teacher", "distilling student", "epoch ", "loss ", "images/s", "images right", "of 360"):
+    for part in ("teaching teacher", "distilling student", "epoch ", "loss ", "examples/s", "test accuracy", "of 360"):
         assert part in shown, part
 
 
