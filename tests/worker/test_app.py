@@ -80,7 +80,7 @@ def service(request: pytest.FixtureRequest, environment: Environment) -> Environ
     return environment
 
 
-def test_a_worker_hears_the_bell_and_ends_when_asked(service: Environment, start: Start) -> None:
+def test_a_worker_looks_at_a_wake_up_and_ends_when_stopped(service: Environment, start: Start) -> None:
     worker = start()
     worker.wait_ready()
     time.sleep(0.5)
