@@ -135,7 +135,7 @@ class Place:
     """The place of the outermost choice between forms without a discriminator on the way."""
 
 
-Finding = tuple[Place, ErrorDetails]
+PlacedError = tuple[Place, ErrorDetails]
 
 
 def field_errors(error: ValidationError, model: type[BaseModel]) -> list[FieldError]:
@@ -176,9 +176,9 @@ def path_text(path: Path) -> str:
     return text.removeprefix(".") or "the body"
 
 
-def _by_field(placed: Sequence[Finding]) -> dict[tuple[Path | None, Path], list[Finding]]:
-    """The findings by union and wrong field. Where a value resembles one of several forms, only those of that form."""
-    fields: dict[tuple[Path | None, Path], list[Finding]] = {}
+def _by_field(placed: Sequence[PlacedError]) -> dict[tuple[Path | None, Path], list[PlacedError]]:
+    """The errors by union and wrong field. Where a value resembles one of several forms, only those of that form."""
+    fields: dict[tuple[Path | None, Path], list[PlacedError]] = {}
     deeper = {place.union for place, _ in placed if place.union is not None and len(place.path) > len(place.union)}
     for place, found in placed:
         key = place.union, _wrong_path(place, found)

@@ -110,7 +110,7 @@ def test_an_unknown_key_is_refused(client: TestClient, shown: str) -> None:
 
 
 @on_sqlite
-def test_a_problem_says_all_that_rfc_9457_asks(client: TestClient) -> None:
+def test_a_problem_has_all_that_rfc_9457_asks(client: TestClient) -> None:
     answer = client.get("/v1/jobs/job_nope")
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert answer.json() == {
@@ -131,7 +131,7 @@ def test_an_unknown_address(client: TestClient) -> None:
 
 
 @on_sqlite
-def test_a_wrong_method_says_which_are_right(client: TestClient) -> None:
+def test_a_wrong_method_gets_the_right_ones(client: TestClient) -> None:
     answer = client.put("/v1/jobs/job_x")
     assert (answer.status_code, answer.headers["Allow"]) == (405, "DELETE, GET")
     assert answer.json()["detail"] == "PUT does not go with the address '/v1/jobs/job_x'; wanted DELETE, GET"
@@ -161,7 +161,7 @@ def test_a_failure_of_ours_shows_no_trace(
     assert "secret detail" in caplog.text
 
 
-def test_without_a_database_the_service_says_when_to_ask_again(environment: Callable[..., None]) -> None:
+def test_without_a_database_the_answer_has_when_to_ask_again(environment: Callable[..., None]) -> None:
     environment(database_url="postgresql+psycopg://nobody@127.0.0.1:1/none")
     client = bearing("rt_aaaaaaaa_" + "a" * 32)
     answer = client.get("/v1/jobs")
@@ -215,14 +215,14 @@ def test_what_is_not_json(client: TestClient, body: bytes, detail: str) -> None:
     ],
 )
 @on_sqlite
-def test_json_that_cannot_be_kept(client: TestClient, body: bytes, pointer: str, detail: str) -> None:
+def test_json_that_cannot_be_stored(client: TestClient, body: bytes, pointer: str, detail: str) -> None:
     answer = post(client, body)
     assert (answer.status_code, answer.json()["detail"]) == (422, detail)
     assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
 
 
 @on_sqlite
-def test_a_wrong_content_type_is_told(client: TestClient) -> None:
+def test_a_wrong_content_type_is_refused(client: TestClient) -> None:
     answer = post(client, b"a=1", "application/x-www-form-urlencoded")
     assert answer.status_code == 415
     assert answer.json()["detail"] == (
@@ -238,7 +238,7 @@ def test_a_wrong_content_type_is_told(client: TestClient) -> None:
 
 
 @on_sqlite
-def test_many_wrong_fields_are_told_in_one_bounded_answer(client: TestClient, recipe: dict[str, Any]) -> None:
+def test_many_wrong_fields_get_one_bounded_answer(client: TestClient, recipe: dict[str, Any]) -> None:
     answer = client.post("/v1/jobs", json={**recipe, **{f"x{i}": i for i in range(1000)}})
     assert answer.status_code == 422
     assert answer.json()["detail"].endswith("(and 999 more wrong fields)")

@@ -46,15 +46,15 @@ def test_a_statement_with_the_clock_is_compiled_once(monkeypatch: pytest.MonkeyP
     cache = get_engine()._compiled_cache
     assert cache is not None
     now()
-    kept = len(cache)
+    size = len(cache)
     for offset in range(5):
         monkeypatch.setattr("service.db.clock_offset_seconds", float(offset))
         now()
-    assert len(cache) == kept
+    assert len(cache) == size
 
 
 @pytest.mark.usefixtures("database")
-def test_a_transaction_is_kept_whole_or_not_at_all() -> None:
+def test_a_transaction_is_committed_whole_or_not_at_all() -> None:
     project_id = add_project()
 
     def broken() -> None:

@@ -1,4 +1,4 @@
-"""The edge: what every answer says, who may ask by which name, slow senders, and secrets that stay secret."""
+"""The edge: the headers of every answer, the names it answers to, slow senders, and secrets that stay secret."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def database_url(sqlite_database: str) -> str:
     return sqlite_database
 
 
-def test_every_answer_tells_browsers_to_be_careful(client: TestClient) -> None:
+def test_every_answer_has_the_headers_for_browsers(client: TestClient) -> None:
     for path in ("/v1/jobs", "/v1/nothing", "/healthz", "/v1/jobs/%00"):
         headers = client.get(path).headers
         assert headers["X-Content-Type-Options"] == "nosniff"
@@ -143,12 +143,12 @@ def test_slow_senders_are_not_waited_for(start: Start, key: str) -> None:
     assert httpx2.get(f"{server.url}/healthz").is_success
 
 
-def test_who_follows_is_not_taken_for_slow(start: Start, key: str, recipe: dict[str, object]) -> None:
+def test_a_follower_is_not_taken_for_a_slow_sender(start: Start, key: str, recipe: dict[str, object]) -> None:
     server = start(patience_seconds=0.5)
     with httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}) as client:
         job = client.post("/v1/jobs", json=recipe).json()["id"]
-        with client.stream("GET", f"/v1/jobs/{job}/events", headers={"Accept": "text/event-stream"}) as diary:
-            lines = diary.iter_lines()
+        with client.stream("GET", f"/v1/jobs/{job}/events", headers={"Accept": "text/event-stream"}) as events:
+            lines = events.iter_lines()
             assert next(lines).startswith(("id:", "event:"))
             time.sleep(2)
             httpx2.post(f"{server.url}/v1/jobs/{job}/cancel", headers=client.headers)
@@ -181,7 +181,7 @@ def test_a_key_in_a_wrong_place_is_not_repeated(client: TestClient, key: str, ca
     assert "_***" in answers[0].text
 
 
-def test_a_password_is_not_told_when_the_database_is_down(
+def test_a_password_is_not_shown_when_the_database_is_down(
     environment: Environment, caplog: pytest.LogCaptureFixture
 ) -> None:
     environment(database_url="postgresql+psycopg://retort:hunter2@127.0.0.1:1/none")

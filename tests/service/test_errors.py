@@ -1,4 +1,4 @@
-"""The tree of refusals: each knows its status, and all of them can be told."""
+"""The tree of refusals: each has its status, and each becomes a problem."""
 
 from __future__ import annotations
 

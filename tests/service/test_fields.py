@@ -149,7 +149,7 @@ def test_found_and_wanted_stand_apart() -> None:
     assert len(error.detail) < 150
 
 
-def test_every_wrong_field_is_told_once() -> None:
+def test_every_wrong_field_has_one_error() -> None:
     body = {"weight": -1, "count": "x", "main": {"label": 3}}
     assert {error.pointer for error in errors_of(body)} == {"/weight", "/count", "/main/label"}
     assert len(errors_of(body)) == 3

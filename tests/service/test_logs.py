@@ -1,4 +1,4 @@
-"""The log: one line an event, whoever says it, and no secret in it."""
+"""The log: one line an event, of any logger, and no secret in it."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ def written() -> Callable[..., str]:
     """The line of one record."""
 
     def write(say: Callable[[Any], None], log: Any = None, *, as_json: bool = True) -> str:
-        kept: list[str] = []
+        texts: list[str] = []
 
-        class Keep(logging.Handler):
+        class Collector(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
-                kept.append(formatter(as_json=as_json, colours=False, always={"worker": "w-1"}).format(record))
+                texts.append(formatter(as_json=as_json, colours=False, always={"worker": "w-1"}).format(record))
 
-        handler = Keep()
+        handler = Collector()
         logging.getLogger("a.b").addHandler(handler)
         try:
             say(log or logging.getLogger("a.b"))
         finally:
             logging.getLogger("a.b").removeHandler(handler)
-        (line,) = kept
+        (line,) = texts
         return line
 
     return write
@@ -115,7 +115,7 @@ def test_secrets_are_hidden_wherever_they_stand(database: str, written: Callable
     assert without_secrets("http://127.0.0.1:8765/v1 and a@b") == "http://127.0.0.1:8765/v1 and a@b"
 
 
-def test_where_nobody_reads_along_it_is_json() -> None:
+def test_without_a_terminal_it_is_json() -> None:
     (line,) = lines("\n".join(printed("logs.set_up(Settings(), worker='w')\nlogs.logging.getLogger('x').info('hi')")))
     assert (line["message"], line["worker"]) == ("hi", "w")
     (text,) = printed("logs.set_up(Settings())\nlogs.logging.getLogger('x').info('hi')", log_format="text")
@@ -123,11 +123,11 @@ def test_where_nobody_reads_along_it_is_json() -> None:
 
 
 def test_the_level_is_a_setting() -> None:
-    said = "logs.set_up(Settings())\nlog = logs.logging.getLogger('x')\nlog.info('quiet')\nlog.warning('loud')"
-    assert [line["message"] for line in lines("\n".join(printed(said, log_level="WARNING")))] == ["loud"]
+    code = "logs.set_up(Settings())\nlog = logs.logging.getLogger('x')\nlog.info('quiet')\nlog.warning('loud')"
+    assert [line["message"] for line in lines("\n".join(printed(code, log_level="WARNING")))] == ["loud"]
 
 
-def test_warnings_and_what_nobody_catches_are_lines_too() -> None:
+def test_warnings_and_uncaught_exceptions_are_lines_too() -> None:
     code = """
 import threading, warnings
 logs.set_up(Settings())
@@ -156,9 +156,9 @@ def test_every_request_is_one_line_with_who_asked_and_no_secret(key: str, start:
     httpx2.delete(f"{server.url}/v1/keys/{key}")
     server.process.terminate()
     server.process.wait(20)
-    said = lines(server.log.read_text())
+    logged = lines(server.log.read_text())
     assert key not in server.log.read_text()
-    requests = {line["request_id"]: line for line in said if line["logger"] == "service.edge"}
+    requests = {line["request_id"]: line for line in logged if line["logger"] == "service.edge"}
     line = requests[known.headers["X-Request-ID"]]
     assert (line["method"], line["path"], line["status"]) == ("GET", "/v1/jobs", 200)
     assert 0 < line["milliseconds"] < 30_000
@@ -170,7 +170,7 @@ def test_every_request_is_one_line_with_who_asked_and_no_secret(key: str, start:
     (line,) = (line for line in requests.values() if line["method"] == "DELETE")
     assert (line["path"], line["status"]) == (f"/v1/keys/{key[:11]}_***", 401)
     assert "project" not in line
-    assert {line["logger"] for line in said} == {"uvicorn.error", "service.edge"}
+    assert {line["logger"] for line in logged} == {"uvicorn.error", "service.edge"}
 
 
 @on_sqlite
