@@ -31,6 +31,7 @@ import service.methods.endpoints
 import service.models.endpoints
 import service.projects.endpoints
 import service.recipes.endpoints
+import service.tasks.endpoints
 import service.uploads.endpoints
 import service.usage.endpoints
 from service.audit.service import settle
@@ -59,8 +60,8 @@ DEFAULT_PORT = 8765
 GOODBYE_SECONDS = 5
 """Seconds for which followers and downloads may go on once the process is asked to stop."""
 FEATURES = (
-    service.recipes, service.jobs, service.events, service.artifacts, service.methods, service.architectures,
-    service.datasets, service.uploads, service.models, service.exports, service.keys, service.projects, service.usage,
+    service.recipes, service.jobs, service.events, service.artifacts, service.tasks, service.methods,
+    service.architectures, service.datasets, service.uploads, service.models, service.exports, service.keys, service.projects, service.usage,
     service.audit, service.health,
 )  # fmt: skip
 CORS_REQUEST_HEADERS = [

@@ -12,7 +12,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from retort.client._catalogue import Architectures, Exports, Methods
+from retort.client._catalogue import Architectures, Exports, Methods, Tasks
 from retort.client._datasets import Datasets
 from retort.client._jobs import Jobs
 from retort.client._keys import Audit, Keys, Projects
@@ -42,6 +42,7 @@ from retort.client._types import (
     ProjectInfo,
     Scope,
     State,
+    TaskInfo,
     UploadInfo,
     UploadPartInfo,
     UsageInfo,
@@ -102,6 +103,7 @@ __all__ = [
     "Scope",
     "ServerError",
     "State",
+    "TaskInfo",
     "TooLargeError",
     "TooManyRequestsError",
     "UnauthorizedError",
@@ -133,6 +135,7 @@ class Retort:
         self.architectures = Architectures(transport)
         self.datasets = Datasets(transport)
         self.exports = Exports(transport)
+        self.tasks = Tasks(transport)
         self.uploads = Uploads(transport)
         self.keys = Keys(transport)
         self.projects = Projects(transport)

@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 from retort.client._transport import Transport, path
-from retort.client._types import ArchitectureInfo, EntryInfo, MethodInfo
+from retort.client._types import ArchitectureInfo, EntryInfo, MethodInfo, TaskInfo
+
+
+class Tasks:
+    """`client.tasks`: the tasks that a recipe may name."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self) -> list[TaskInfo]:
+        return [*self._transport.pages("/v1/tasks", TaskInfo)]
+
+    def get(self, name: str) -> TaskInfo:
+        return self._transport.get(path("tasks", name), TaskInfo)
 
 
 class Methods:

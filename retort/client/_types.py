@@ -255,6 +255,8 @@ class MethodInfo(Answer):
     needs_teacher: bool
     label_weight: float | None
     """The published weight of cross-entropy beside it."""
+    tasks: tuple[str, ...] = ()
+    """The tasks that it serves."""
     needs: tuple[str, ...]
     """The tensors and views that it reads, and what it trains and changes, with its defaults."""
     refuses: str
@@ -290,6 +292,24 @@ class ArchitectureInfo(Answer):
     source: str
     card: CardInfo | None
     """Null where it was not measured yet."""
+
+
+class TaskInfo(Answer):
+    """A task that networks can learn."""
+
+    name: str
+    title: str
+    summary: str
+    headline: str
+    """The metric by which the best epoch is chosen."""
+    more_is_better: bool
+    columns: tuple[str, ...]
+    """The metrics that tables show."""
+    reads: tuple[str, ...]
+    """Everything that methods may read of its networks."""
+    label_fields: tuple[str, ...] = ()
+    facts: dict[str, Any]
+    """JSON schema of the facts that it needs of a data set."""
 
 
 class EntryInfo(Answer):

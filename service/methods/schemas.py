@@ -27,6 +27,8 @@ class MethodRead(EntryRead):
     """Whether a recipe with this method must name a teacher."""
     label_weight: float | None
     """The published weight of cross-entropy beside this method; null where none was published."""
+    tasks: tuple[str, ...]
+    """The tasks that it serves, by what it reads."""
     needs: tuple[str, ...]
     """The things it reads, trains and changes with its defaults, for a pair of CIFAR ResNets."""
     refuses: str

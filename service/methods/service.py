@@ -10,6 +10,8 @@ from retort.architectures import CARDS
 from retort.dataset import ImageClassFacts
 from retort.method import Method, Setup
 from retort.methods import CONFORMANCE, METHODS
+from retort.tasks import TASKS
+from retort.validation import lacking
 from service.catalogue import entry_read, find
 from service.methods.schemas import Conformance, MethodRead
 
@@ -33,9 +35,11 @@ def read(name: str) -> MethodRead:
 def _shown(name: str, method: type[Method]) -> MethodRead:
     conformance = _conformance().get(name, ())
     worst = max((case.worst_difference for case in conformance), default=None)
+    made = method(name=name)
+    tasks = tuple(task.name for task in TASKS.values() if not lacking(made, SETUP, task))
     return MethodRead(
         **entry_read(name, method).model_dump(), formula=method.formula, reconstruction=method.reconstruction,
-        needs_teacher=method.needs_teacher, label_weight=method.label_weight, needs=method(name=name).needs(SETUP),
+        needs_teacher=method.needs_teacher, label_weight=method.label_weight, needs=made.needs(SETUP), tasks=tasks,
         refuses=method.refuses, conformance=conformance, worst_difference=worst,
     )  # fmt: skip
 

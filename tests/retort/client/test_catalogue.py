@@ -7,9 +7,12 @@ from retort.client import NotFoundError, Retort
 from retort.datasets import DATASETS
 from retort.exports import EXPORTS
 from retort.methods import METHODS
+from retort.tasks import TASKS
 
 
 def test_the_catalogue_is_the_registries(client: Retort) -> None:
+    assert {task.name for task in client.tasks.list()} == set(TASKS)
+    assert client.tasks.get("classification").headline == "accuracy"
     assert {method.name for method in client.methods.list()} == set(METHODS)
     assert {one.name for one in client.architectures.list()} == set(ARCHITECTURES)
     assert {entry.name for entry in client.datasets.builtin()} == set(DATASETS)

@@ -1,5 +1,6 @@
 """Networks that come with weights keep the input that these expect, whatever the data's."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from retort.network import Network
 from retort.recipe import Student, Teacher, Training
 from retort.tasks import TASKS
 from tests.retort.architectures.published import hub_file, offline_hub, torchvision_checkpoint
+from tests.retort.engine.runs import recipe_of, run
 
 CLASSIFICATION = TASKS["classification"]
 FACTS = ImageClassFacts(
@@ -113,3 +115,9 @@ def test_weights_that_came_without_a_classifier_can_start_a_student(
     assert all(torch.equal(stored[key], value) for key, value in weights.items())
     with pytest.raises(Impossible, match="the teacher gives 0 classes, the data set has 4; give teach"):
         networks.teacher_network(CLASSIFICATION, Teacher(architecture=name, weights="published"), FACTS, tmp_path)
+
+
+def test_a_method_s_own_network_may_be_of_any_architecture(tmp_path: Path) -> None:
+    ended = run(recipe_of({"name": "residual_kd", "assistant": "resnet14"}, epochs=1), tmp_path / "run")
+    wrapper = json.loads((ended.directory / "artifacts/student.json").read_text())["wrapper"]
+    assert wrapper["fields"]["assistant"] == "resnet14"

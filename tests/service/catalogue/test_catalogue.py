@@ -11,6 +11,8 @@ from retort.architectures import ARCHITECTURES, CARDS
 from retort.datasets import DATASETS
 from retort.exports import EXPORTS
 from retort.methods import METHODS
+from retort.outputs import READS
+from retort.tasks import TASKS
 from service.catalogue import summary
 from tests.service.conftest import on_sqlite
 
@@ -18,6 +20,7 @@ from tests.service.conftest import on_sqlite
 @pytest.mark.parametrize(
     ("path", "known"),
     [
+        ("/v1/tasks", TASKS),
         ("/v1/methods", METHODS),
         ("/v1/architectures", ARCHITECTURES),
         ("/v1/datasets/builtin", DATASETS),
@@ -45,6 +48,7 @@ def test_a_method_tells_all_that_its_class_says(client: TestClient) -> None:
         for field in item["parameters"]["properties"].values():
             assert "default" in field or "const" in field
         assert item["refuses"] == method.refuses
+        assert item["tasks"] == ["classification"]
         assert item["needs"] or not method.needs_teacher
 
 
@@ -95,3 +99,15 @@ def test_a_summary_is_the_first_paragraph_in_one_line() -> None:
         """
 
     assert summary(Entry) == "One thing."
+
+
+@on_sqlite
+def test_a_task_tells_its_metric_and_its_readings(client: TestClient) -> None:
+    task = client.get("/v1/tasks/classification").json()
+    assert (task["headline"], task["more_is_better"], task["columns"][0]) == ("accuracy", True, "accuracy")
+    assert task["reads"] == list(READS.values())
+    assert task["label_fields"] == ["smoothing"]
+    assert {"classes", "class_names", "image_size", "train"} <= task["facts"]["properties"].keys()
+    wrong = client.get("/v1/tasks/clasification")
+    assert wrong.status_code == 404
+    assert "did you mean 'classification'?" in wrong.json()["detail"]
