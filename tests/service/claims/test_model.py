@@ -498,7 +498,7 @@ STEPS: dict[str, tuple[int, Callable[[Story, random.Random], None]]] = {
     "record": (8, lambda story, chance: story.record(back(chance), chance.randint(1, 5), chance.randint(0, 3))),
     "store_checkpoint": (4, lambda story, chance: story.store_checkpoint(back(chance), chance.randint(1, 6))),
     "succeed": (1, lambda story, chance: story.succeed(back(chance))),
-    "end": (2, lambda story, chance: story.end(back(chance), chance.choice([fail, cancel, expire]))),
+    "end": (4, lambda story, chance: story.end(back(chance), chance.choice([fail, cancel, cancel, expire]))),
     "retry": (2, lambda story, chance: story.retry(back(chance))),
     "hand_back": (2, lambda story, chance: story.hand_back(back(chance))),
     "wish": (7, lambda story, chance: story.wish(back(chance), chance.choice([*Wanted, Wanted.pause, Wanted.run]))),
@@ -638,7 +638,7 @@ class Crowd:
         more: list[Any] = [CRASH] if way in (retry, fail) else []
         if way is succeed:
             content = chance.choice([b"same", taken.job_id.encode()])
-            more = [[NewArtifact("student.txt", "student", "text/plain", write_blob(io.BytesIO(content)))]]
+            more = [[NewArtifact("student.txt", "student", "text/plain", write_blob(io.BytesIO(content)))], EFFECTS]
         with transaction() as session:
             self.done[way(session, taken, *more).value] += 1
 
