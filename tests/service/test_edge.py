@@ -147,8 +147,8 @@ def test_who_follows_is_not_taken_for_slow(start: Start, key: str, recipe: dict[
     server = start(patience_seconds=0.5)
     with httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}) as client:
         job = client.post("/v1/jobs", json=recipe).json()["id"]
-        with client.stream("GET", f"/v1/jobs/{job}/events", headers={"Accept": "text/event-stream"}) as diary:
-            lines = diary.iter_lines()
+        with client.stream("GET", f"/v1/jobs/{job}/events", headers={"Accept": "text/event-stream"}) as event_log:
+            lines = event_log.iter_lines()
             assert next(lines).startswith(("id:", "event:"))
             time.sleep(2)
             httpx2.post(f"{server.url}/v1/jobs/{job}/cancel", headers=client.headers)
