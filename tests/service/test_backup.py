@@ -32,7 +32,16 @@ from service.revisions import current, head
 from service.workers.models import WorkerRow
 from service.workers.repository import Machine, see
 from tests.conftest import execute
-from tests.service.claims.test_ownership import CRASH, LEASE_SECONDS, change_row, diary, metrics, must_take, row, take
+from tests.service.claims.test_ownership import (
+    CRASH,
+    LEASE_SECONDS,
+    change_row,
+    event_log,
+    metrics,
+    must_take,
+    row,
+    take,
+)
 from tests.service.filling import Snapshot, fill, snapshot
 from tests.service.rows import add_job, add_project
 from tests.service.test_migrations import REVISIONS
@@ -332,8 +341,8 @@ def test_a_running_job_goes_on_in_its_attempt_and_wishes_hold(
         assert list(session.scalars(select(WorkerRow))) == []
     taken = must_take("new")
     assert (taken.job_id, taken.attempt) == (goes_on, 1)
-    assert [line.kind for line in diary(goes_on)] == ["claimed", "requeued", "claimed"]
-    assert diary(goes_on)[1].body == {
+    assert [line.kind for line in event_log(goes_on)] == ["claimed", "requeued", "claimed"]
+    assert event_log(goes_on)[1].body == {
         "text": f"the database was restored from the backup of {made.made_at}",
         "data": {"asker": "operator", "attempt": 1, "worker": "old", "fence": 1, "fault": "service",
                  "cause": "restored"},
@@ -341,7 +350,7 @@ def test_a_running_job_goes_on_in_its_attempt_and_wishes_hold(
     assert row(unwanted).state is State.cancelled
     assert must_take("new").job_id == waits
     for job_id in (goes_on, unwanted, waits):
-        lines = diary(job_id)
+        lines = event_log(job_id)
         assert [line.number for line in lines] == list(range(1, len(lines) + 1))
 
 
@@ -391,7 +400,7 @@ def test_backups_and_restores_go_well_while_everybody_writes(
         assert min(future.result() for future in working) > 0
     assert lost, "no worker was refused"
     for job_id in jobs:
-        lines = diary(job_id)
+        lines = event_log(job_id)
         assert [line.number for line in lines] == list(range(1, len(lines) + 1))
         fences = [line.body["data"]["fence"] for line in lines if line.kind == "claimed"]
         assert fences == sorted(set(fences))

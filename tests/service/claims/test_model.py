@@ -107,7 +107,7 @@ class Expected:
     life: list[str] = field(default_factory=lambda: ["created"])
     """Kinds of the events of its life."""
     steps: set[int] = field(default_factory=set)
-    """Of the metrics in its diary."""
+    """Of the metrics in its event log."""
     checkpoints: list[str] = field(default_factory=list)
 
     def expired(self, now: float) -> bool:
@@ -440,19 +440,19 @@ class Story:
                 stored[job_id].append(file)
         assert rows.keys() == self.world.jobs.keys()
         for job in self.world.jobs.values():
-            row, diary = rows[job.id], lines[job.id]
+            row, event_log = rows[job.id], lines[job.id]
             assert rounded({name: getattr(row, name) for name in job.row()}) == rounded(job.row())
-            assert [line.number for line in diary] == list(range(1, row.next_event))
-            assert [line.kind for line in diary if line.kind in LIFE] == job.life
-            steps = [line.body["step"] for line in diary if line.kind == "metrics"]
+            assert [line.number for line in event_log] == list(range(1, row.next_event))
+            assert [line.kind for line in event_log if line.kind in LIFE] == job.life
+            steps = [line.body["step"] for line in event_log if line.kind == "metrics"]
             assert sorted(steps) == sorted(job.steps)
             assert stored[job.id] == job.checkpoints
             # And what must hold of any model.
             assert 0 <= row.attempt <= job.max_attempts
             assert (row.state is State.running) == (row.lease_owner is not None) == (row.lease_ends is not None)
-            ends = [line for line in diary if line.kind in TERMINAL]
+            ends = [line for line in event_log if line.kind in TERMINAL]
             assert [line.kind for line in ends] == ([row.state.value] if row.state in TERMINAL else [])
-            assert not ends or (ends[0] is diary[-1] and not stored[job.id])
+            assert not ends or (ends[0] is event_log[-1] and not stored[job.id])
             old = self.before.get(job.id, row.state)
             assert row.state is old or row.state in MAY_FOLLOW[old]
         self.before = {job_id: row.state for job_id, row in rows.items()}
@@ -498,7 +498,7 @@ STEPS: dict[str, tuple[int, Callable[[Story, random.Random], None]]] = {
     "record": (8, lambda story, chance: story.record(back(chance), chance.randint(1, 5), chance.randint(0, 3))),
     "store_checkpoint": (4, lambda story, chance: story.store_checkpoint(back(chance), chance.randint(1, 6))),
     "succeed": (1, lambda story, chance: story.succeed(back(chance))),
-    "end": (2, lambda story, chance: story.end(back(chance), chance.choice([fail, cancel, expire]))),
+    "end": (4, lambda story, chance: story.end(back(chance), chance.choice([fail, cancel, cancel, expire]))),
     "retry": (2, lambda story, chance: story.retry(back(chance))),
     "hand_back": (2, lambda story, chance: story.hand_back(back(chance))),
     "wish": (7, lambda story, chance: story.wish(back(chance), chance.choice([*Wanted, Wanted.pause, Wanted.run]))),
@@ -639,7 +639,7 @@ class Crowd:
         more: list[Any] = [CRASH] if way in (retry, fail) else []
         if way is succeed:
             content = chance.choice([b"same", taken.job_id.encode()])
-            more = [[NewArtifact("student.txt", "student", "text/plain", write_blob(io.BytesIO(content)))]]
+            more = [[NewArtifact("student.txt", "student", "text/plain", write_blob(io.BytesIO(content)))], EFFECTS]
         with transaction() as session:
             self.done[way(session, taken, *more).value] += 1
 

@@ -63,13 +63,13 @@ def row(job_id: str) -> JobRow:
         return session.get_one(JobRow, job_id)
 
 
-def diary(job_id: str) -> list[Line]:
+def event_log(job_id: str) -> list[Line]:
     with reading() as session:
         return list(session.scalars(select(Line).where(Line.job_id == job_id).order_by(Line.number)))
 
 
 def kinds(job_id: str) -> list[str]:
-    return [line.kind for line in diary(job_id)]
+    return [line.kind for line in event_log(job_id)]
 
 
 def change_row(job_id: str, **values: Any) -> None:
@@ -89,7 +89,7 @@ def test_a_claim_takes_a_job_and_says_so() -> None:
     assert (job.state, job.lease_owner, job.attempt, job.fence) == (State.running, "worker_a", 1, 1)
     assert job.started_at is not None
     assert job.lease_ends == pytest.approx(job.started_at + LEASE_SECONDS, abs=1)
-    [line] = diary(job_id)
+    [line] = event_log(job_id)
     assert (line.kind, line.number) == ("claimed", 1)
     assert line.body["data"] == {"asker": "worker", "attempt": 1, "worker": "worker_a", "fence": 1}
     assert take("worker_b") is None
@@ -142,7 +142,7 @@ def test_pauses_double_up_to_a_minute_and_the_last_attempt_fails(later: Later) -
         with transaction() as session:
             retry(session, must_take(), CRASH)
         later(60)
-    pauses = [line.body["data"]["pause_seconds"] for line in diary(job_id) if line.kind == "requeued"]
+    pauses = [line.body["data"]["pause_seconds"] for line in event_log(job_id) if line.kind == "requeued"]
     assert pauses == [2, 4, 8, 16, 32, 60]
     job = row(job_id)
     assert (job.state, job.attempt) == (State.failed, 7)
@@ -158,7 +158,7 @@ def test_an_expired_lease_is_claimed_and_the_old_fence_is_refused(later: Later) 
     new = must_take("worker_b")
     assert (new.job_id, new.attempt, new.fence) == (job_id, 2, 2)
     assert kinds(job_id) == ["claimed", "requeued", "claimed"]
-    lost = diary(job_id)[1]
+    lost = event_log(job_id)[1]
     assert lost.body["text"] == "worker worker_a was not heard from any more in attempt 1"
     assert lost.body["data"]["cause"] == "heartbeat_lost"
     assert (row(job_id).error or {})["cause"] == "heartbeat_lost"
@@ -278,13 +278,13 @@ def test_what_the_engine_says_is_written_down() -> None:
     assert job.latest == {"student": {"loss": 1.0, "accuracy": 0.1}}
     assert job.phase == "distilling"
     assert job.progress == progress.model_dump(exclude={"line"})
-    assert [(line.number, line.kind, line.key) for line in diary(job_id)] == [
+    assert [(line.number, line.kind, line.key) for line in event_log(job_id)] == [
         (1, "claimed", None),
         (2, "resolved", "preparing//resolved/0"),
         (3, "metrics", "distilling/student/metrics/10"),
         (4, "metrics", "distilling/student/metrics/20"),
     ]
-    assert diary(job_id)[2].body == {
+    assert event_log(job_id)[2].body == {
         "phase": "distilling",
         "network": "student",
         "epoch": None,
@@ -305,9 +305,9 @@ def test_what_a_resumed_run_says_again_is_dropped(later: Later) -> None:
         record(
             session, taken, [metrics(10, loss=2.0), metrics(20, loss=1.0), metrics(30, loss=0.5)], None, "distilling"
         )
-    steps = [line.body["step"] for line in diary(job_id) if line.kind == "metrics"]
+    steps = [line.body["step"] for line in event_log(job_id) if line.kind == "metrics"]
     assert steps == [10, 20, 30]
-    assert [line.number for line in diary(job_id)] == list(range(1, 7))
+    assert [line.number for line in event_log(job_id)] == list(range(1, 7))
     assert row(job_id).latest == {"student": {"loss": 0.5}}
 
 
@@ -318,7 +318,7 @@ def test_a_key_twice_in_one_batch_is_kept_once() -> None:
             session, job_id, 1, [Entry("metrics", {}, "a"), Entry("metrics", {}, "a"), Entry("phase", {}, "b")]
         )
     assert [entry.key for entry in new] == ["a", "b"]
-    assert [line.number for line in diary(job_id)] == [1, 2]
+    assert [line.number for line in event_log(job_id)] == [1, 2]
 
 
 def test_numbers_have_no_gap_and_no_repeat_when_many_write_at_once() -> None:
@@ -339,7 +339,7 @@ def test_numbers_have_no_gap_and_no_repeat_when_many_write_at_once() -> None:
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(write, range(6)))
-    lines = diary(job_id)
+    lines = event_log(job_id)
     assert [line.number for line in lines] == list(range(1, 6 * 8 + 8 + 1))
     assert sorted(line.key for line in lines if line.key) == sorted(f"metrics/{s}" for s in (0, 1, 2, 4, 5, 6, 8, 9))
     assert row(job_id).next_event == len(lines) + 1
@@ -360,7 +360,7 @@ def test_success_names_the_files_and_ends_the_job_in_one_transaction() -> None:
     with reading() as session:
         found = [(artifact.name, read_chunk(blob.id, 0)) for artifact, blob in artifacts_of(session, job_id)]
     assert found == [("a.onnx", b"same"), ("b.onnx", b"same"), ("c.json", b"other")]
-    assert diary(job_id)[-1].kind == "succeeded"
+    assert event_log(job_id)[-1].kind == "succeeded"
     with pytest.raises(LostLease), transaction() as session:
         fail(session, taken, CRASH)
 

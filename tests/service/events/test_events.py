@@ -1,4 +1,4 @@
-"""The diary: as a list, as server-sent events that can be taken up again, as curves."""
+"""The event log: as a list, as server-sent events that can be taken up again, as curves."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_curves(client: TestClient, job_id: str) -> None:
 # Server-sent events
 
 
-def test_a_finished_diary_is_replayed_and_the_stream_ends(client: TestClient, job_id: str) -> None:
+def test_a_finished_event_log_is_replayed_and_the_stream_ends(client: TestClient, job_id: str) -> None:
     write(job_id, *(metrics(epoch, 1.0) for epoch in range(1, 451)))
     end(job_id)
     answer = client.get(f"/v1/jobs/{job_id}/events", headers=STREAM)

@@ -214,7 +214,7 @@ def shut() -> Iterator[None]:
 def test_who_reads_slowly_delays_nobody_and_takes_no_memory(
     start: Start, key: str, caller: Caller, job_ids: list[str]
 ) -> None:
-    """Followers who never read: a large diary is not kept for them, and others hear of everything."""
+    """Followers who never read: a large event log is not kept for them, and others hear of everything."""
     server, job_id = start(), job_ids[0]
     large = [Entry("warning", {"phase": "distilling", "text": "x" * 20_000}, f"warning/{i}") for i in range(400)]
     write(job_id, *large[:200])
