@@ -15,7 +15,7 @@ import httpx2
 from pydantic import BaseModel, ValidationError
 
 from retort.client._types import AnswerPage
-from retort.client.errors import ProblemDetails, UnexpectedAnswerError, UnreachableError, error_for
+from retort.client.errors import ErrorInfo, UnexpectedAnswerError, UnreachableError, error_for
 
 DEFAULT_URL = "http://127.0.0.1:8765"
 TIMEOUT = httpx2.Timeout(30.0, connect=5.0)
@@ -145,11 +145,11 @@ class Transport:
                 f"{self.url} answered with something that is not JSON; check that it is a Retort service"
             ) from None
 
-    def _problem(self, response: httpx2.Response) -> ProblemDetails:
+    def _problem(self, response: httpx2.Response) -> ErrorInfo:
         try:
-            return ProblemDetails.model_validate(response.json())
+            return ErrorInfo.model_validate(response.json())
         except ValueError:
-            return ProblemDetails(
+            return ErrorInfo(
                 status=response.status_code,
                 detail=f"{self.url} answered {response.status_code} {response.reason_phrase}".rstrip(),
             )
@@ -163,7 +163,7 @@ def path(*parts: str) -> str:
 class ServiceBusy(Exception):
     """The service cannot answer now, but may later."""
 
-    def __init__(self, problem: ProblemDetails, retry_after_seconds: float) -> None:
+    def __init__(self, problem: ErrorInfo, retry_after_seconds: float) -> None:
         super().__init__(problem.detail)
         self.problem = problem
         self.retry_after_seconds = retry_after_seconds

@@ -39,7 +39,7 @@ class UnexpectedAnswerError(RetortError):
     """The answer is none that a Retort service gives."""
 
 
-class ProblemDetails(Answer):
+class ErrorInfo(Answer):
     """The body of an error, RFC 9457."""
 
     title: str = ""
@@ -55,7 +55,7 @@ class ProblemDetails(Answer):
 class ApiError(RetortError):
     """The service answered with an error."""
 
-    def __init__(self, problem: ProblemDetails) -> None:
+    def __init__(self, problem: ErrorInfo) -> None:
         super().__init__(problem.detail or problem.title or f"the service answered with status {problem.status}")
         self.problem = problem
 
@@ -117,6 +117,6 @@ BY_STATUS: dict[int, type[ApiError]] = {
 }
 
 
-def error_for(problem: ProblemDetails) -> ApiError:
+def error_for(problem: ErrorInfo) -> ApiError:
     """The error of the class for the status."""
     return BY_STATUS.get(problem.status, ServerError if problem.status >= 500 else ApiError)(problem)
