@@ -79,7 +79,7 @@ def _ingests_uses(spec: Mapping[str, Any]) -> Iterator[Use]:
 
 KINDS: dict[str, Kind] = {
     DISTILL: Kind(Recipe, "retort.engine.run:Run", _recipes_uses),
-    INGEST: Kind(Ingest, "retort.engine.ingest:Ingestion", _ingests_uses),
+    INGEST: Kind(Ingest, "retort.ingestion:Ingestion", _ingests_uses),
     CHECK: Kind(Check, "retort.engine.check:ModelCheck", _checks_uses),
     ESTIMATE: Kind(
         Estimate, "retort.engine.estimate:Estimation", lambda spec: _recipes_uses(spec["recipe"], "/recipe")

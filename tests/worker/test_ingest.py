@@ -9,8 +9,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.jobs.models import State
-from tests.retort.engine.ingest.packing import gz, tar
-from tests.retort.engine.ingest.test_ingestion import garden
+from tests.retort.ingestion.packing import gz, tar
+from tests.retort.ingestion.test_ingestion import garden
 from tests.service.conftest import client as client
 from tests.service.conftest import key as key
 from tests.service.conftest import on_sqlite

@@ -16,7 +16,7 @@ from retort.datasets.image_folder import ImageFolder
 from retort.datasets.stored import StoredDataset
 from tests.retort.datasets.pictures import paint
 from tests.retort.datasets.published import WRITERS
-from tests.retort.engine.ingest.packing import take_in
+from tests.retort.ingestion.packing import take_in
 
 
 def a_folder(root: Path) -> ImageFolder:

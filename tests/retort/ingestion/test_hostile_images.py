@@ -14,8 +14,8 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from retort.datasets import _pictures
-from retort.engine.ingest.look import look
-from tests.retort.engine.ingest.packing import claiming_png, picture
+from retort.ingestion.look import look
+from tests.retort.ingestion.packing import claiming_png, picture
 
 CLAIM = "its header claims more than 178,956,970 pixels"
 

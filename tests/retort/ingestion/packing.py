@@ -22,10 +22,10 @@ from PIL import Image
 from retort.dataset import DatasetError
 from retort.datasets._archive import Archive
 from retort.engine.event_log import EventLog
-from retort.engine.ingest import Ingestion
-from retort.engine.ingest.members import Bounds
 from retort.engine.interrupt import Interrupt
 from retort.ingest import Ingest
+from retort.ingestion import Ingestion
+from retort.ingestion.members import Bounds
 from retort.order import Paths
 
 if sys.version_info >= (3, 14):

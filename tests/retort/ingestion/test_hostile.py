@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from retort import ingestion
 from retort.dataset import DatasetError
-from retort.engine import ingest
-from retort.engine.ingest import members
-from retort.engine.ingest.members import Bounds
 from retort.engine.interrupt import Impossible
-from tests.retort.engine.ingest.packing import (
+from retort.ingestion import members
+from retort.ingestion.members import Bounds
+from tests.retort.ingestion.packing import (
     entry,
     flowers,
     gz,
@@ -327,6 +327,6 @@ def test_noise_never_does_more_than_be_refused(tmp_path: Path) -> None:
 
 
 def test_files_that_may_be_manifests_are_bounded_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest, "MANIFEST_BYTES", 1000)
+    monkeypatch.setattr(ingestion, "MANIFEST_BYTES", 1000)
     said = refusal(tmp_path, tar({**flowers(), "a.csv": bytes(600), "b.csv": bytes(600)}))
     assert said == "2 files that may be manifests (a.csv, b.csv) have 1,200 bytes; at most 1,000 are read"

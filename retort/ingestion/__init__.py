@@ -20,12 +20,12 @@ from retort.datasets._split import take_splits
 from retort.engine.artifacts import Packer
 from retort.engine.event_log import EventLog
 from retort.engine.group import ALONE, Group
-from retort.engine.ingest.layout import MANIFEST_BYTES, Layout, find_layout, is_named_manifest, may_matter
-from retort.engine.ingest.look import LARGEST_FILE, Look, look
-from retort.engine.ingest.members import Bounds, Member, Stray, files_of, members_of, shown
-from retort.engine.ingest.report import Broken, report_of
 from retort.engine.interrupt import Impossible, Interrupt, NothingToKeep
 from retort.ingest import ARCHIVE, REPORT, Ingest
+from retort.ingestion.layout import MANIFEST_BYTES, Layout, find_layout, is_named_manifest, may_matter
+from retort.ingestion.look import LARGEST_FILE, Look, look
+from retort.ingestion.members import Bounds, Member, Stray, files_of, members_of, shown
+from retort.ingestion.report import Broken, report_of
 from retort.order import Paths
 
 Piece = tuple[int, int]
@@ -123,11 +123,11 @@ class Ingestion:
         broken: Broken = {}
 
         def see(name: str) -> None:
-            paths, size = pieces[name]
+            place, size = pieces[name]
             try:
                 if size > LARGEST_FILE:
                     raise ValueError(f"its file has {size:,} bytes; at most {LARGEST_FILE:,} are decoded")
-                looks[name] = look(b"".join(in_blocks(spool, paths, size)), self.spec.image_size)
+                looks[name] = look(b"".join(in_blocks(spool, place, size)), self.spec.image_size)
             except Exception as error:  # a decoder's error on a hostile file may be anything
                 broken[name] = " ".join(str(error).split()) or type(error).__name__
 

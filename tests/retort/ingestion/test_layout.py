@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from retort.dataset import DatasetError
-from retort.engine.ingest.layout import Layout, find_layout, may_matter
-from tests.retort.engine.ingest.packing import flowers, pictures, take_in, tar, zipped
+from retort.ingestion.layout import Layout, find_layout, may_matter
+from tests.retort.ingestion.packing import flowers, pictures, take_in, tar, zipped
 
 
 def found(*names: str, **manifests: str) -> Layout:

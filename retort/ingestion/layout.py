@@ -13,7 +13,7 @@ from retort.dataset import DatasetError
 from retort.datasets._archive import SPLITS
 from retort.datasets._listing import Labelled, first_few, is_named_image
 from retort.datasets.image_folder import SPLIT_FOLDERS
-from retort.engine.ingest.members import safe_name, shown
+from retort.ingestion.members import safe_name, shown
 
 MANIFEST_ENDINGS = (".csv", ".jsonl", ".ndjson")
 MANIFEST_BYTES = 256 << 20
@@ -39,10 +39,10 @@ class Layout:
 
 def may_matter(name: str) -> bool:
     """Whether a file may be an image or a manifest by its name; what may not is stray."""
-    splits = name.split("/")
-    if any(split.startswith(".") or split in JUNK for split in splits):
+    steps = name.split("/")
+    if any(step.startswith(".") or step in JUNK for step in steps):
         return False
-    return is_named_image(splits[-1]) or is_named_manifest(name)
+    return is_named_image(steps[-1]) or is_named_manifest(name)
 
 
 def is_named_manifest(name: str) -> bool:
@@ -198,10 +198,10 @@ def _row(row: Mapping[str, Any], where: str) -> tuple[str, str, str]:
         raise DatasetError(f"{where} has no path")
     if isinstance(label, bool) or not isinstance(label, str | int) or not str(label).strip():
         raise DatasetError(f"{where} has no label; wanted text or a whole number")
-    split = "train" if split in (None, "") else _split_of(str(split).strip())
-    if split is None:
+    found = "train" if split in (None, "") else _split_of(str(split).strip())
+    if found is None:
         raise DatasetError(f"{where} has the split {shown(str(split))}; wanted train, validation or test")
-    return safe_name(path), str(label).strip(), split
+    return safe_name(path), str(label).strip(), found
 
 
 def _by_number(label: str) -> tuple[int, str]:

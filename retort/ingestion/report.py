@@ -8,10 +8,10 @@ from typing import Any
 
 from retort.datasets._archive import SPLITS
 from retort.datasets._listing import Labelled, first_few
-from retort.engine.ingest.layout import Layout
-from retort.engine.ingest.look import Look, misnamed
-from retort.engine.ingest.members import NAMED, Stray
 from retort.ingest import Ingest
+from retort.ingestion.layout import Layout
+from retort.ingestion.look import Look, misnamed
+from retort.ingestion.members import NAMED, Stray
 
 Broken = dict[str, str]
 """Why each image could not be decoded, by its name."""

@@ -20,7 +20,7 @@ from retort.datasets import _pictures
 from retort.datasets.image_folder import ImageFolder
 from retort.datasets.stored import StoredDataset
 from retort.engine.interrupt import Impossible, Interrupt, NothingToKeep, Stopped
-from tests.retort.engine.ingest.packing import (
+from tests.retort.ingestion.packing import (
     Taken,
     claiming_png,
     flowers,
@@ -130,7 +130,7 @@ def test_it_is_what_image_folder_would_have_made_of_it(tmp_path: Path, monkeypat
             mine, theirs = getattr(found, split), getattr(wanted, split)
             everything = torch.arange(len(theirs))
             assert torch.equal(mine.targets, theirs.targets)
-            assert torch.equal(mine.inputs(everything), theirs.images(everything))
+            assert torch.equal(mine.inputs(everything), theirs.inputs(everything))
             assert type(mine).__name__ == ("MemorySplit" if share else "StreamedSplit")
 
 
@@ -352,12 +352,12 @@ def test_a_wish_ends_it_where_it_stands_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wish: str, raised: type[BaseException]
 ) -> None:
     interrupt = Interrupt()
-    monkeypatch.setattr("tests.retort.engine.ingest.packing.Interrupt", lambda: interrupt)
+    monkeypatch.setattr("tests.retort.ingestion.packing.Interrupt", lambda: interrupt)
 
     def split(*_: object) -> None:
         getattr(interrupt, wish)()
 
-    monkeypatch.setattr("retort.engine.ingest.take_parts", split)
+    monkeypatch.setattr("retort.ingestion.take_splits", split)
     with pytest.raises(raised) as ended:
         take_in(tmp_path, tar(garden()))
     if raised is NothingToKeep:

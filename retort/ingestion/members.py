@@ -159,15 +159,15 @@ def safe_name(found: str) -> str:
         plain = unicodedata.normalize("NFKC", spelt).translate(SLASHES)
         if plain.startswith("/") or DRIVE.match(plain):
             raise DatasetError(f"the name {shown(found)} is absolute; wanted names relative to the archive")
-        if any(split.strip(" .") == "" and split.strip(" ").startswith("..") for split in plain.split("/")):
+        if any(step.strip(" .") == "" and step.strip(" ").startswith("..") for step in plain.split("/")):
             raise DatasetError(f"the name {shown(found)} leads out of the archive")
     if "\0" in found:
         raise DatasetError(f"the name {shown(found)} holds a NUL character")
-    splits = [split for split in found.replace("\\", "/").split("/") if split not in ("", ".")]
-    name = unicodedata.normalize("NFC", "/".join(splits))
-    if len(name) > LONGEST_NAME or len(splits) > DEEPEST:
+    steps = [step for step in found.replace("\\", "/").split("/") if step not in ("", ".")]
+    name = unicodedata.normalize("NFC", "/".join(steps))
+    if len(name) > LONGEST_NAME or len(steps) > DEEPEST:
         raise DatasetError(
-            f"the name {shown(found)} has {len(name)} characters in {len(splits)} parts; at most {LONGEST_NAME} in "
+            f"the name {shown(found)} has {len(name)} characters in {len(steps)} parts; at most {LONGEST_NAME} in "
             f"{DEEPEST} are read"
         )
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
@@ -295,10 +295,10 @@ class Forward:
     def tell(self) -> int:
         return self._place
 
-    def seek(self, paths: int) -> int:
-        if paths < self._place:
+    def seek(self, place: int) -> int:
+        if place < self._place:
             raise DatasetError("the archive holds an entry that lies before its own header")
-        while self._place < paths and self._take(min(BLOCK, paths - self._place)):
+        while self._place < place and self._take(min(BLOCK, place - self._place)):
             pass
         return self._place
 
@@ -349,13 +349,13 @@ class Directory:
         each."""
         most = min(self._bounds.files, self._bounds.zip_files)
         count = Count(most, most)
-        paths = 0
-        while paths + DIRECTORY_ENTRY.size <= len(content):
-            mark, *lengths = DIRECTORY_ENTRY.unpack_from(content, paths)
+        place = 0
+        while place + DIRECTORY_ENTRY.size <= len(content):
+            mark, *lengths = DIRECTORY_ENTRY.unpack_from(content, place)
             if mark != b"PK\1\2":
                 break
             count.take(1)
-            paths += DIRECTORY_ENTRY.size + sum(lengths)
+            place += DIRECTORY_ENTRY.size + sum(lengths)
 
 
 def _zip_members(file: Path, bounds: Bounds) -> Iterator[Member]:
