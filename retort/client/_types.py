@@ -139,7 +139,7 @@ class PointInfo(Answer):
 class CurvesInfo(Answer):
     """Metrics of a job over its steps."""
 
-    students: dict[str, dict[str, list[PointInfo]]]
+    networks: dict[str, dict[str, list[PointInfo]]]
     """Network to metric to points, oldest first."""
 
 

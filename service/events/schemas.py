@@ -57,7 +57,7 @@ class Point(ResponseModel):
 class Metrics(ResponseModel):
     """The curves of a job."""
 
-    students: dict[str, dict[str, list[Point]]]
+    networks: dict[str, dict[str, list[Point]]]
     """By the network's name and the metric's, in the order in which they were measured."""
 
 

@@ -22,15 +22,15 @@ CURVES = ("metrics", "evaluation")
 
 def metrics(session: Session, job_id: str) -> Metrics:
     """The curves of each network."""
-    students: dict[str, dict[str, list[Point]]] = {}
+    networks: dict[str, dict[str, list[Point]]] = {}
     for body in repository.bodies(session, job_id, CURVES):
         network = body.get("network")
         if network is None:
             continue
         for metric, value in (body.get("values") or {}).items():
             point = Point(phase=body["phase"], epoch=body.get("epoch"), step=body.get("step") or 0, value=value)
-            students.setdefault(network, {}).setdefault(metric, []).append(point)
-    return Metrics(students=students)
+            networks.setdefault(network, {}).setdefault(metric, []).append(point)
+    return Metrics(networks=networks)
 
 
 async def follow(caller: Caller, job_id: str, after: int) -> AsyncIterator[bytes]:

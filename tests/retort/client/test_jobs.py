@@ -114,7 +114,7 @@ def test_events_come_in_pages(client: Retort, service: Service, monkeypatch: pyt
 
 
 def test_metrics_are_curves(client: Retort, service: Service) -> None:
-    assert client.jobs.metrics(service.create()).students == {}
+    assert client.jobs.metrics(service.create()).networks == {}
 
 
 def test_follow_ends_with_the_job(client: Retort, service: Service) -> None:

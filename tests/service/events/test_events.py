@@ -88,7 +88,7 @@ def test_curves(client: TestClient, job_id: str) -> None:
     write(job_id, Entry("evaluation", {"phase": "distilling", "network": "student", "epoch": 2, "step": 40,
                                        "values": {"validation.accuracy": 0.75}}, "e"))  # fmt: skip
     assert client.get(f"/v1/jobs/{job_id}/metrics").json() == {
-        "students": {
+        "networks": {
             "student": {
                 "loss": [
                     {"phase": "distilling", "epoch": 1, "step": 20, "value": 2.5},
