@@ -422,11 +422,10 @@ def resumed_here(storage: Path, folder: Path) -> bytes:
 def made_here() -> bool:
     """Whether this machine computes as the one that made the data."""
     made, cpuinfo = EXPECTED["made_on"], Path("/proc/cpuinfo")
-    processor = f"model name\t: {made['processor']}\n"
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     return (
-        cpuinfo.exists()
-        and processor in cpuinfo.read_text()
+        {f"model name\t: {made['processor']}", *made["cpuinfo"]} <= set(lines)
         and torch.__version__ == made["torch"]
         and torch.backends.cpu.get_cpu_capability() == made["capability"]
-        and not {"ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"} & os.environ.keys()
+        and not EXPECTED["avx2_environment"].keys() & os.environ.keys()
     )
