@@ -170,25 +170,39 @@ def test_an_empty_file_in_a_missing_folder_is_migrated(tmp_path: Path) -> None:
 
 # Rows whose JSON a migration rewrites
 
-TEACH = {"epochs": 2, "gradient_accumulation": 2, "cache_teacher_outputs": False}
+TEACH = {"epochs": 2, "accumulate": 2, "keep_teacher_outputs": False}
 NEW_TEACH = {"epochs": 2, "gradient_accumulation": 2, "cache_teacher_outputs": False}
 OLD_RECIPE: dict[str, Any] = {
-    "training": {"gradient_accumulation": 4, "lr": 0.1, "cache_teacher_outputs": True}, "teacher": {"teach": TEACH},
-    "require_teacher": 0.5, "students": [{"name": "accumulate"}],
+    "training": {"accumulate": 4, "lr": 0.1, "keep_teacher_outputs": True}, "teacher": {"teach": TEACH},
+    "require_teacher_accuracy": 0.5, "students": [{"name": "accumulate"}],
 }  # fmt: skip
 NEW_RECIPE: dict[str, Any] = {
     "training": {"gradient_accumulation": 4, "lr": 0.1, "cache_teacher_outputs": True}, "teacher": {"teach": NEW_TEACH},
     "require_teacher": 0.5, "students": [{"name": "accumulate"}],
 }  # fmt: skip
 WITHOUT_TEACHER: dict[str, Any] = {"training": {"lr": 1.7976931348623157e308}, "teacher": None}
+REPORTING = "reporting"
+"""The phase of events of kind `report` here."""
 REWRITTEN: dict[tuple[str, str], list[tuple[Any, Any]]] = {
     ("jobs", "spec"): [
         (OLD_RECIPE, NEW_RECIPE),
         ({"recipe": OLD_RECIPE}, {"recipe": NEW_RECIPE}),
         (WITHOUT_TEACHER, WITHOUT_TEACHER),
-        ({"source": {"gradient_accumulation": 1}}, {"source": {"gradient_accumulation": 1}}),
+        ({"source": {"accumulate": 1}}, {"source": {"accumulate": 1}}),
     ],
-    ("jobs", "progress"): [({"student": "größe", "step": 7}, {"network": "größe", "step": 7}), (None, None)],
+    ("jobs", "progress"): [
+        ({"student": "größe", "step": 7}, {"network": "größe", "step": 7}),
+        (
+            {"student": "a", "images_per_second": 5.5, "accuracy": 0.25, "loss": 1},
+            {"network": "a", "examples_per_second": 5.5, "metric": "accuracy", "value": 0.25, "loss": 1},
+        ),
+        (
+            {"student": "a", "accuracy": None},
+            {"network": "a", "metric": "accuracy", "value": None},
+        ),
+        ({"student": None, "accuracy": None}, {"network": None, "metric": None, "value": None}),
+        (None, None),
+    ],
     ("jobs", "error"): [
         ({"fault": "recipe", "cause": "impossible"}, {"fault": "spec", "cause": "impossible"}),
         ({"fault": "machine", "cause": "recipe"}, {"fault": "machine", "cause": "recipe"}),
@@ -199,6 +213,26 @@ REWRITTEN: dict[tuple[str, str], list[tuple[Any, Any]]] = {
         ({"student": None, "data": OLD_RECIPE}, {"network": None, "data": NEW_RECIPE}),
         ({"text": None, "data": {"fault": "recipe"}}, {"text": None, "data": {"fault": "spec"}}),
         ({"text": 'a "student" with a "fault"', "data": None}, {"text": 'a "student" with a "fault"', "data": None}),
+        ({"data": {"sections": [{"learners": []}]}}, {"data": {"sections": [{"learners": []}]}}),
+        (
+            {"phase": REPORTING, "data": {"sections": [{"steps": 1, "learners": ["parts"]}], "parts": 1}},
+            {"phase": REPORTING, "data": {"sections": [{"steps": 1, "networks": ["parts"]}], "splits": 1}},
+        ),
+        (
+            {"phase": REPORTING, "data": {"classes": ["a", "b"], "networks": [{"name": "a", "collapse": {"nc1": 1}}]}},
+            {
+                "phase": REPORTING,
+                "data": {
+                    "classes": 2,
+                    "class_names": ["a", "b"],
+                    "networks": [{"name": "a", "diagnostics": {"nc1": 1}}],
+                },
+            },
+        ),
+        (
+            {"phase": REPORTING, "data": {"classes": [{"name": "parts"}], "parts": {"train": 3}, "warnings": []}},
+            {"phase": REPORTING, "data": {"classes": [{"name": "parts"}], "splits": {"train": 3}, "warnings": []}},
+        ),
     ],
     ("datasets", "report"): [
         ({"parts": {"train": 2}, "parts_made": []}, {"splits": {"train": 2}, "parts_made": []}),
@@ -250,7 +284,9 @@ def _add_rows_of_0009(connection: Connection, count: int) -> None:
             "created_at": 0,
         }  # fmt: skip
         connection.execute(tables["jobs"].insert(), job)
-        event = {"job_id": job_id, "number": 1, "kind": "metrics", "at": 0, "attempt": 1}
-        connection.execute(tables["events"].insert(), {**event, "body": old("events", "body", number)})
+        body = old("events", "body", number)
+        kind = "report" if body.get("phase") == REPORTING else "metrics"
+        event = {"job_id": job_id, "number": 1, "kind": kind, "at": 0, "attempt": 1, "body": body}
+        connection.execute(tables["events"].insert(), event)
         dataset = {"id": f"dataset_{number:04}", "project_id": "p", "name": "", "source": {}, "created_at": 0}
         connection.execute(tables["datasets"].insert(), {**dataset, "report": old("datasets", "report", number)})
