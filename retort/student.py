@@ -50,7 +50,7 @@ class ShippedWrapper(Spec):
     """The wrapper's own fields."""
 
 
-class Description(Spec):
+class NetworkDescription(Spec):
     """What `student.json` holds; the engine adds what it measured."""
 
     # A reader of these files has no use for what a later version adds, and no harm from it.
@@ -89,7 +89,7 @@ def describe(
 
     `wrapper` is the method that changed its head, and how; `weights_dtype` the precision in which weights are stored.
     """
-    described = Description(
+    described = NetworkDescription(
         name=name,
         task=task.name,
         architecture=architecture,
@@ -129,10 +129,10 @@ def load_student(description_file: Path, weights_file: Path | None = None) -> tu
     return network.eval(), everything
 
 
-def _read_description(file: Path) -> tuple[Description, dict[str, Any]]:
+def _read_description(file: Path) -> tuple[NetworkDescription, dict[str, Any]]:
     try:
         everything = json.loads(file.read_text(encoding="utf-8"))
-        described = Description.model_validate(everything)
+        described = NetworkDescription.model_validate(everything)
         TASKS[described.task].description_type.model_validate(everything)
         return described, everything
     except OSError as error:
@@ -145,7 +145,7 @@ def _read_description(file: Path) -> tuple[Description, dict[str, Any]]:
         raise StudentError(f"{file.name} is not JSON: {error}") from error
 
 
-def _build(description: Description, outputs: int) -> Network:
+def _build(description: NetworkDescription, outputs: int) -> Network:
     import torch
 
     if description.architecture not in ARCHITECTURES:

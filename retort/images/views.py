@@ -13,9 +13,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from retort import augmentation as recipe
 from retort import draws
-from retort.augmentation import Augmentation, Erasing, Mix, MixupOrCutMix, ResizedCrop
+from retort.augmentation import (
+    Augmentation,
+    AutoAugmentPolicy,
+    BatchCutMix,
+    BatchMixup,
+    BatchMixupOrCutMix,
+    Erasing,
+    Mix,
+    RandAugmentPolicy,
+    ResizedCrop,
+)
 from retort.draws import DrawPoint
 from retort.images.policies import Draw, follow
 from retort.view import (
@@ -96,10 +105,10 @@ def mix(images: Tensor, how: Mix | None, draw_context: DrawContext) -> ViewBatch
     draw = draws.shared(draw_context.data_seed, "augmentation mix", draw_context.epoch, draw_context.step)
     if draw.random() >= how.probability:
         return ViewBatch(images, _mixed(_partners(draw, images), 1.0))
-    if isinstance(how, MixupOrCutMix):
+    if isinstance(how, BatchMixupOrCutMix):
         cuts = draw.random() < how.switch_probability
-        how = recipe.CutMix(alpha=how.cutmix_alpha) if cuts else recipe.Mixup(alpha=how.mixup_alpha)
-    blend = _mixup if isinstance(how, recipe.Mixup) else _cutmix
+        how = BatchCutMix(alpha=how.cutmix_alpha) if cuts else BatchMixup(alpha=how.mixup_alpha)
+    blend = _mixup if isinstance(how, BatchMixup) else _cutmix
     return blend(how.alpha, images, draw, larger_own=True)
 
 
@@ -247,13 +256,13 @@ def _(view: CutMixPick, clean: Tensor, draw_context: DrawContext) -> ViewBatch:
 
 @make.register
 def _(view: RandAugment, clean: Tensor, draw_context: DrawContext) -> ViewBatch:
-    policy = recipe.RandAugment(operations=view.operations, magnitude=view.magnitude)
+    policy = RandAugmentPolicy(operations=view.operations, magnitude=view.magnitude)
     return ViewBatch(follow(policy, clean, draw_context.drawing(repr(view))))
 
 
 @make.register
 def _(view: AutoAugment, clean: Tensor, draw_context: DrawContext) -> ViewBatch:
-    return ViewBatch(follow(recipe.AutoAugment(learned_on=view.policy), clean, draw_context.drawing(repr(view))))
+    return ViewBatch(follow(AutoAugmentPolicy(learned_on=view.policy), clean, draw_context.drawing(repr(view))))
 
 
 @make.register

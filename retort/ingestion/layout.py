@@ -25,7 +25,7 @@ LONGEST_LABEL = 200
 
 
 @dataclass
-class Layout:
+class ImageLayout:
     """The images that are to be looked at."""
 
     told: str
@@ -50,7 +50,7 @@ def is_named_manifest(name: str) -> bool:
     return name.lower().endswith(MANIFEST_ENDINGS) and name.count("/") <= 1
 
 
-def find_layout(images: Sequence[str], manifests: Mapping[str, bytes]) -> Layout:
+def find_layout(images: Sequence[str], manifests: Mapping[str, bytes]) -> ImageLayout:
     """What the names of images, and the files that may be manifests, say. Raises DatasetError."""
     if not images:
         raise DatasetError("no image was found; wanted files like class/1.jpg, or a manifest beside the images")
@@ -68,7 +68,7 @@ def find_layout(images: Sequence[str], manifests: Mapping[str, bytes]) -> Layout
 # Folders
 
 
-def _by_folders(images: Sequence[str]) -> Layout:
+def _by_folders(images: Sequence[str]) -> ImageLayout:
     paths = [PurePosixPath(name).parts for name in images]
     tops = {path[0] for path in paths}
     wrapped = len(tops) == 1 and _split_of(next(iter(tops))) is None and any(len(path) > 2 for path in paths)
@@ -86,7 +86,7 @@ def _by_folders(images: Sequence[str]) -> Layout:
             claimed[split].append((name, label))
     classes = sorted({label for _, label in claimed["train"]})
     told = "folders of classes in folders of parts" if named else "folders of classes"
-    return Layout(told, tuple(classes), _labelled(claimed, classes), stray)
+    return ImageLayout(told, tuple(classes), _labelled(claimed, classes), stray)
 
 
 def _split_folders(names: set[str]) -> dict[str, str]:
@@ -119,7 +119,7 @@ def _labelled(claimed: Mapping[str, Iterable[tuple[str, str]]], classes: Sequenc
 # Manifest
 
 
-def _by_manifest(images: Sequence[str], manifest: str, rows: Iterable[Mapping[str, Any]]) -> Layout:
+def _by_manifest(images: Sequence[str], manifest: str, rows: Iterable[Mapping[str, Any]]) -> ImageLayout:
     base = manifest.rpartition("/")[0]
     held = set(images)
     claimed: dict[str, dict[str, str]] = {split: {} for split in SPLITS}
@@ -142,7 +142,7 @@ def _by_manifest(images: Sequence[str], manifest: str, rows: Iterable[Mapping[st
     classes = sorted(set(claimed["train"].values()), key=_by_number)
     splits = {split: list(labels.items()) for split, labels in claimed.items() if labels or split == "train"}
     stray = [name for name in images if name not in seen]
-    return Layout(_told_by(manifest), tuple(classes), _labelled(splits, classes), stray)
+    return ImageLayout(_told_by(manifest), tuple(classes), _labelled(splits, classes), stray)
 
 
 def _told_by(manifest: str) -> str:
@@ -209,7 +209,7 @@ def _by_number(label: str) -> tuple[int, str]:
     return (int(label), label) if label.isdecimal() and len(label) < 19 else (10**19, label)
 
 
-def _check_classes(layout: Layout) -> None:
+def _check_classes(layout: ImageLayout) -> None:
     names = layout.class_names
     if len(names) < 2:
         found = f"only one class was found, {shown(names[0])}" if names else "no class was found"

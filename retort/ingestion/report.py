@@ -9,8 +9,8 @@ from typing import Any
 from retort.datasets._archive import SPLITS
 from retort.datasets._listing import Labelled, first_few
 from retort.ingest import Ingest
-from retort.ingestion.layout import Layout
-from retort.ingestion.look import Look, misnamed
+from retort.ingestion.inspection import ImageFindings, misnamed
+from retort.ingestion.layout import ImageLayout
 from retort.ingestion.members import NAMED, Stray
 
 Broken = dict[str, str]
@@ -22,16 +22,16 @@ UNEVEN = 10
 
 
 def report_of(
-    layout: Layout,
+    layout: ImageLayout,
     splits: Mapping[str, Sequence[Labelled]],
     made: Sequence[str],
-    looks: Mapping[str, Look],
+    findings: Mapping[str, ImageFindings],
     broken: Broken,
     stray: Stray,
     spec: Ingest,
 ) -> dict[str, Any]:
     """The report, as JSON; a function of the images and the spec alone."""
-    kept = [looks[name] for split in SPLITS for name, _ in splits[split]]
+    kept = [findings[name] for split in SPLITS for name, _ in splits[split]]
     report: dict[str, Any] = {
         "layout": layout.told,
         "splits": {split: len(splits[split]) for split in SPLITS},
@@ -43,8 +43,8 @@ def report_of(
         "turned": sum(each.turned for each in kept),
         "animated": sum(each.animated for each in kept),
         "deep": sum(each.deep for each in kept),
-        "misnamed": sum(misnamed(name, looks[name]) for split in SPLITS for name, _ in splits[split]),
-        "duplicates": _duplicates(splits, looks),
+        "misnamed": sum(misnamed(name, findings[name]) for split in SPLITS for name, _ in splits[split]),
+        "duplicates": _duplicates(splits, findings),
         "broken": {
             "count": len(broken),
             "allowed": spec.limits.broken,
@@ -55,7 +55,7 @@ def report_of(
     return {**report, "warnings": [*_warnings(report)]}
 
 
-def _classes(layout: Layout, splits: Mapping[str, Sequence[Labelled]]) -> list[dict[str, Any]]:
+def _classes(layout: ImageLayout, splits: Mapping[str, Sequence[Labelled]]) -> list[dict[str, Any]]:
     counts = {split: Counter(label for _, label in splits[split]) for split in SPLITS}
     return [
         {"name": name, **{split: counts[split][label] for split in SPLITS}}
@@ -67,9 +67,9 @@ def _counted(values: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(values).items()))
 
 
-def _sizes(looks: Sequence[Look]) -> dict[str, Any]:
+def _sizes(findings: Sequence[ImageFindings]) -> dict[str, Any]:
     """Widths and heights as the files have them, before they are turned."""
-    sizes = Counter((each.width, each.height) for each in looks)
+    sizes = Counter((each.width, each.height) for each in findings)
     shorter = sorted(min(size) for size in sizes.elements())
     common = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:SHOWN]
     return {
@@ -79,15 +79,18 @@ def _sizes(looks: Sequence[Look]) -> dict[str, Any]:
     }
 
 
-def _duplicates(splits: Mapping[str, Sequence[Labelled]], looks: Mapping[str, Look]) -> dict[str, Any]:
+def _duplicates(splits: Mapping[str, Sequence[Labelled]], findings: Mapping[str, ImageFindings]) -> dict[str, Any]:
     """Images that are there more than once: by their files' bytes, and by what is seen."""
     found: dict[str, Any] = {}
-    ways: dict[str, Callable[[Look], bytes]] = {"files": lambda each: each.sha256, "pixels": lambda each: each.pixels}
+    ways: dict[str, Callable[[ImageFindings], bytes]] = {
+        "files": lambda each: each.sha256,
+        "pixels": lambda each: each.pixels,
+    }
     for way, key in ways.items():
         groups: dict[bytes, list[tuple[str, str, int]]] = defaultdict(list)
         for split in SPLITS:
             for name, label in splits[split]:
-                groups[key(looks[name])].append((split, name, label))
+                groups[key(findings[name])].append((split, name, label))
         several = [group for group in groups.values() if len(group) > 1]
         across = [group for group in several if len({split for split, _, _ in group}) > 1]
         torn = [group for group in several if len({label for _, _, label in group}) > 1]

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from retort.dataset import DatasetError
-from retort.ingestion.layout import Layout, find_layout, may_matter
+from retort.ingestion.layout import ImageLayout, find_layout, may_matter
 from tests.retort.ingestion.packing import flowers, pictures, take_in, tar, zipped
 
 
-def found(*names: str, **manifests: str) -> Layout:
+def found(*names: str, **manifests: str) -> ImageLayout:
     """The layout of files; a manifest's name is given with _ for its point."""
     return find_layout(names, {name.replace("_", "."): text.encode() for name, text in manifests.items()})
 

@@ -22,7 +22,7 @@ LARGEST_FILE = 128 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ImageFindings:
     """What an image is."""
 
     sha256: bytes
@@ -53,7 +53,7 @@ class Look:
         return self.mode.startswith(DEEP_MODES)
 
 
-def look(content: bytes, side: int) -> Look:
+def inspect_image(content: bytes, side: int) -> ImageFindings:
     """Decode an image. Raises whatever its decoder does for one that is broken, hostile or of another format."""
     if not content:
         raise ValueError("the file is empty")
@@ -67,13 +67,13 @@ def look(content: bytes, side: int) -> Look:
     sums, squares = values.sum(1).tolist(), (values**2).sum(1).tolist()
     seen = blake2b(f"{picture.size}".encode(), digest_size=16)
     seen.update(picture.tobytes())
-    return Look(
+    return ImageFindings(
         sha256(content).digest(), seen.digest(), kind, mode, width, height, turned, animated, tuple(sums),
         tuple(squares),
     )  # fmt: skip
 
 
-def misnamed(name: str, seen: Look) -> bool:
+def misnamed(name: str, findings: ImageFindings) -> bool:
     """Whether a file is called by the ending of another format."""
     ending = f".{name.rpartition('.')[2].lower()}"
-    return SAME.get(ending, ending) != seen.ending
+    return SAME.get(ending, ending) != findings.ending
