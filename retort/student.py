@@ -1,4 +1,4 @@
-"""A shipped network: `student.json` says how it is built, a safetensors file holds its weights."""
+"""A shipped network: `student.json` describes how it is built, a safetensors file holds its weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class StudentError(ValueError):
 
 
 class ShippedInput(Input):
-    """What the network's images must look like; the network normalises them itself."""
+    """Images that the network expects; it normalises them itself."""
 
     range: tuple[float, float] = (0.0, 1.0)
     """Values of the darkest and the brightest pixel."""
@@ -38,11 +38,11 @@ class ShippedInput(Input):
     channels: Literal["RGB"] = "RGB"
     """Order of the colours."""
     resize: Literal["bilinear, antialiased"] = "bilinear, antialiased"
-    """How images of another size are brought to this one."""
+    """Scaling of images of another size to this one."""
 
 
 class ShippedWrapper(Spec):
-    """How a method changed the network."""
+    """A method's change to the network."""
 
     method: str
     """Name of the method."""
@@ -51,9 +51,9 @@ class ShippedWrapper(Spec):
 
 
 class NetworkDescription(Spec):
-    """What `student.json` holds; the engine adds what it measured."""
+    """The content of `student.json`; the engine adds its measurements."""
 
-    # A reader of these files has no use for what a later version adds, and no harm from it.
+    # Fields that a later version adds are ignored.
     model_config = ConfigDict(extra="ignore")
 
     retort: Literal[1] = 1
@@ -87,7 +87,8 @@ def describe(
 ) -> dict[str, Any]:
     """All that is needed to build the network again but its weights, as JSON.
 
-    `wrapper` is the method that changed its head, and how; `weights_dtype` the precision in which weights are stored.
+    `wrapper` is the method that changed its head, with the change; `weights_dtype` the precision in which weights are
+    stored.
     """
     described = NetworkDescription(
         name=name,

@@ -85,7 +85,7 @@ CLEAN = Clean()
 
 @dataclass(frozen=True)
 class Mixing:
-    """How a view was made of two clean examples each."""
+    """The mixture of two clean examples each that a view is made of."""
 
     image: Tensor
     """(N,) int64 position in the batch of the image itself; 0, 1, 2, ... unless the view picks among several."""

@@ -1,4 +1,4 @@
-"""Which operation, how strong, for each image of a batch: RandAugment, AutoAugment, TrivialAugment.
+"""Operation and strength for each image of a batch: RandAugment, AutoAugment, TrivialAugment.
 
 Operations and strengths are those of torchvision, whose tables follow the papers' code.
 """
@@ -64,7 +64,7 @@ def follow(policy: Policy, images: Tensor, draw: Draw) -> Tensor:
 
 @singledispatch
 def chosen(policy: Policy, draw: Draw, size: Size, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """What is done to images of that size, one after the other: (N,) int64 operations, (N,) float64 strengths."""
+    """Operations for images of that size, one after the other: (N,) int64 operations, (N,) float64 strengths."""
     raise TypeError(f"no way is known to follow the policy {policy!r}")
 
 

@@ -44,13 +44,13 @@ from retort.view import (
 
 @dataclass(frozen=True)
 class DrawContext:
-    """Where in the training a batch stands: all that its draws depend on."""
+    """The place of a batch in the training, and the data's mean colour: all that its draws depend on."""
 
     data_seed: int
     epoch: int
     step: int
     indices: Tensor
-    """(N,) int64 positions of the batch's images in the training part."""
+    """(N,) int64 positions of the batch's images in the training split."""
     fill: Tensor
     """(1, 3, 1, 1) the data's mean colour in [0, 1]."""
     teacher: Callable[[Tensor], Tensor] | None = None
@@ -98,18 +98,18 @@ def augment(pixels: Tensor, augmentation: Augmentation, draw_context: DrawContex
     return images
 
 
-def mix(images: Tensor, how: Mix | None, draw_context: DrawContext) -> ViewBatch:
+def mix(images: Tensor, wanted: Mix | None, draw_context: DrawContext) -> ViewBatch:
     """The clean view of (N, 3, H, W) augmented images: they themselves, or mixed; the larger share is their own."""
-    if how is None:
+    if wanted is None:
         return ViewBatch(images)
     draw = draws.shared(draw_context.data_seed, "augmentation mix", draw_context.epoch, draw_context.step)
-    if draw.random() >= how.probability:
+    if draw.random() >= wanted.probability:
         return ViewBatch(images, _mixed(_partners(draw, images), 1.0))
-    if isinstance(how, BatchMixupOrCutMix):
-        cuts = draw.random() < how.switch_probability
-        how = BatchCutMix(alpha=how.cutmix_alpha) if cuts else BatchMixup(alpha=how.mixup_alpha)
-    blend = _mixup if isinstance(how, BatchMixup) else _cutmix
-    return blend(how.alpha, images, draw, larger_own=True)
+    if isinstance(wanted, BatchMixupOrCutMix):
+        cuts = draw.random() < wanted.switch_probability
+        wanted = BatchCutMix(alpha=wanted.cutmix_alpha) if cuts else BatchMixup(alpha=wanted.mixup_alpha)
+    blend = _mixup if isinstance(wanted, BatchMixup) else _cutmix
+    return blend(wanted.alpha, images, draw, larger_own=True)
 
 
 def _cropped(pixels: Tensor, augmentation: Augmentation, draw_context: DrawContext) -> Tensor:
@@ -202,7 +202,7 @@ def _cut_out(images: Tensor, share: float, draw_context: DrawContext, purpose: s
 
 
 def _covered(images: Tensor, top: Tensor, left: Tensor, high: Tensor | int, wide: Tensor | int) -> Tensor:
-    """(N, 1, H, W) bool: what lies in boxes given by (N, 1) each."""
+    """(N, 1, H, W) bool: true within the boxes, which are given by (N, 1) each."""
     rows = torch.arange(images.shape[2], device=images.device)
     columns = torch.arange(images.shape[3], device=images.device)
     in_rows = (rows >= top) & (rows < top + high)
@@ -273,7 +273,7 @@ def _(view: Cutout, clean: Tensor, draw_context: DrawContext) -> ViewBatch:
 def _mixup(alpha: float, clean: Tensor, draw: np.random.Generator, *, larger_own: bool = False) -> ViewBatch:
     weight, partner = float(draw.beta(alpha, alpha)), _partners(draw, clean)
     if larger_own:
-        # Who is whose partner is drawn evenly: with the roles exchanged it is the same mixture, in another place.
+        # Partners are drawn evenly: with the roles exchanged it is the same mixture, in another place.
         weight = max(weight, 1 - weight)
     return ViewBatch(weight * clean + (1 - weight) * clean[partner], _mixed(partner, weight))
 

@@ -1,4 +1,4 @@
-"""Taking in images as a data set: read, look at each, split, store; the work of a job of kind `ingest`."""
+"""Ingestion of images as a data set: read, inspect each, split, store; the work of a job of kind `ingest`."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from retort.ingestion.report import Broken, report_of
 from retort.order import Paths
 
 Piece = tuple[int, int]
-"""Where a file's bytes begin in the spool, and how many they are."""
+"""Offset of a file's bytes in the spool, and their number."""
 
 
 class Ingestion:
-    """Carries out a spec of kind `ingest`. Raises DatasetError or Impossible for what cannot be taken in."""
+    """Carries out a spec of kind `ingest`. Raises DatasetError or Impossible where the source cannot be ingested."""
 
     bounds = Bounds()
-    """How much is read."""
+    """Limits of reading."""
 
     def __init__(
         self, spec: Ingest, paths: Paths, event_log: EventLog, interrupt: Interrupt, group: Group = ALONE
@@ -47,11 +47,11 @@ class Ingestion:
         self.interrupt = interrupt
         self.stray = Stray()
         self.made: dict[str, float] = {}
-        """The parts that the images did not bring, with the share of each."""
+        """The splits that the source did not have, with the share of each."""
 
     def __call__(self) -> None:
         try:
-            # Nothing of it is worth a checkpoint: whoever stops it begins anew.
+            # Nothing of it is worth a checkpoint: a stopped run begins anew.
             with self.interrupt.at_once(nothing_to_keep=True):
                 self._take_in()
         except NothingToKeep:
@@ -71,7 +71,7 @@ class Ingestion:
     # Reading
 
     def _read(self, spool: int) -> dict[str, Piece]:
-        """Copy all that may matter to the spool; where each file lies there, by its name."""
+        """Copy all that may matter to the spool. Returns the place of each file there, by its name."""
         self.event_log.enter("reading")
         pieces: dict[str, Piece] = {}
         end = 0
@@ -89,7 +89,7 @@ class Ingestion:
         return pieces
 
     def _manifests(self, spool: int, pieces: dict[str, Piece]) -> dict[str, bytes]:
-        """What may be manifests, by name. Raises DatasetError for more than is read."""
+        """Content of files that may be manifests, by name. Raises DatasetError for more bytes than are read."""
         found = {name: piece for name, piece in pieces.items() if is_named_manifest(name)}
         size = sum(size for _, size in found.values())
         if size > MANIFEST_BYTES:
@@ -105,7 +105,7 @@ class Ingestion:
             roots = Roots(self.paths.data_roots)
             folder = roots.folder(source.folder)
             if not folder.is_dir():
-                raise DatasetError(f"{source.folder!r} is no folder")
+                raise DatasetError(f"{source.folder!r} is not a folder")
             return files_of(Files(folder, roots), self.stray, bounds)
         assert source.upload is not None, "the spec says so"
         file = fetched(self.paths.data_roots, source.upload)
@@ -118,7 +118,7 @@ class Ingestion:
     def _inspect(
         self, spool: int, pieces: dict[str, Piece], layout: ImageLayout
     ) -> tuple[dict[str, ImageFindings], Broken]:
-        """What each image is, by name; and of those that cannot be decoded, why."""
+        """Findings about each image, by name; and the reasons why others cannot be decoded."""
         self.event_log.enter("checking images")
         names = [name for split in layout.splits.values() for name, _ in split]
         findings: dict[str, ImageFindings] = {}
@@ -149,7 +149,7 @@ class Ingestion:
     # Splitting
 
     def _split(self, layout: ImageLayout, findings: dict[str, ImageFindings]) -> dict[str, list[Labelled]]:
-        """The images of all three parts. What is made of the training images keeps those that look alike together."""
+        """The images of all three splits. A split drawn from the training images keeps equal pictures together."""
         given = {split: [item for item in listed if item[0] in findings] for split, listed in layout.splits.items()}
         shares = {"validation": self.spec.splits.validation_share, "test": self.spec.splits.test_share}
         self.made = {split: share for split, share in shares.items() if not given.get(split)}
@@ -248,7 +248,7 @@ def _spool(path: Path) -> Iterator[int]:
 
 
 def _copy(member: Member, spool: int) -> int:
-    """Copy a member's bytes to the end of the spool; how many they are."""
+    """Copy a member's bytes to the end of the spool; returns their number."""
     for block in member.blocks():
         view = memoryview(block)
         while view:

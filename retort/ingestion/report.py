@@ -1,4 +1,4 @@
-"""What is told of a data set that was taken in: what was found, what is odd, what was made of it."""
+"""The report of an ingestion: what was found, what is odd, what was made of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from retort.ingestion.layout import ImageLayout
 from retort.ingestion.members import NAMED, Stray
 
 Broken = dict[str, str]
-"""Why each image could not be decoded, by its name."""
+"""The reason why each image could not be decoded, by its name."""
 SHOWN = 20
 """Groups of duplicates, and sizes, that the report shows at most."""
 UNEVEN = 10
@@ -33,7 +33,7 @@ def report_of(
     """The report, as JSON; a function of the images and the spec alone."""
     kept = [findings[name] for split in SPLITS for name, _ in splits[split]]
     report: dict[str, Any] = {
-        "layout": layout.told,
+        "layout": layout.found_by,
         "splits": {split: len(splits[split]) for split in SPLITS},
         "parts_made": [*made],
         "classes": _classes(layout, splits),
@@ -80,7 +80,7 @@ def _sizes(findings: Sequence[ImageFindings]) -> dict[str, Any]:
 
 
 def _duplicates(splits: Mapping[str, Sequence[Labelled]], findings: Mapping[str, ImageFindings]) -> dict[str, Any]:
-    """Images that are there more than once: by their files' bytes, and by what is seen."""
+    """Images that are there more than once: by their files' bytes, and by their pixels."""
     found: dict[str, Any] = {}
     ways: dict[str, Callable[[ImageFindings], bytes]] = {
         "files": lambda each: each.sha256,
@@ -116,8 +116,8 @@ def _warnings(report: Mapping[str, Any]) -> Iterable[str]:
     seen = report["duplicates"]["pixels"]
     if seen["across_parts"]:
         yield (
-            f"{_times(seen['across_parts'], 'picture')} in more than one part, so that a network is judged on what it "
-            "was trained on"
+            f"{_times(seen['across_parts'], 'picture')} in more than one split, so that a network is evaluated on "
+            "images that it was trained on"
         )
     if seen["of_several_classes"]:
         yield f"{_times(seen['of_several_classes'], 'picture')} in more than one class"
@@ -127,7 +127,7 @@ def _warnings(report: Mapping[str, Any]) -> Iterable[str]:
     for split in SPLITS:
         empty = [each["name"] for each in report["classes"] if not each[split]]
         if empty:
-            yield f"the {split} part has no image of {first_few(empty)}"
+            yield f"the {split} split has no image of {first_few(empty)}"
     if report["turned"]:
         yield f"{_times(report['turned'], 'image')} stored turned or mirrored, and read upright, as the EXIF data say"
     if report["animated"]:
