@@ -38,7 +38,7 @@ def teach(context: RunContext, trainer: TrainsSections) -> NetworkResult | None:
             trainer.train(TEACHING, [train_state], teacher.teach, {})
             best = train_state.best
             trainer.teacher_state = {
-                "last": snapshot(train_state.judged),
+                "last": snapshot(train_state.evaluated),
                 "best": best.weights,
                 "epoch": best.epoch,
             }

@@ -14,7 +14,7 @@ RENAMED_FIELDS = {
     "cache_teacher_outputs": "keep_teacher_outputs",
     "require_teacher": "require_teacher_accuracy",
 }
-"""Fields of a recipe by their names of today, and what they were called."""
+"""Fields of a recipe by their names of today, and their names of then."""
 
 
 @dataclass(frozen=True)
