@@ -139,7 +139,7 @@ class Augmentation(Spec):
     erasing: Erasing | None = None
     """A box that is covered in some images."""
     cutout: float | None = Field(default=None, gt=0, le=1)
-    """Side of a square of the data's mean colour that covers a part of each image, a share of the image's side; its
+    """Side of a square of the data's mean colour that covers a region of each image, a share of the image's side; its
     centre may lie at the border. DeVries, Taylor 2017, arXiv 1708.04552: 0.5 for CIFAR-10, 0.25 for CIFAR-100."""
     mix: Annotated[Mix, Field(discriminator="name")] | None = None
     """Images of a batch mixed with each other, with draws that the batch shares. The larger share is always the

@@ -19,7 +19,7 @@ Channels = tuple[float, float, float]
 
 
 class DatasetError(ValueError):
-    """The data set that a recipe names cannot be used as it is; the sentence says why."""
+    """The data set that a recipe names cannot be used as it is; the sentence gives the reason."""
 
 
 class DataFacts(Spec):
@@ -81,7 +81,7 @@ class LoadedDataset:
     """sha256, hex, of inputs and targets in order: a checkpoint of other data is refused. Of images in files, of the
     files' bytes and of the code that brings them to their size."""
     warnings: tuple[str, ...] = ()
-    """Sentences for the job's event log about what is odd (stray files, say)."""
+    """Sentences for the job's event log about oddities (stray files, for example)."""
 
 
 class Dataset(Spec):

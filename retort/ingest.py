@@ -72,7 +72,7 @@ class Ingest(Spec):
     limits: Tolerance = Tolerance()
     """Limits of an ingestion."""
     image_size: int = Field(default=224, ge=8, le=1024)
-    """Side of the square that recipes bring images to unless they say otherwise, in pixels; images are stored as they
+    """Side of the square that images are resized to unless a recipe gives another, in pixels; images are stored as they
     are."""
     deadline: Deadline = Deadline(seconds=LONGEST_SECONDS)
     """Limit of its time."""

@@ -47,18 +47,18 @@ def top_logits(logits: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
     logits = logits.float()
     values, classes = logits.topk(top, dim=1)
     rest = logits.scatter(1, classes, 0.0).sum(1, keepdim=True) / (logits.shape[1] - top)
-    values, rest = (part.clamp(-LARGEST_FLOAT16, LARGEST_FLOAT16).half() for part in (values, rest))
+    values, rest = (each.clamp(-LARGEST_FLOAT16, LARGEST_FLOAT16).half() for each in (values, rest))
     return values, classes, rest
 
 
 def from_top(values: Tensor, classes: Tensor, rest: Tensor, count: int) -> Tensor:
-    """(N, K) float32 logits of K classes out of the parts that `top_logits` gives; they give the same parts again."""
+    """(N, K) float32 logits of K classes from the results of `top_logits`, which gives the same for them again."""
     return rest.float().expand(-1, count).scatter(1, classes, values.float())
 
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A network that a method reads: the student, the teacher, or one that the method asks for besides."""
+    """A network that a method reads: the student, the teacher, or a further one of the method."""
 
     def build(self, setup: LiveSetup) -> Network:
         """Make a further network, on the CPU. Equal specs of several methods are built once.

@@ -83,7 +83,7 @@ class Network(nn.Module):
         return self.body.get_submodule(self.layout.classifier)
 
     def replace_classifier(self, module: nn.Module, *, reads: str = "") -> None:
-        """Put another module where the classifier stands; `reads` names the part of it that the embedding goes into.
+        """Put another module where the classifier stands; `reads` names its module that the embedding goes into.
 
         With `reads` empty the embedding stays the input of the old classifier.
         """
@@ -181,7 +181,7 @@ class Network(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def rewatch(self) -> None:
-        """Read where the layout says, after modules of the body were replaced."""
+        """Put the hooks where the layout names modules, after modules of the body were replaced."""
         for hook in self._hooks:
             hook.remove()
         module = self.body.get_submodule
@@ -208,7 +208,7 @@ class Network(nn.Module):
         if any(isinstance(module, CHANGED_BY_A_PASS) for module in classifier.modules()):
             return output
         with torch.autocast(output.device.type, enabled=False):
-            return classifier.forward(*(part.float() for part in inputs))
+            return classifier.forward(*(each.float() for each in inputs))
 
     def _take_output(self, name: str, _: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if name.partition(".")[0] in self._wanted:

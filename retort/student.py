@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class StudentError(ValueError):
-    """The files do not give a network; the sentence says why."""
+    """The files do not give a network; the sentence gives the reason."""
 
 
 class ShippedInput(Input):

@@ -105,16 +105,16 @@ def disk_bytes(recipe: Recipe, cards: Mapping[str, Card] = CARDS) -> int:
 
 
 def label_weight(student: Student) -> float:
-    """The weight of the student's cross-entropy. Raises MethodError when `auto` cannot be told."""
+    """The weight of the student's cross-entropy. Raises MethodError where `auto` cannot be resolved."""
     if student.labels.weight != "auto":
         return student.labels.weight
     named = {method.label_weight for method in student.methods}
     published = {weight for weight in named if weight is not None}
     if len(published) > 1:
-        said = ", ".join(f"{m.name} {m.label_weight:g}" for m in student.methods if m.label_weight is not None)
+        weights = ", ".join(f"{m.name} {m.label_weight:g}" for m in student.methods if m.label_weight is not None)
         raise MethodError(
             f"the methods of student {student.name!r} were published with different label weights "
-            f"({said}); give labels.weight as a number"
+            f"({weights}); give labels.weight as a number"
         )
     return published.pop() if published and None not in named else 1.0
 
@@ -174,7 +174,7 @@ def lacking(method: Method, setup: Setup, task: Task) -> str:
         phases = method.phases(setup)
         taps = method.taps(setup).union(*(phase.taps for phase in phases))
     except MethodError:
-        return ""  # `check` says why
+        return ""  # `check` gives the reason
     missing = task.missing_reads(tap.reads for tap in taps)
     if missing:
         return f"{method.name}: it reads {' and '.join(missing)}, which networks of the task {task.name} do not offer"
@@ -185,7 +185,7 @@ def _reads_beyond_logits(method: Method, setup: Setup) -> str:
     """Readings that a method needs of a teacher besides its logits, in words; empty where it needs no more."""
     if not method.needs_teacher:
         return ""
-    # It is asked what it would read of a teacher like the student, of which everything can be read.
+    # With a teacher like the student, of which everything can be read.
     twin = replace(setup, teacher=setup.student)
     try:
         taps = method.taps(twin).union(*(phase.taps for phase in method.phases(twin)))
@@ -320,7 +320,7 @@ def _micro_batch_problems(student: Student, training: Training) -> Iterator[tupl
         if method.couples_batch or type(method).update is not Method.update:
             yield (
                 j,
-                f"{method.name}: its terms need the whole batch at once; training says to compute it in micro-batches "
+                f"{method.name}: its terms need the whole batch at once; training may compute it in micro-batches "
                 "(gradient_accumulation or on_out_of_memory)",
             )
 

@@ -1,4 +1,4 @@
-"""Views: the copies of a training image that a method may ask for.
+"""Views: the copies of a training image that methods may read.
 
 A view is a frozen description. Equal views of several methods and students are made once a batch by the engine
 (`retort/images/views.py`), with draws that depend on nothing but the data's seed, the epoch, the sample and the view.

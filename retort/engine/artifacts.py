@@ -1,4 +1,4 @@
-"""Artifacts of a run: the chosen weights, rounded as the recipe says, tested, described, exported."""
+"""Artifacts of a run: the chosen weights, rounded to the recipe's precision, tested, described, exported."""
 
 from __future__ import annotations
 

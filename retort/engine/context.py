@@ -28,7 +28,7 @@ from retort.tasks import TASKS
 from retort.validation import model_warnings, resolve, validate
 
 STUDENTS = "students"
-"""The names of sections begin with it in which students learn by all their terms."""
+"""Beginning of the names of sections in which students are trained on all their terms."""
 
 
 @dataclass(frozen=True)

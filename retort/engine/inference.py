@@ -58,8 +58,8 @@ class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.counts: Counter[int] = Counter()
-        self.kept: list[Tensor] = []
-        """Alive, so that no two tensors bear the same identity."""
+        self.alive: list[Tensor] = []
+        """Held here, so that no two tensors bear the same identity."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -67,7 +67,7 @@ class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for value in torch.utils._pytree.tree_leaves((args, kwargs)):
             if isinstance(value, Tensor):
                 self.counts[id(value)] += 1
-                self.kept.append(value)
+                self.alive.append(value)
         return func(*args, **(kwargs or {}))
 
 

@@ -72,7 +72,7 @@ def batches(split: Split, positions: Iterable[Tensor], device: torch.device) -> 
 def chosen_batches(
     split: Split, choice: Choice, rows: Iterable[Tensor], device: torch.device, blend: Blend
 ) -> Iterator[LoadedBatch]:
-    """The examples at rows of an epoch's choice, blended as it says."""
+    """The examples at rows of an epoch's choice, blended by its weights."""
     yield from _ahead(partial(_load_chosen, split, choice, row, device, blend) for row in rows)
 
 

@@ -23,7 +23,7 @@ from retort.validation import sharing_groups
 TEACHING = "teaching"
 """The section, and the phase, in which the teacher is taught."""
 DISTILLING = "distilling"
-"""The phase of the sections in which students learn by all their terms."""
+"""The phase of the sections in which students are trained on all their terms."""
 
 
 class TrainsSections(Protocol):

@@ -1,4 +1,4 @@
-"""The teacher of a run: built, taught where the recipe says so, and held to what the recipe requires of it."""
+"""The teacher of a run: built, taught where the recipe has `teach`, and compared with `require_teacher`."""
 
 from __future__ import annotations
 

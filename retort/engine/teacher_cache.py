@@ -238,7 +238,7 @@ class CacheEntry:
                 return
             rows = open_memmap(draft, mode="w+", dtype=np.float16, shape=shape)
             with draft.open("r+b") as opened:
-                # A full disk says so here, and not by a signal at some later row.
+                # A full disk shows itself here, and not by a signal at some later row.
                 os.posix_fallocate(opened.fileno(), 0, os.path.getsize(draft))
             if self._known is not None:
                 rows[:] = self._known

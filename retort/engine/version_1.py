@@ -24,7 +24,7 @@ class Version1:
     recipe_digest: str
     """sha256, hex, of the recipe as that version wrote it."""
     validation_examples: int
-    """Examples of the validation split: the best epoch was kept by how many of them were right."""
+    """Examples of the validation split: the best epoch was the one with most of them right."""
 
     @classmethod
     def of(cls, recipe_json: str, validation_examples: int) -> Version1:

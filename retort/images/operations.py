@@ -33,7 +33,7 @@ NUMBER = {name: number for number, name in enumerate(OPERATIONS)}
 GREY = (0.2989, 0.587, 0.114)
 """Shares of red, green and blue in the brightness of a colour."""
 LEVELS = 256
-"""Values of a channel that equalizing tells apart."""
+"""Values of a channel that equalizing distinguishes."""
 
 
 def apply(images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:

@@ -87,7 +87,8 @@ def make_views(
 
 
 def augment(pixels: Tensor, augmentation: Augmentation, draw_context: DrawContext) -> Tensor:
-    """(N, 3, H, W) uint8 to float32 in [0, 1], changed as the recipe says but for its `mix`, each image for itself."""
+    """(N, 3, H, W) uint8 to float32 in [0, 1], changed by all of the augmentation but its `mix`, each image for
+    itself."""
     images = _cropped(pixels, augmentation, draw_context)
     if augmentation.policy is not None:
         images = follow(augmentation.policy, images, draw_context.drawing("augmentation policy"))
@@ -134,7 +135,8 @@ def _cropped(pixels: Tensor, augmentation: Augmentation, draw_context: DrawConte
 
 
 def _resized(pixels: Tensor, crop: ResizedCrop, flipped: Tensor, draw_context: DrawContext) -> Tensor:
-    """A box of each image, scaled to its size by bilinear interpolation within the box, mirrored where (N, 1) says."""
+    """A box of each image, scaled to its size by bilinear interpolation within the box, mirrored where (N, 1) is
+    true."""
     height, width = pixels.shape[-2:]
     boxes, found = draw_boxes(
         draw_context.drawing("resized crop"), (height, width), (height, width), crop.area, crop.ratio

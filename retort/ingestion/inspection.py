@@ -35,7 +35,7 @@ class ImageFindings:
     width: int
     height: int
     turned: bool
-    """Whether its EXIF data say that it is to be turned or mirrored."""
+    """Whether it is to be turned or mirrored by its EXIF data."""
     animated: bool
     """Whether it has several frames; the first is taken."""
     sums: tuple[int, int, int]

@@ -45,7 +45,7 @@ DIRECTORY_BYTES = 64 << 20
 DIRECTORY_ENTRY = struct.Struct("<4s24x3H12x")
 """One of them, but for its name, its further fields and its remark: a mark, and how long those are."""
 WINDOW_LOG = 27
-"""Bits of the largest window of zstd: 128 MiB, what its own command decompresses without being asked."""
+"""Bits of the largest window of zstd: 128 MiB, the most that its own command decompresses by default."""
 NAMED = 100
 """Files that a list in the report names at most."""
 LONGEST_NAME = 1024
@@ -117,7 +117,7 @@ class Member:
     open: Callable[[], IO[bytes]]
 
     def blocks(self) -> Iterator[bytes]:
-        """Its bytes, to be taken before the next member is asked for. Raises DatasetError if it is broken."""
+        """Its bytes, to be read before the next member. Raises DatasetError if it is broken."""
         size = 0
         with readable_errors(), self.open() as content:
             while block := content.read(BLOCK):
@@ -228,7 +228,7 @@ def _tar_member(tar: tarfile.TarFile, info: tarfile.TarInfo) -> Member | None:
     if info.issym() or info.islnk():
         raise DatasetError(f"{shown(info.name)} is a link; only regular files are taken in")
     if info.issparse():
-        raise DatasetError(f"{shown(info.name)} is a sparse file, whose size says nothing; wanted a plain one")
+        raise DatasetError(f"{shown(info.name)} is a sparse file, whose size means nothing; wanted a plain one")
     if not info.isreg():
         raise DatasetError(f"{shown(info.name)} is a device, a pipe or the like; only regular files are taken in")
     return Member(name, info.size, partial(_content, tar, info))
@@ -374,7 +374,7 @@ def _zip_members(file: Path, bounds: Bounds) -> Iterator[Member]:
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
-    """The name; where the entry does not say that it is UTF-8, it is taken for that if it can be."""
+    """The name; where the entry is not marked as UTF-8, it is taken for that if it can be."""
     if info.flag_bits & 0x800 or info.orig_filename.isascii():
         return info.orig_filename
     try:

@@ -31,18 +31,18 @@ def report_of(
     spec: Ingest,
 ) -> dict[str, Any]:
     """The report, as JSON; a function of the images and the spec alone."""
-    kept = [findings[name] for split in SPLITS for name, _ in splits[split]]
+    used = [findings[name] for split in SPLITS for name, _ in splits[split]]
     report: dict[str, Any] = {
         "layout": layout.found_by,
         "splits": {split: len(splits[split]) for split in SPLITS},
         "parts_made": [*made],
         "classes": _classes(layout, splits),
-        "formats": _counted(each.format for each in kept),
-        "modes": _counted(each.mode for each in kept),
-        "sizes": _sizes(kept),
-        "turned": sum(each.turned for each in kept),
-        "animated": sum(each.animated for each in kept),
-        "deep": sum(each.deep for each in kept),
+        "formats": _counted(each.format for each in used),
+        "modes": _counted(each.mode for each in used),
+        "sizes": _sizes(used),
+        "turned": sum(each.turned for each in used),
+        "animated": sum(each.animated for each in used),
+        "deep": sum(each.deep for each in used),
         "misnamed": sum(misnamed(name, findings[name]) for split in SPLITS for name, _ in splits[split]),
         "duplicates": _duplicates(splits, findings),
         "broken": {
