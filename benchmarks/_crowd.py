@@ -1,4 +1,4 @@
-"""A crowd of clients of the front end: some ask for jobs every second, others follow diaries.
+"""A crowd of clients of the front end: some ask for jobs every second, others follow event logs.
 
     python benchmarks/_crowd.py PORT KEYS_FILE JOBS_FILE POLLERS FOLLOWERS SECONDS
 

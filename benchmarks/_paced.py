@@ -1,4 +1,4 @@
-"""Programs that take as many steps as they are told to, so that several are timed in turns within one run.
+"""Programs that take as many steps as they are asked for, so that several are timed in turns within one run.
 
 Each is a process of its own. While one takes its steps the others wait for their turn.
 """
@@ -40,7 +40,7 @@ TEMPERATURE, LABEL_WEIGHT = 4.0, 0.1
 """Of plain KD."""
 WARM_UP_STEPS = 3
 JOB = "job_teacher"
-"""What recipes call the job that made the teacher."""
+"""Name of the job that made the teacher, in recipes."""
 
 
 def device() -> torch.device:
@@ -57,8 +57,8 @@ class Noise(Digits):
     images: int
 
     def load(self, roots: Sequence[Path]) -> LoadedDataset:
-        parts = (noise(count, seed) for seed, count in enumerate((self.images, CLASSES, CLASSES)))
-        return loaded(facts(self.images), *parts)
+        splits = (noise(count, seed) for seed, count in enumerate((self.images, CLASSES, CLASSES)))
+        return loaded(facts(self.images), *splits)
 
 
 def facts(images: int) -> ImageClassFacts:
@@ -129,24 +129,24 @@ def write_teacher(folder: Path) -> None:
     (made / "teacher.json").write_text(json.dumps(description))
 
 
-def run(wanted: Recipe, folder: Path, name: str, diary: EventLog, store: Path | None = None) -> Run:
-    """The engine's own run of a recipe, in a folder that holds a teacher; outputs of teachers are kept in `store`."""
+def run(wanted: Recipe, folder: Path, name: str, event_log: EventLog, cache: Path | None = None) -> Run:
+    """The engine's own run of a recipe, in a folder that holds a teacher; teachers' outputs are cached in `cache`."""
     directory = folder / name
     directory.mkdir()
     paths = Paths(
         directory=directory, checkpoints=directory / "checkpoints", weights=folder / "weights", checkpoint_seconds=1e9,
-        teacher_cache=CacheDirectory(path=store, max_bytes=2**33) if store else None,
+        teacher_cache=CacheDirectory(path=cache, max_bytes=2**33) if cache else None,
     )  # fmt: skip
-    return Run(wanted, paths, diary, Interrupt())
+    return Run(wanted, paths, event_log, Interrupt())
 
 
 def nowhere() -> int:
-    """A descriptor for what nobody reads."""
+    """A descriptor of output that nothing reads."""
     return os.open(os.devnull, os.O_WRONLY)
 
 
 class Turns:
-    """Called after each step: says at the end of a turn how long it took, and waits to be told the next one."""
+    """Called after each step: prints at the end of a turn its seconds, and waits for the next one."""
 
     def __init__(self) -> None:
         self._left = WARM_UP_STEPS
@@ -165,8 +165,8 @@ class Turns:
         self._left, self._since = int(line), time.perf_counter()
 
 
-class PacedDiary(EventLog):
-    """A diary that nobody reads, in which a run asks after every step whether its progress is due."""
+class PacedEventLog(EventLog):
+    """An event log that nothing reads, and whose progress a run checks after every step."""
 
     def __init__(self) -> None:
         super().__init__(nowhere())
@@ -178,20 +178,20 @@ class PacedDiary(EventLog):
 
 
 class Program:
-    """A process that takes steps when told to."""
+    """A process that takes steps when it is asked to."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment and {**environment}
         )
-        self._hear()
+        self._read()
 
     def seconds(self, steps: int) -> float:
         """Of one step, over so many."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{steps}\n")
         self._process.stdin.flush()
-        return self._hear() / steps
+        return self._read() / steps
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -200,7 +200,7 @@ class Program:
         self._process.wait(60)
         self._process.stdout.close()
 
-    def _hear(self) -> float:
+    def _read(self) -> float:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -230,7 +230,7 @@ def median_ratio(rows: Iterable[Mapping[str, float]], of: str, over: str) -> flo
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on, and how busy it was before."""
+    """The machine that the figures were measured on, and its load before."""
     processor = next(
         (
             line.partition(":")[2].strip()

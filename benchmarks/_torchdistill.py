@@ -43,9 +43,9 @@ class Pictures(Dataset[tuple[Any, int]]):
     """The images as torchvision's CIFAR-100 hands them out: one at a time, made a picture, transformed."""
 
     def __init__(self, transform: Any) -> None:
-        part = noise(IMAGES, 0)
-        self._pixels = part.pixels.permute(0, 2, 3, 1).contiguous().numpy()
-        self._labels = part.targets.tolist()
+        split = noise(IMAGES, 0)
+        self._pixels = split.pixels.permute(0, 2, 3, 1).contiguous().numpy()
+        self._labels = split.targets.tolist()
         self._transform = transform
 
     def __len__(self) -> int:

@@ -22,13 +22,13 @@ from torchvision.transforms import v2
 
 from retort.augmentation import (
     Augmentation,
-    AutoAugment,
-    CutMix,
+    AutoAugmentPolicy,
+    BatchCutMix,
+    BatchMixup,
     Erasing,
-    Mixup,
-    RandAugment,
+    RandAugmentPolicy,
     ResizedCrop,
-    TrivialAugment,
+    TrivialAugmentPolicy,
 )
 from retort.images.views import DrawContext, augment, mix
 
@@ -44,14 +44,14 @@ def rows(side: int) -> dict[str, tuple[Augmentation, Callable[[Tensor], Tensor] 
             v2.Compose([v2.RandomCrop(side, padding=4), v2.RandomHorizontalFlip()]),
         ),
         "resized crop": (Augmentation(resized_crop=ResizedCrop()), v2.RandomResizedCrop(side)),
-        "randaugment": (Augmentation(policy=RandAugment()), v2.RandAugment()),
-        "autoaugment": (Augmentation(policy=AutoAugment()), v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)),
-        "trivialaugment": (Augmentation(policy=TrivialAugment()), v2.TrivialAugmentWide()),
+        "randaugment": (Augmentation(policy=RandAugmentPolicy()), v2.RandAugment()),
+        "autoaugment": (Augmentation(policy=AutoAugmentPolicy()), v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)),
+        "trivialaugment": (Augmentation(policy=TrivialAugmentPolicy()), v2.TrivialAugmentWide()),
         "erasing, noise": (Augmentation(erasing=Erasing()), v2.RandomErasing(value="random")),
         "erasing, mean": (Augmentation(erasing=Erasing(fill="mean")), v2.RandomErasing(value=0.5)),
         "cutout": (Augmentation(cutout=0.25), None),
-        "mixup": (Augmentation(mix=Mixup()), None),
-        "cutmix": (Augmentation(mix=CutMix()), None),
+        "mixup": (Augmentation(mix=BatchMixup()), None),
+        "cutmix": (Augmentation(mix=BatchCutMix()), None),
     }
 
 

@@ -3,10 +3,10 @@
     .venv/bin/python benchmarks/load.py [--seconds 300] [--jobs 10000] [--pollers 200] [--followers 500]
 
 Over a private PostgreSQL jobs of several projects are queued. Clients in a process of their own ask for a job a second
-each, and others follow diaries; meanwhile this process stands for workers that claim jobs, write records and end them,
-as their shells do. No job trains anything.
+each, and others follow event logs; meanwhile this process stands for workers that claim jobs, write records and end
+them, as their shells do. No job trains anything.
 
-`errors`: answers other than 200, streams that break off, events that are missing or told twice. `grew_mib`: the
+`errors`: answers other than 200, streams that break off, events that are missing or come twice. `grew_mib`: the
 front end's largest memory after the warm-up over its smallest. `claim_milliseconds`: a whole claim's transaction, at
 the median; `claim_over_statement`: how many times as long as a transaction of one statement. `news_seconds`: from when
 an event was written to when a follower had it.

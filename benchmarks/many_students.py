@@ -4,7 +4,7 @@
 
 resnet32x4 teaches four of resnet8x4 by plain KD; 50,000 random images of 32 x 32 pixels, 100 classes, batches of 64,
 cropped and flipped. Two jobs take turns: one with four students, and one with a single student, four of which make up
-the other side. `cost_ratio` is the median over the rounds of the ratio within a round; kept teacher outputs are off.
+the other side. `cost_ratio` is the median over the rounds of the ratio within a round; the teacher cache is off.
 Then the recipe and its four parts are run to their ends on 256 images, for the digests of the weights.
 """
 
@@ -19,7 +19,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from _paced import IMAGES, PacedDiary, machine, median_ratio, nowhere, recipe, run, time_in_turns, write_teacher
+from _paced import IMAGES, PacedEventLog, machine, median_ratio, nowhere, recipe, run, time_in_turns, write_teacher
 
 from retort.engine.event_log import EventLog
 
@@ -37,7 +37,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.serve:
         names = NAMES if options.serve == "together" else NAMES[:1]
-        run(recipe(IMAGES, names), options.folder, options.serve, PacedDiary())()
+        run(recipe(IMAGES, names), options.folder, options.serve, PacedEventLog())()
     else:
         measure(options.rounds, options.steps)
 

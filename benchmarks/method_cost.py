@@ -1,11 +1,11 @@
-"""What a step costs with each method, over a step with plain KD, at CIFAR shapes.
+"""Cost of a step with each method, over a step with plain KD, at CIFAR shapes.
 
     .venv/bin/python benchmarks/method_cost.py [--rounds 5] [--methods crd,dkd] [--batch-size 64]
 
 resnet32x4 teaches resnet8x4; 32 x 32 pixels, 100 classes, 50,000 training images (random ones: a step does not care).
-A step is the engine's own: views, teacher, student, loss, backward, optimizer, and what the method does after it. The
+A step is the engine's own: views, teacher, student, loss, backward, optimizer, and the method's update after it. The
 methods take turns, a step each a round, beginning with another one each round; the figures are medians over the
-rounds of the ratio to `kd` in the same round. What is trained before the loop (`phases`) is not in it, nor is set-up.
+rounds of the ratio to `kd` in the same round. Phases before the loop are not in it, nor is set-up.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class RandomImages:
-    """A training part of noise."""
+    """A training split of noise."""
 
     def __init__(self, images: int) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -68,7 +68,7 @@ class Bench:
 
     def __init__(self, batch_size: int) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        part = RandomImages(IMAGES)
+        split = RandomImages(IMAGES)
         self.facts = ImageClassFacts(
             classes=CLASSES,
             class_names=tuple(map(str, range(CLASSES))),
@@ -79,13 +79,13 @@ class Bench:
             mean=(0.5, 0.5, 0.5),
             std=(0.3, 0.3, 0.3),
         )
-        self.data = LoadedDataset(self.facts, part, part, part, digest="")
+        self.data = LoadedDataset(self.facts, split, split, split, digest="")
         self.training = Training(epochs=240, batch_size=batch_size, optimizer=SGD(learning_rate=0.001))
         self.teacher = freeze(initialised(CLASSIFICATION, TEACHER, 0, self.facts).to(self.device))
 
     def trainer(self, method: Method | None) -> Trainer:
         """A trainer whose student learns by that method, or by the labels alone."""
-        shop = StudentFactory(
+        factory = StudentFactory(
             task=CLASSIFICATION,
             facts=self.facts,
             training=self.training,
@@ -98,19 +98,19 @@ class Bench:
         )
         student = Student(architecture=STUDENT, methods=(method,) if method else (), labels=Labels(weight=1))
         network: Network = initialised(CLASSIFICATION, STUDENT, 0, self.facts).to(self.device)
-        pupil = make_student_state(student, network, CARDS[STUDENT], shop)
-        diary = EventLog(os.open(os.devnull, os.O_WRONLY))
-        around = TrainerContext(
+        student_state = make_student_state(student, network, CARDS[STUDENT], factory)
+        event_log = EventLog(os.open(os.devnull, os.O_WRONLY))
+        context = TrainerContext(
             CLASSIFICATION,
             self.data,
             self.device,
-            diary,
+            event_log,
             Interrupt(),
             Evaluation(),
             lambda: False,
             on_device(self.data.train, self.device),
         )
-        return Trainer([pupil.train_state], shop.frozen, self.training, around, lambda state: None)
+        return Trainer([student_state.train_state], factory.frozen, self.training, context, lambda state: None)
 
     def teacher_pass(self, *reads: str, positions: Tensor | None = None) -> Iterator[tuple[Outputs, Tensor, Tensor]]:
         """Noise of the right shape in the place of a pass over all images, which is no part of a step."""

@@ -37,7 +37,7 @@ from _paced import (
     STUDENT,
     TEACHER,
     TEMPERATURE,
-    PacedDiary,
+    PacedEventLog,
     Turns,
     device,
     facts,
@@ -70,7 +70,7 @@ PASSES = {"teacher": 1, "student": 3}
 
 def serve_engine(folder: Path, precision: str) -> None:
     """A job's run, a turn at a time."""
-    run(recipe(IMAGES, ["student"], precision=precision), folder, f"engine {precision}", PacedDiary())()
+    run(recipe(IMAGES, ["student"], precision=precision), folder, f"engine {precision}", PacedEventLog())()
 
 
 def serve_limit(precision: str) -> None:
@@ -83,23 +83,23 @@ def serve_limit(precision: str) -> None:
     )
     student = placed(initialised(CLASSIFICATION, STUDENT, 0, facts(IMAGES)), device()).train()
     optimizer = make_optimizer(training, student.parameters(), ())
-    part = noise(BATCH, 0)
-    images = (part.pixels.to(device()).float() / 255).contiguous(memory_format=torch.channels_last)
-    labels = part.targets.to(device())
+    split = noise(BATCH, 0)
+    images = (split.pixels.to(device()).float() / 255).contiguous(memory_format=torch.channels_last)
+    labels = split.targets.to(device())
     turns = Turns()
     while True:
         with autocast(training, device()):
             with torch.no_grad():
-                said = teacher(images)
-            own = student(images)
+                teacher_NK = teacher(images)
+            student_NK = student(images)
         optimizer.zero_grad(set_to_none=True)
-        loss(own.float(), said.float(), labels).backward()
+        loss(student_NK.float(), teacher_NK.float(), labels).backward()
         optimizer.step()
         turns()
 
 
 def loss(student_NK: Tensor, teacher_NK: Tensor, labels_N: Tensor) -> Tensor:
-    """Plain KD with the labels' part."""
+    """Plain KD with the labels' term."""
     soft = F.kl_div(
         F.log_softmax(student_NK / TEMPERATURE, 1), F.softmax(teacher_NK / TEMPERATURE, 1), reduction="batchmean"
     )

@@ -1,4 +1,4 @@
-"""Writes docs/methods.md: what the catalogue says of each method, and what was measured of it.
+"""Writes docs/methods.md: the catalogue's facts and the measurements of each method.
 
 .venv/bin/python docs/methods.py
 """

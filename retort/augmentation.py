@@ -1,4 +1,4 @@
-"""Augmentations of training images that a recipe may have; applied by the engine in `retort/engine/views.py`."""
+"""Augmentations of training images that a recipe may have; applied by the engine in `retort/images/views.py`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ResizedCrop(Spec):
     """Smallest and largest width over height, drawn evenly in their logarithm."""
 
 
-class RandAugment(Spec):
+class RandAugmentPolicy(Spec):
     """Some of fourteen changes of geometry and colour to each image, of one strength: Cubuk et al. 2019,
     arXiv 1909.13719, with torchvision's operations and strengths."""
 
@@ -53,7 +53,7 @@ class RandAugment(Spec):
     """Strength, a whole number."""
 
 
-class AutoAugment(Spec):
+class AutoAugmentPolicy(Spec):
     """One of 25 learned pairs of changes to each image: Cubuk et al. 2018, arXiv 1805.09501."""
 
     name: Literal["autoaugment"] = "autoaugment"
@@ -61,7 +61,7 @@ class AutoAugment(Spec):
     """The data on which the pairs were learned."""
 
 
-class TrivialAugment(Spec):
+class TrivialAugmentPolicy(Spec):
     """One of fourteen changes to each image, of any strength from a wide range: Müller, Hutter 2021,
     arXiv 2103.10158, TrivialAugmentWide. It moves images by up to 32 pixels whatever their size."""
 
@@ -84,7 +84,7 @@ class Erasing(Spec):
     """Its cover: noise, a colour for each pixel, or the data's mean colour."""
 
 
-class Mixup(Spec):
+class BatchMixup(Spec):
     """Images blended with each other, and so their labels: Zhang et al. 2017, arXiv 1710.09412."""
 
     name: Literal["mixup"] = "mixup"
@@ -94,7 +94,7 @@ class Mixup(Spec):
     """Share of the batches that are mixed."""
 
 
-class CutMix(Spec):
+class BatchCutMix(Spec):
     """A box of another image pasted into each, and the labels mixed by area: Yun et al. 2019, arXiv 1905.04899."""
 
     name: Literal["cutmix"] = "cutmix"
@@ -104,7 +104,7 @@ class CutMix(Spec):
     """Share of the batches that are mixed."""
 
 
-class MixupOrCutMix(Spec):
+class BatchMixupOrCutMix(Spec):
     """Mixup for some batches, CutMix for the others."""
 
     name: Literal["mixup_or_cutmix"] = "mixup_or_cutmix"
@@ -118,8 +118,8 @@ class MixupOrCutMix(Spec):
     """Share of the batches that are mixed."""
 
 
-Policy = RandAugment | AutoAugment | TrivialAugment
-Mix = Mixup | CutMix | MixupOrCutMix
+Policy = RandAugmentPolicy | AutoAugmentPolicy | TrivialAugmentPolicy
+Mix = BatchMixup | BatchCutMix | BatchMixupOrCutMix
 
 
 class Augmentation(Spec):
@@ -139,7 +139,7 @@ class Augmentation(Spec):
     erasing: Erasing | None = None
     """A box that is covered in some images."""
     cutout: float | None = Field(default=None, gt=0, le=1)
-    """Side of a square of the data's mean colour that covers a part of each image, a share of the image's side; its
+    """Side of a square of the data's mean colour that covers a region of each image, a share of the image's side; its
     centre may lie at the border. DeVries, Taylor 2017, arXiv 1708.04552: 0.5 for CIFAR-10, 0.25 for CIFAR-100."""
     mix: Annotated[Mix, Field(discriminator="name")] | None = None
     """Images of a batch mixed with each other, with draws that the batch shares. The larger share is always the

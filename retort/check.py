@@ -1,4 +1,4 @@
-"""The spec of a job of kind `check`: a network that a user brought is built and tried. No torch."""
+"""The spec of a job of kind `check`: a user model is built and tried. No torch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from retort.tasks import TaskName
 from retort.user_model import ModelId
 
 REPORT = "report.json"
-"""Name of the artifact that tells what was found."""
+"""Name of the artifact that holds the findings."""
 LONGEST_SECONDS = 3600.0
-"""How long a check may last unless the spec says otherwise."""
+"""Seconds that a check may last unless the spec gives others."""
 
 
 class Check(Spec):
-    """A network that a user brought, built from its file and run: alone when it is taken in, or on labelled images."""
+    """A user model, built from its file and run: alone when it is made of an upload, or on labelled images."""
 
     check_version: Literal[1] = 1
     """Version of this contract."""
@@ -28,10 +28,10 @@ class Check(Spec):
     model: ModelId
     """The network."""
     dataset: AnyDataset | None = None
-    """Labelled images to try it on; null tries whether it can be built and run at all, which takes it in."""
+    """Labelled images to try it on; null tries only whether it can be built and run."""
     images: int = Field(default=2000, ge=1, le=1_000_000)
-    """How many images of the validation part are looked at; all of a smaller one."""
+    """Number of images of the validation split to try it on; of a smaller split, all."""
     seed: Seed = 0
-    """Rules which images these are."""
+    """Rules the choice of these images."""
     deadline: Deadline = Deadline(seconds=LONGEST_SECONDS)
-    """How long it may take."""
+    """Limit of its time."""

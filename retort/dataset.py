@@ -19,7 +19,7 @@ Channels = tuple[float, float, float]
 
 
 class DatasetError(ValueError):
-    """The data set that a recipe names cannot be used as it is; the sentence says why."""
+    """The data set that a recipe names cannot be used as it is; the sentence gives the reason."""
 
 
 class DataFacts(Spec):
@@ -71,7 +71,7 @@ class Split(Protocol):
 
 @dataclass(frozen=True)
 class LoadedDataset:
-    """A data set in the engine's hands."""
+    """A data set that the engine has loaded."""
 
     facts: DataFacts
     train: Split
@@ -79,9 +79,9 @@ class LoadedDataset:
     test: Split
     digest: str
     """sha256, hex, of inputs and targets in order: a checkpoint of other data is refused. Of images in files, of the
-    files' bytes and of what brings them to their size."""
+    files' bytes and of the code that brings them to their size."""
     warnings: tuple[str, ...] = ()
-    """Sentences for the job's event log about what is odd (stray files, say)."""
+    """Sentences for the job's event log about oddities (stray files, for example)."""
 
 
 class Dataset(Spec):
@@ -92,7 +92,7 @@ class Dataset(Spec):
 
     name: str
     source: ClassVar[str]
-    """Where the data come from: authors, year, link, licence as stated."""
+    """Source of the data: authors, year, link, licence as stated."""
 
     @abstractmethod
     def facts(self, roots: Sequence[Path]) -> DataFacts | None:

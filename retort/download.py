@@ -15,7 +15,7 @@ PASSING = frozenset({408, 425, 429})
 
 
 class Unreachable(Exception):
-    """A download failed through the network, and may succeed later; the sentence says what failed."""
+    """A download failed through the network, and may succeed later; the sentence names the failure."""
 
 
 def download(url: str, file: Path, most_bytes: int) -> None:

@@ -1,4 +1,4 @@
-"""What the engine says while it runs: one JSON object a line, on its standard output."""
+"""Records of a running engine: one JSON object a line, on its standard output."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ Kind = Literal["phase", "resolved", "metrics", "evaluation", "report", "warning"
 
 
 class Event(Spec):
-    """One record of the engine. The same run says the same records, resumed or not; times are added by who reads."""
+    """One record of the engine. The same run writes the same records, resumed or not; its reader adds the times."""
 
     line: Literal["event"] = "event"
     kind: Kind
     phase: str
-    """What the job is doing: preparing, teaching, a method's own phase, distilling, compressing, exporting,
+    """Stretch of the job: preparing, teaching, a method's own phase, distilling, compressing, exporting,
     evaluating."""
     network: str | None = None
     """The network that it is about; null when it is about the job."""
@@ -32,14 +32,14 @@ class Event(Spec):
 
     @property
     def key(self) -> str:
-        """Unique a job: what a resumed run says again bears the key it had before."""
+        """Unique a job: a record that a resumed run writes again bears the key it had before."""
         return f"{self.phase}/{self.network or ''}/{self.kind}/{self.step}" + (
             f"/{self.text}" if self.kind == "warning" else ""
         )
 
 
 class Progress(Spec):
-    """Where the engine stands; the newest replaces the one before, none is kept."""
+    """The state of a running engine; the newest replaces the one before, none is stored."""
 
     line: Literal["progress"] = "progress"
     phase: str

@@ -1,4 +1,4 @@
-"""What an export is: one file format for a finished network. Imports no torch."""
+"""Exports: each one file format for a trained network. Imports no torch."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ class Export(Spec):
     def write(self, network: Network, description: dict[str, Any], file: Path) -> None:
         """Write the network, in eval mode on the CPU, to one file that needs nothing else of ours.
 
-        `description` is what `student.json` holds: input, class names, architecture.
+        `description` is the content of `student.json`: input, class names, architecture.
         """

@@ -1,4 +1,4 @@
-"""The spec of a job of kind `ingest`: where images come from, and how they become a data set. No torch."""
+"""The spec of a job of kind `ingest`: the source of images, and how they become a data set. No torch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from retort.recipe import Deadline, Seed
 from retort.spec import Spec
 
 ARCHIVE, REPORT = "dataset.tar", "report.json"
-"""The files that such a job leaves: the data set, and what is told of it, as JSON of `facts` and `report`."""
+"""The files that such a job leaves: the data set, and its description, as JSON of `facts` and `report`."""
 LONGEST_SECONDS = 6 * 3600.0
-"""How long taking in may last unless the spec says otherwise: the largest public sets take a fraction of that."""
+"""Seconds that an ingestion may last unless the spec gives others: the largest public sets take a fraction of that."""
 
 MOST_FILES = 1_500_000
-"""How many files a source may have unless somebody says otherwise: the largest public set of images has 1.4 million."""
+"""Files that a source may have unless a setting gives another number: the largest public set of images has 1.4
+million."""
 
 
 class Origin(Spec):
-    """Where the images are: one of these."""
+    """The source of the images: one of these."""
 
     upload: str | None = Field(default=None, pattern=r"^upload_[0-9a-z]+$")
     """Id of a finished upload of kind `dataset`: a tar, tar.gz, tar.zst or zip archive."""
@@ -37,24 +38,24 @@ class Origin(Spec):
 
 
 class Splits(Spec):
-    """How parts are made that the images do not bring; each class gives its share, which a seed draws."""
+    """The making of splits that the source does not have; each class gives its share, which a seed draws."""
 
     validation_share: float = Field(default=0.1, gt=0, lt=0.5)
-    """Share of each class's training images that becomes the validation part where there is none."""
+    """Share of each class's training images that becomes the validation split where there is none."""
     test_share: float = Field(default=0.1, gt=0, lt=0.5)
-    """Share of each class's training images that becomes the test part where there is none."""
+    """Share of each class's training images that becomes the test split where there is none."""
     seed: Seed = 0
-    """Rules which images these are."""
+    """Rules the choice of these images."""
 
 
 class Tolerance(Spec):
-    """What is put up with."""
+    """Limits of an ingestion."""
 
     broken: int = Field(default=0, ge=0, le=1_000_000)
-    """How many images may be broken: they are left out and named in the report. With more the job fails."""
+    """Number of images that may be broken: they are left out and named in the report. With more the job fails."""
     files: int | None = Field(default=None, ge=1)
-    """How many entries of any kind an archive or a folder may have; null is as many as the server allows. Of a zip no
-    more than 300,000 are read."""
+    """Number of entries of any kind that an archive or a folder may have; null is as many as the server allows. Of a
+    zip no more than 300,000 are read."""
 
 
 class Ingest(Spec):
@@ -63,15 +64,15 @@ class Ingest(Spec):
     ingest_version: Literal[1] = 1
     """Version of this contract."""
     name: str = Field(min_length=1, max_length=200)
-    """What the data set is called, for people."""
+    """Name of the data set, for people."""
     source: Origin
-    """Where the images are."""
+    """Upload or folder of the images."""
     splits: Splits = Splits()
-    """How missing parts are made."""
+    """The making of missing splits."""
     limits: Tolerance = Tolerance()
-    """What is put up with."""
+    """Limits of an ingestion."""
     image_size: int = Field(default=224, ge=8, le=1024)
-    """Side of the square that recipes bring images to unless they say otherwise, in pixels; images are stored as they
+    """Side of the square that images are resized to unless a recipe gives another, in pixels; images are stored as they
     are."""
     deadline: Deadline = Deadline(seconds=LONGEST_SECONDS)
-    """How long it may take."""
+    """Limit of its time."""

@@ -1,4 +1,4 @@
-"""The kinds of jobs: for each, the spec that its jobs hold, and what in the engine carries it out. No torch."""
+"""The kinds of jobs: for each, the spec that its jobs hold, and the class that carries it out. No torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DISTILL, INGEST, CHECK, ESTIMATE = "distill", "ingest", "check", "estimate"
 
 @dataclass(frozen=True)
 class Use:
-    """Something that a spec names: a stored thing, or a job of before whose network it starts from."""
+    """Something that a spec names: a stored thing, or an earlier job whose network it starts from."""
 
     pointer: str
     """JSON pointer into the stored spec."""
@@ -31,20 +31,20 @@ class Use:
 
     @property
     def kind(self) -> str:
-        """What it is: `dataset`, `model`, `upload` or `job`."""
+        """`dataset`, `model`, `upload` or `job`."""
         return self.id.partition("_")[0]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a kind of job is."""
+    """A kind of job: its spec, its work, and the stored things that it uses."""
 
     spec: type[Spec]
     work: str
-    """Names a class of the engine, as module:class. It is made of a spec, paths, event log, interrupt and group of
+    """Names a class, as module:class. An object of it is made of a spec, paths, event log, interrupt and group of
     processes; called, it does the work."""
     uses: Callable[[Mapping[str, Any]], Iterable[Use]] = lambda spec: ()
-    """All that a stored spec names of what users stored or made before."""
+    """All stored things and earlier jobs that a stored spec names."""
 
     def inputs(self, spec: Mapping[str, Any]) -> list[str]:
         """Ids of the stored things that a stored spec names, each once: a worker fetches them beforehand."""
@@ -89,9 +89,9 @@ KINDS: dict[str, Kind] = {
 
 def _is_known(name: str) -> str:
     if name not in KINDS:
-        said = "{found} is no kind of job; wanted {known}{hint}"
+        text = "{found} is not a kind of job; wanted {known}{hint}"
         context = {"found": repr(name), "known": " or ".join(KINDS), "hint": nearest(name, KINDS)}
-        raise PydanticCustomError("unknown_kind", said, context)
+        raise PydanticCustomError("unknown_kind", text, context)
     return name
 
 

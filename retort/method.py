@@ -32,7 +32,7 @@ class MethodError(ValueError):
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """Half-precision tensors as float32, wider ones as they are: what a loss computes in."""
+    """Half-precision tensors as float32, wider ones as they are: the precision of a loss."""
     return tensor.float() if tensor.dtype.itemsize < 4 else tensor
 
 
@@ -40,25 +40,25 @@ LARGEST_FLOAT16 = 65504.0
 
 
 def top_logits(logits: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What is left of (N, K) logits when only each row's largest matter.
+    """The largest of each row of (N, K) logits, and the mean of the others.
 
     Returns (N, top) float16 values, (N, top) int64 classes, and (N, 1) float16, the mean of the others.
     """
     logits = logits.float()
     values, classes = logits.topk(top, dim=1)
     rest = logits.scatter(1, classes, 0.0).sum(1, keepdim=True) / (logits.shape[1] - top)
-    values, rest = (part.clamp(-LARGEST_FLOAT16, LARGEST_FLOAT16).half() for part in (values, rest))
+    values, rest = (each.clamp(-LARGEST_FLOAT16, LARGEST_FLOAT16).half() for each in (values, rest))
     return values, classes, rest
 
 
 def from_top(values: Tensor, classes: Tensor, rest: Tensor, count: int) -> Tensor:
-    """(N, K) float32 logits of K classes out of the parts that `top_logits` gives; they give the same parts again."""
+    """(N, K) float32 logits of K classes from the results of `top_logits`, which gives the same for them again."""
     return rest.float().expand(-1, count).scatter(1, classes, values.float())
 
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A network that a method reads: the student, the teacher, or one that the method asks for besides."""
+    """A network that a method reads: the student, the teacher, or a further one of the method."""
 
     def build(self, setup: LiveSetup) -> Network:
         """Make a further network, on the CPU. Equal specs of several methods are built once.
@@ -100,8 +100,8 @@ class Tap:
     reads: Read = "logits"
     view: View = CLEAN
     top: int | None = None
-    """How many of each image's largest logits matter, the others by their mean alone; None is all of them. The method
-    itself sees to it (`top_logits`); a store then keeps no more than that."""
+    """Number of each image's largest logits that matter, the others by their mean alone; None is all of them. The
+    method itself applies `top_logits`; the teacher cache then stores no more than that."""
 
     def described(self) -> str:
         """In words: `teacher: stage maps`."""
@@ -118,7 +118,7 @@ class Batch:
     targets: Tensor
     """(N, ...) targets as the task gives them; (N,) int64 class indices in [0, K) where they are classes."""
     indices: Tensor
-    """(N,) int64 positions in the training part."""
+    """(N,) int64 positions in the training split."""
     step: Tensor
     """0-d int64, optimizer steps done so far in this phase."""
     epoch: Tensor
@@ -139,7 +139,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Setup:
-    """What is known of a job before anything is built."""
+    """Facts of a job that are known before anything is built."""
 
     facts: DataFacts
     outputs: int
@@ -185,14 +185,14 @@ class LiveSetup(Setup):
     """Another copy of the teacher with the same weights, on the CPU, for a network derived from it."""
     build_network: BuildNetwork
     """A freshly initialised network for the data's classes and images, on the CPU."""
-    kept: dict[Hashable, Any]
-    """What `once` has made so far, shared by all students of the job."""
+    shared: dict[Hashable, Any]
+    """Everything that `once` has made so far, shared by all students of the job."""
 
     def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
         """Make something that several students' methods need, once a job."""
-        if key not in self.kept:
-            self.kept[key] = make()
-        return cast(Made, self.kept[key])
+        if key not in self.shared:
+            self.shared[key] = make()
+        return cast(Made, self.shared[key])
 
 
 BuildNetwork = Callable[[str, int], "Network"]
@@ -200,14 +200,14 @@ BuildNetwork = Callable[[str, int], "Network"]
 
 
 class Wrapper(Spec):
-    """How a method changes the network that is trained, evaluated and shipped, told so that it can be built again.
+    """A method's change to the network that is trained, evaluated and shipped, in fields from which it is built again.
 
     `student.json` holds the method's name and these fields; no teacher is needed to build it.
     """
 
     @abstractmethod
     def build(self, network: Network, build_network: BuildNetwork) -> None:
-        """Change the network in place; what the weights file does not hold must come from the fields alone."""
+        """Change the network in place; all but the weights must come from the fields alone."""
 
     @abstractmethod
     def card(self, card: Card, cards: Mapping[str, Card]) -> Card:
@@ -225,7 +225,7 @@ class Phase:
     """Shown as the job's phase, `<method> <name>`."""
     epochs: int
     taps: frozenset[Tap]
-    """What its terms read."""
+    """The taps that its terms read."""
     terms: Callable[[Batch, nn.Module | None], dict[str, Tensor]]
     trains: NetworkSpec | None = STUDENT
     """The network that is trained besides the modules. A further network is trained once for all students that ask
@@ -239,7 +239,7 @@ class Choice:
     """The training images of one epoch."""
 
     positions: Tensor
-    """(M,) int64 positions in the training part, each at most once."""
+    """(M,) int64 positions in the training split, each at most once."""
     partner: Tensor | None = None
     """(M,) int64 position of the training image that each is blended with, or None where none is."""
     weight: Tensor | None = None
@@ -247,7 +247,7 @@ class Choice:
 
 
 def _name_is_required(schema: dict[str, Any]) -> None:
-    """Say in the JSON schema what validation demands: the union is told apart by `name`."""
+    """Require `name` in the JSON schema, as validation does: it discriminates the union."""
     schema["required"] = sorted({"name", *schema.get("required", [])})
 
 
@@ -262,7 +262,7 @@ class Method(Spec):
 
     name: str
     source: ClassVar[str]
-    """Where the formula comes from: authors, title, year, equation, link."""
+    """Source of the formula: authors, title, year, equation, link."""
     formula: ClassVar[str]
     """One line, as the paper writes it."""
     reconstruction: ClassVar[bool] = False
@@ -271,17 +271,17 @@ class Method(Spec):
     """The published weight of cross-entropy beside this method; None where none was published."""
     needs_teacher: ClassVar[bool] = True
     couples_batch: ClassVar[bool] = False
-    """True when a term is no mean over images, so that a smaller batch changes its value."""
+    """True when a term is not a mean over examples, so that a smaller batch changes its value."""
     reads_labels: ClassVar[bool] = False
     """True when it reads labels or positions of images, of which a mixed image has two: it sees the larger share's."""
     updates_first: ClassVar[bool] = False
     """Whether `update` runs before `terms` in a step; otherwise it runs after the optimizer."""
     wrapper_type: ClassVar[type[Wrapper] | None] = None
-    """The class of what `wrapper` gives, to build a shipped student again."""
+    """The class of `wrapper`'s result, to build a shipped student again."""
     refuses: ClassVar[str] = ""
-    """What `check` refuses, in a few words; empty where it refuses nothing."""
+    """The refusals of `check`, in a few words; empty where it refuses nothing."""
     chooses_images: ClassVar[bool] = False
-    """Whether the method says which training images an epoch sees; such a student has a pass over the data of its
+    """Whether the method chooses the training images of an epoch; such a student has a pass over the data of its
     own. One a student at most."""
 
     def check(self, setup: Setup) -> None:
@@ -289,10 +289,10 @@ class Method(Spec):
 
     @abstractmethod
     def taps(self, setup: Setup) -> frozenset[Tap]:
-        """What this method reads; the engine computes no more than that."""
+        """Everything that this method reads; the engine computes no more than that."""
 
     def needs(self, setup: Setup) -> tuple[str, ...]:
-        """What it reads, trains and changes for such a pair, in words, as catalogues show it."""
+        """Everything that it reads, trains and changes for such a pair, in words, as catalogues show it."""
         phases = self.phases(setup)
         found = {tap.described() for tap in self.taps(setup).union(*(phase.taps for phase in phases))}
         found |= {f"{phase.epochs} epochs before the loop ({phase.name})" for phase in phases}
@@ -303,23 +303,23 @@ class Method(Spec):
         return tuple(sorted(found))
 
     def views(self, setup: Setup) -> frozenset[View]:
-        """The copies of an image that this method wants."""
+        """The copies of an image that this method reads."""
         return frozenset(tap.view for tap in self.taps(setup))
 
     def networks(self, setup: Setup) -> frozenset[NetworkSpec]:
-        """The networks besides teacher and student that this method wants."""
+        """The networks besides teacher and student that this method reads."""
         return frozenset(tap.network for tap in self.taps(setup)) - {TEACHER, STUDENT}
 
     def wrapper(self, setup: Setup) -> Wrapper | None:
-        """What this method makes of the student's network, or None; reads cards alone. One a student at most."""
+        """The method's change to the student's network, or None; reads cards alone. One a student at most."""
         return None
 
     def wrap(self, network: Network, wrapper: Wrapper, setup: LiveSetup) -> None:
-        """Apply the wrapper, then fill in what it holds of the teacher. Before optimizer and averaging are made."""
+        """Apply the wrapper, then fill in its tensors of the teacher. Before optimizer and averaging are made."""
         wrapper.build(network, setup.build_network)
 
     def modules(self, setup: LiveSetup) -> nn.Module | None:
-        """Parameters here are trained with the student and thrown away; buffers are checkpointed, changed in place."""
+        """Modules of the terms: parameters are trained with the student and thrown away, buffers checkpointed."""
         return None
 
     def parameter_groups(self, modules: nn.Module) -> list[dict[str, Any]]:
@@ -327,18 +327,18 @@ class Method(Spec):
         return [{"params": [p for p in modules.parameters() if p.requires_grad]}]
 
     def phases(self, setup: Setup) -> tuple[Phase, ...]:
-        """What is trained before the shared loop, in order."""
+        """The phases before the shared loop, in order."""
         return ()
 
     def images_in_epoch(self, epoch: int, setup: Setup) -> int:
-        """How many training images that epoch of the shared loop sees, the first one being 0."""
+        """Number of training images that an epoch of the shared loop sees, the first epoch being 0."""
         return setup.facts.train
 
     def begin_epoch(self, epoch: int, modules: nn.Module | None) -> None:
         """Change buffers of the modules in place before the first step of an epoch of the shared loop."""
 
     def choose(self, epoch: int, modules: nn.Module | None) -> Choice | None:
-        """Which training images the epoch sees, as `begin_epoch` left it in the buffers; None is all of them."""
+        """The training images of an epoch, as `begin_epoch` left them in the buffers; None is all of them."""
         return None
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""A network whose stages, embedding and logits can be read, and that carries what its input must look like.
+"""A network whose stages, embedding and logits can be read, and that carries a description of its input.
 
 Shapes: N images, K classes, D features, C H W map.
 """
@@ -20,17 +20,17 @@ from retort.architecture import Input
 from retort.outputs import Outputs
 
 Form = Literal["channels_first", "channels_last", "tokens"]
-"""How a module hands out a map: (N, C, H, W), (N, H, W, C), or (N, T + H W, C), square, with T tokens in front that
+"""Layout of a module's map: (N, C, H, W), (N, H, W, C), or (N, T + H W, C), square, with T tokens in front that
 stand for no place; there are fewer of them than would make the square larger."""
 
 
 CHANGED_BY_A_PASS = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-"""What would count or draw twice if it were run twice."""
+"""Modules that would count or draw twice if they were run twice."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where to read a body, as names of its modules."""
+    """The places where a body is read, as names of its modules."""
 
     stages: tuple[str, ...]
     """Modules whose output is a stage's map, shallow to deep."""
@@ -39,7 +39,7 @@ class Layout:
     activations: tuple[str, ...] = ()
     """Modules whose input is a stage's map before its last activation; as many as stages, or none."""
     forms: tuple[Form, ...] = ()
-    """How each stage hands out its map; none where all have their channels first."""
+    """Layout of each stage's map; none where all have their channels first."""
     norms: tuple[str, ...] = ()
     """Batch norms whose output, alone or added to a shortcut, is a stage's map before its last activation; as many as
     stages, or none."""
@@ -51,10 +51,10 @@ class Layout:
 
 
 class Network(nn.Module):
-    """A body of any make, with its input's normalisation before it and hooks that read what is asked for.
+    """A body of any make, with its input's normalisation before it and hooks that read what is wanted.
 
     `state_dict()` of the body bears the names that its makers gave: a saved student loads into the plain class.
-    Activations of the body no longer work in place, so that what was read stays as it was.
+    Activations of the body no longer work in place, so that a tensor that was read stays as it was.
     """
 
     def __init__(self, body: nn.Module, layout: Layout, image: Input | None = None) -> None:
@@ -72,7 +72,7 @@ class Network(nn.Module):
         self.rewatch()
 
     def set_input(self, image: Input) -> None:
-        """Say what the body's images look like; a size of 0 takes them as they come."""
+        """Describe the body's images; a size of 0 takes them as they come."""
         self.image = image
         for name, values in (("mean", image.mean), ("std", image.std)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
@@ -83,9 +83,9 @@ class Network(nn.Module):
         return self.body.get_submodule(self.layout.classifier)
 
     def replace_classifier(self, module: nn.Module, *, reads: str = "") -> None:
-        """Put another module where the classifier stands; `reads` names the part of it that the embedding goes into.
+        """Put another module where the classifier stands; `reads` names its module that the embedding goes into.
 
-        With `reads` empty the embedding stays what went into the old classifier.
+        With `reads` empty the embedding stays the input of the old classifier.
         """
         path, _, leaf = self.layout.classifier.rpartition(".")
         setattr(self.body.get_submodule(path), leaf, module)
@@ -94,7 +94,7 @@ class Network(nn.Module):
         self.rewatch()
 
     def extend_last_stage(self, module: nn.Module) -> None:
-        """Put a module behind the last stage, so that all that reads the last map reads what the module makes of it.
+        """Put a module behind the last stage, so that the last map is read behind that module.
 
         The last map is then the module's output, and no map can be read before its activation any more. Raises
         ValueError where the stage hands out its map with the channels last.
@@ -130,7 +130,7 @@ class Network(nn.Module):
         return deepcopy(self)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) RGB in [0, 1] to what the body expects."""
+        """(N, 3, H, W) RGB in [0, 1] to the body's own input."""
         size = self.image.size
         if size and images.shape[-1] != size:
             images = F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
@@ -144,7 +144,7 @@ class Network(nn.Module):
         return logits
 
     def read(self, images: Tensor, wanted: Collection[str] = ()) -> Outputs:
-        """Logits and what else is wanted: `embedding`, `maps`, `preactivations`, `class_maps`.
+        """Logits and other readings that are wanted: `embedding`, `maps`, `preactivations`, `class_maps`.
 
         Raises ValueError when preactivations are wanted of a network that has no module between them and the maps.
         """
@@ -181,7 +181,7 @@ class Network(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def rewatch(self) -> None:
-        """Read where the layout says, after modules of the body were replaced."""
+        """Put the hooks where the layout names modules, after modules of the body were replaced."""
         for hook in self._hooks:
             hook.remove()
         module = self.body.get_submodule
@@ -208,7 +208,7 @@ class Network(nn.Module):
         if any(isinstance(module, CHANGED_BY_A_PASS) for module in classifier.modules()):
             return output
         with torch.autocast(output.device.type, enabled=False):
-            return classifier.forward(*(part.float() for part in inputs))
+            return classifier.forward(*(each.float() for each in inputs))
 
     def _take_output(self, name: str, _: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if name.partition(".")[0] in self._wanted:
@@ -216,7 +216,7 @@ class Network(nn.Module):
 
 
 def _as_map(output: Tensor, form: Form) -> Tensor:
-    """(N, C, H, W) of what a stage hands out."""
+    """(N, C, H, W) of a stage's output."""
     if form == "channels_last":
         return output.permute(0, 3, 1, 2)
     if form == "tokens":
@@ -226,5 +226,5 @@ def _as_map(output: Tensor, form: Form) -> Tensor:
 
 
 def _as_vector(embedding: Tensor) -> Tensor:
-    """(N, D) of what goes into a classifier; the mean over space where that is a convolution."""
+    """(N, D) of a classifier's input; the mean over space where that is a convolution."""
     return embedding.mean((2, 3)) if embedding.dim() == 4 else embedding

@@ -57,7 +57,7 @@ Weights = Literal["published"] | JobWeights | None
 
 
 def _check_origin(network: Teacher | Student | StudentShorthand) -> None:
-    """Raise PydanticCustomError unless the recipe says what the network is, and once."""
+    """Raise PydanticCustomError unless the recipe names the network's origin, and once."""
     if network.model is None and network.architecture == "auto":
         raise PydanticCustomError("missing_architecture", "architecture is missing", {"field": "architecture"})
     if network.model is None and network.architecture == ONNX:
@@ -117,27 +117,27 @@ class Steps(Spec):
     milestones: tuple[Annotated[int, Field(ge=1)], ...] = (150, 180, 210)
     """Epochs after which the learning rate falls, counted from 1, rising."""
     factor: float = Field(default=0.1, gt=0, le=1)
-    """What the learning rate is multiplied by at each, a pure number."""
+    """Factor of the learning rate at each, a pure number."""
 
 
 class WeightAverage(Spec):
-    """An exponential moving average of the weights, taken after each step; it is what is judged and shipped."""
+    """An exponential moving average of the weights, taken after each step; the average is evaluated and shipped."""
 
     decay: float = Field(default=0.999, gt=0, lt=1)
     """Share of the old average that is kept in a step, a pure number."""
 
 
 class Training(Spec):
-    """How a network is trained."""
+    """Settings of a training."""
 
     epochs: int = Field(default=100, ge=1, le=100_000)
     """Passes over the training split."""
     batch_size: int = Field(default=64, ge=2, le=65_536)
     """Examples per optimizer step."""
     optimizer: Annotated[SGD | AdamW, Field(discriminator="name")] = SGD()
-    """How gradients become steps."""
+    """Turns gradients into steps."""
     schedule: Annotated[Constant | Cosine | Steps, Field(discriminator="name")] = Cosine()
-    """How the learning rate changes over time."""
+    """Course of the learning rate."""
     warmup_epochs: int = Field(default=0, ge=0)
     """Epochs over which the learning rate rises linearly from nearly zero, before the schedule's own course."""
     augmentation: Augmentation = Augmentation()
@@ -162,7 +162,7 @@ class Training(Spec):
     """Threads of the arithmetic on a CPU, which change the last bits of sums. `auto` takes what the first worker
     has."""
     on_out_of_memory: Literal["fail", "accumulate"] = "fail"
-    """What to do when the first batch does not fit the device's memory: fail and say which would fit, or compute it
+    """Behaviour when the first batch does not fit the device's memory: fail and name a batch that fits, or compute it
     in as many micro-batches as it takes (see `gradient_accumulation`)."""
 
     @model_validator(mode="after")
@@ -196,14 +196,14 @@ class Teacher(Spec):
     architecture: ArchitectureName = "auto"
     """Name in the catalogue of architectures; `auto` is that of `model`."""
     model: ModelId | None = None
-    """A network that you brought (see /v1/models), instead of weights. One that came as an ONNX file gives logits
-    alone and cannot be taught."""
+    """A user model (see /v1/models), instead of weights. One that is an ONNX file gives logits alone and cannot be
+    taught."""
     weights: Weights = None
     """`published`, or a network of an earlier job; null starts from a random initialisation and needs `teach`."""
     seed: Seed = 0
     """Rules the initialisation when there are no weights."""
     teach: Training | None = None
-    """How the teacher is trained on the labels first; null takes it as it is."""
+    """Settings of a training on the labels that comes first; null takes the teacher as it is."""
 
     @model_validator(mode="after")
     def _knows_something(self) -> Teacher:
@@ -216,7 +216,7 @@ class Teacher(Spec):
 
 
 class Labels(Spec):
-    """What the labels weigh beside the methods."""
+    """The labels' share in the loss, beside the methods."""
 
     weight: Auto | Annotated[float, Field(ge=0, le=1000)] = "auto"
     """Weight of cross-entropy on the clean images. `auto` is 1, unless all methods name the same published weight."""
@@ -232,13 +232,13 @@ class Student(Spec):
     architecture: ArchitectureName = "auto"
     """Name in the catalogue of architectures; `auto` is that of `model`."""
     model: ModelId | None = None
-    """A network that you brought, which training starts from instead of weights."""
+    """A user model that training starts from, instead of weights."""
     weights: Weights = None
-    """What training starts from; null is a random initialisation."""
+    """Weights that training starts from; null is a random initialisation."""
     seed: Seed = 0
     """Rules the initialisation and the methods' draws."""
     labels: Labels = Labels()
-    """What the labels weigh."""
+    """The labels' share in the loss."""
     methods: Annotated[tuple[AnyMethod, ...], AtMost(64)] = ()
     """The distillation objectives, added up; none is plain training on the labels."""
 
@@ -268,13 +268,13 @@ class StudentShorthand(Spec):
     name: NetworkName = "student"
     """Names its metrics and files."""
     model: ModelId | None = None
-    """A network that you brought, which training starts from instead of weights."""
+    """A user model that training starts from, instead of weights."""
     weights: Weights = None
-    """What training starts from; null is a random initialisation."""
+    """Weights that training starts from; null is a random initialisation."""
     seed: Seed = 0
     """Rules the initialisation and the methods' draws."""
     labels: Labels = Labels()
-    """What the labels weigh."""
+    """The labels' share in the loss."""
 
     @model_validator(mode="after")
     def _is_something(self) -> StudentShorthand:
@@ -283,7 +283,7 @@ class StudentShorthand(Spec):
 
 
 class Evaluation(Spec):
-    """How networks are judged."""
+    """Settings of evaluation, and the choice of the epoch that is shipped."""
 
     every_epochs: int = Field(default=1, ge=1)
     """Epochs from one evaluation on the validation split to the next; the last epoch is always evaluated."""
@@ -294,7 +294,7 @@ class Evaluation(Spec):
 
 
 class Compression(Spec):
-    """What is done to a finished student before it is exported and tested."""
+    """Changes to a trained student before it is exported and tested."""
 
     weights: Literal["float32", "float16"] = "float32"
     """Precision in which weights are stored. The test accuracy is that of the rounded weights."""
@@ -305,7 +305,7 @@ def _all_exports() -> tuple[AnyExport, ...]:
 
 
 class Needs(Spec):
-    """What a worker must have to take the job."""
+    """Properties that a worker must have to take the job."""
 
     gpu: bool = False
     """Whether only a worker with a GPU may run it."""
@@ -319,7 +319,7 @@ class Deadline(Spec):
     seconds: float = Field(gt=0, le=31_536_000)
     """Seconds from the job's first start; what it waits and is paused in between counts too."""
     then: Literal["fail", "stop"] = "fail"
-    """What happens once they are over: the job fails, or it is stopped and keeps the best students so far."""
+    """Outcome once they are over: the job fails, or it is stopped and keeps the best students so far."""
 
 
 class Recipe(Spec):
@@ -334,15 +334,15 @@ class Recipe(Spec):
     task: TaskName = "classification"
     """The networks' task (see /v1/tasks)."""
     name: str = Field(default="", max_length=200)
-    """What the job is called, for people."""
+    """Name of the job, for people."""
     tags: Annotated[tuple[Tag, ...], AtMost(32)] = ()
     """Words to find the job by."""
     priority: int = Field(default=0, ge=-10, le=10)
     """Jobs of higher priority start first within a project."""
     needs: Needs = Needs()
-    """What the worker that takes it must have."""
+    """Properties that the worker must have."""
     deadline: Deadline | None = None
-    """How long it may take; null lets it take its time."""
+    """Limit of its time; null sets none."""
     protocol: Literal["cifar100", "imagenet", "tiny_imagenet"] | None = Field(default=None, exclude=True)
     """Shorthand for the published settings under which papers compare methods on that data: `training` (epochs,
     batch, optimizer, schedule, augmentation), the teacher's `teach` where it is given, and shipping the last epoch,
@@ -353,7 +353,7 @@ class Recipe(Spec):
     """The network to imitate; null when no method needs one."""
     require_teacher: float | None = None
     """Headline metric (accuracy, for classification) that the teacher must reach on the validation split before the
-    first student's step; otherwise the job fails and says both numbers. Null asks for none."""
+    first student's step; otherwise the job fails and names both numbers. Null asks for none."""
     students: Annotated[tuple[Student, ...], AtMost(64)] = ()
     """The networks to train; they share each pass over the data and each pass of the teacher."""
     student: StudentShorthand | None = Field(default=None, exclude=True)
@@ -363,24 +363,24 @@ class Recipe(Spec):
     baseline: bool = False
     """Adds a student of the first one's architecture, weights and seed without methods, to compare with."""
     training: Training = Training()
-    """How the students are trained."""
+    """Settings of the students' training."""
     evaluation: Evaluation = Evaluation()
-    """When networks are judged, and which epoch is shipped."""
+    """When networks are evaluated, and which epoch is shipped."""
     compression: Compression = Compression()
-    """What is done to the finished students."""
+    """Changes to the trained students."""
     exports: Annotated[tuple[AnyExport, ...], AtMost(64)] = Field(default_factory=_all_exports, min_length=1)
     """The files to hand back of each student."""
 
     @model_validator(mode="before")
     @classmethod
     def _expand_protocol(cls, sent: Any) -> Any:
-        """Fill in what the protocol sets, once, so that nobody else knows of it."""
+        """Fill in what the protocol sets, once, so that no other code handles it."""
         known = isinstance(sent, Mapping) and isinstance(sent.get("protocol"), str) and sent["protocol"] in PROTOCOLS
         return expand(sent) if known else sent
 
     @model_validator(mode="after")
     def _expand_shorthand(self) -> Recipe:
-        """Turn `student`, `methods` and `baseline` into `students`, once, so that nobody else knows of them."""
+        """Turn `student`, `methods` and `baseline` into `students`, once, so that no other code handles them."""
         students = self.students
         if self.student is not None:
             if students:
@@ -416,7 +416,7 @@ class Recipe(Spec):
                     labels=Labels(smoothing=first.labels.smoothing),
                 ),
             )
-        # The model is frozen for everyone else; here it is still being made.
+        # The model is frozen once it is made; here it is still being made.
         vars(self).update(students=students, student=None, methods=None, baseline=False)
         return self
 

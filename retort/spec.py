@@ -81,8 +81,8 @@ def _module_texts(name: str) -> Mapping[str, dict[str, str]]:
     return dict(_class_texts(ast.parse(source), ""))
 
 
-def _class_texts(part: ast.AST, within: str) -> Iterator[tuple[str, dict[str, str]]]:
-    for inner in ast.iter_child_nodes(part):
+def _class_texts(node: ast.AST, within: str) -> Iterator[tuple[str, dict[str, str]]]:
+    for inner in ast.iter_child_nodes(node):
         if isinstance(inner, ast.ClassDef):
             yield within + inner.name, {
                 field.target.id: inspect.cleandoc(text.value.value)

@@ -1,4 +1,4 @@
-"""A shipped network: `student.json` says how it is built, a safetensors file holds its weights."""
+"""A shipped network: `student.json` describes how it is built, a safetensors file holds its weights."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 class StudentError(ValueError):
-    """The files do not give a network; the sentence says why."""
+    """The files do not give a network; the sentence gives the reason."""
 
 
 class ShippedInput(Input):
-    """What the network's images must look like; the network normalises them itself."""
+    """Images that the network expects; it normalises them itself."""
 
     range: tuple[float, float] = (0.0, 1.0)
     """Values of the darkest and the brightest pixel."""
@@ -38,11 +38,11 @@ class ShippedInput(Input):
     channels: Literal["RGB"] = "RGB"
     """Order of the colours."""
     resize: Literal["bilinear, antialiased"] = "bilinear, antialiased"
-    """How images of another size are brought to this one."""
+    """Scaling of images of another size to this one."""
 
 
 class ShippedWrapper(Spec):
-    """How a method changed the network."""
+    """A method's change to the network."""
 
     method: str
     """Name of the method."""
@@ -50,10 +50,10 @@ class ShippedWrapper(Spec):
     """The wrapper's own fields."""
 
 
-class Description(Spec):
-    """What `student.json` holds; the engine adds what it measured."""
+class NetworkDescription(Spec):
+    """The content of `student.json`; the engine adds its measurements."""
 
-    # A reader of these files has no use for what a later version adds, and no harm from it.
+    # Fields that a later version adds are ignored.
     model_config = ConfigDict(extra="ignore")
 
     retort: Literal[1] = 1
@@ -87,9 +87,10 @@ def describe(
 ) -> dict[str, Any]:
     """All that is needed to build the network again but its weights, as JSON.
 
-    `wrapper` is the method that changed its head, and how; `weights_dtype` the precision in which weights are stored.
+    `wrapper` is the method that changed its head, with the change; `weights_dtype` the precision in which weights are
+    stored.
     """
-    described = Description(
+    described = NetworkDescription(
         name=name,
         task=task.name,
         architecture=architecture,
@@ -129,10 +130,10 @@ def load_student(description_file: Path, weights_file: Path | None = None) -> tu
     return network.eval(), everything
 
 
-def _read_description(file: Path) -> tuple[Description, dict[str, Any]]:
+def _read_description(file: Path) -> tuple[NetworkDescription, dict[str, Any]]:
     try:
         everything = json.loads(file.read_text(encoding="utf-8"))
-        described = Description.model_validate(everything)
+        described = NetworkDescription.model_validate(everything)
         TASKS[described.task].description_type.model_validate(everything)
         return described, everything
     except OSError as error:
@@ -145,7 +146,7 @@ def _read_description(file: Path) -> tuple[Description, dict[str, Any]]:
         raise StudentError(f"{file.name} is not JSON: {error}") from error
 
 
-def _build(description: Description, outputs: int) -> Network:
+def _build(description: NetworkDescription, outputs: int) -> Network:
     import torch
 
     if description.architecture not in ARCHITECTURES:

@@ -1,7 +1,7 @@
 """Tasks: what networks learn to do, and all that depends on it. Imports no torch.
 
 A task is a registry entry: a file, or a folder where it is large, in `retort/tasks/`. The engine knows no task by
-name; it asks the recipe's task for the facts of its data, the readings of its networks, its label terms and metrics.
+name; the recipe's task gives it the facts of its data, the readings of its networks, its label terms and metrics.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 
 class TaskError(ValueError):
-    """The data, a network and the task do not fit together; the sentence says why."""
+    """The data, a network and the task do not fit together; the sentence gives the reason."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that tells how good a network is."""
+    """A measure of how good a network is."""
 
     name: str
     """Its name in scores and events, without the split."""
@@ -146,11 +146,11 @@ class Task(ABC):
     # Recipes
 
     def data_problems(self, facts: DataFacts) -> Iterator[str]:
-        """Sentences that say why networks cannot learn from such data."""
+        """Reasons why networks cannot learn from such data, a sentence each."""
         yield from ()
 
     def network_problems(self, facts: DataFacts, card: Card) -> Iterator[str]:
-        """Sentences that say why a network of that card cannot read such data."""
+        """Reasons why a network of that card cannot read such data, a sentence each."""
         yield from ()
 
     def model_warnings(self, role: str, model: UserModel, facts: DataFacts) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 The format: 8 bytes with the length of a header, little-endian; the header, JSON, which gives each tensor's dtype, shape
 and place in what follows, and texts under `__metadata__`; the tensors' bytes
-(https://github.com/huggingface/safetensors, Format). What the header says of tensors is checked by safetensors itself.
+(https://github.com/huggingface/safetensors, Format). The header's entries for tensors are checked by safetensors
+itself.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
 
 
 class TensorFileError(ValueError):
-    """The file is not a safetensors file that may be read; the sentence says why."""
+    """The file is not a safetensors file that may be read; the sentence gives the reason."""
 
 
 def read_header(read: Callable[[int, int], bytes], size: int) -> bytes:

@@ -30,7 +30,7 @@ class Expects(Spec):
     channel_order: Literal["rgb", "bgr"]
     """Order of the colours."""
     range: tuple[float, float]
-    """Values of the darkest and the brightest pixel, before mean and std: [0, 1] or [0, 255], say."""
+    """Values of the darkest and the brightest pixel, before mean and std: [0, 1] or [0, 255], for example."""
     mean: Three
     """Subtracted from each channel, in that range and that order of the colours."""
     std: Three

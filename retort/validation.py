@@ -58,7 +58,7 @@ def validate(
     cards: Mapping[str, Card] = CARDS,
     models: Mapping[str, UserModel] | None = None,
 ) -> RecipeValidation:
-    """Resolve what is `auto` and find all that is wrong, as far as facts, cards and the users' models are known."""
+    """Resolve what is `auto` and find all that is wrong, as far as facts, cards and user models are known."""
     models = models or {}
     task = TASKS[recipe.task]
     problems = [*_label_problems(recipe, task), *_teacher_problems(recipe, task)]
@@ -95,7 +95,7 @@ def resolve(recipe: Recipe) -> Recipe:
 
 
 def disk_bytes(recipe: Recipe, cards: Mapping[str, Card] = CARDS) -> int:
-    """What checkpoints and exports take on a worker's disk, as far as cards tell: a lower bound, without the data set,
+    """Bytes of checkpoints and exports on a worker's disk, as far as cards tell: a lower bound, without the data set,
     the memories of methods and classifiers."""
     trained = [student.architecture for student in recipe.students]
     if recipe.teacher is not None and recipe.teacher.teach is not None:
@@ -105,16 +105,16 @@ def disk_bytes(recipe: Recipe, cards: Mapping[str, Card] = CARDS) -> int:
 
 
 def label_weight(student: Student) -> float:
-    """The weight of the student's cross-entropy. Raises MethodError when `auto` cannot be told."""
+    """The weight of the student's cross-entropy. Raises MethodError where `auto` cannot be resolved."""
     if student.labels.weight != "auto":
         return student.labels.weight
     named = {method.label_weight for method in student.methods}
     published = {weight for weight in named if weight is not None}
     if len(published) > 1:
-        said = ", ".join(f"{m.name} {m.label_weight:g}" for m in student.methods if m.label_weight is not None)
+        weights = ", ".join(f"{m.name} {m.label_weight:g}" for m in student.methods if m.label_weight is not None)
         raise MethodError(
             f"the methods of student {student.name!r} were published with different label weights "
-            f"({said}); give labels.weight as a number"
+            f"({weights}); give labels.weight as a number"
         )
     return published.pop() if published and None not in named else 1.0
 
@@ -127,7 +127,7 @@ def sharing_groups(recipe: Recipe) -> list[list[int]]:
 
 
 def setup_for(student: Student, recipe: Recipe, facts: DataFacts, cards: Mapping[str, Card]) -> Setup | None:
-    """What the student's methods may check; None while a card is not known."""
+    """The facts that the student's methods check; None while a card is not known."""
     card = cards.get(student.architecture)
     teacher = cards.get(recipe.teacher.architecture) if recipe.teacher else None
     if card is None or (recipe.teacher is not None and teacher is None):
@@ -158,7 +158,7 @@ def check_methods(methods: tuple[Method, ...], setup: Setup, task: Task) -> Iter
         except MethodError as error:
             refused = True
             yield i, f"{method.name}: {error}"
-    # What a method refuses it need not know how to wrap.
+    # A method that refuses a setup need not be able to wrap it.
     wraps = [method.name for method in methods if not refused and method.wrapper(setup) is not None]
     if len(wraps) > 1:
         yield 0, f"{' and '.join(wraps)} both replace the student's head; at most one of a student's methods may"
@@ -174,7 +174,7 @@ def lacking(method: Method, setup: Setup, task: Task) -> str:
         phases = method.phases(setup)
         taps = method.taps(setup).union(*(phase.taps for phase in phases))
     except MethodError:
-        return ""  # `check` says why
+        return ""  # `check` gives the reason
     missing = task.missing_reads(tap.reads for tap in taps)
     if missing:
         return f"{method.name}: it reads {' and '.join(missing)}, which networks of the task {task.name} do not offer"
@@ -182,10 +182,10 @@ def lacking(method: Method, setup: Setup, task: Task) -> str:
 
 
 def _reads_beyond_logits(method: Method, setup: Setup) -> str:
-    """What a method needs of a teacher besides its logits, in words; empty where it needs no more."""
+    """Readings that a method needs of a teacher besides its logits, in words; empty where it needs no more."""
     if not method.needs_teacher:
         return ""
-    # It is asked what it would read of a teacher like the student, of which everything can be read.
+    # With a teacher like the student, of which everything can be read.
     twin = replace(setup, teacher=setup.student)
     try:
         taps = method.taps(twin).union(*(phase.taps for phase in method.phases(twin)))
@@ -262,8 +262,8 @@ def _model_problems(
             yield Problem(pointer, f"{network.model} is an ONNX file, which cannot be trained; it can be a teacher")
         model = models.get(network.model or "")
         if model is not None and network.architecture not in ("auto", model.architecture):
-            said = f"{model.id} is a {model.architecture}; the recipe says {network.architecture}"
-            yield Problem(f"{pointer}/architecture", said)
+            found = f"{model.id} is a {model.architecture}; the recipe says {network.architecture}"
+            yield Problem(f"{pointer}/architecture", found)
     if teacher is None:
         return
     if teacher.architecture == ONNX and teacher.teach is not None:
@@ -320,7 +320,7 @@ def _micro_batch_problems(student: Student, training: Training) -> Iterator[tupl
         if method.couples_batch or type(method).update is not Method.update:
             yield (
                 j,
-                f"{method.name}: its terms need the whole batch at once; training says to compute it in micro-batches "
+                f"{method.name}: its terms need the whole batch at once; training may compute it in micro-batches "
                 "(gradient_accumulation or on_out_of_memory)",
             )
 

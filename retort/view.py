@@ -1,4 +1,4 @@
-"""Views: the copies of a training image that a method may ask for.
+"""Views: the copies of a training image that methods may read.
 
 A view is a frozen description. Equal views of several methods and students are made once a batch by the engine
 (`retort/images/views.py`), with draws that depend on nothing but the data's seed, the epoch, the sample and the view.
@@ -85,7 +85,7 @@ CLEAN = Clean()
 
 @dataclass(frozen=True)
 class Mixing:
-    """How a view was made of two clean examples each."""
+    """The mixture of two clean examples each that a view is made of."""
 
     image: Tensor
     """(N,) int64 position in the batch of the image itself; 0, 1, 2, ... unless the view picks among several."""

@@ -40,7 +40,7 @@ class SplitDescription(Spec):
     """sha256, hex, of the labels and the sha256 of each file, in order."""
 
 
-class Description(Spec):
+class ArchiveDescription(Spec):
     """The contents of `dataset.json`."""
 
     format: int = FORMAT
@@ -79,7 +79,7 @@ class PackedFile:
 
 
 def write_archive(
-    path: Path, description: Description, images: Sequence[PackedFile], contents: Iterable[Iterable[bytes]]
+    path: Path, description: ArchiveDescription, images: Sequence[PackedFile], contents: Iterable[Iterable[bytes]]
 ) -> None:
     """Write an archive; `contents` gives each image's bytes, in blocks, in the order of `images`."""
     listed = [(_name(image, number), image) for number, image in enumerate(images)]
@@ -100,7 +100,7 @@ class Archive:
         weakref.finalize(self, os.close, self._descriptor)
         try:
             described, begins = self._member(DESCRIPTION, 0)
-            self.description = Description.model_validate_json(described)
+            self.description = ArchiveDescription.model_validate_json(described)
             if self.description.format != FORMAT:
                 raise ValueError(f"its format is {self.description.format}; {FORMAT} is read here")
             self._index, self._begins = self._member(INDEX, begins)

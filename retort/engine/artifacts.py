@@ -1,4 +1,4 @@
-"""What leaves a run: the chosen weights, rounded as the recipe says, tested, described, exported."""
+"""Artifacts of a run: the chosen weights, rounded to the recipe's precision, tested, described, exported."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class NetworkResult:
     last: dict[str, Tensor]
     """Weights after the last step."""
     best: dict[str, Tensor]
-    """Weights after the best epoch on the validation part."""
+    """Weights after the best epoch on the validation split."""
     best_epoch: int | None = None
     """None for a teacher that came trained; 0 where the first epoch was not finished."""
     extent: TrainingExtent | None = None
-    """How far its training came; None for a teacher that came trained."""
+    """Extent of its training; None for a teacher that came trained."""
     wrapper: tuple[str, Wrapper] | None = None
 
     def load(self, which: str, weights_dtype: str) -> None:
@@ -81,7 +81,7 @@ class Packer:
         self.listed: list[dict[str, Any]] = []
 
     def __enter__(self) -> Packer:
-        # What a run that was killed here left behind, drafts of libraries among it.
+        # Files that a run left that was killed here, drafts of libraries among them.
         self._clear()
         self.directory.mkdir(parents=True)
         return self

@@ -1,4 +1,4 @@
-"""What ended a run: its exit code, and one sentence for people."""
+"""Causes of a run's end: its exit code, and one sentence for people."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ from retort.task import TaskError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_ROOM_IN_WORDS = re.compile(rf"\(os error ({'|'.join(map(str, NO_ROOM))})\)")
-"""What safetensors, which is no Python, says instead."""
+"""The words of safetensors, whose errors are not Python's."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: a GPU's, or the machine's, which torch tells by words alone."""
+    """Whether memory ran out: a GPU's, or the machine's, which torch reports in words alone."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error says that a file system, or the share of it that this user has, is full."""
+    """Whether a file system, or the share of it that this user has, is full."""
     return (isinstance(error, OSError) and error.errno in NO_ROOM) or bool(NO_ROOM_IN_WORDS.search(str(error)))
 
 
 def cause_of(error: Exception, places: tuple[Path, ...]) -> tuple[int, str] | None:
-    """Exit code and sentence; None for what nobody foresaw. `places` are the folders that a run writes to."""
+    """Exit code and sentence; None for an error of any other kind. `places` are the folders that a run writes to."""
     behind = list(_chain(error))
     if any(map(is_disk_full, behind)):
         return DISK_FULL, f"the disk is full: {_free(places)}, without what did not fit"
     if isinstance(error, MemoryExhausted):
         return OUT_OF_MEMORY, str(error)
     if any(map(is_out_of_memory, behind)):
-        said = next(str(one) for one in behind if is_out_of_memory(one)).partition(". ")[0].partition("\n")[0]
-        return MEMORY_RAN_OUT, f"memory ran out{f': {said}' if said else ''}; a smaller batch_size takes less"
+        words = next(str(one) for one in behind if is_out_of_memory(one)).partition(". ")[0].partition("\n")[0]
+        return MEMORY_RAN_OUT, f"memory ran out{f': {words}' if words else ''}; a smaller batch_size takes less"
     if isinstance(error, Unreachable):
         return UNREACHABLE, str(error)
     if isinstance(error, ValidationError):
@@ -73,7 +73,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _free(places: tuple[Path, ...]) -> str:
-    """What the folder of a run says that has the least room."""
+    """Free bytes of the folder that has the least room, in words."""
     here = (next(folder for folder in (place, *place.absolute().parents) if folder.exists()) for place in places)
     free, folder = min((shutil.disk_usage(folder).free, folder) for folder in here)
     return f"{free:,} bytes are free in {folder}"

@@ -73,7 +73,7 @@ class ModelCheck:
         return record, user_weights.user_network(record, folder)
 
     def _tried(self, network: Network, record: UserModel) -> dict[str, Any]:
-        """What it says of noise, the shapes on the way, and how long it takes."""
+        """Its outputs for noise, the shapes on the way, and its time."""
         size = network.image.size
         images = torch.rand(TIMED_BATCH, 3, size, size, generator=torch.Generator().manual_seed(0)).to(self.device)
         bare = isinstance(network.body, OnnxBody)
@@ -88,7 +88,7 @@ class ModelCheck:
             found, word = list(outputs.logits.shape), self.task.output_word
             raise Impossible(f"it gives {found} for {TIMED_BATCH} images and {record.outputs} {word}")
         _check_finite(outputs.logits)
-        self._tell_probabilities(outputs.logits)
+        self._find_probabilities(outputs.logits)
         names = network.layout.stages
         shapes = [{"name": name, "shape": list(one.shape[1:])} for name, one in zip(names, outputs.maps, strict=True)]
         return {
@@ -104,11 +104,11 @@ class ModelCheck:
         float(network(images).sum())  # fetched, so that a GPU has ended
         return time.perf_counter() - begin
 
-    def _tell_probabilities(self, logits: Tensor) -> None:
+    def _find_probabilities(self, logits: Tensor) -> None:
         sums = logits.double().sum(1)
         if bool((logits >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()):
             self.sentences.append(
-                "its outputs are probabilities and not logits: methods with a temperature need what goes into softmax"
+                "its outputs are probabilities and not logits: methods with a temperature need the inputs of softmax"
             )
 
     def _on_data(self, network: Network, record: UserModel, data: LoadedDataset) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Checkpoints: all that resuming needs, written whole or not at all, two kept.
+"""Checkpoints: all that resuming needs, written whole or not at all; the newest two stay.
 
 A checkpoint is a safetensors file: the state's tensors, and the rest of it as JSON in the header. Its name bears its
-own digest, so that one that was cut short or changed is known and passed over for the one before.
+own digest, so that one that was cut short or changed is recognised and passed over for the one before.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -47,15 +47,16 @@ class Checkpoints:
     run: str
     """Names the attempt in file names, so that two attempts never write the same file."""
     seconds: float
-    """How often one is written."""
+    """Seconds from one to the next."""
     version_1: Version1 | None = None
     """Reads those of version 0.1; None passes them over."""
 
+    latest: str | None = field(default=None, init=False)
+    """File of the newest state that was written or read."""
+    _last: float = field(default_factory=time.monotonic, init=False, repr=False)
+
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._last = time.monotonic()
-        self.latest: str | None = None
-        """File of the newest state that was written or read."""
 
     def is_due(self) -> bool:
         return time.monotonic() - self._last >= self.seconds
@@ -86,7 +87,8 @@ class Checkpoints:
         return file.name
 
     def newest(self, device: torch.device) -> State | None:
-        """The newest good state of this recipe and data, or None; says on standard error what it passes over."""
+        """The newest good state of this recipe and data, or None; names on standard error the files that it passes
+        over."""
         for file in reversed(self._files()):
             try:
                 state = self._read(file, device)

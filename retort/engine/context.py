@@ -28,7 +28,7 @@ from retort.tasks import TASKS
 from retort.validation import model_warnings, resolve, validate
 
 STUDENTS = "students"
-"""The names of sections begin with it in which students learn by all their terms."""
+"""Beginning of the names of sections in which students are trained on all their terms."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,14 @@ class RunContext:
 
 
 def redoing(interrupt: Interrupt, group: Group, *, begun: bool) -> AbstractContextManager[None]:
-    """A stretch outside the training, which a wish to stop may end wherever it stands."""
-    # Several processes agree on a wish to finish, which they do between steps.
+    """A stretch outside the training, which a request to stop may end wherever it stands."""
+    # Several processes agree on a request to finish, which they do between steps.
     return interrupt.at_once(nothing_to_keep=not begun and group.size == 1)
 
 
 def resolve_for(recipe: Recipe, device: torch.device) -> Recipe:
-    """Replace what only a worker knows: arithmetic and threads. Doing it twice changes nothing."""
-    # Asked with emulation left out: what only imitates bfloat16 is slower with it.
+    """Replace the fields that only a worker knows: arithmetic and threads. Doing it twice changes nothing."""
+    # With emulation left out: hardware that only imitates bfloat16 is slower with it.
     has_bfloat16 = (
         torch.cuda.is_bf16_supported(including_emulation=False)
         if device.type == "cuda"

@@ -70,7 +70,7 @@ def _result(state: StudentState, extent: TrainingExtent) -> NetworkResult:
         student.architecture,
         state.setup.student,
         train_state.network,
-        snapshot(train_state.judged),
+        snapshot(train_state.evaluated),
         train_state.best.weights,
         train_state.best.epoch,
         extent,

@@ -1,4 +1,4 @@
-"""Which step falls into which epoch: epochs may differ in length."""
+"""The epoch of each step of a training: epochs may differ in length."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 SMALLEST_BATCH = 2
-"""Batch norm cannot take the statistics of one image: a remainder of one is left out of its epoch."""
+"""Batch norm cannot take the statistics of one example: a remainder of one is left out of its epoch."""
 
 
 @dataclass(frozen=True)
 class TrainingExtent:
-    """How far a training came."""
+    """Extent of a training."""
 
     epochs: int
     """Whole epochs done."""
@@ -29,7 +29,7 @@ class TrainingExtent:
 
 
 class EpochPlan:
-    """The steps of a training, made from how many images each of its epochs sees."""
+    """The steps of a training, made from the number of examples that each of its epochs sees."""
 
     def __init__(self, examples: Iterable[int], batch_size: int) -> None:
         self.examples = tuple(examples)
@@ -48,11 +48,11 @@ class EpochPlan:
         return bisect_right(self._starts, step) - 1
 
     def extent(self, step: int) -> TrainingExtent:
-        """Where the training stands before a step."""
+        """Extent of the training before a step."""
         return TrainingExtent(self.epoch(step), len(self.batches), step, self.steps)
 
     def within(self, step: int) -> int:
-        """How many steps of its epoch come before a step."""
+        """Number of steps of its epoch before a step."""
         return step - self._starts[self.epoch(step)]
 
     def done(self, step: int) -> float:

@@ -61,7 +61,7 @@ class PhaseLog(EventLog):
 
 
 class SectionTimer:
-    """Trains some steps of each section, times them, and takes the section for done."""
+    """Trains some steps of each section and times them, in the place of the whole section."""
 
     def __init__(self, context: RunContext, timed_steps: int) -> None:
         self.context = context
@@ -90,7 +90,7 @@ class SectionTimer:
         enough = Interrupt()
 
         def stamp() -> bool:
-            """Called before each step to ask whether a checkpoint is due; it never is."""
+            """Whether a checkpoint is due, which it never is; called before each step."""
             context.interrupt.check()
             stamps.append(now(device))
             if len(stamps) > WARM_UP + self.timed_steps:

@@ -1,4 +1,4 @@
-"""What the engine says: JSON lines on the standard output it was started with."""
+"""The event log of the engine: JSON lines on the standard output it was started with."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ PROGRESS_SECONDS = 1.0
 
 
 class EventLog:
-    """Writes records as lines; knows the phase, so that nobody else has to repeat it."""
+    """Writes records as lines, each with the present phase."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._unwritten = b""
-        """What is still to be written of a line: a signal may end the writing of it."""
+        """Bytes of a line that are still to be written: a signal may end the writing of it."""
         self._next_progress = 0.0
         self.recorded: dict[str, str] = {}
         """Every record so far by its key, those of the runs that this one goes on from among them."""
@@ -26,7 +26,7 @@ class EventLog:
         self._entered = ""
 
     def enter(self, phase: str) -> None:
-        """Say that a phase begins; several stretches of one phase are one."""
+        """Record that a phase begins; several stretches of one phase are one."""
         if phase != self._entered:
             self.phase = self._entered = phase
             self.record("phase")
@@ -42,7 +42,7 @@ class EventLog:
         text: str | None = None,
         data: dict[str, Any] | None = None,
     ) -> None:
-        """Say one record; a resumed run says it again with the same key."""
+        """Write one record; a resumed run writes it again with the same key."""
         event = Event(
             kind=kind,
             phase=self.phase,
@@ -57,9 +57,9 @@ class EventLog:
         self._write(self.recorded[event.key])
 
     def replay(self, recorded: dict[str, str]) -> None:
-        """Say what was said up to the checkpoint that this run goes on from.
+        """Write again what was recorded up to the checkpoint that this run goes on from.
 
-        Whoever listened to the run before may have ended with it, before all of that was written down.
+        The reader of the run before may have ended with it, before all of that was stored.
         """
         for key, line in recorded.items():
             if key not in self.recorded:
@@ -67,16 +67,16 @@ class EventLog:
                 self._write(line)
 
     def progress_is_due(self) -> bool:
-        """Whether it is time to say where the run stands; asking has a cost on a GPU."""
+        """Whether progress is to be written again; collecting it has a cost on a GPU."""
         return time.monotonic() >= self._next_progress
 
     def progress(self, **fields: Any) -> None:
-        """Say where the run stands."""
+        """Write the progress of the run."""
         self._next_progress = time.monotonic() + PROGRESS_SECONDS
         self._write(Progress(phase=self.phase, **fields).model_dump_json())
 
     def checkpoint(self, file: str, step: int) -> None:
-        """Say that a checkpoint lies there, whole."""
+        """Record that a checkpoint has been written whole."""
         self._write(Checkpoint(file=file, phase=self.phase, step=step).model_dump_json())
 
     def _write(self, line: str) -> None:
@@ -86,7 +86,8 @@ class EventLog:
 
 
 def own_standard_output() -> int:
-    """Keep standard output for the diary alone: what libraries print goes to standard error. Returns the descriptor."""
+    """Keep standard output for the event log alone: prints of libraries go to standard error. Returns the
+    descriptor."""
     sys.stdout.flush()
     descriptor = os.dup(1)
     os.dup2(2, 1)

@@ -1,4 +1,4 @@
-"""What a spec names that was published: fetched before any byte of a user is read, since no job has a network later."""
+"""Fetching of published data and weights, before any byte of a user is read: no job has a network later."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from retort.spec import Spec
 
 
 def fetch(spec: Spec) -> None:
-    """Have the data set and the weights of a recipe here, or of what stands for one in another kind of job.
+    """Have the data set and the weights of a recipe here, or those that a spec of another kind names.
 
     Raises Impossible, DatasetError, or Unreachable.
     """

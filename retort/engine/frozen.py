@@ -1,4 +1,4 @@
-"""What frozen networks say about the batches of a training: computed once for all learners, or kept from before."""
+"""Outputs of frozen networks for the batches of a training: computed once for all networks in training, or cached."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from retort.engine.group import ALONE, Group, SharedCacheEntry
+from retort.engine.group import ALONE, Group
 from retort.engine.inference import quick
 from retort.engine.loading import LoadedBatch
-from retort.engine.teacher_cache import KEPT_READS, CacheEntry, TeacherCache, network_digest, rounded
+from retort.engine.shared_cache import SharedCacheEntry
+from retort.engine.teacher_cache import CACHED_READS, CacheEntry, TeacherCache, network_digest, rounded
 from retort.method import STUDENT, TEACHER, NetworkSpec, Tap
 from retort.network import Network
 from retort.outputs import Outputs, Read
 from retort.recipe import Training
 from retort.view import View, ViewBatch
 
-Said = dict[tuple[NetworkSpec, View], Outputs]
+FrozenOutputs = dict[tuple[NetworkSpec, View], Outputs]
 
 
 class FrozenNetworks:
-    """The frozen networks of one trainer, made quick, and the shelves of what they said before."""
+    """The frozen networks of one trainer, made quick, with the cache of their outputs."""
 
     def __init__(
         self,
@@ -54,7 +55,7 @@ class FrozenNetworks:
     def use(self, cache: TeacherCache, examples: int, outputs: int, decides: Mapping[str, object]) -> None:
         """Cache all outputs that may be cached; `decides` is all that a batch of a view depends on but the view."""
         for (spec, view), reads in self._reads.items():
-            if not (self._is_rounded(spec, view) and reads <= KEPT_READS):
+            if not (self._is_rounded(spec, view) and reads <= CACHED_READS):
                 continue
             everything = {
                 **decides,
@@ -75,42 +76,42 @@ class FrozenNetworks:
             entry.end()
 
     def discard(self) -> None:
-        """Drop what was taken down in an epoch that does not end here."""
+        """Drop the outputs of an epoch that does not end here."""
         for entry in self._entries.values():
             entry.discard()
 
-    def say(self, views: Mapping[View, ViewBatch], loaded: LoadedBatch) -> Said:
-        """What each network says about each view that is read of it."""
+    def read(self, views: Mapping[View, ViewBatch], loaded: LoadedBatch) -> FrozenOutputs:
+        """The outputs of each network for each view that is read of it."""
         with torch.no_grad():
-            return {(spec, view): self._say(spec, view, views[view].inputs, loaded) for spec, view in self._reads}
+            return {(spec, view): self._outputs(spec, view, views[view].inputs, loaded) for spec, view in self._reads}
 
-    def teacher_logits(self, images: Tensor) -> Tensor:
-        """(N, K) what the teacher says of images, for views that depend on it."""
+    def teacher_logits(self, inputs: Tensor) -> Tensor:
+        """(N, K) the teacher's logits of (N, ...) inputs, for views that depend on them."""
         with torch.no_grad():
-            return self._compute(TEACHER, images, ()).logits
+            return self._compute(TEACHER, inputs, ()).logits
 
-    def _say(self, spec: NetworkSpec, view: View, images: Tensor, loaded: LoadedBatch) -> Outputs:
+    def _outputs(self, spec: NetworkSpec, view: View, inputs: Tensor, loaded: LoadedBatch) -> Outputs:
         entry = self._entries.get((spec, view))
-        kept = entry.take(loaded.positions, self._device) if entry else None
-        if kept is not None and entry is not None and not entry.wants_check():
-            return kept
-        outputs = self._compute(spec, images, self._reads[spec, view])
+        cached = entry.read(loaded.positions, self._device) if entry else None
+        if cached is not None and entry is not None and not entry.check_is_due():
+            return cached
+        outputs = self._compute(spec, inputs, self._reads[spec, view])
         if self._is_rounded(spec, view):
             outputs = rounded(outputs)
         if entry is not None:
-            if kept is not None:
-                entry.check(kept, outputs)
-            entry.put(loaded.positions, outputs)
+            if cached is not None:
+                entry.check(cached, outputs)
+            entry.write(loaded.positions, outputs)
         return outputs
 
-    def _compute(self, spec: NetworkSpec, images: Tensor, reads: Iterable[Read]) -> Outputs:
+    def _compute(self, spec: NetworkSpec, inputs: Tensor, reads: Iterable[Read]) -> Outputs:
         if spec not in self._quick:
             self._quick[spec] = quick(self._networks[spec], self._sample)
         with autocast(self._training, self._device):
-            return self._group.read(self._quick[spec], images, tuple(reads))
+            return self._group.read(self._quick[spec], inputs, tuple(reads))
 
     def _is_rounded(self, spec: NetworkSpec, view: View) -> bool:
-        """Whether logits and embedding are rounded as if they were kept: whatever else is read, and by whom."""
+        """Whether logits and embedding are rounded as if they were cached: whatever is read besides, by any network."""
         return self._training.cache_teacher_outputs and not view.asks_teacher and not spec.batch_statistics
 
 

@@ -17,22 +17,22 @@ from retort.outputs import Outputs
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.LeakyReLU, nn.ELU)
 """Those that can work in place."""
 AGREES = 1e-3
-"""Largest relative distance (Euclidean norm) between what a network says folded and unfolded, in float32. Folding
-rounds each weight once more: 1e-6 is usual, and what reads a tensor that folding changed is off by its whole norm."""
+"""Largest relative distance (Euclidean norm) between a network's outputs folded and unfolded, in float32. Folding
+rounds each weight once more: 1e-6 is usual, and a reading of a tensor that folding changed is off by its whole norm."""
 
 
 def quick(network: Network, sample: Tensor) -> Network:
-    """A copy of a network in eval mode that says the same in less time, whatever is read of it.
+    """A copy of a network in eval mode that gives the same outputs in less time, whatever is read of it.
 
-    Batch norm is folded into the convolution whose output goes to it alone, and an activation overwrites what goes to
-    it alone, unless a stage can be read between the two. The copy is compared with the network on the inputs
+    Batch norm is folded into the convolution whose output goes to it alone, and an activation overwrites a tensor that
+    goes to it alone, unless a stage can be read between the two. The copy is compared with the network on the inputs
     `sample`: where it differs, both are left as they are.
     """
     sample = sample.to(network.get_buffer("mean").device)
     copy = network.copy()
     wanted = ("embedding", "maps", *(["preactivations"] if network.layout.activations else []))
     with torch.no_grad():
-        said, pairs, activations = _read_and_find(copy, wanted, sample)
+        outputs, pairs, activations = _read_and_find(copy, wanted, sample)
         for activation in activations:
             copy.body.get_submodule(activation).inplace = True  # type: ignore[assignment]
         for convolution, norm in pairs:
@@ -42,8 +42,8 @@ def quick(network: Network, sample: Tensor) -> Network:
             _put(copy.body, convolution, fuse_conv_bn_eval(before, after))
             _put(copy.body, norm, nn.Identity())
         copy.rewatch()
-        says = _tensors(copy.read(sample, wanted))
-    agree = all(bool((a - b).norm() <= AGREES * a.norm()) for a, b in zip(_tensors(said), says, strict=True))
+        folded = _tensors(copy.read(sample, wanted))
+    agree = all(bool((a - b).norm() <= AGREES * a.norm()) for a, b in zip(_tensors(outputs), folded, strict=True))
     return (copy if agree else network.copy()).to(memory_format=torch.channels_last)
 
 
@@ -58,8 +58,8 @@ class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.counts: Counter[int] = Counter()
-        self.kept: list[Tensor] = []
-        """Alive, so that no two tensors bear the same identity."""
+        self.alive: list[Tensor] = []
+        """Held here, so that no two tensors bear the same identity."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -67,18 +67,18 @@ class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for value in torch.utils._pytree.tree_leaves((args, kwargs)):
             if isinstance(value, Tensor):
                 self.counts[id(value)] += 1
-                self.kept.append(value)
+                self.alive.append(value)
         return func(*args, **(kwargs or {}))
 
 
 def _read_and_find(
     network: Network, wanted: Collection[str], images: Tensor
 ) -> tuple[Outputs, list[tuple[str, str]], list[str]]:
-    """What it says; (convolution, batch norm) to fold, and activations that may work in place, by name.
+    """Its outputs; (convolution, batch norm) to fold, and activations that may work in place, by name.
 
-    Each of them runs once, and alone reads what it overwrites.
+    Each of them runs once, and is the only reader of the tensor that it overwrites.
     """
-    outputs: dict[int, str] = {}
+    made_by: dict[int, str] = {}
     calls: Counter[str] = Counter()
     pairs: list[tuple[str, str, int]] = []
     activations: list[tuple[str, int]] = []
@@ -87,11 +87,11 @@ def _read_and_find(
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
             calls[name] += 1
             if isinstance(module, nn.Conv2d):
-                outputs[id(output)] = name
+                made_by[id(output)] = name
             elif hasattr(module, "inplace"):
                 activations.append((name, id(inputs[0])))
-            elif id(inputs[0]) in outputs:
-                pairs.append((outputs[id(inputs[0])], name, id(inputs[0])))
+            elif id(inputs[0]) in made_by:
+                pairs.append((made_by[id(inputs[0])], name, id(inputs[0])))
 
         return hook
 
@@ -103,10 +103,10 @@ def _read_and_find(
         if type(module) in (nn.Conv2d, nn.BatchNorm2d) or isinstance(module, ACTIVATIONS)
     ]
     with _Uses() as uses:
-        said = network.read(images, wanted)
+        outputs = network.read(images, wanted)
     for hook in hooks:
         hook.remove()
-    shown = set(map(id, _tensors(said)))
+    shown = set(map(id, _tensors(outputs)))
 
     def alone(tensor: int, *readers: str) -> bool:
         return tensor not in shown and uses.counts[tensor] == 1 and all(calls[name] == 1 for name in readers)
@@ -116,7 +116,7 @@ def _read_and_find(
         for convolution, norm, tensor in pairs
         if modules[norm].running_mean is not None and alone(tensor, convolution, norm)
     ]
-    return said, folded, [name for name, tensor in activations if alone(tensor, name)]
+    return outputs, folded, [name for name, tensor in activations if alone(tensor, name)]
 
 
 def _tensors(outputs: Outputs) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""How a run is told to stop or to finish, and how it says why it ended."""
+"""Interrupts of a run: requests to stop or to finish, the exceptions that end it, and its exit codes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ STOPPED = 75
 
 
 class Impossible(Exception):
-    """The recipe is well formed, but it cannot be carried out; the sentence says why."""
+    """The recipe is well formed, but it cannot be carried out; the sentence gives the reason."""
 
 
 class MemoryExhausted(Exception):
-    """The first batch does not fit into the device's memory; the sentence says which would."""
+    """The first batch does not fit into the device's memory; the sentence names one that does."""
 
 
 class Stopped(BaseException):
@@ -36,7 +36,7 @@ class NothingToKeep(BaseException):
 
 
 class Interrupt:
-    """What a run is asked for; looked at between steps. Its wishes are set in the main thread, by signals."""
+    """Requests to a run, read between steps and set in the main thread, by signals."""
 
     def __init__(self) -> None:
         self.wanted = False
@@ -46,13 +46,13 @@ class Interrupt:
         self._leaves = self._leaves_to_finish = False
 
     def set(self, *_: object) -> None:
-        """Wish for a stop; a second time changes nothing."""
+        """Request a stop; a second time changes nothing."""
         again, self.wanted = self.wanted, True
         if not again:
             self._leave()
 
     def set_finish(self, *_: object) -> None:
-        """Wish for the end of the training; a second time changes nothing."""
+        """Request the end of the training; a second time changes nothing."""
         again, self.finish = self.finish, True
         if not again:
             self._leave()
@@ -64,15 +64,16 @@ class Interrupt:
 
     @property
     def keeps_nothing(self) -> bool:
-        """Whether a stop may end the process on the spot; for a thread that asks while a call holds up the main one."""
+        """Whether a stop may end the process on the spot; for a thread that checks while a call holds up the main
+        one."""
         return self._leaves
 
     @contextmanager
     def at_once(self, *, nothing_to_keep: bool = False) -> Iterator[None]:
-        """Let wishes end what the main thread does wherever it stands: a stretch that can be done again.
+        """Let requests end the work of the main thread wherever it stands: a stretch that can be done again.
 
-        A wish to finish does so only where there is `nothing_to_keep`. Raises Stopped or NothingToKeep, also where a
-        library has made something else of it meanwhile.
+        A request to finish does so only where there is `nothing_to_keep`. Raises Stopped or NothingToKeep, also where a
+        library has turned it into another error meanwhile.
         """
         self._leaves, self._leaves_to_finish = True, nothing_to_keep
         try:

@@ -1,4 +1,4 @@
-"""Batches of a part of the data, on the device before they are needed."""
+"""Batches of a split, on the device before they are needed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from retort.method import Choice
 AHEAD = 2
 """Batches that are read while one is computed."""
 DEVICE_SHARE = 0.25
-"""Share of a device's free memory that a part of the data may take."""
+"""Share of a device's free memory that a split may take."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class LoadedBatch:
     """A batch before augmentation."""
 
     positions: Tensor
-    """(N,) int64 positions in the part, on the CPU."""
+    """(N,) int64 positions in the split, on the CPU."""
     indices: Tensor
     """The same on the device."""
     inputs: Tensor
@@ -35,11 +35,11 @@ class LoadedBatch:
     """(N, ...), on the device."""
 
     def first(self, count: int) -> LoadedBatch:
-        """Its first images alone."""
+        """Its first examples alone."""
         return LoadedBatch(self.positions[:count], self.indices[:count], self.inputs[:count], self.targets[:count])
 
     def micro_batches(self, count: int) -> list[LoadedBatch]:
-        """The batch in that many parts of nearly equal size."""
+        """The batch in that many micro-batches of nearly equal size."""
         if count == 1:
             return [self]
         pieces = (torch.tensor_split(t, count) for t in (self.positions, self.indices, self.inputs, self.targets))
@@ -47,7 +47,7 @@ class LoadedBatch:
 
 
 def on_device(split: Split, device: torch.device) -> Split:
-    """The part on the device if it lies in memory and fits there, else as it is."""
+    """The split on the device if it lies in memory and fits there, else as it is."""
     if device.type != "cuda" or not isinstance(split, MemorySplit):
         return split
     free, _ = torch.cuda.mem_get_info(device)
@@ -61,7 +61,7 @@ Blend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def batches(split: Split, positions: Iterable[Tensor], device: torch.device) -> Iterator[LoadedBatch]:
-    """The examples at each (N,) int64 positions, in order. What does not lie in memory is read ahead by a thread."""
+    """The examples at each (N,) int64 positions, in order. A split outside memory is read ahead by a thread."""
     if isinstance(split, MemorySplit):
         for wanted in positions:
             yield _load(split, wanted, device)
@@ -72,7 +72,7 @@ def batches(split: Split, positions: Iterable[Tensor], device: torch.device) -> 
 def chosen_batches(
     split: Split, choice: Choice, rows: Iterable[Tensor], device: torch.device, blend: Blend
 ) -> Iterator[LoadedBatch]:
-    """The examples at rows of an epoch's choice, blended as it says."""
+    """The examples at rows of an epoch's choice, blended by its weights."""
     yield from _ahead(partial(_load_chosen, split, choice, row, device, blend) for row in rows)
 
 

@@ -18,7 +18,7 @@ from retort.recipe import Training
 
 
 class ComputesSteps(Protocol):
-    """The part of a trainer that is needed here."""
+    """The members of a trainer that are needed here."""
 
     training: Training
     train_states: list[TrainState]

@@ -35,16 +35,16 @@ def parse_onnx(file: Path) -> Any:
     return model
 
 
-def graphs_within(part: Any) -> Iterator[Any]:
+def graphs_within(graph: Any) -> Iterator[Any]:
     """A graph or function, and every graph within it."""
-    waiting = [(part, 0)]
+    waiting = [(graph, 0)]
     while waiting:
-        part, depth = waiting.pop()
+        graph, depth = waiting.pop()
         if depth > DEEPEST:
             raise Impossible(f"the ONNX file has more than {DEEPEST} graphs within each other")
-        yield part
-        for attribute in _attributes(part):
-            waiting += [(graph, depth + 1) for graph in (attribute.g, *attribute.graphs) if graph.ByteSize()]
+        yield graph
+        for attribute in _attributes(graph):
+            waiting += [(inner, depth + 1) for inner in (attribute.g, *attribute.graphs) if inner.ByteSize()]
 
 
 def spell(shape: list[int | None]) -> str:

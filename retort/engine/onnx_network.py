@@ -240,7 +240,7 @@ def completed(record: UserModel, network: OnnxNetwork) -> UserModel:
             from_file["size"] = network.size
         expects, wrong = parsed_expects(from_file)
         if expects is None:
-            raise Impossible(f"the ONNX file does not say what images it expects; give expects.{wrong[0]}")
+            raise Impossible(f"the ONNX file does not describe the images that it expects; give expects.{wrong[0]}")
     if network.size is not None and expects.size != network.size:
         raise Impossible(f"the ONNX file takes images of {network.size} pixels a side; expects says {expects.size}")
     names = record.class_names or tuple(map(str, stated.get("class_names", ()))) or None

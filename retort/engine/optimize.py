@@ -50,7 +50,7 @@ def make_optimizer(
 
 
 def course(training: Training, epoch: float, step: float) -> float:
-    """What the learning rate is multiplied by in a step, a pure number.
+    """Factor of the learning rate in a step, a pure number.
 
     `epoch` counts the epochs that are done before the step, `step` is the share of its epoch that the step is. A
     function of these alone, so that there is no state to resume.

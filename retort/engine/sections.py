@@ -23,7 +23,7 @@ from retort.validation import sharing_groups
 TEACHING = "teaching"
 """The section, and the phase, in which the teacher is taught."""
 DISTILLING = "distilling"
-"""The phase of the sections in which students learn by all their terms."""
+"""The phase of the sections in which students are trained on all their terms."""
 
 
 class TrainsSections(Protocol):
@@ -45,7 +45,7 @@ class TrainsSections(Protocol):
         evaluates: bool = True,
         in_loop: bool = False,
     ) -> TrainingExtent:
-        """Train to the end, and return how far that came. `rest` gives what a checkpoint holds besides."""
+        """Train to the end, and return the extent. `rest` gives the further content of a checkpoint."""
         ...
 
 
@@ -100,7 +100,7 @@ class SectionTrainer:
             raise NothingToKeep(NOT_TRAINED)
         if trainer.step:
             save(trainer.state())
-            # After the checkpoint, which is as if nobody had asked.
+            # After the checkpoint, which is the same with and without a request.
             if not ends:
                 trainer.evaluate_unevaluated()
         return trainer.epoch_plan.extent(trainer.step)
@@ -120,7 +120,7 @@ class Section:
 
 
 def sections_of(recipe: Recipe, students: list[StudentState], factory: StudentFactory) -> Iterator[Section]:
-    """First what each method trains before the shared loop, then the loop of each sharing group."""
+    """First the phases of each method before the shared loop, then the loop of each sharing group."""
     trained: set[NetworkSpec] = set()
     for i, student in enumerate(students):
         for j, (method_state, phase) in enumerate(student.phases()):
@@ -149,7 +149,7 @@ def _start_group(train_states: list[TrainState], factory: StudentFactory) -> tup
 def _resume(
     saved: State | None, sections: list[Section], train_states: dict[str, TrainState], factory: StudentFactory
 ) -> tuple[int, list[NetworkSpec]]:
-    """Load what a checkpoint holds besides its own section. Returns the position of that section, and the further
+    """Load the content of a checkpoint besides its own section. Returns the position of that section, and the further
     networks that were trained before it."""
     if saved is None or saved["section"] == TEACHING:
         return 0, []
@@ -165,7 +165,7 @@ def _resume(
 def train_sections(
     context: RunContext, trainer: TrainsSections, students: list[StudentState], factory: StudentFactory
 ) -> dict[str, TrainingExtent]:
-    """Section by section, from where the checkpoint stands. Returns how far those came that were begun, by name.
+    """Train section by section, from where the checkpoint stands. Returns the extent of each begun training, by name.
 
     Raises NothingToKeep when asked to finish before that.
     """
@@ -183,7 +183,7 @@ def train_sections(
         here, training = section.start()
 
         def rest(here: list[TrainState] = here) -> State:
-            """What a checkpoint holds besides the section's own networks."""
+            """Content of a checkpoint besides the section's own networks."""
             others = {name: one.state() for name, one in train_states.items() if one not in here}
             return {
                 "students": others,

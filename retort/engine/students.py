@@ -1,4 +1,4 @@
-"""The students of a recipe as learners: wrapped, with their methods' modules and what they read."""
+"""The students of a recipe in training: wrapped, with their methods' modules and taps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from retort.validation import label_weight
 
 @dataclass
 class StudentFactory:
-    """What all students of a run are made with, and the further networks that their methods ask for."""
+    """Makes the students of a run, and the further networks that their methods ask for."""
 
     task: Task
     facts: DataFacts
@@ -37,8 +37,9 @@ class StudentFactory:
     teacher_pass: TeacherPass
     cards: Mapping[str, Card]
     frozen: dict[NetworkSpec, Network] = field(default_factory=dict)
-    """Teacher and further networks by what the methods call them."""
-    kept: dict[Hashable, Any] = field(default_factory=dict)
+    """Teacher and further networks by the specs under which methods read them."""
+    shared: dict[Hashable, Any] = field(default_factory=dict)
+    """Everything that methods make once a job, by key."""
 
     def __post_init__(self) -> None:
         if self.teacher is not None:
@@ -59,7 +60,7 @@ class StudentFactory:
             teacher_pass=self.teacher_pass,
             rebuild_teacher=self._rebuild_teacher,
             build_network=self._build_network,
-            kept=self.kept,
+            shared=self.shared,
         )
 
     def _build_network(self, architecture: str, outputs: int) -> Network:
@@ -73,16 +74,16 @@ class StudentFactory:
 
 @dataclass
 class StudentState:
-    """A student as a learner, and what it was made of."""
+    """A student in training, and the objects that it was made of."""
 
     student: Student
     train_state: TrainState
     setup: LiveSetup
     wrapper: tuple[str, Wrapper] | None
-    """Name of the method that wrapped the network, and how; `student.json` tells it."""
+    """Name of the method that wrapped the network, and the wrapper; `student.json` holds both."""
 
     def phases(self) -> Iterator[tuple[MethodState, Phase]]:
-        """What its methods train before the shared loop, in order."""
+        """The phases of its methods before the shared loop, in order."""
         for method_state in self.train_state.method_states:
             for phase in method_state.method.phases(self.setup):
                 yield method_state, phase
@@ -91,8 +92,8 @@ class StudentState:
 def make_student_state(student: Student, network: Network, card: Card, factory: StudentFactory) -> StudentState:
     """Wrap the network, make the methods' modules and further networks, and an optimizer over all of it.
 
-    The recipe has been validated: every method's `check` has passed on the cards. Raises Impossible for what only the
-    data or the networks themselves show.
+    The recipe has been validated: every method's `check` has passed on the cards. Raises Impossible for faults that
+    only the data or the networks themselves show.
     """
     try:
         wrapper, card = _wrap(student.methods, student.seed, network, card, factory)

@@ -1,4 +1,4 @@
-"""The teacher of a run: built, taught where the recipe says so, and held to what the recipe requires of it."""
+"""The teacher of a run: built, taught where the recipe has `teach`, and compared with `require_teacher`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def teach(context: RunContext, trainer: TrainsSections) -> NetworkResult | None:
             trainer.train(TEACHING, [train_state], teacher.teach, {})
             best = train_state.best
             trainer.teacher_state = {
-                "last": snapshot(train_state.judged),
+                "last": snapshot(train_state.evaluated),
                 "best": best.weights,
                 "epoch": best.epoch,
             }

@@ -1,7 +1,7 @@
-"""What frozen networks say, kept between jobs: float16 rows by position in the training part, a file an epoch.
+"""Outputs of frozen networks, cached between jobs: float16 rows by position in the training split, a file an epoch.
 
 Every draw is a function of (data_seed, epoch, sample) or (data_seed, epoch, step), so that another job of the same
-data, views and batches meets the same images in the same epoch. A file's folder is named by all that decides its
+data, views and batches has the same inputs in the same epoch. A file's folder is named by all that decides its
 content; its own name bears its digest.
 """
 
@@ -29,9 +29,9 @@ from retort.network import Network
 from retort.outputs import Outputs
 
 FORMAT = 1
-"""Of the files, and of all code that decides what a view or a network says."""
-KEPT_READS = frozenset({"logits", "embedding"})
-"""What is small enough to be kept; whoever reads maps computes them."""
+"""Version of the files, and of all code that decides a view or a network's outputs."""
+CACHED_READS = frozenset({"logits", "embedding"})
+"""Readings that are small enough to be cached; maps are computed."""
 SUFFIX = ".npy"
 DRAFT_SECONDS = 7 * 86400.0
 FREE_SHARE = 0.1
@@ -48,14 +48,14 @@ def network_digest(network: Network) -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """What computes: the last bits differ between kinds of devices."""
+    """Name of a kind of device: the last bits of results differ between them."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def rounded(outputs: Outputs) -> Outputs:
-    """The same with logits and embedding as they are kept: rounded to float16, its largest number at most."""
+    """The same with logits and embedding as they are cached: rounded to float16, its largest number at most."""
     embedding = outputs.embedding
     return replace(outputs, logits=_round(outputs.logits), embedding=None if embedding is None else _round(embedding))
 
@@ -66,25 +66,25 @@ def _round(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TeacherCache:
-    """A folder of kept outputs, and how large it may grow."""
+    """A folder of cached outputs, and the size up to which it may grow."""
 
     directory: Path
     most_bytes: int
     run: str
     """Names the attempt in drafts' names."""
     warn: Callable[[str], None]
-    """Takes a sentence about kept outputs that cannot be used."""
+    """Takes a sentence about cached outputs that cannot be used."""
 
     def entry(self, decides: dict[str, Any], examples: int, outputs: int, top: int | None) -> CacheEntry:
         """The epochs of one network on one view; `decides` is all that its outputs depend on.
 
-        With `top` no more is kept of the logits than `top_logits` leaves of them.
+        With `top` no more is stored of the logits than `top_logits` leaves of them.
         """
         key = sha256(json.dumps(decides | {"top": top}, sort_keys=True).encode()).hexdigest()[:32]
         return CacheEntry(self, self.directory / key, examples, outputs, top)
 
     def has_room(self, needed_bytes: int) -> bool:
-        """Whether so much may be added, once what was used longest ago is removed."""
+        """Whether so much may be added, once the files that were used longest ago are removed."""
         self._remove_old_drafts()
         files = sorted(self.directory.glob(f"*/*{SUFFIX}"), key=_used)
         held = sum(map(_bytes, files))
@@ -97,18 +97,18 @@ class TeacherCache:
         return held + needed_bytes <= self.most_bytes and usage.free - needed_bytes >= FREE_SHARE * usage.total
 
     def _remove_old_drafts(self) -> None:
-        """Drafts of runs that were killed; one that lives writes oftener than that."""
+        """Drafts of runs that were killed; a living run writes more often than that."""
         for draft in self.directory.glob("*/.*.draft"):
             if time.time() - _used(draft) > DRAFT_SECONDS:
                 draft.unlink(missing_ok=True)
 
 
 Rows = np.memmap[Any, np.dtype[np.float16]]
-"""(M, L + D + 1): logits as `_columns` puts them, the embedding if it is kept too, and 1 where the row is known."""
+"""(M, L + D + 1): logits as `_columns` puts them, the embedding if it is cached too, and 1 where the row is known."""
 
 
 class CacheEntry:
-    """What one network says of one view, epoch after epoch."""
+    """The outputs of one network for one view, epoch after epoch."""
 
     def __init__(self, cache: TeacherCache, directory: Path, examples: int, outputs: int, top: int | None) -> None:
         self.cache = cache
@@ -117,24 +117,24 @@ class CacheEntry:
         self.outputs = outputs
         self.top = top
         self.trusted = True
-        """False once a row differed from what the network says: from then on nothing kept is used."""
+        """False once a row differed from the network's outputs: from then on nothing cached is used."""
         self._epoch = 0
         self._file: Path | None = None
         self._known: Rows | None = None
         self._draft: Rows | None = None
-        self._takes_down = True
+        self._writes = True
         self._checked = False
 
     def begin(self, epoch: int) -> None:
-        """Turn to an epoch: open what is kept of it."""
+        """Turn to an epoch: open its cached outputs."""
         self.discard()
         self._epoch, self._checked, self._file, self._known = epoch, False, None, None
         if self.trusted:
             self._open()
-        self._takes_down = self._known is None or not self._known[:, -1].all()
+        self._writes = self._known is None or not self._known[:, -1].all()
 
-    def take(self, positions: Tensor, device: torch.device) -> Outputs | None:
-        """What is kept of the images at (N,) positions, in float32; None unless it is known of all of them."""
+    def read(self, positions: Tensor, device: torch.device) -> Outputs | None:
+        """The cached outputs for the examples at (N,) positions, in float32; None unless they are known for all."""
         if self._known is None:
             return None
         rows = self._known[positions.numpy()]
@@ -145,25 +145,26 @@ class CacheEntry:
         embedding = values[:, width:].float()
         return Outputs(self._logits(values[:, :width]), embedding if embedding.shape[1] else None)
 
-    def wants_check(self) -> bool:
-        """Whether what is taken should be computed as well and compared: the first of each epoch."""
+    def check_is_due(self) -> bool:
+        """Whether outputs that were read are to be computed as well and compared: the first of each epoch."""
         return not self._checked
 
-    def check(self, taken: Outputs, computed: Outputs) -> None:
-        """Compare what is kept with what the network says now; when they differ nothing kept is used any more."""
+    def check(self, cached: Outputs, computed: Outputs) -> None:
+        """Compare cached outputs with those that the network computes now; after a difference nothing cached is
+        used."""
         self._checked = True
-        both = [(taken.logits, self._logits(self._columns(computed.logits)))]
-        if taken.embedding is not None and computed.embedding is not None:
-            both.append((taken.embedding, computed.embedding))
+        both = [(cached.logits, self._logits(self._columns(computed.logits)))]
+        if cached.embedding is not None and computed.embedding is not None:
+            both.append((cached.embedding, computed.embedding))
         if not all(torch.equal(a, b) for a, b in both):
             self.cache.warn(
-                f"the outputs kept for epoch {self._epoch + 1} are not what the network says; they are not used"
+                f"the outputs cached for epoch {self._epoch + 1} are not what the network computes; they are not used"
             )
-            self.trusted, self._known, self._takes_down = False, None, True
+            self.trusted, self._known, self._writes = False, None, True
 
-    def put(self, positions: Tensor, outputs: Outputs) -> None:
-        """Take down what was said of the images at (N,) positions; values must have been rounded."""
-        if not self._takes_down:
+    def write(self, positions: Tensor, outputs: Outputs) -> None:
+        """Add the outputs for the examples at (N,) positions to the draft; values must have been rounded."""
+        if not self._writes:
             return
         embedding = [] if outputs.embedding is None else [outputs.embedding.half()]
         known = outputs.logits.new_ones(len(positions), 1).half()
@@ -188,7 +189,7 @@ class CacheEntry:
         return from_top(values, at.contiguous().view(torch.int16).long(), rest, self.outputs)
 
     def end(self) -> None:
-        """Keep what was taken down in the epoch, whole or not at all."""
+        """Store the draft of the epoch, whole or not at all."""
         if self._draft is None:
             return
         self._draft.flush()
@@ -200,7 +201,7 @@ class CacheEntry:
             self._file.unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Drop what was taken down in an epoch that did not end."""
+        """Drop the draft of an epoch that did not end."""
         self._draft = None
         self._draft_file.unlink(missing_ok=True)
 
@@ -209,7 +210,7 @@ class CacheEntry:
         return self.directory / f".{self._epoch:06d}-{self.cache.run}.draft"
 
     def _open(self) -> None:
-        """The newest whole file of the epoch; what was cut short or changed is removed."""
+        """Open the newest whole file of the epoch; files that were cut short or changed are removed."""
         for file in sorted(self.directory.glob(f"{self._epoch:06d}-*{SUFFIX}"), key=_used, reverse=True):
             try:
                 if _digest(file) != file.stem.partition("-")[2]:
@@ -221,15 +222,15 @@ class CacheEntry:
                     )
                 os.utime(file)
             except (OSError, ValueError) as error:
-                self.cache.warn(f"kept outputs {file.name} are not used: {error}")
+                self.cache.warn(f"cached outputs {file.name} are not used: {error}")
                 file.unlink(missing_ok=True)
                 continue
             self._known, self._file = known, file
             return
 
     def _start_draft(self, width: int) -> None:
-        """Where the epoch's rows are taken down; nowhere when there is no room."""
-        self._takes_down = False
+        """Begin the draft of the epoch's rows; none is begun where there is no room."""
+        self._writes = False
         shape, draft = (self.examples, width), self._draft_file
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -237,15 +238,15 @@ class CacheEntry:
                 return
             rows = open_memmap(draft, mode="w+", dtype=np.float16, shape=shape)
             with draft.open("r+b") as opened:
-                # A full disk says so here, and not by a signal at some later row.
+                # A full disk shows itself here, and not by a signal at some later row.
                 os.posix_fallocate(opened.fileno(), 0, os.path.getsize(draft))
             if self._known is not None:
                 rows[:] = self._known
         except OSError as error:
             draft.unlink(missing_ok=True)
-            self.cache.warn(f"teacher outputs cannot be kept: {error}")
+            self.cache.warn(f"teacher outputs cannot be cached: {error}")
             return
-        self._draft, self._takes_down = rows, True
+        self._draft, self._writes = rows, True
 
 
 def _digest(file: Path) -> str:

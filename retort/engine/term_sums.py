@@ -1,4 +1,4 @@
-"""A learner's terms, summed up on the device, and the step at which one was no finite number."""
+"""Terms of a network's loss, summed up on the device, and the step at which one was not a finite number."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class TermSums:
 
     def __init__(self) -> None:
         self.latest = torch.tensor(torch.nan)
-        """0-d, the loss of the latest part of a batch."""
-        self._clear()
-
-    def _clear(self) -> None:
+        """0-d, the loss of the latest micro-batch."""
         self.names: tuple[str, ...] = ()
         self.steps = 0
         self._sums_T: Tensor | None = None
         """Float64, their total last."""
         self._wrong_T: Tensor | None = None
-        """Int64, the first step at which each was no finite number."""
+        """Int64, the first step at which each was not a finite number."""
+
+    def _clear(self) -> None:
+        self.names, self.steps, self._sums_T, self._wrong_T = (), 0, None, None
 
     def add(self, terms: Mapping[str, Tensor], share: float, step: int) -> None:
         """Take the terms of a share of a step's batch; nothing is fetched."""
@@ -37,7 +37,7 @@ class TermSums:
         if self._sums_T is None or self._wrong_T is None:
             self.names, self._sums_T, self._wrong_T = tuple(terms), share * values_T, wrong_T
             return
-        assert self.names == tuple(terms), "a learner's terms are the same in every step"
+        assert self.names == tuple(terms), "a network's terms are the same in every step"
         self._sums_T = self._sums_T + share * values_T
         self._wrong_T = torch.minimum(self._wrong_T, wrong_T)
 
@@ -50,7 +50,7 @@ class TermSums:
         return means
 
     def first_wrong(self) -> tuple[int, list[str]] | None:
-        """The first step with a value that is no finite number, and which terms those were; fetched."""
+        """The first step with a value that is not a finite number, and the terms that had one; fetched."""
         if self._wrong_T is None:
             return None
         wrong = dict(zip((*self.names, "loss"), self._wrong_T.tolist(), strict=True))

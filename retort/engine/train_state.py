@@ -48,7 +48,7 @@ NO_SMOOTHING = Labels()
 
 
 class TrainState:
-    """A network, what it is trained for, its optimizer, its best epoch so far, and the sums of its terms."""
+    """A network in training: its objectives, its optimizer, its best epoch so far, and the sums of its terms."""
 
     def __init__(
         self,
@@ -76,9 +76,9 @@ class TrainState:
         self.phase = phase
         """A method's own phase that is trained now, instead of the labels and all methods' terms."""
         self.examples = examples
-        """How many training examples each epoch sees; None where each sees all of them."""
+        """Number of training examples that each epoch sees; None where each sees all of them."""
         self.spec: NetworkSpec = (phase.trains if phase is not None else None) or STUDENT
-        """What the network is called in a batch."""
+        """The spec under which a batch holds the network's outputs."""
         trained = network.parameters() if phase is None or phase.trains is not None else ()
         methods = [(method_state.method, method_state.modules) for method_state in self.method_states]
         self.optimizer = make_optimizer(training, trained, methods)
@@ -89,7 +89,7 @@ class TrainState:
         self.term_sums = TermSums()
 
     @property
-    def judged(self) -> Network:
+    def evaluated(self) -> Network:
         """The network that is evaluated and shipped: the average of its weights, if one is taken."""
         if self.average is None:
             return self.network
@@ -105,7 +105,7 @@ class TrainState:
             self.average.update_parameters(self.network)
 
     def reads(self) -> dict[View, set[Read]]:
-        """What of its own outputs it needs in a step, by view."""
+        """Readings of its own outputs that it needs in a step, by view."""
         reads: dict[View, set[Read]] = defaultdict(set)
         if self.label_weight and self.phase is None:
             reads[CLEAN].add("logits")
@@ -121,7 +121,7 @@ class TrainState:
             method_state.method.begin_epoch(epoch, method_state.modules)
 
     def choose(self, epoch: int) -> Choice | None:
-        """Which training images the epoch sees; None is all of them."""
+        """The training examples of an epoch; None is all of them."""
         method_state = self._chooser()
         return method_state.method.choose(epoch, method_state.modules) if method_state else None
 
@@ -161,7 +161,7 @@ class TrainState:
     def keep_if_best(self, epoch: int, value: float) -> None:
         """Keep the weights when this epoch's headline metric is better than all before."""
         if self.best.value is None or self.task.headline.better(value, self.best.value):
-            self.best = BestEpoch(epoch, value, snapshot(self.judged))
+            self.best = BestEpoch(epoch, value, snapshot(self.evaluated))
 
     def state(self) -> State:
         """All that resuming needs."""

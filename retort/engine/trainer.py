@@ -1,4 +1,4 @@
-"""The training loop: one pass over the data and one of each frozen network, for all learners together."""
+"""The training loop: one pass over the data and one of each frozen network, for all networks together."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from retort.view import CLEAN, View, ViewBatch
 COMPARED_INPUTS = 2
 """Random inputs on which a network is compared with the copy of it that is made quick."""
 GO_ON, FINISH, STOP = range(3)
-"""What may be wanted between two steps; the larger counts."""
+"""Requests between two steps; the larger counts."""
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,18 @@ class TrainerContext:
     evaluation: Evaluation
     checkpoint_is_due: Callable[[], bool]
     train: Split
-    """The training part where it is read from: on the device if it fits there."""
+    """The training split where it is read from: on the device if it fits there."""
     last_checkpoint: Callable[[], str | None] = lambda: None
     """File of the newest checkpoint, if there is one."""
     cache: TeacherCache | None = None
-    """Where outputs of frozen networks are cached; None caches none."""
+    """The cache of frozen networks' outputs; None caches none."""
     group: Group = ALONE
     """The processes that train together."""
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Where a step stands, on the device."""
+    """The place of a step in the training, on the device."""
 
     step: Tensor
     """0-d int64."""
@@ -77,7 +77,7 @@ class Clock:
 
 
 class Trainer:
-    """Trains learners side by side; none's result depends on the others.
+    """Trains networks side by side; the result of one does not depend on the others.
 
     `save` takes the trainer's state and writes a checkpoint of the whole run; it is called between steps, when one is
     due or a stop is wanted.
@@ -116,10 +116,10 @@ class Trainer:
             context.group,
         )
         self._views = sorted({CLEAN} | {tap.view for train_state in train_states for tap in train_state.taps}, key=repr)
-        # The batches of who chooses its images are its own.
+        # A network that chooses its examples has batches of its own.
         self._caches = training.cache_teacher_outputs and train_states[0].examples is None
         self._fits = context.group.size > 1
-        """Whether a batch has been seen to fit into memory; several processes do not look for one that does."""
+        """Whether a batch has been seen to fit into memory; several processes do not search for one that does."""
         self._started = time.monotonic(), 0
         self._value: float | None = None
         """Headline metric of the last evaluation."""
@@ -151,7 +151,7 @@ class Trainer:
 
     def load(self, state: State) -> None:
         self.step, self.micro_batches = state["step"], state["micro_batches"]
-        # What fitted once fits; when it does not now, something else has taken the memory, and later it may.
+        # A batch that fitted once fits; where it does not now, something else has taken the memory, and later it may.
         self._fits |= self.step > 0 and self.training.on_out_of_memory == "fail"
         for train_state, saved in zip(self.train_states, state["train_states"], strict=True):
             train_state.load(saved)
@@ -161,7 +161,7 @@ class Trainer:
         yield from self._frozen_networks
         for train_state in self.train_states:
             yield train_state.network
-            yield from (part.modules for part in train_state.method_states if part.modules is not None)
+            yield from (each.modules for each in train_state.method_states if each.modules is not None)
             if train_state.average is not None:
                 yield train_state.average
 
@@ -208,7 +208,7 @@ class Trainer:
         first, last = self.epoch_plan.within(self.step), self.epoch_plan.batches[epoch]
         loading: Iterator[LoadedBatch] | None = None
         for number in range(first, last):
-            self._obey()
+            self._follow_requests()
             if self._ends_early:
                 return
             if number == 0:
@@ -223,23 +223,23 @@ class Trainer:
 
     def _load(self, epoch: int, first: int) -> Iterator[LoadedBatch]:
         """The batches of an epoch from one of them on."""
-        size, images = self.training.batch_size, self.epoch_plan.examples[epoch]
-        order = draws.order(self.training.data_seed, epoch, images, torch.device("cpu"))
+        size, examples = self.training.batch_size, self.epoch_plan.examples[epoch]
+        order = draws.order(self.training.data_seed, epoch, examples, torch.device("cpu"))
         rows = [order[number * size : (number + 1) * size] for number in range(first, self.epoch_plan.batches[epoch])]
         choice = self.train_states[0].choose(epoch)
         if choice is None:
             return batches(self.context.train, rows, self.context.device)
         return chosen_batches(self.context.train, choice, rows, self.context.device, self.context.task.blend)
 
-    def _obey(self) -> None:
-        """Do between steps what is wanted of the run; several processes agree on it."""
+    def _follow_requests(self) -> None:
+        """Act on requests between steps; several processes agree on them."""
         interrupt = self.context.interrupt
-        wish = self.context.group.strongest(STOP if interrupt.wanted else FINISH if interrupt.finish else GO_ON)
-        if wish == STOP:
+        request = self.context.group.strongest(STOP if interrupt.wanted else FINISH if interrupt.finish else GO_ON)
+        if request == STOP:
             self._save()
             self.context.group.wait()
             raise Stopped
-        if wish == FINISH:
+        if request == FINISH:
             for train_state in self.train_states:
                 self._refuse_nonsense(train_state)
             self._ends_early = True
@@ -259,36 +259,36 @@ class Trainer:
             self._fits = True
         self.step += 1
         if self.context.event_log.progress_is_due():
-            self._say_progress()
+            self._write_progress()
 
     def compute_step(self, epoch: int, loaded: LoadedBatch) -> None:
         clock = Clock.at(self.step, epoch, self.step / self.steps, loaded.inputs.device)
         factor = course(self.training, self.epoch_plan.done(self.step), 1 / self.epoch_plan.batches[epoch])
-        pieces = loaded.micro_batches(self.micro_batches)
-        for number, piece in enumerate(pieces):
+        micro_batches = loaded.micro_batches(self.micro_batches)
+        for number, micro_batch in enumerate(micro_batches):
             # With draws of their own for each micro-batch: what a batch shares, a micro-batch shares.
             point = DrawPoint(
                 self.training.data_seed,
                 epoch,
                 self.step * self.micro_batches + number,
-                piece.indices,
+                micro_batch.indices,
                 self.frozen.teacher_logits,
             )
             views = self.context.task.make_views(
-                piece.inputs, self._views, self.training.augmentation, self.context.data.facts, point
+                micro_batch.inputs, self._views, self.training.augmentation, self.context.data.facts, point
             )
-            outputs = self.frozen.say(views, piece)
+            outputs = self.frozen.read(views, micro_batch)
             for train_state in self.train_states:
                 if number == 0:
                     train_state.optimizer.zero_grad(set_to_none=True)
-                share = len(piece.targets) / len(loaded.targets)
-                batch = self._learn(train_state, views, outputs, piece.targets, point, clock, share)
-                if number == len(pieces) - 1:
+                share = len(micro_batch.targets) / len(loaded.targets)
+                batch = self._add_gradients(train_state, views, outputs, micro_batch.targets, point, clock, share)
+                if number == len(micro_batches) - 1:
                     self.context.group.average_gradients(train_state.optimizer)
                     train_state.step(factor)
                 train_state.update(batch, first=False)
 
-    def _learn(
+    def _add_gradients(
         self,
         train_state: TrainState,
         views: Mapping[View, ViewBatch],
@@ -327,7 +327,7 @@ class Trainer:
         return batch
 
     def _finish_epoch(self, epoch: int) -> None:
-        """Say what the epoch brought; `epoch` counts the finished ones."""
+        """Record the means of an epoch's terms, and evaluate where that is due; `epoch` counts the finished ones."""
         due = self.evaluates and (epoch % self.context.evaluation.every_epochs == 0 or self.step == self.steps)
         for train_state in self.train_states:
             self._refuse_nonsense(train_state)
@@ -344,7 +344,7 @@ class Trainer:
         # Not to be interrupted: between here and the next step the state has no name to be saved under.
         found = score(
             context.task,
-            train_state.judged,
+            train_state.evaluated,
             context.data.validation,
             context.evaluation.batch_size,
             context.device,
@@ -369,14 +369,14 @@ class Trainer:
             )
 
     def _nonsense(self, name: str, what: str, step: int, epoch: int) -> str:
-        """What is said of a number that is none; step and epoch are counted from 1."""
+        """The sentence on a number that is not finite; step and epoch are counted from 1."""
         last = self.context.last_checkpoint()
         return (
-            f"{name}: {what} was no finite number in step {step}, epoch {epoch}; a smaller learning rate or weight may "
-            f"help; the last good checkpoint is {last or 'none'}"
+            f"{name}: {what} was not a finite number in step {step}, epoch {epoch}; a smaller learning rate or weight "
+            f"may help; the last good checkpoint is {last or 'none'}"
         )
 
-    def _say_progress(self) -> None:
+    def _write_progress(self) -> None:
         since, step_then = self._started
         seconds, steps = time.monotonic() - since, self.step - step_then
         examples = sum(self.epoch_plan.examples) / self.steps
@@ -395,9 +395,9 @@ class Trainer:
 
 
 def epoch_plan_of(train_states: list[TrainState], training: Training, facts: DataFacts) -> EpochPlan:
-    """The steps of a training of learners side by side."""
+    """The steps of a training of networks side by side."""
     chosen = [one.examples for one in train_states if one.examples is not None]
-    assert not chosen or len(train_states) == 1, "who chooses its images has a pass over the data of its own"
+    assert not chosen or len(train_states) == 1, "a network that chooses its examples has a pass of its own"
     return EpochPlan(chosen[0] if chosen else [facts.train] * training.epochs, training.batch_size)
 
 

@@ -70,7 +70,7 @@ def user_network(record: UserModel, folder: Path) -> Network:
     else:
         network = _from_tensors(record, file)
     if record.expects is None:
-        raise Impossible(f"the record of {record.id} does not say what images it expects")
+        raise Impossible(f"the record of {record.id} does not describe the images that it expects")
     network.set_input(record.expects.input())
     return network.eval()
 

@@ -14,7 +14,7 @@ RENAMED_FIELDS = {
     "cache_teacher_outputs": "keep_teacher_outputs",
     "require_teacher": "require_teacher_accuracy",
 }
-"""Fields of a recipe by their names of today, and what they were called."""
+"""Fields of a recipe by their names of today, and their names of then."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Version1:
     recipe_digest: str
     """sha256, hex, of the recipe as that version wrote it."""
     validation_examples: int
-    """Examples of the validation split: the best epoch was kept by how many of them were right."""
+    """Examples of the validation split: the best epoch was the one with most of them right."""
 
     @classmethod
     def of(cls, recipe_json: str, validation_examples: int) -> Version1:

@@ -27,21 +27,21 @@ OPERATIONS = (
     "equalize",
     "invert",
 )
-"""By number, what `apply` knows."""
+"""Operations that `apply` knows, by number."""
 NUMBER = {name: number for number, name in enumerate(OPERATIONS)}
 
 GREY = (0.2989, 0.587, 0.114)
 """Shares of red, green and blue in the brightness of a colour."""
 LEVELS = 256
-"""Values of a channel that equalizing tells apart."""
+"""Values of a channel that equalizing distinguishes."""
 
 
 def apply(images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
     """(N, 3, H, W) float32 in [0, 1], changed by (N,) int64 operations of (N,) float64 strengths.
 
     The strength is the shear's slope, whole pixels to the right or down, degrees against the clock; for brightness,
-    color, contrast and sharpness what is added to a factor of 1; the bits that posterizing leaves, in [0, 8]; the
-    value from which solarizing inverts, in [0, 1]. The others have none.
+    color, contrast and sharpness the number that is added to a factor of 1; the bits that posterizing leaves, in [0,
+    8]; the value from which solarizing inverts, in [0, 1]. The others have none.
 
     On a CPU each family sees only its own images. Elsewhere it sees all, so that shapes are fixed and the host is not
     waited for. An image becomes the same either way.
@@ -137,7 +137,7 @@ def _equalized(images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
     upto = histogram.cumsum(2, dtype=torch.int32)
     brightest = histogram.gather(2, upto.argmax(2, keepdim=True))
     step = (pixels - brightest) // (LEVELS - 1)
-    # What lies below a value decides what becomes of it.
+    # The number of pixels below a value decides its new value.
     table = ((upto - histogram + step // 2) // step.clamp(min=1)).clamp(0, LEVELS - 1)
     equalize = _wide(operation == NUMBER["equalize"])
     spread = torch.where(step > 0, table.gather(2, values), values).view_as(images)
@@ -152,4 +152,4 @@ FAMILIES = (
     (("autocontrast",), _stretched),
     (("equalize",), _equalized),
 )
-"""What is computed together; an image that wants none of the names is left as it is."""
+"""Operations that are computed together; an image of none of these names is left as it is."""

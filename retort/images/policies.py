@@ -1,4 +1,4 @@
-"""Which operation, how strong, for each image of a batch: RandAugment, AutoAugment, TrivialAugment.
+"""Operation and strength for each image of a batch: RandAugment, AutoAugment, TrivialAugment.
 
 Operations and strengths are those of torchvision, whose tables follow the papers' code.
 """
@@ -11,7 +11,7 @@ from functools import cache, singledispatch
 import torch
 from torch import Tensor
 
-from retort.augmentation import AutoAugment, Policy, RandAugment, TrivialAugment
+from retort.augmentation import AutoAugmentPolicy, Policy, RandAugmentPolicy, TrivialAugmentPolicy
 from retort.images.operations import NUMBER, apply
 
 DRAWN = 14
@@ -64,12 +64,12 @@ def follow(policy: Policy, images: Tensor, draw: Draw) -> Tensor:
 
 @singledispatch
 def chosen(policy: Policy, draw: Draw, size: Size, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """What is done to images of that size, one after the other: (N,) int64 operations, (N,) float64 strengths."""
+    """Operations for images of that size, one after the other: (N,) int64 operations, (N,) float64 strengths."""
     raise TypeError(f"no way is known to follow the policy {policy!r}")
 
 
 @chosen.register
-def _(policy: RandAugment, draw: Draw, size: Size, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def _(policy: RandAugmentPolicy, draw: Draw, size: Size, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     share = torch.full((), policy.magnitude / FINEST, dtype=torch.float64, device=device)
     for choice, sign in draw(2 * policy.operations).T.view(policy.operations, 2, -1):
         operation = (choice * DRAWN).long()
@@ -77,7 +77,7 @@ def _(policy: RandAugment, draw: Draw, size: Size, device: torch.device) -> Iter
 
 
 @chosen.register
-def _(policy: TrivialAugment, draw: Draw, size: Size, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def _(policy: TrivialAugmentPolicy, draw: Draw, size: Size, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     choice, magnitude, sign = draw(3).unbind(1)
     operation = (choice * DRAWN).long()
     share = (magnitude * (FINEST + 1)).floor().double() / FINEST
@@ -85,7 +85,7 @@ def _(policy: TrivialAugment, draw: Draw, size: Size, device: torch.device) -> I
 
 
 @chosen.register
-def _(policy: AutoAugment, draw: Draw, size: Size, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def _(policy: AutoAugmentPolicy, draw: Draw, size: Size, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     which, first_happens, first_sign, second_happens, second_sign = draw(5).unbind(1)
     operations, probabilities, shares = _learned(policy.learned_on, device)
     pair = (which * len(operations)).long()

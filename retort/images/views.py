@@ -13,9 +13,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from retort import augmentation as recipe
 from retort import draws
-from retort.augmentation import Augmentation, Erasing, Mix, MixupOrCutMix, ResizedCrop
+from retort.augmentation import (
+    Augmentation,
+    AutoAugmentPolicy,
+    BatchCutMix,
+    BatchMixup,
+    BatchMixupOrCutMix,
+    Erasing,
+    Mix,
+    RandAugmentPolicy,
+    ResizedCrop,
+)
 from retort.draws import DrawPoint
 from retort.images.policies import Draw, follow
 from retort.view import (
@@ -35,13 +44,13 @@ from retort.view import (
 
 @dataclass(frozen=True)
 class DrawContext:
-    """Where in the training a batch stands: all that its draws depend on."""
+    """The place of a batch in the training, and the data's mean colour: all that its draws depend on."""
 
     data_seed: int
     epoch: int
     step: int
     indices: Tensor
-    """(N,) int64 positions of the batch's images in the training part."""
+    """(N,) int64 positions of the batch's images in the training split."""
     fill: Tensor
     """(1, 3, 1, 1) the data's mean colour in [0, 1]."""
     teacher: Callable[[Tensor], Tensor] | None = None
@@ -78,7 +87,8 @@ def make_views(
 
 
 def augment(pixels: Tensor, augmentation: Augmentation, draw_context: DrawContext) -> Tensor:
-    """(N, 3, H, W) uint8 to float32 in [0, 1], changed as the recipe says but for its `mix`, each image for itself."""
+    """(N, 3, H, W) uint8 to float32 in [0, 1], changed by all of the augmentation but its `mix`, each image for
+    itself."""
     images = _cropped(pixels, augmentation, draw_context)
     if augmentation.policy is not None:
         images = follow(augmentation.policy, images, draw_context.drawing("augmentation policy"))
@@ -89,18 +99,18 @@ def augment(pixels: Tensor, augmentation: Augmentation, draw_context: DrawContex
     return images
 
 
-def mix(images: Tensor, how: Mix | None, draw_context: DrawContext) -> ViewBatch:
+def mix(images: Tensor, wanted: Mix | None, draw_context: DrawContext) -> ViewBatch:
     """The clean view of (N, 3, H, W) augmented images: they themselves, or mixed; the larger share is their own."""
-    if how is None:
+    if wanted is None:
         return ViewBatch(images)
     draw = draws.shared(draw_context.data_seed, "augmentation mix", draw_context.epoch, draw_context.step)
-    if draw.random() >= how.probability:
+    if draw.random() >= wanted.probability:
         return ViewBatch(images, _mixed(_partners(draw, images), 1.0))
-    if isinstance(how, MixupOrCutMix):
-        cuts = draw.random() < how.switch_probability
-        how = recipe.CutMix(alpha=how.cutmix_alpha) if cuts else recipe.Mixup(alpha=how.mixup_alpha)
-    blend = _mixup if isinstance(how, recipe.Mixup) else _cutmix
-    return blend(how.alpha, images, draw, larger_own=True)
+    if isinstance(wanted, BatchMixupOrCutMix):
+        cuts = draw.random() < wanted.switch_probability
+        wanted = BatchCutMix(alpha=wanted.cutmix_alpha) if cuts else BatchMixup(alpha=wanted.mixup_alpha)
+    blend = _mixup if isinstance(wanted, BatchMixup) else _cutmix
+    return blend(wanted.alpha, images, draw, larger_own=True)
 
 
 def _cropped(pixels: Tensor, augmentation: Augmentation, draw_context: DrawContext) -> Tensor:
@@ -125,7 +135,8 @@ def _cropped(pixels: Tensor, augmentation: Augmentation, draw_context: DrawConte
 
 
 def _resized(pixels: Tensor, crop: ResizedCrop, flipped: Tensor, draw_context: DrawContext) -> Tensor:
-    """A box of each image, scaled to its size by bilinear interpolation within the box, mirrored where (N, 1) says."""
+    """A box of each image, scaled to its size by bilinear interpolation within the box, mirrored where (N, 1) is
+    true."""
     height, width = pixels.shape[-2:]
     boxes, found = draw_boxes(
         draw_context.drawing("resized crop"), (height, width), (height, width), crop.area, crop.ratio
@@ -193,7 +204,7 @@ def _cut_out(images: Tensor, share: float, draw_context: DrawContext, purpose: s
 
 
 def _covered(images: Tensor, top: Tensor, left: Tensor, high: Tensor | int, wide: Tensor | int) -> Tensor:
-    """(N, 1, H, W) bool: what lies in boxes given by (N, 1) each."""
+    """(N, 1, H, W) bool: true within the boxes, which are given by (N, 1) each."""
     rows = torch.arange(images.shape[2], device=images.device)
     columns = torch.arange(images.shape[3], device=images.device)
     in_rows = (rows >= top) & (rows < top + high)
@@ -247,13 +258,13 @@ def _(view: CutMixPick, clean: Tensor, draw_context: DrawContext) -> ViewBatch:
 
 @make.register
 def _(view: RandAugment, clean: Tensor, draw_context: DrawContext) -> ViewBatch:
-    policy = recipe.RandAugment(operations=view.operations, magnitude=view.magnitude)
+    policy = RandAugmentPolicy(operations=view.operations, magnitude=view.magnitude)
     return ViewBatch(follow(policy, clean, draw_context.drawing(repr(view))))
 
 
 @make.register
 def _(view: AutoAugment, clean: Tensor, draw_context: DrawContext) -> ViewBatch:
-    return ViewBatch(follow(recipe.AutoAugment(learned_on=view.policy), clean, draw_context.drawing(repr(view))))
+    return ViewBatch(follow(AutoAugmentPolicy(learned_on=view.policy), clean, draw_context.drawing(repr(view))))
 
 
 @make.register
@@ -264,7 +275,7 @@ def _(view: Cutout, clean: Tensor, draw_context: DrawContext) -> ViewBatch:
 def _mixup(alpha: float, clean: Tensor, draw: np.random.Generator, *, larger_own: bool = False) -> ViewBatch:
     weight, partner = float(draw.beta(alpha, alpha)), _partners(draw, clean)
     if larger_own:
-        # Who is whose partner is drawn evenly: with the roles exchanged it is the same mixture, in another place.
+        # Partners are drawn evenly: with the roles exchanged it is the same mixture, in another place.
         weight = max(weight, 1 - weight)
     return ViewBatch(weight * clean + (1 - weight) * clean[partner], _mixed(partner, weight))
 

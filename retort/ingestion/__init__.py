@@ -1,4 +1,4 @@
-"""Taking in images as a data set: read, look at each, split, store; the work of a job of kind `ingest`."""
+"""Ingestion of images as a data set: read, inspect each, split, store; the work of a job of kind `ingest`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from retort.dataset import Channels, DatasetError
-from retort.datasets._archive import SPLITS, Description, PackedFile, SplitDescription, in_blocks, write_archive
+from retort.datasets._archive import SPLITS, ArchiveDescription, PackedFile, SplitDescription, in_blocks, write_archive
 from retort.datasets._listing import Labelled, first_few
 from retort.datasets._memory import ONE_STEP
 from retort.datasets._pictures import QUEUED, threads
@@ -22,21 +22,21 @@ from retort.engine.event_log import EventLog
 from retort.engine.group import ALONE, Group
 from retort.engine.interrupt import Impossible, Interrupt, NothingToKeep
 from retort.ingest import ARCHIVE, REPORT, Ingest
-from retort.ingestion.layout import MANIFEST_BYTES, Layout, find_layout, is_named_manifest, may_matter
-from retort.ingestion.look import LARGEST_FILE, Look, look
+from retort.ingestion.inspection import LARGEST_FILE, ImageFindings, inspect_image
+from retort.ingestion.layout import MANIFEST_BYTES, ImageLayout, find_layout, is_named_manifest, may_matter
 from retort.ingestion.members import Bounds, Member, Stray, files_of, members_of, shown
 from retort.ingestion.report import Broken, report_of
 from retort.order import Paths
 
 Piece = tuple[int, int]
-"""Where a file's bytes begin in the spool, and how many they are."""
+"""Offset of a file's bytes in the spool, and their number."""
 
 
 class Ingestion:
-    """Carries out a spec of kind `ingest`. Raises DatasetError or Impossible for what cannot be taken in."""
+    """Carries out a spec of kind `ingest`. Raises DatasetError or Impossible where the source cannot be ingested."""
 
     bounds = Bounds()
-    """How much is read."""
+    """Limits of reading."""
 
     def __init__(
         self, spec: Ingest, paths: Paths, event_log: EventLog, interrupt: Interrupt, group: Group = ALONE
@@ -47,11 +47,11 @@ class Ingestion:
         self.interrupt = interrupt
         self.stray = Stray()
         self.made: dict[str, float] = {}
-        """The parts that the images did not bring, with the share of each."""
+        """The splits that the source did not have, with the share of each."""
 
     def __call__(self) -> None:
         try:
-            # Nothing of it is worth a checkpoint: whoever stops it begins anew.
+            # Nothing of it is worth a checkpoint: a stopped run begins anew.
             with self.interrupt.at_once(nothing_to_keep=True):
                 self._take_in()
         except NothingToKeep:
@@ -63,15 +63,15 @@ class Ingestion:
             manifests = self._manifests(spool, pieces)
             layout = find_layout([name for name in pieces if name not in manifests], manifests)
             self.stray.extend(layout.stray)
-            looks, broken = self._look(spool, pieces, layout)
-            self._refuse_broken(broken, len(looks) + len(broken))
-            splits = self._split(layout, looks)
-            self._pack(spool, pieces, layout, splits, looks, broken)
+            findings, broken = self._inspect(spool, pieces, layout)
+            self._refuse_broken(broken, len(findings) + len(broken))
+            splits = self._split(layout, findings)
+            self._pack(spool, pieces, layout, splits, findings, broken)
 
     # Reading
 
     def _read(self, spool: int) -> dict[str, Piece]:
-        """Copy all that may matter to the spool; where each file lies there, by its name."""
+        """Copy all that may matter to the spool. Returns the place of each file there, by its name."""
         self.event_log.enter("reading")
         pieces: dict[str, Piece] = {}
         end = 0
@@ -89,7 +89,7 @@ class Ingestion:
         return pieces
 
     def _manifests(self, spool: int, pieces: dict[str, Piece]) -> dict[str, bytes]:
-        """What may be manifests, by name. Raises DatasetError for more than is read."""
+        """Content of files that may be manifests, by name. Raises DatasetError for more bytes than are read."""
         found = {name: piece for name, piece in pieces.items() if is_named_manifest(name)}
         size = sum(size for _, size in found.values())
         if size > MANIFEST_BYTES:
@@ -105,7 +105,7 @@ class Ingestion:
             roots = Roots(self.paths.data_roots)
             folder = roots.folder(source.folder)
             if not folder.is_dir():
-                raise DatasetError(f"{source.folder!r} is no folder")
+                raise DatasetError(f"{source.folder!r} is not a folder")
             return files_of(Files(folder, roots), self.stray, bounds)
         assert source.upload is not None, "the spec says so"
         file = fetched(self.paths.data_roots, source.upload)
@@ -113,28 +113,30 @@ class Ingestion:
             raise DatasetError(f"the upload {source.upload!r} was not fetched to this machine")
         return members_of(file, bounds)
 
-    # Looking
+    # Inspecting
 
-    def _look(self, spool: int, pieces: dict[str, Piece], layout: Layout) -> tuple[dict[str, Look], Broken]:
-        """What each image is, by name; and of those that cannot be decoded, why."""
+    def _inspect(
+        self, spool: int, pieces: dict[str, Piece], layout: ImageLayout
+    ) -> tuple[dict[str, ImageFindings], Broken]:
+        """Findings about each image, by name; and the reasons why others cannot be decoded."""
         self.event_log.enter("checking images")
         names = [name for split in layout.splits.values() for name, _ in split]
-        looks: dict[str, Look] = {}
+        findings: dict[str, ImageFindings] = {}
         broken: Broken = {}
 
-        def see(name: str) -> None:
+        def inspect(name: str) -> None:
             place, size = pieces[name]
             try:
                 if size > LARGEST_FILE:
                     raise ValueError(f"its file has {size:,} bytes; at most {LARGEST_FILE:,} are decoded")
-                looks[name] = look(b"".join(in_blocks(spool, place, size)), self.spec.image_size)
+                findings[name] = inspect_image(b"".join(in_blocks(spool, place, size)), self.spec.image_size)
             except Exception as error:  # a decoder's error on a hostile file may be anything
                 broken[name] = " ".join(str(error).split()) or type(error).__name__
 
         for start in range(0, len(names), QUEUED):
-            list(threads().map(see, names[start : start + QUEUED]))
-            self._progress(len(looks) + len(broken), len(names))
-        return looks, dict(sorted(broken.items()))
+            list(threads().map(inspect, names[start : start + QUEUED]))
+            self._progress(len(findings) + len(broken), len(names))
+        return findings, dict(sorted(broken.items()))
 
     def _refuse_broken(self, broken: Broken, count: int) -> None:
         most = self.spec.limits.broken
@@ -146,14 +148,14 @@ class Ingestion:
 
     # Splitting
 
-    def _split(self, layout: Layout, looks: dict[str, Look]) -> dict[str, list[Labelled]]:
-        """The images of all three parts. What is made of the training images keeps those that look alike together."""
-        given = {split: [item for item in listed if item[0] in looks] for split, listed in layout.splits.items()}
+    def _split(self, layout: ImageLayout, findings: dict[str, ImageFindings]) -> dict[str, list[Labelled]]:
+        """The images of all three splits. A split drawn from the training images keeps equal pictures together."""
+        given = {split: [item for item in listed if item[0] in findings] for split, listed in layout.splits.items()}
         shares = {"validation": self.spec.splits.validation_share, "test": self.spec.splits.test_share}
         self.made = {split: share for split, share in shares.items() if not given.get(split)}
         alike: dict[tuple[int, bytes], list[Labelled]] = defaultdict(list)
         for name, label in given["train"]:
-            alike[label, looks[name].pixels].append((name, label))
+            alike[label, findings[name].pixels].append((name, label))
         first = {group[0]: group for group in alike.values()}
         drawn = take_splits([*first], layout.class_names, self.made, self.spec.splits.seed)
         return given | {split: [item for one in firsts for item in first[one]] for split, firsts in drawn.items()}
@@ -164,22 +166,22 @@ class Ingestion:
         self,
         spool: int,
         pieces: dict[str, Piece],
-        layout: Layout,
+        layout: ImageLayout,
         splits: dict[str, list[Labelled]],
-        looks: dict[str, Look],
+        findings: dict[str, ImageFindings],
         broken: Broken,
     ) -> None:
         self.event_log.enter("packing")
-        mean, std = statistics([looks[name] for name, _ in splits["train"]], self.spec.image_size)
-        description = Description(
+        mean, std = statistics([findings[name] for name, _ in splits["train"]], self.spec.image_size)
+        description = ArchiveDescription(
             class_names=layout.class_names,
             image_size=self.spec.image_size,
             mean=mean,
             std=std,
-            splits={split: _describe(splits[split], pieces, looks) for split in SPLITS},
+            splits={split: _describe(splits[split], pieces, findings) for split in SPLITS},
         )
         images = [
-            PackedFile(split, label, looks[name].ending, pieces[name][1], name)
+            PackedFile(split, label, findings[name].ending, pieces[name][1], name)
             for split in SPLITS
             for name, label in splits[split]
         ]
@@ -187,7 +189,7 @@ class Ingestion:
             archive = packer.directory / ARCHIVE
             write_archive(archive, description, images, self._contents(spool, pieces, images))
             packer.add(archive, None, "application/x-tar")
-            report = report_of(layout, splits, [*self.made], looks, broken, self.stray, self.spec)
+            report = report_of(layout, splits, [*self.made], findings, broken, self.stray, self.spec)
             for warning in report["warnings"]:
                 self.event_log.record("warning", text=warning)
             self.event_log.record("report", data=report)
@@ -206,26 +208,28 @@ class Ingestion:
             self.event_log.progress(step=step, steps=steps)
 
 
-def statistics(looks: Sequence[Look], side: int) -> tuple[Channels, Channels]:
+def statistics(findings: Sequence[ImageFindings], side: int) -> tuple[Channels, Channels]:
     """Mean and standard deviation of each channel over the squares of all those images, in [0, 1]; exact sums.
 
     A channel that has one value everywhere gets ONE_STEP, as in `channel_statistics`.
     """
-    count = len(looks) * side * side
+    count = len(findings) * side * side
     means, deviations = [], []
     for channel in range(3):
-        mean = sum(each.sums[channel] for each in looks) / count
-        square = sum(each.squares[channel] for each in looks) / count
+        mean = sum(each.sums[channel] for each in findings) / count
+        square = sum(each.squares[channel] for each in findings) / count
         means.append(round(mean / 255, 6))
         deviation = max(0.0, square - mean**2) ** 0.5 / 255
         deviations.append(round(deviation, 6) or round(ONE_STEP, 6))
     return (means[0], means[1], means[2]), (deviations[0], deviations[1], deviations[2])
 
 
-def _describe(listed: Sequence[Labelled], pieces: dict[str, Piece], looks: dict[str, Look]) -> SplitDescription:
+def _describe(
+    listed: Sequence[Labelled], pieces: dict[str, Piece], findings: dict[str, ImageFindings]
+) -> SplitDescription:
     made = sha256()
     for name, label in listed:
-        made.update(f"{label}\0".encode() + looks[name].sha256)
+        made.update(f"{label}\0".encode() + findings[name].sha256)
     return SplitDescription(
         images=len(listed), bytes=sum(pieces[name][1] for name, _ in listed), digest=made.hexdigest()
     )
@@ -244,7 +248,7 @@ def _spool(path: Path) -> Iterator[int]:
 
 
 def _copy(member: Member, spool: int) -> int:
-    """Copy a member's bytes to the end of the spool; how many they are."""
+    """Copy a member's bytes to the end of the spool; returns their number."""
     for block in member.blocks():
         view = memoryview(block)
         while view:

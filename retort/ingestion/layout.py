@@ -1,4 +1,4 @@
-"""Which image is of which class and part, told by folders' names or by a manifest; before any image is decoded."""
+"""Class and split of each image, by folders' names or by a manifest; before any image is decoded."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ MANIFEST_ENDINGS = (".csv", ".jsonl", ".ndjson")
 MANIFEST_BYTES = 256 << 20
 """Largest manifest that is read."""
 JUNK = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
-"""What systems leave in folders, besides hidden files."""
+"""Names that systems leave in folders, besides hidden files."""
 MOST_CLASSES = 100_000
 LONGEST_LABEL = 200
 
 
 @dataclass
-class Layout:
-    """The images that are to be looked at."""
+class ImageLayout:
+    """The images that are to be inspected."""
 
-    told: str
-    """How it was told, in words."""
+    found_by: str
+    """The source of classes and splits, in words."""
     class_names: tuple[str, ...]
     splits: dict[str, list[Labelled]]
-    """The images of each part, sorted by class and name; only `train`, and others that the source brings."""
+    """The images of each split, sorted by class and name; only `train`, and others that the source has."""
     stray: list[str] = field(default_factory=list)
     """Images that no class claims."""
 
 
 def may_matter(name: str) -> bool:
-    """Whether a file may be an image or a manifest by its name; what may not is stray."""
+    """Whether a file may be an image or a manifest by its name; other files are stray."""
     steps = name.split("/")
     if any(step.startswith(".") or step in JUNK for step in steps):
         return False
@@ -50,8 +50,8 @@ def is_named_manifest(name: str) -> bool:
     return name.lower().endswith(MANIFEST_ENDINGS) and name.count("/") <= 1
 
 
-def find_layout(images: Sequence[str], manifests: Mapping[str, bytes]) -> Layout:
-    """What the names of images, and the files that may be manifests, say. Raises DatasetError."""
+def find_layout(images: Sequence[str], manifests: Mapping[str, bytes]) -> ImageLayout:
+    """The layout by the names of images, or by a manifest among the files that may be one. Raises DatasetError."""
     if not images:
         raise DatasetError("no image was found; wanted files like class/1.jpg, or a manifest beside the images")
     rows = {name: found for name, content in manifests.items() if (found := _rows(name, content)) is not None}
@@ -61,14 +61,14 @@ def find_layout(images: Sequence[str], manifests: Mapping[str, bytes]) -> Layout
     _check_classes(layout)
     for images_of_split in layout.splits.values():
         images_of_split.sort(key=lambda item: (item[1], item[0]))
-    layout.stray += [name for name in manifests if layout.told != _told_by(name)]
+    layout.stray += [name for name in manifests if layout.found_by != _manifest_words(name)]
     return layout
 
 
 # Folders
 
 
-def _by_folders(images: Sequence[str]) -> Layout:
+def _by_folders(images: Sequence[str]) -> ImageLayout:
     paths = [PurePosixPath(name).parts for name in images]
     tops = {path[0] for path in paths}
     wrapped = len(tops) == 1 and _split_of(next(iter(tops))) is None and any(len(path) > 2 for path in paths)
@@ -85,19 +85,19 @@ def _by_folders(images: Sequence[str]) -> Layout:
         else:
             claimed[split].append((name, label))
     classes = sorted({label for _, label in claimed["train"]})
-    told = "folders of classes in folders of parts" if named else "folders of classes"
-    return Layout(told, tuple(classes), _labelled(claimed, classes), stray)
+    found_by = "folders of classes in folders of splits" if named else "folders of classes"
+    return ImageLayout(found_by, tuple(classes), _labelled(claimed, classes), stray)
 
 
 def _split_folders(names: set[str]) -> dict[str, str]:
-    """The folders that hold class folders and are named as parts, if one of them is for training."""
+    """The folders that hold class folders and are named as splits, if one of them is for training."""
     found = {name: split for name in sorted(names) if (split := _split_of(name)) is not None}
     if found and set(found) == names and "train" not in found.values():
         raise DatasetError(f"the folders {first_few([*found])} hold images, and none to train on was found")
     for split in SPLITS:
         same = [name for name in found if found[name] == split]
         if len(same) > 1 and "train" in found.values():
-            raise DatasetError(f"the folders {first_few(same)} are both the {split} part; wanted one")
+            raise DatasetError(f"the folders {first_few(same)} are both the {split} split; wanted one")
     return found if "train" in found.values() else {}
 
 
@@ -111,7 +111,7 @@ def _labelled(claimed: Mapping[str, Iterable[tuple[str, str]]], classes: Sequenc
         strangers = {label for _, label in images}.difference(order)
         if strangers:
             raise DatasetError(
-                f"the {split} part holds classes that the train part lacks: {first_few(sorted(strangers))}"
+                f"the {split} split holds classes that the train split lacks: {first_few(sorted(strangers))}"
             )
     return {split: [(name, order[label]) for name, label in images] for split, images in claimed.items()}
 
@@ -119,7 +119,7 @@ def _labelled(claimed: Mapping[str, Iterable[tuple[str, str]]], classes: Sequenc
 # Manifest
 
 
-def _by_manifest(images: Sequence[str], manifest: str, rows: Iterable[Mapping[str, Any]]) -> Layout:
+def _by_manifest(images: Sequence[str], manifest: str, rows: Iterable[Mapping[str, Any]]) -> ImageLayout:
     base = manifest.rpartition("/")[0]
     held = set(images)
     claimed: dict[str, dict[str, str]] = {split: {} for split in SPLITS}
@@ -132,25 +132,26 @@ def _by_manifest(images: Sequence[str], manifest: str, rows: Iterable[Mapping[st
         if name is None:
             missing.append(path)
         elif seen.setdefault(name, (label, split)) != (label, split):
-            raise DatasetError(f"{where} gives {shown(path)} another label or part than a row before")
+            raise DatasetError(f"{where} gives {shown(path)} another label or split than a row before")
         else:
             claimed[split][name] = label
     if missing:
         raise DatasetError(
-            f"{manifest} names {len(missing)} files that are not there or are named like no image: {first_few(missing)}"
+            f"{manifest} names {len(missing)} files that are not there or are not named like images: "
+            f"{first_few(missing)}"
         )
     classes = sorted(set(claimed["train"].values()), key=_by_number)
     splits = {split: list(labels.items()) for split, labels in claimed.items() if labels or split == "train"}
     stray = [name for name in images if name not in seen]
-    return Layout(_told_by(manifest), tuple(classes), _labelled(splits, classes), stray)
+    return ImageLayout(_manifest_words(manifest), tuple(classes), _labelled(splits, classes), stray)
 
 
-def _told_by(manifest: str) -> str:
+def _manifest_words(manifest: str) -> str:
     return f"the manifest {manifest}"
 
 
 def _rows(name: str, content: bytes) -> Iterable[Mapping[str, Any]] | None:
-    """The rows of a manifest; None for a file that is none."""
+    """The rows of a manifest; None for a file that is not one."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -165,7 +166,7 @@ def _rows(name: str, content: bytes) -> Iterable[Mapping[str, Any]] | None:
         if not {"path", "label"} <= columns:
             return None
         reader.fieldnames = [column.strip().lower() for column in reader.fieldnames or ()]
-        return _told_errors(name, reader)
+        return _checked_rows(name, reader)
     first = next((line for line in lines if line.strip()), "")
     try:
         begins = json.loads(first)
@@ -173,17 +174,17 @@ def _rows(name: str, content: bytes) -> Iterable[Mapping[str, Any]] | None:
         return None
     if not isinstance(begins, dict) or not {"path", "label"} <= set(begins):
         return None
-    return _told_errors(name, (json.loads(line) for line in lines if line.strip()))
+    return _checked_rows(name, (json.loads(line) for line in lines if line.strip()))
 
 
-def _told_errors(name: str, rows: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
-    """The rows; what their reader finds wrong becomes a DatasetError."""
+def _checked_rows(name: str, rows: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
+    """The rows; an error of their reader becomes a DatasetError."""
     number = 0
     try:
         for row in rows:
             number += 1
             if not isinstance(row, dict):
-                raise DatasetError(f"row {number} of {name} is no object with path and label")
+                raise DatasetError(f"row {number} of {name} is not an object with path and label")
             yield row
     except DatasetError:
         raise
@@ -192,7 +193,7 @@ def _told_errors(name: str, rows: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _row(row: Mapping[str, Any], where: str) -> tuple[str, str, str]:
-    """Path, label and part of one row."""
+    """Path, label and split of one row."""
     path, label, split = row.get("path"), row.get("label"), row.get("split")
     if not isinstance(path, str) or not path:
         raise DatasetError(f"{where} has no path")
@@ -209,7 +210,7 @@ def _by_number(label: str) -> tuple[int, str]:
     return (int(label), label) if label.isdecimal() and len(label) < 19 else (10**19, label)
 
 
-def _check_classes(layout: Layout) -> None:
+def _check_classes(layout: ImageLayout) -> None:
     names = layout.class_names
     if len(names) < 2:
         found = f"only one class was found, {shown(names[0])}" if names else "no class was found"
@@ -222,6 +223,6 @@ def _check_classes(layout: Layout) -> None:
     for name in names:
         if not name.isprintable() or "\\x" in name or len(name) > LONGEST_LABEL:
             raise DatasetError(
-                f"the class {shown(name)} has a name that is no plain text in UTF-8 of at most {LONGEST_LABEL} "
+                f"the class {shown(name)} has a name that is not plain text in UTF-8 of at most {LONGEST_LABEL} "
                 "characters"
             )

@@ -1,7 +1,8 @@
 """The regular files in an archive or a folder, one after the other, under names that lead nowhere else.
 
-Nothing is written here, and no name is ever used as a path: who takes a member copies its bytes. What an archive has
-no honest reason to hold (links, devices, names that lead out of it, more bytes than anybody packed) refuses all of it.
+Nothing is written here, and no name is ever used as a path: the bytes of a member are copied. An archive that holds
+what it has no honest reason to (links, devices, names that lead out of it, more bytes than its size allows) is refused
+as a whole.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ else:
 
 BLOCK = 1 << 20
 HEADER_BYTES = 16 << 10
-"""What may stand before one entry of a tar: long names, attributes of files. tarfile takes memory that grows with the
-square of it, and calls itself once a header."""
+"""Bytes that may stand before one entry of a tar: long names, attributes of files. tarfile takes memory that grows with
+the square of it, and calls itself once a header."""
 GLOBAL_FIELDS = 100
 """Fields that a tar may set for all of its entries."""
 DIRECTORY_BYTES = 64 << 20
@@ -44,7 +45,7 @@ DIRECTORY_BYTES = 64 << 20
 DIRECTORY_ENTRY = struct.Struct("<4s24x3H12x")
 """One of them, but for its name, its further fields and its remark: a mark, and how long those are."""
 WINDOW_LOG = 27
-"""Bits of the largest window of zstd: 128 MiB, what its own command decompresses without being asked."""
+"""Bits of the largest window of zstd: 128 MiB, the most that its own command decompresses by default."""
 NAMED = 100
 """Files that a list in the report names at most."""
 LONGEST_NAME = 1024
@@ -56,26 +57,26 @@ DRIVE = re.compile(r"[A-Za-z]:")
 PLAIN = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9_. -]*/)*[A-Za-z0-9_-][A-Za-z0-9_. -]*")
 """Names that need no second look."""
 SLASHES = str.maketrans(dict.fromkeys("\\\u2044\u2215\u2216\u29f5\u29f8\u29f9", "/"))
-"""What is or looks like one, besides what Unicode's compatible form turns into one."""
+"""Slashes and characters that look like one, besides those that Unicode's compatible form turns into one."""
 
 
 BROKEN = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, zstd.ZstdError, gzip.BadGzipFile, struct.error, EOFError),
     *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, NotImplementedError, RecursionError),
 )
-"""What readers of archives raise for a broken one: more than they say."""
+"""Errors of readers for a broken archive: more than they document."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """How much of a source is read."""
+    """Limits of reading a source."""
 
     files: int = MOST_FILES
     """Entries of any kind."""
     zip_files: int = 300_000
     """Entries of a zip, whose list is held in memory."""
     empty: int = 300_000
-    """Entries that hold nothing: folders, and what harms by its number alone."""
+    """Entries that hold nothing: folders, and empty files, which harm by their number alone."""
     bytes: int = 1 << 40
     """Of all entries, inflated."""
     ratio: int = 200
@@ -111,14 +112,14 @@ class Member:
     """A regular file."""
 
     name: str
-    """Relative, with slashes, in Unicode's composed form; bytes that are no text as `\\xe9`."""
+    """Relative, with slashes, in Unicode's composed form; bytes that are not text as `\\xe9`."""
     size: int
     open: Callable[[], IO[bytes]]
 
     def blocks(self) -> Iterator[bytes]:
-        """Its bytes, to be taken before the next member is asked for. Raises DatasetError if it is broken."""
+        """Its bytes, to be read before the next member. Raises DatasetError if it is broken."""
         size = 0
-        with told(), self.open() as content:
+        with readable_errors(), self.open() as content:
             while block := content.read(BLOCK):
                 size += len(block)
                 yield block
@@ -130,24 +131,24 @@ def members_of(file: Path, bounds: Bounds) -> Iterator[Member]:
     """The regular files of an archive: tar, tar.gz, tar.zst or zip, whatever it is called. Raises DatasetError."""
     with file.open("rb") as opened:
         begins = opened.read(2)
-    with told():
+    with readable_errors():
         yield from _zip_members(file, bounds) if begins == b"PK" else _tar_members(file, bounds)
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Turn what readers of archives say of a broken one into a DatasetError."""
+def readable_errors() -> Iterator[None]:
+    """Turn errors of archives' readers into a DatasetError."""
     try:
         yield
     except DatasetError:
         raise
     except BROKEN as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise DatasetError(f"the archive cannot be read: {said}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DatasetError(f"the archive cannot be read: {reason}") from error
 
 
 def files_of(files: Files, stray: Stray, bounds: Bounds) -> Iterator[Member]:
-    """The regular files of a folder that do not lead out of the allowed ones; what else it holds is stray."""
+    """The regular files of a folder that do not lead out of the allowed ones; all others are stray."""
     yield from _folder_members(files, stray, bounds)
 
 
@@ -205,7 +206,7 @@ def _tar_members(file: Path, bounds: Bounds) -> Iterator[Member]:
         try:
             tar = tarfile.TarFile(fileobj=forward, encoding="utf-8", errors="surrogateescape")  # type: ignore[arg-type]
         except tarfile.ReadError as error:
-            raise DatasetError("the file is no tar, tar.gz, tar.zst or zip archive") from error
+            raise DatasetError("the file is not a tar, tar.gz, tar.zst or zip archive") from error
         with tar:
             count = Count(bounds.files, bounds.empty)
             while (info := tar.next()) is not None:
@@ -227,7 +228,7 @@ def _tar_member(tar: tarfile.TarFile, info: tarfile.TarInfo) -> Member | None:
     if info.issym() or info.islnk():
         raise DatasetError(f"{shown(info.name)} is a link; only regular files are taken in")
     if info.issparse():
-        raise DatasetError(f"{shown(info.name)} is a sparse file, whose size says nothing; wanted a plain one")
+        raise DatasetError(f"{shown(info.name)} is a sparse file, whose size means nothing; wanted a plain one")
     if not info.isreg():
         raise DatasetError(f"{shown(info.name)} is a device, a pipe or the like; only regular files are taken in")
     return Member(name, info.size, partial(_content, tar, info))
@@ -266,14 +267,14 @@ class Forward:
         self._place = 0
         self._last = b""
         self._left: int | None = HEADER_BYTES
-        """Of what may stand before an entry; None within its content."""
+        """Bytes that may still stand before an entry; None within its content."""
 
     def enter_header(self) -> None:
-        """What is read from here on is what stands before an entry."""
+        """Take all that is read from here on for the headers of an entry."""
         self._left = HEADER_BYTES
 
     def enter_content(self) -> None:
-        """What is read from here on is an entry's content."""
+        """Take all that is read from here on for an entry's content."""
         self._left = None
 
     def read(self, size: int = -1) -> bytes:
@@ -311,7 +312,7 @@ class Forward:
 
 
 def check_size(inflated: int, stored: int, bounds: Bounds) -> None:
-    """Raise DatasetError for more bytes than are read, or than anybody's images shrink to so few."""
+    """Raise DatasetError for more bytes than are read, or for so many that images cannot be packed into so few."""
     if inflated > bounds.bytes:
         raise DatasetError(f"the archive holds more than {bounds.bytes:,} bytes")
     if inflated > bounds.ratio_from and inflated > bounds.ratio * stored:
@@ -345,7 +346,7 @@ class Directory:
         return content
 
     def _count(self, content: bytes) -> None:
-        """Count the entries of the list, whatever the archive says of their number; zipfile makes some 600 bytes of
+        """Count the entries of the list, whatever number the archive gives; zipfile makes some 600 bytes of
         each."""
         most = min(self._bounds.files, self._bounds.zip_files)
         count = Count(most, most)
@@ -373,7 +374,7 @@ def _zip_members(file: Path, bounds: Bounds) -> Iterator[Member]:
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
-    """The name; where the entry does not say that it is UTF-8, it is taken for that if it can be."""
+    """The name; where the entry is not marked as UTF-8, it is taken for that if it can be."""
     if info.flag_bits & 0x800 or info.orig_filename.isascii():
         return info.orig_filename
     try:

@@ -1,4 +1,4 @@
-"""What is told of a data set that was taken in: what was found, what is odd, what was made of it."""
+"""The report of an ingestion: what was found, what is odd, what was made of it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from retort.datasets._archive import SPLITS
 from retort.datasets._listing import Labelled, first_few
 from retort.ingest import Ingest
-from retort.ingestion.layout import Layout
-from retort.ingestion.look import Look, misnamed
+from retort.ingestion.inspection import ImageFindings, misnamed
+from retort.ingestion.layout import ImageLayout
 from retort.ingestion.members import NAMED, Stray
 
 Broken = dict[str, str]
-"""Why each image could not be decoded, by its name."""
+"""The reason why each image could not be decoded, by its name."""
 SHOWN = 20
 """Groups of duplicates, and sizes, that the report shows at most."""
 UNEVEN = 10
@@ -22,29 +22,29 @@ UNEVEN = 10
 
 
 def report_of(
-    layout: Layout,
+    layout: ImageLayout,
     splits: Mapping[str, Sequence[Labelled]],
     made: Sequence[str],
-    looks: Mapping[str, Look],
+    findings: Mapping[str, ImageFindings],
     broken: Broken,
     stray: Stray,
     spec: Ingest,
 ) -> dict[str, Any]:
     """The report, as JSON; a function of the images and the spec alone."""
-    kept = [looks[name] for split in SPLITS for name, _ in splits[split]]
+    used = [findings[name] for split in SPLITS for name, _ in splits[split]]
     report: dict[str, Any] = {
-        "layout": layout.told,
+        "layout": layout.found_by,
         "splits": {split: len(splits[split]) for split in SPLITS},
         "parts_made": [*made],
         "classes": _classes(layout, splits),
-        "formats": _counted(each.format for each in kept),
-        "modes": _counted(each.mode for each in kept),
-        "sizes": _sizes(kept),
-        "turned": sum(each.turned for each in kept),
-        "animated": sum(each.animated for each in kept),
-        "deep": sum(each.deep for each in kept),
-        "misnamed": sum(misnamed(name, looks[name]) for split in SPLITS for name, _ in splits[split]),
-        "duplicates": _duplicates(splits, looks),
+        "formats": _counted(each.format for each in used),
+        "modes": _counted(each.mode for each in used),
+        "sizes": _sizes(used),
+        "turned": sum(each.turned for each in used),
+        "animated": sum(each.animated for each in used),
+        "deep": sum(each.deep for each in used),
+        "misnamed": sum(misnamed(name, findings[name]) for split in SPLITS for name, _ in splits[split]),
+        "duplicates": _duplicates(splits, findings),
         "broken": {
             "count": len(broken),
             "allowed": spec.limits.broken,
@@ -55,7 +55,7 @@ def report_of(
     return {**report, "warnings": [*_warnings(report)]}
 
 
-def _classes(layout: Layout, splits: Mapping[str, Sequence[Labelled]]) -> list[dict[str, Any]]:
+def _classes(layout: ImageLayout, splits: Mapping[str, Sequence[Labelled]]) -> list[dict[str, Any]]:
     counts = {split: Counter(label for _, label in splits[split]) for split in SPLITS}
     return [
         {"name": name, **{split: counts[split][label] for split in SPLITS}}
@@ -67,9 +67,9 @@ def _counted(values: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(values).items()))
 
 
-def _sizes(looks: Sequence[Look]) -> dict[str, Any]:
+def _sizes(findings: Sequence[ImageFindings]) -> dict[str, Any]:
     """Widths and heights as the files have them, before they are turned."""
-    sizes = Counter((each.width, each.height) for each in looks)
+    sizes = Counter((each.width, each.height) for each in findings)
     shorter = sorted(min(size) for size in sizes.elements())
     common = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:SHOWN]
     return {
@@ -79,15 +79,18 @@ def _sizes(looks: Sequence[Look]) -> dict[str, Any]:
     }
 
 
-def _duplicates(splits: Mapping[str, Sequence[Labelled]], looks: Mapping[str, Look]) -> dict[str, Any]:
-    """Images that are there more than once: by their files' bytes, and by what is seen."""
+def _duplicates(splits: Mapping[str, Sequence[Labelled]], findings: Mapping[str, ImageFindings]) -> dict[str, Any]:
+    """Images that are there more than once: by their files' bytes, and by their pixels."""
     found: dict[str, Any] = {}
-    ways: dict[str, Callable[[Look], bytes]] = {"files": lambda each: each.sha256, "pixels": lambda each: each.pixels}
+    ways: dict[str, Callable[[ImageFindings], bytes]] = {
+        "files": lambda each: each.sha256,
+        "pixels": lambda each: each.pixels,
+    }
     for way, key in ways.items():
         groups: dict[bytes, list[tuple[str, str, int]]] = defaultdict(list)
         for split in SPLITS:
             for name, label in splits[split]:
-                groups[key(looks[name])].append((split, name, label))
+                groups[key(findings[name])].append((split, name, label))
         several = [group for group in groups.values() if len(group) > 1]
         across = [group for group in several if len({split for split, _, _ in group}) > 1]
         torn = [group for group in several if len({label for _, _, label in group}) > 1]
@@ -113,8 +116,8 @@ def _warnings(report: Mapping[str, Any]) -> Iterable[str]:
     seen = report["duplicates"]["pixels"]
     if seen["across_parts"]:
         yield (
-            f"{_times(seen['across_parts'], 'picture')} in more than one part, so that a network is judged on what it "
-            "was trained on"
+            f"{_times(seen['across_parts'], 'picture')} in more than one split, so that a network is evaluated on "
+            "images that it was trained on"
         )
     if seen["of_several_classes"]:
         yield f"{_times(seen['of_several_classes'], 'picture')} in more than one class"
@@ -124,7 +127,7 @@ def _warnings(report: Mapping[str, Any]) -> Iterable[str]:
     for split in SPLITS:
         empty = [each["name"] for each in report["classes"] if not each[split]]
         if empty:
-            yield f"the {split} part has no image of {first_few(empty)}"
+            yield f"the {split} split has no image of {first_few(empty)}"
     if report["turned"]:
         yield f"{_times(report['turned'], 'image')} stored turned or mirrored, and read upright, as the EXIF data say"
     if report["animated"]:

@@ -1,4 +1,4 @@
-"""The part of a task that depends on its inputs being images; shared by all image tasks."""
+"""Base of image tasks: everything that depends on inputs being images."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class ImageTask(Task):
     def make_views(
         self, inputs: Tensor, views: Iterable[View], augmentation: Augmentation, facts: DataFacts, point: DrawPoint
     ) -> dict[View, ViewBatch]:
-        """(N, 3, H, W) uint8 to float32 in [0, 1], augmented as the recipe says."""
+        """(N, 3, H, W) uint8 to float32 in [0, 1], augmented by the recipe."""
         import torch
 
         from retort.images.views import make_views

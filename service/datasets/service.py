@@ -109,7 +109,7 @@ def _wrong_folder(spec: Ingest) -> FieldError | None:
         roots = Roots(get_settings().data_roots)
         folder = roots.folder(path)
         if roots.are_here(folder) and not folder.is_dir():
-            raise DatasetError(f"{path!r} is no folder")
+            raise DatasetError(f"{path!r} is not a folder")
     except DatasetError as error:
         return FieldError(pointer="/source/folder", detail=str(error), found=path)
     return None

@@ -26,7 +26,7 @@ def test_every_kind_has_a_class_in_the_engine_that_takes_what_it_is_given(kind: 
 
 
 def test_an_unknown_kind_is_told_which_there_are() -> None:
-    said = f"'distil' is no kind of job; wanted {' or '.join(KINDS)}; did you mean 'distill'"
+    said = f"'distil' is not a kind of job; wanted {' or '.join(KINDS)}; did you mean 'distill'"
     with pytest.raises(ValidationError, match=said):
         TypeAdapter(KindName).validate_python("distil")
 

@@ -45,7 +45,7 @@ def test_an_order_needs_kind_spec_and_directories_alone() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"kind": "distil"}, "the order is wrong at /kind: 'distil' is no kind of job"),
+        ({"kind": "distil"}, "the order is wrong at /kind: 'distil' is not a kind of job"),
         ({"paths": {**PATHS, "weights": None}}, "the order is wrong at /paths/weights: "),
         ({"paths": {**PATHS, "checkpoint_seconds": -1}}, "the order is wrong at /paths/checkpoint_seconds: "),
         ({"store": "/cache"}, "the order is wrong at /store: "),

@@ -84,10 +84,10 @@ for library in ("torch", "torchvision", "timm", "huggingface_hub", "sklearn", "P
 from retort.architectures import ARCHITECTURES, CARDS
 from retort.datasets import DATASETS
 from retort.exports import EXPORTS
-from retort.student import Description
+from retort.student import NetworkDescription
 assert {"torchvision.resnet18", "timm.resnet18"} <= set(ARCHITECTURES) and set(ARCHITECTURES) == set(CARDS)
 assert DATASETS["digits"](name="digits").facts([]).train == 1257
 assert {"onnx", "safetensors"} <= set(EXPORTS)
-Description.model_json_schema()
+NetworkDescription.model_json_schema()
 """
     subprocess.run([sys.executable, "-c", looks], check=True, timeout=60)

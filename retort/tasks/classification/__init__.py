@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from retort.tasks.classification.metrics import ClassificationMeter
 
 FEWEST_CLASSES = 2
-"""Below it there is nothing to tell apart."""
+"""Below it there is nothing to distinguish."""
 LARGEST_COLLAPSE_WIDTH = 4096
 """Features up to which the measures of neural collapse are taken: their pseudo-inverse is cubic in it."""
 
 
 class ClassDescription(BaseModel):
-    """The fields of `student.json` that tell a classifier's outputs."""
+    """The fields of `student.json` that describe a classifier's outputs."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -45,7 +45,7 @@ def class_facts(facts: DataFacts) -> ImageClassFacts:
 
 
 class Classification(ImageTask):
-    """Networks that tell which of K classes an image is of."""
+    """Networks that give the class of an image, one of K."""
 
     name: ClassVar[str] = "classification"
     title: ClassVar[str] = "one class an image"

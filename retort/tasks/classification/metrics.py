@@ -23,13 +23,16 @@ class ClassificationMeter:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.reset()
-
-    def reset(self) -> None:
-        self._in_5 = torch.zeros((), dtype=torch.int64, device=self.device)
-        self._loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._in_5 = torch.zeros((), dtype=torch.int64, device=device)
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
         self._guesses: list[Tensor] = []
         self._confidences: list[Tensor] = []
+        self._classes = 0
+
+    def reset(self) -> None:
+        self._in_5.zero_()
+        self._loss.zero_()
+        self._guesses, self._confidences = [], []
         self._classes = 0
 
     def add(self, outputs: Outputs, targets: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""A user's classifier tried on labelled images: its accuracy, the order of its classes, what it is fed."""
+"""A user's classifier tried on labelled images: its accuracy, the order of its classes, its input."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from retort.user_model import class_order, class_sentence
 COMPARED_IMAGES = 512
 """Images on which other normalisations are tried."""
 CLEARLY = 0.05
-"""How much more accuracy is reported as better, where it is also more than twice its standard error."""
+"""Gain of accuracy that is reported, where it is also more than twice its standard error."""
 NORMALISATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "ImageNet's mean and std": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "CIFAR's mean and std": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
@@ -55,7 +55,7 @@ def check_classes(trial: ModelTrial, facts: ImageClassFacts) -> tuple[dict[str, 
 def _permuted(trial: ModelTrial, logits_NK: Tensor, targets_N: Tensor, class_names: tuple[str, ...]) -> dict[str, Any]:
     """The accuracy when the outputs are read in the order that fits best.
 
-    The order is found on one half of the images and judged on the other: with few images a class any order fits
+    The order is found on one half of the images and evaluated on the other: with few images a class any order fits
     some. `order[i]` is the output that means class i.
     """
     half = len(targets_N) // 2

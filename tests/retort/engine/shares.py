@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from retort.engine.group import ALONE, Group, SharedCacheEntry, join
+from retort.engine.group import ALONE, Group, join
 from retort.engine.interrupt import Impossible
 from retort.engine.networks import freeze
+from retort.engine.shared_cache import SharedCacheEntry
 from retort.engine.teacher_cache import TeacherCache, rounded
 from retort.network import Layout, Network
 from retort.outputs import Outputs
@@ -71,24 +72,24 @@ def said_and_left(name: str, group: Group) -> dict[str, Tensor]:
 
 
 def kept(group: Group) -> dict[str, object]:
-    """What processes take from a shelf that process 0 filled; each names a folder of its own."""
+    """What processes read of a cache that process 0 filled; each names a folder of its own."""
     with TemporaryDirectory() as folder:
-        store = TeacherCache(Path(folder), 10**6, "1", print)
-        entry = SharedCacheEntry(store.entry({}, images=9, classes=4, top=None), group)
+        cache = TeacherCache(Path(folder), 10**6, "1", print)
+        entry = SharedCacheEntry(cache.entry({}, examples=9, outputs=4, top=None), group)
         positions, device = torch.tensor([8, 0, 3]), torch.device("cpu")
         outputs = rounded(Outputs(torch.randn(3, 4), torch.randn(3, 5)))
         entry.begin(0)
-        known, checks = [entry.take(positions, device) is not None], []
-        entry.put(positions, outputs)
+        known, checks = [entry.read(positions, device) is not None], []
+        entry.write(positions, outputs)
         entry.end()
         entry.begin(0)
         for _ in range(2):
-            taken = entry.take(positions, device)
-            known.append(taken is not None)
-            checks.append(entry.wants_check())
+            cached = entry.read(positions, device)
+            known.append(cached is not None)
+            checks.append(entry.check_is_due())
             if checks[-1]:
-                entry.check(taken, outputs)
-        apart = (taken.logits - outputs.logits).abs().sum() + (taken.embedding - outputs.embedding).abs().sum()
+                entry.check(cached, outputs)
+        apart = (cached.logits - outputs.logits).abs().sum() + (cached.embedding - outputs.embedding).abs().sum()
         files = torch.tensor(len(list(Path(folder).rglob("*"))) if group.rank else 0)
         found = {"known": known, "checks": checks}
         return found | {"apart": int(group.total(apart, 9)), "files of others": int(group.total(files, 9))}

@@ -7,7 +7,7 @@ from retort.engine.event_log import EventLog
 
 
 def lines_of(speak):
-    """What is written while a diary is spoken to; gives what `speak` returned too."""
+    """What is written while an event log is written; gives what `speak` returned too."""
     reader, writer = os.pipe()
     given = speak(EventLog(writer))
     os.close(writer)
@@ -21,7 +21,7 @@ def test_a_run_says_again_what_was_said_before_it_and_nothing_twice():
         event_log.enter("distilling")
         event_log.record("metrics", network="student", epoch=1, step=3, values={"loss": 0.1 + 0.2})
         event_log.progress(step=4)
-        return event_log.said
+        return event_log.recorded
 
     before, said = lines_of(first)
 
@@ -30,7 +30,7 @@ def test_a_run_says_again_what_was_said_before_it_and_nothing_twice():
         event_log.replay(said)
         event_log.enter("distilling")
         event_log.record("metrics", network="student", epoch=2, step=6)
-        return event_log.said
+        return event_log.recorded
 
     after, kept = lines_of(second)
     records = [line for line in before if line["line"] == "event"]

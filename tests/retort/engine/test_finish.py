@@ -129,7 +129,7 @@ def test_the_best_epoch_is_kept_and_with_ship_last_the_weights_of_the_last_step(
             with safe_open(newest, "pt") as opened:
                 state = json.loads(opened.metadata()["state"])
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            train_state = part(part(part(state, "trainer"), "learners"), 0)
+            train_state = part(part(part(state, "trainer"), "train_states"), 0)
             kept = part(part(train_state, "best"), "weights") if ship == "best" else part(train_state, "network")
             kept = {name.removeprefix("body."): tensors[node["tensor"]] for name, node in kept["dict"]}
             found = shipped(directory)

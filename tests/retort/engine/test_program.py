@@ -252,7 +252,7 @@ def exploding(precision: str, **training: object) -> dict:
 def test_a_loss_that_explodes_ends_with_its_step_and_term(tmp_path, precision):
     assert attempt(exploding(precision, batch_size=8, epochs=3), tmp_path / "x") == IMPOSSIBLE
     said = ended(tmp_path / "x").lines[-1]["text"]
-    assert re.match(r"student: labels was no finite number in step \d+, epoch \d; ", said)
+    assert re.match(r"student: labels was not a finite number in step \d+, epoch \d; ", said)
     assert said.endswith("the last good checkpoint is none")
 
 
@@ -260,7 +260,7 @@ def test_a_loss_that_explodes_ends_with_its_step_and_term(tmp_path, precision):
 def test_a_network_that_explodes_in_the_last_step_of_an_epoch_is_found_in_validation(tmp_path, precision):
     recipe = exploding(precision, batch_size=2048, epochs=10) | {"evaluation": {"every_epochs": 1}}
     assert attempt(recipe, tmp_path / "x") == IMPOSSIBLE
-    assert "validation.loss was no finite number in step" in ended(tmp_path / "x").lines[-1]["text"]
+    assert "validation.loss was not a finite number in step" in ended(tmp_path / "x").lines[-1]["text"]
 
 
 def test_weights_of_an_earlier_run_are_a_teacher_and_a_start(finished, tmp_path):

@@ -106,14 +106,14 @@ def filled(tmp_path_factory):
 @pytest.mark.parametrize("change", CHANGES)
 def test_whatever_changes_the_outputs_is_part_of_the_key(change, filled, tmp_path, monkeypatch):
     taken = []
-    take = store_module.CacheEntry.take
+    take = store_module.CacheEntry.read
 
     def taking(self, positions, device):
         found = take(self, positions, device)
         taken.append(found is not None)
         return found
 
-    monkeypatch.setattr(store_module.CacheEntry, "take", taking)
+    monkeypatch.setattr(store_module.CacheEntry, "read", taking)
     run(changed(recipe_of(KD), CHANGES[change]), tmp_path / "other", filled)
     assert taken
     assert not any(taken)
@@ -143,7 +143,7 @@ def test_what_the_teacher_does_not_say_is_found_out_and_not_used(tmp_path):
         rewrite(file, values)
     found = run(recipe, tmp_path / "taking", tmp_path / "store")
     assert found.digest() == good.digest()
-    assert found.warnings() == ["the outputs kept for epoch 1 are not what the network says; they are not used"]
+    assert found.warnings() == ["the outputs cached for epoch 1 are not what the network computes; they are not used"]
     again = run(recipe, tmp_path / "again", tmp_path / "store")
     assert again.digest() == good.digest()
 

@@ -26,7 +26,7 @@ def weights(ended) -> dict[str, torch.Tensor]:
     return load_file(ended.directory / "artifacts/student.safetensors")
 
 
-def learner_of(**training: object) -> TrainState:
+def train_state_of(**training: object) -> TrainState:
     settings = Training.model_validate({"optimizer": {"name": "sgd", "learning_rate": 0.1}} | training)
     task = TASKS["classification"]
     return TrainState("student", 0, initialised(task, "resnet8", 0, FACTS), settings, task)
@@ -39,18 +39,18 @@ def give_gradients(train_state: TrainState, seed: int) -> None:
 
 
 def test_the_average_follows_the_weights_and_is_what_is_judged():
-    train_state = learner_of(weight_average={"decay": 0.9})
+    train_state = train_state_of(weight_average={"decay": 0.9})
     wanted = None
     for step in range(4):
         give_gradients(train_state, step)
         train_state.step(1.0)
         now = train_state.network.body.fc.weight.detach().clone()
         wanted = now if wanted is None else 0.9 * wanted + 0.1 * now
-    assert torch.allclose(train_state.judged.body.fc.weight, wanted, atol=1e-6)
-    assert not torch.equal(train_state.judged.body.fc.weight, train_state.network.body.fc.weight)
-    assert torch.equal(train_state.judged.get_buffer("mean"), train_state.network.get_buffer("mean"))
+    assert torch.allclose(train_state.evaluated.body.fc.weight, wanted, atol=1e-6)
+    assert not torch.equal(train_state.evaluated.body.fc.weight, train_state.network.body.fc.weight)
+    assert torch.equal(train_state.evaluated.get_buffer("mean"), train_state.network.get_buffer("mean"))
     train_state.keep_if_best(1, 5)
-    assert torch.equal(train_state.best.weights["body.fc.weight"], train_state.judged.body.fc.weight)
+    assert torch.equal(train_state.best.weights["body.fc.weight"], train_state.evaluated.body.fc.weight)
 
 
 def test_an_average_is_shipped_and_resumed(tmp_path):
@@ -60,21 +60,21 @@ def test_an_average_is_shipped_and_resumed(tmp_path):
     # The weights that are trained are the same; the last epoch's terms show it.
     assert plain.metrics() == averaged.metrics()
 
-    saved, other = learner_of(weight_average={}), learner_of(weight_average={})
+    saved, other = train_state_of(weight_average={}), train_state_of(weight_average={})
     give_gradients(saved, 1)
     saved.step(1.0)
     other.load(saved.state())
     for train_state in (saved, other):
         give_gradients(train_state, 2)
         train_state.step(1.0)
-    for a, b in zip(saved.judged.state_dict().values(), other.judged.state_dict().values(), strict=True):
+    for a, b in zip(saved.evaluated.state_dict().values(), other.evaluated.state_dict().values(), strict=True):
         assert torch.equal(a, b)
 
 
 def test_a_long_gradient_is_scaled_down_and_a_short_one_left():
     moved = {}
     for norm in (None, 1e-3, 1e9):
-        train_state = learner_of(
+        train_state = train_state_of(
             clip_gradient_norm=norm, optimizer={"name": "sgd", "learning_rate": 1.0, "weight_decay": 0}
         )
         before = torch.cat([p.detach().flatten().clone() for p in train_state.network.parameters()])
@@ -87,7 +87,7 @@ def test_a_long_gradient_is_scaled_down_and_a_short_one_left():
 
 
 def test_an_optimizer_s_tensors_keep_their_parameters_layout():
-    train_state = learner_of()
+    train_state = train_state_of()
     train_state.network.to(memory_format=torch.channels_last)
     give_gradients(train_state, 0)
     train_state.step(1.0)

@@ -178,7 +178,7 @@ def test_weights_that_are_no_numbers_are_refused(bench: Bench) -> None:
 def test_outputs_that_are_no_numbers_are_refused(bench: Bench) -> None:
     bench.store(bench.tensors | {"fc.weight": torch.full_like(bench.tensors["fc.weight"], 3e38)})
     assert bench.run(CHECK, {"model": ID}) == IMPOSSIBLE
-    assert bench.refusal() == "its outputs are no finite numbers (NaN or infinite)"
+    assert bench.refusal() == "its outputs are not finite numbers (NaN or infinite)"
 
 
 def test_a_hostile_file_is_refused_before_it_is_mapped(bench: Bench) -> None:

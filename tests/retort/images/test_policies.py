@@ -7,7 +7,7 @@ import torch
 from torchvision.transforms import v2
 
 from retort import draws
-from retort.augmentation import AutoAugment, RandAugment, TrivialAugment
+from retort.augmentation import AutoAugmentPolicy, RandAugmentPolicy, TrivialAugmentPolicy
 from retort.images.operations import NUMBER, OPERATIONS, apply
 from retort.images.policies import chosen, follow
 
@@ -54,7 +54,7 @@ def assert_even(counts):
 
 @pytest.mark.parametrize("magnitude", [0, 1, 9, 10, 17, 30])
 def test_randaugment_draws_evenly_at_torchvisions_strengths(magnitude):
-    steps = everything(RandAugment(operations=3, magnitude=magnitude))
+    steps = everything(RandAugmentPolicy(operations=3, magnitude=magnitude))
     wanted = ranges(v2.RandAugment(), 31, (32, 24))
     assert len(steps) == 3
     for operation, strength in steps:
@@ -68,7 +68,7 @@ def test_randaugment_draws_evenly_at_torchvisions_strengths(magnitude):
 
 
 def test_trivialaugment_draws_operation_strength_and_sign_evenly():
-    ((operation, strength),) = everything(TrivialAugment())
+    ((operation, strength),) = everything(TrivialAugmentPolicy())
     assert_even(torch.bincount(operation, minlength=14))
     for name, values in ranges(v2.TrivialAugmentWide(), 31, (32, 24)).items():
         found = strength[operation == NUMBER[name]]
@@ -84,13 +84,13 @@ def test_trivialaugment_draws_operation_strength_and_sign_evenly():
 def test_autoaugment_does_torchvisions_pairs_with_their_probabilities(data):
     transform = v2.AutoAugment(v2.AutoAugmentPolicy(data))
     values = ranges(transform, 10, (32, 24))
-    first, second = everything(AutoAugment(learned_on=data))
+    first, second = everything(AutoAugmentPolicy(learned_on=data))
     assert len(transform._policies) == 25
     for number, pair in enumerate(transform._policies):
         # Every draw but the first is 0: what can happen does, with a minus where it has a sign.
         chances = torch.zeros(1, 5)
         chances[0, 0] = (number + 0.5) / 25
-        steps = chosen(AutoAugment(learned_on=data), lambda count, chances=chances: chances, (32, 24), CPU)
+        steps = chosen(AutoAugmentPolicy(learned_on=data), lambda count, chances=chances: chances, (32, 24), CPU)
         for (operation, strength), (name, probability, magnitude) in zip(steps, pair, strict=True):
             name = named(name) if probability else "identity"
             assert OPERATIONS[operation] == name
@@ -106,7 +106,10 @@ def test_autoaugment_does_torchvisions_pairs_with_their_probabilities(data):
         assert (found - expected).abs().max() < 5 * (0.25 / MANY) ** 0.5
 
 
-@pytest.mark.parametrize("policy", [RandAugment(), AutoAugment(), AutoAugment(learned_on="imagenet"), TrivialAugment()])
+@pytest.mark.parametrize(
+    "policy",
+    [RandAugmentPolicy(), AutoAugmentPolicy(), AutoAugmentPolicy(learned_on="imagenet"), TrivialAugmentPolicy()],
+)
 def test_images_are_changed_as_chosen_each_for_itself(policy):
     images = torch.rand(40, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     samples = torch.arange(100, 140)

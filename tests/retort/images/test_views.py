@@ -5,7 +5,7 @@ import torch
 from torchvision.transforms.v2 import functional
 
 from retort import augmentation as asked
-from retort.augmentation import Augmentation, Erasing, MixupOrCutMix, ResizedCrop, TrivialAugment
+from retort.augmentation import Augmentation, BatchMixupOrCutMix, Erasing, ResizedCrop, TrivialAugmentPolicy
 from retort.images.views import DrawContext, augment, draw_boxes, make, mix
 from retort.view import CLEAN, AutoAugment, CutMix, CutMixPick, Cutout, Mixup, RandAugment
 
@@ -60,14 +60,20 @@ def test_crops_and_flips_keep_their_bits(pixels, settings, digest):
 EACH = [
     {"crop_padding": 4, "flip": True},
     {"resized_crop": ResizedCrop(), "flip": True},
-    {"policy": asked.RandAugment()},
-    {"policy": asked.AutoAugment()},
-    {"policy": TrivialAugment()},
+    {"policy": asked.RandAugmentPolicy()},
+    {"policy": asked.AutoAugmentPolicy()},
+    {"policy": TrivialAugmentPolicy()},
     {"erasing": Erasing(probability=1)},
     {"erasing": Erasing(probability=0.5, fill="mean")},
     {"cutout": 0.25},
 ]
-ALL = {"resized_crop": ResizedCrop(), "flip": True, "policy": TrivialAugment(), "erasing": Erasing(), "cutout": 0.25}
+ALL = {
+    "resized_crop": ResizedCrop(),
+    "flip": True,
+    "policy": TrivialAugmentPolicy(),
+    "erasing": Erasing(),
+    "cutout": 0.25,
+}
 
 
 @pytest.mark.parametrize("settings", [*EACH, ALL], ids=lambda settings: " ".join(settings))
@@ -176,7 +182,7 @@ def test_the_order_is_crop_policy_erasing_cutout(pixels):
     assert (kept < 1).any()
 
 
-MIXES = [asked.Mixup(alpha=1.0), asked.CutMix(), MixupOrCutMix(mixup_alpha=1.0)]
+MIXES = [asked.BatchMixup(alpha=1.0), asked.BatchCutMix(), BatchMixupOrCutMix(mixup_alpha=1.0)]
 
 
 @pytest.mark.parametrize("how", MIXES, ids=lambda how: how.name)
@@ -202,7 +208,7 @@ def test_of_mixed_images_the_larger_share_is_their_own(how):
 
 def test_some_batches_are_left_as_they_are():
     images = torch.rand(N, 3, SIDE, SIDE)
-    left = [mix(images, asked.Mixup(probability=0.3), draw_context(step=step)) for step in range(200)]
+    left = [mix(images, asked.BatchMixup(probability=0.3), draw_context(step=step)) for step in range(200)]
     untouched = [made for made in left if torch.equal(made.inputs, images)]
     assert len(untouched) / 200 == pytest.approx(0.7, abs=0.16)
     assert all(torch.equal(made.mixed.weight, torch.ones(N)) for made in untouched)

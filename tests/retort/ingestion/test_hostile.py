@@ -278,10 +278,10 @@ def test_an_entry_of_negative_size(tmp_path: Path, name: str, said: str) -> None
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "the file is no tar, tar.gz, tar.zst or zip archive"),
-        (b"hello", "the file is no tar, tar.gz, tar.zst or zip archive"),
-        (b"Rar!\x1a\x07\x01\x00" + bytes(2000), "the file is no tar, tar.gz, tar.zst or zip archive"),
-        (gz(b"hello"), "the file is no tar, tar.gz, tar.zst or zip archive"),
+        (b"", "the file is not a tar, tar.gz, tar.zst or zip archive"),
+        (b"hello", "the file is not a tar, tar.gz, tar.zst or zip archive"),
+        (b"Rar!\x1a\x07\x01\x00" + bytes(2000), "the file is not a tar, tar.gz, tar.zst or zip archive"),
+        (gz(b"hello"), "the file is not a tar, tar.gz, tar.zst or zip archive"),
         (b"PK\3\4 and no more", "the archive cannot be read: File is not a zip file"),
         (bytes(10240), "no image was found"),
         (tar({"aster/notes.txt": b"none"}), "no image was found"),

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from retort.datasets import _pictures
-from retort.ingestion.look import look
+from retort.ingestion.inspection import inspect_image
 from tests.retort.ingestion.packing import claiming_png, picture
 
 CLAIM = "its header claims more than 178,956,970 pixels"
@@ -120,7 +120,7 @@ def test_a_hostile_image_is_refused_before_it_takes_much(make: Callable[[], byte
     content = make()
     tracemalloc.start()
     with pytest.raises(ValueError, match=says):
-        look(content, 32)
+        inspect_image(content, 32)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 100 << 20
@@ -131,7 +131,7 @@ def test_a_hostile_image_is_refused_before_it_takes_much(make: Callable[[], byte
 def test_an_odd_image_is_taken_for_its_first_frame(make: Callable[[], bytes], animated: bool) -> None:
     content = make()
     begin = time.monotonic()
-    seen = look(content, 32)
+    seen = inspect_image(content, 32)
     assert (seen.width, seen.height, seen.animated) == (12, 9, animated)
     assert time.monotonic() - begin < 5
 
@@ -139,9 +139,9 @@ def test_an_odd_image_is_taken_for_its_first_frame(make: Callable[[], bytes], an
 def test_a_jpeg_in_scans_is_held_whole_and_so_no_larger_than_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_pictures, "MOST_PIXELS", 10_000)
     plain, scans = (picture(size=(400, 400), kind="JPEG", progressive=scans) for scans in (False, True))
-    assert look(plain, 16).width == 400
+    assert inspect_image(plain, 16).width == 400
     with pytest.raises(ValueError, match="400 x 400 pixels; at most 10,000 are decoded"):
-        look(scans, 16)
+        inspect_image(scans, 16)
 
 
 def test_what_the_tests_make_are_images_but_for_what_they_claim() -> None:

@@ -192,7 +192,7 @@ def test_duplicates_across_parts_and_classes_are_told(tmp_path: Path) -> None:
             sorted(e, reverse=True) for e in seen["examples"]
         ]
     assert (
-        "2 pictures are in more than one part, so that a network is judged on what it was trained on"
+        "2 pictures are in more than one split, so that a network is evaluated on images that it was trained on"
         in taken.warnings()
     )
     assert "1 picture is in more than one class" in taken.warnings()
@@ -340,7 +340,7 @@ def test_a_folder_is_read_no_further_than_it_reaches(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_allowed_or_none(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="lies outside the folders that this server allows"):
         take_in(tmp_path, tmp_path / "data/../../../../../etc", root=tmp_path / "data")
-    with pytest.raises(DatasetError, match="is no folder"):
+    with pytest.raises(DatasetError, match="is not a folder"):
         take_in(tmp_path, tmp_path / "missing")
 
 

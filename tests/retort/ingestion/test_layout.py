@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from retort.dataset import DatasetError
-from retort.ingestion.layout import Layout, find_layout, may_matter
+from retort.ingestion.layout import ImageLayout, find_layout, may_matter
 from tests.retort.ingestion.packing import flowers, pictures, take_in, tar, zipped
 
 
-def found(*names: str, **manifests: str) -> Layout:
+def found(*names: str, **manifests: str) -> ImageLayout:
     """The layout of files; a manifest's name is given with _ for its point."""
     return find_layout(names, {name.replace("_", "."): text.encode() for name, text in manifests.items()})
 
@@ -45,7 +45,7 @@ def test_folders_of_parts(before: str, names: tuple[str, str, str]) -> None:
     assert {split: len(listed) for split, listed in layout.splits.items()} == {"train": 4, "validation": 4, "test": 5}
     assert layout.splits["test"][2] == (f"{before}{test}/aster/inner/deep.png", 0)
     assert sorted(layout.stray) == sorted([f"{before}extra/aster/1.png", f"{before}{train}/loose.png"])
-    assert layout.told == "folders of classes in folders of parts"
+    assert layout.found_by == "folders of classes in folders of splits"
 
 
 @pytest.mark.parametrize(
@@ -57,15 +57,15 @@ def test_folders_of_parts(before: str, names: tuple[str, str, str]) -> None:
         (("val/a/1.png", "test/a/1.png"), "the folders test, val hold images, and none to train on was found"),
         (
             ("train/a/1.png", "train/b/1.png", "val/a/1.png", "valid/a/1.png"),
-            "the folders val, valid are both the validation part; wanted one",
+            "the folders val, valid are both the validation split; wanted one",
         ),
         (
             ("train/a/1.png", "train/b/1.png", "test/c/1.png"),
-            "the test part holds classes that the train part lacks: c",
+            "the test split holds classes that the train split lacks: c",
         ),
-        (("a\tb/1.png", "c/1.png"), "the class 'a\\tb' has a name that is no plain text in UTF-8"),
-        (("caf\\xe9/1.png", "c/1.png"), "the class 'caf\\\\xe9' has a name that is no plain text in UTF-8"),
-        (("c" * 201 + "/1.png", "c/1.png"), f"the class '{'c' * 77}...' has a name that is no plain text"),
+        (("a\tb/1.png", "c/1.png"), "the class 'a\\tb' has a name that is not plain text in UTF-8"),
+        (("caf\\xe9/1.png", "c/1.png"), "the class 'caf\\\\xe9' has a name that is not plain text in UTF-8"),
+        (("c" * 201 + "/1.png", "c/1.png"), f"the class '{'c' * 77}...' has a name that is not plain text"),
     ],
 )  # fmt: skip
 def test_what_is_no_data_set_is_told(names: tuple[str, ...], said: str) -> None:
@@ -80,7 +80,7 @@ def test_a_manifest_in_csv(base: str) -> None:
     text = "\r\n".join([*rows, "d.png,poppy,Test,", ""])
     names = [base + name for name in ("a.png", "deep/b.png", "c.png", "d.png", "e.png")]
     layout = find_layout(names, {f"{base}labels.csv": text.encode(), f"{base}other.csv": b"size,price\n1,2\n"})
-    assert layout.told == f"the manifest {base}labels.csv"
+    assert layout.found_by == f"the manifest {base}labels.csv"
     assert layout.class_names == ("aster", "poppy")
     assert layout.splits == {
         "train": [(f"{base}deep/b.png", 0), (f"{base}a.png", 1)],
@@ -100,8 +100,8 @@ def test_labels_that_are_numbers_sort_as_numbers() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("m_csv", "path,label\na.png,x\nz.png,y\n", "m.csv names 1 files that are not there or are named like"),
-        ("m_csv", "path,label\na.png,x\na.png,y\n", "row 2 of m.csv gives 'a.png' another label or part than a row"),
+        ("m_csv", "path,label\na.png,x\nz.png,y\n", "m.csv names 1 files that are not there or are not named like"),
+        ("m_csv", "path,label\na.png,x\na.png,y\n", "row 2 of m.csv gives 'a.png' another label or split than a row"),
         ("m_csv", "path,label,split\na.png,x,dev\n", "row 1 of m.csv has the split 'dev'; wanted train, validation or"),
         ("m_csv", "path,label\na.png,\n", "row 1 of m.csv has no label; wanted text or a whole number"),
         ("m_csv", "path,label\n,x\n", "row 1 of m.csv has no path"),
@@ -110,7 +110,7 @@ def test_labels_that_are_numbers_sort_as_numbers() -> None:
         ("m_csv", "path,label\n/etc/a.png,x\n", "the name '/etc/a.png' is absolute"),
         ("m_csv", "path,label\n", "no class was found"),
         ("m_jsonl", '{"path": "a.png", "label": 1}\n{"path": "b.png"\n', "row 2 of m.jsonl cannot be read: "),
-        ("m_jsonl", '{"path": "a.png", "label": 1}\n[]\n', "row 2 of m.jsonl is no object with path and label"),
+        ("m_jsonl", '{"path": "a.png", "label": 1}\n[]\n', "row 2 of m.jsonl is not an object with path and label"),
         ("m_jsonl", '{"path": "a.png", "label": true}\n', "row 1 of m.jsonl has no label; wanted text"),
         ("m_jsonl", '{"path": "a.png", "label": 1}\n' + "9" * 5000, "row 2 of m.jsonl cannot be read: Exceeds the"),
         ("m_csv", '"path,label\n', "no class was found"),

@@ -195,7 +195,7 @@ def test_bad_input_is_refused_in_one_sentence(
 def test_a_folder_that_is_none_is_told(client: TestClient, root: Path) -> None:
     missing = str(root / "missing")
     answer = client.post("/v1/datasets", json={"name": "x", "source": {"folder": missing}})
-    assert answer.json()["detail"] == f"{missing!r} is no folder"
+    assert answer.json()["detail"] == f"{missing!r} is not a folder"
 
 
 # Recipes

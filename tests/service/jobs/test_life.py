@@ -97,7 +97,7 @@ def test_a_cursor_beyond_all_numbers_does_no_harm(client: TestClient) -> None:
         assert client.get("/v1/jobs", params={"cursor": encoded(position)}).status_code == status
 
 
-KIND_WANTED = f"kind is 'distil': 'distil' is no kind of job; wanted {' or '.join(KINDS)}; did you mean 'distill'?"
+KIND_WANTED = f"kind is 'distil': 'distil' is not a kind of job; wanted {' or '.join(KINDS)}; did you mean 'distill'?"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What one image is: decoded as training will, so that what passes here can be trained on."""
+"""Inspection of one image: decoded as in training, so that an image that passes here can be trained on."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from PIL import ExifTags
 from retort.datasets._pictures import opened, square, upright
 
 ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif", "TIFF": ".tif", "MPO": ".jpg"}
-"""What files of each format are called when they are stored."""
+"""Endings of stored files, by format."""
 SAME = {".jpeg": ".jpg", ".tiff": ".tif"}
 """Other endings for the same."""
 DEEP_MODES = ("I", "F")
-"""What Pillow's names of modes with more than eight bits a channel begin with."""
+"""Beginnings of Pillow's names of modes with more than eight bits a channel."""
 LARGEST_FILE = 128 << 20
 """Bytes of the largest image file that is decoded."""
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What an image is."""
+class ImageFindings:
+    """Findings about an image."""
 
     sha256: bytes
     """Of its file."""
@@ -35,7 +35,7 @@ class Look:
     width: int
     height: int
     turned: bool
-    """Whether its EXIF data say that it is to be turned or mirrored."""
+    """Whether it is to be turned or mirrored by its EXIF data."""
     animated: bool
     """Whether it has several frames; the first is taken."""
     sums: tuple[int, int, int]
@@ -53,13 +53,13 @@ class Look:
         return self.mode.startswith(DEEP_MODES)
 
 
-def look(content: bytes, side: int) -> Look:
-    """Decode an image. Raises whatever its decoder does for one that is broken, hostile or of another format."""
+def inspect_image(content: bytes, side: int) -> ImageFindings:
+    """Decode an image. Raises any error of its decoder for one that is broken, hostile or of another format."""
     if not content:
         raise ValueError("the file is empty")
     with opened(BytesIO(content)) as image:
         kind, mode, (width, height) = image.format or "", image.mode, image.size
-        # Photographs of some telephones hold further pictures besides (MPO), which are no frames.
+        # Photographs of some telephones hold further pictures besides (MPO), which are not frames.
         animated = kind != "MPO" and bool(getattr(image, "is_animated", False))
         picture = upright(image, side)
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
@@ -67,13 +67,13 @@ def look(content: bytes, side: int) -> Look:
     sums, squares = values.sum(1).tolist(), (values**2).sum(1).tolist()
     seen = blake2b(f"{picture.size}".encode(), digest_size=16)
     seen.update(picture.tobytes())
-    return Look(
+    return ImageFindings(
         sha256(content).digest(), seen.digest(), kind, mode, width, height, turned, animated, tuple(sums),
         tuple(squares),
     )  # fmt: skip
 
 
-def misnamed(name: str, seen: Look) -> bool:
+def misnamed(name: str, findings: ImageFindings) -> bool:
     """Whether a file is called by the ending of another format."""
     ending = f".{name.rpartition('.')[2].lower()}"
-    return SAME.get(ending, ending) != seen.ending
+    return SAME.get(ending, ending) != findings.ending
