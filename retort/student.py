@@ -115,6 +115,9 @@ def outputs_of(description: Mapping[str, Any]) -> int:
         return task.described_outputs(task.description_type.model_validate(description))
     except TaskError as error:
         raise StudentError(str(error)) from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise StudentError(f"its description is wrong at {'/'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 def load_student(description_file: Path, weights_file: Path | None = None) -> tuple[Network, dict[str, Any]]:

@@ -46,6 +46,8 @@ class Onnx(Export):
             verbose=False,
         )
         assert program is not None, "no file was named, so the program is returned"
+        for node in program.model.graph.all_nodes():
+            node.metadata_props.clear()  # paths of this machine's files, from the exporter's stack traces
         known = {name: description[name] for name in ("class_names", "input") if name in description}
         program.model.metadata_props.update(
             {name: json.dumps(value) for name, value in [*known.items(), ("retort", description)]}

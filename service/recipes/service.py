@@ -11,7 +11,7 @@ from retort.kinds import DISTILL, ESTIMATE
 from retort.recipe import Recipe
 from retort.validation import Problem, disk_bytes
 from service.access.caller import Caller
-from service.errors import Invalid
+from service.errors import MOST_ERRORS, Invalid
 from service.job_creation.service import Submission, enqueue, made_before
 from service.jobs.models import JobRow
 from service.jobs.uses import hold
@@ -25,7 +25,7 @@ def validate(caller: Caller, body: Any) -> Validation:
     found = check_recipe(caller.project_id, body)
     return Validation(
         valid=not found.problems,
-        problems=found.problems,
+        problems=found.problems[:MOST_ERRORS],
         warnings=list(found.warnings),
         resolved=found.resolved.model_dump(mode="json") if found.resolved else None,
         sharing=[list(group) for group in found.sharing],

@@ -12,7 +12,7 @@ from retort.architectures import CARDS
 from retort.dataset import DataFacts, DatasetError
 from retort.recipe import TEACHER_NAME, JobWeights, Recipe, Student, Teacher
 from retort.registry import nearest
-from retort.student import outputs_of, task_of
+from retort.student import StudentError, outputs_of, task_of
 from retort.task import Task
 from retort.tasks import TASKS
 from retort.user_model import UserModel
@@ -163,7 +163,13 @@ def _one_weight_problem(
         )
     if (found := task_of(description)) != task.name:
         yield Problem(pointer, f"{source} is of the task {found}; {task.name} is wanted here")
-    elif isinstance(facts, task.facts_type) and (outputs := outputs_of(description)) != (wanted := task.outputs(facts)):
+        return
+    try:
+        outputs = outputs_of(description)
+    except StudentError as error:
+        yield Problem(pointer, f"{source} cannot be used: {error}")
+        return
+    if isinstance(facts, task.facts_type) and outputs != (wanted := task.outputs(facts)):
         yield Problem(pointer, f"{source} gives {outputs} {task.output_word}; the data set has {wanted}")
 
 

@@ -12,13 +12,16 @@ from safetensors.torch import load_file, save_file
 
 from retort.architecture import Input
 from retort.architectures import ARCHITECTURES
+from retort.dataset import ImageClassFacts
 from retort.exports.safetensors import Safetensors
 from retort.method import Wrapper
 from retort.methods.nckd import PrototypeClassifier
 from retort.network import Network
 from retort.student import StudentError, describe, load_student
+from retort.tasks import TASKS
 
 NAMES = ("ash", "birch", "cedar")
+FACTS = ImageClassFacts(classes=3, class_names=NAMES, image_size=8, train=3, validation=3, test=3)
 HEAD = PrototypeClassifier(student_features=64, teacher_features=10, classes=3, scale=8.0, projects=True)
 
 
@@ -39,8 +42,9 @@ def ship(folder: Path, wrapper: tuple[str, Wrapper] | None = None, weights_dtype
     description = describe(
         network.eval(),
         name="small",
+        task=TASKS["classification"],
+        facts=FACTS,
         architecture="resnet8",
-        class_names=NAMES,
         wrapper=wrapper,
         weights_dtype=weights_dtype,
     )

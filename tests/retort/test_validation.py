@@ -70,7 +70,7 @@ def test_nothing_to_learn_from():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"validation": 0}, "validation part is empty"),
+        ({"validation": 0}, "validation split is empty"),
         ({"classes": 1, "class_names": ("a",)}, "1 class; at least 2"),
         ({"train": 5}, "5 images for 10 classes"),
     ],

@@ -9,6 +9,7 @@ from retort.engine import inference
 from retort.engine.inference import quick
 from retort.engine.networks import build, freeze
 from retort.network import Layout, Network
+from retort.tasks import TASKS
 
 FACTS = ImageClassFacts(
     classes=10, class_names=tuple("0123456789"), image_size=64, train=1, validation=1, test=1,
@@ -19,7 +20,7 @@ FACTS = ImageClassFacts(
 def network_of(architecture: str) -> Network:
     """Random weights, and running statistics that are not those of a fresh network."""
     torch.manual_seed(0)
-    network = build(architecture, FACTS)
+    network = build(TASKS["classification"], architecture, FACTS)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             for values, low, high in (

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from retort.architecture import Input
 from retort.architectures import ARCHITECTURES
+from retort.dataset import ImageClassFacts
 from retort.export import Export
 from retort.exports import EXPORTS
 from retort.exports.onnx import Onnx
@@ -24,6 +25,7 @@ from retort.exports.safetensors import Safetensors
 from retort.methods.nckd import PrototypeClassifier
 from retort.network import Network
 from retort.student import describe, load_student
+from retort.tasks import TASKS
 
 NAMES = ("ash", "birch", "cédre")
 Reader = Callable[[Path, dict[str, Any]], Callable[[Tensor], Tensor]]
@@ -56,7 +58,9 @@ def network_of(architecture: str, size: int) -> Network:
 
 def described(network: Network, architecture: str, **more: Any) -> dict[str, Any]:
     fields = {"wrapper": None, "weights_dtype": "float32"} | more
-    return describe(network, name="small", architecture=architecture, class_names=NAMES, **fields)
+    facts = ImageClassFacts(classes=len(NAMES), class_names=NAMES, image_size=8, train=3, validation=3, test=3)
+    task = TASKS["classification"]
+    return describe(network, name="small", task=task, facts=facts, architecture=architecture, **fields)
 
 
 def logits(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

@@ -408,7 +408,7 @@ def finish(
             )
 
 
-RESNET8 = {"architecture": "resnet8", "classes": 10}
+RESNET8 = {"architecture": "resnet8", "classes": 10, "class_names": [*"0123456789"]}
 
 
 def test_a_student_may_start_from_an_earlier_jobs_network(client: TestClient, recipe: dict[str, Any]) -> None:
@@ -443,8 +443,8 @@ def test_a_student_may_start_from_an_earlier_jobs_network(client: TestClient, re
             "network 'student' of job {} is a resnet20; resnet8 is wanted here",
         ),
         (
-            {**RESNET8, "classes": 5}, ("safetensors", "json"), "student", "",
-            "network 'student' of job {} tells 5 classes apart; the data set has 10",
+            {**RESNET8, "classes": 5, "class_names": [*"01234"]}, ("safetensors", "json"), "student", "",
+            "network 'student' of job {} gives 5 classes; the data set has 10",
         ),
         (
             {**RESNET8, "wrapper": {"method": "nckd", "fields": {}}}, ("safetensors", "json"), "student", "",
