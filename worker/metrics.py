@@ -27,9 +27,9 @@ _step_seconds = Counter(
     "retort_worker_steps_seconds", "Seconds between the reports of those steps, evaluations within them included.",
     registry=registry,
 )  # fmt: skip
-_images_per_second = Gauge(
-    "retort_worker_images_per_second", "Images that the running phase trains on a second, as the engine last reported;"
-    " 0 when none runs.", registry=registry,
+_examples_per_second = Gauge(
+    "retort_worker_examples_per_second",
+    "Examples that the running phase trains on a second, as the engine last reported; 0 when none runs.", registry=registry,
 )  # fmt: skip
 _events = Counter("retort_worker_events", "Events written into jobs' event logs.", registry=registry)
 _files = Counter(
@@ -67,7 +67,7 @@ def count_attempt(outcome: str, cause: str | None = None) -> None:
     """Count an attempt that ended, by the job's state or `abandoned`; from now on nothing trains."""
     global _last
     _attempts.labels(outcome, label_of(cause)).inc()
-    _images_per_second.set(0)
+    _examples_per_second.set(0)
     _last = None
 
 
@@ -85,7 +85,7 @@ def count_steps(progress: Progress) -> None:
     global _last
     now = time.monotonic()
     if progress.examples_per_second is not None:
-        _images_per_second.set(progress.examples_per_second)
+        _examples_per_second.set(progress.examples_per_second)
     if progress.step is None:
         return
     if _last and _last[:2] == (progress.phase, progress.network) and progress.step > _last[2]:

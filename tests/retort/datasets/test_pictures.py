@@ -61,7 +61,7 @@ def test_streamed_images_are_those_in_memory_to_the_bit(tmp_path: Path, monkeypa
         assert isinstance(there, StreamedSplit)
         assert len(here) == len(there)
         order = torch.randperm(len(here), generator=torch.Generator().manual_seed(1)).repeat(2)
-        assert torch.equal(here.inputs(order), there.images(order))
+        assert torch.equal(here.inputs(order), there.inputs(order))
         assert torch.equal(here.targets, there.targets)
 
 
@@ -102,7 +102,7 @@ def test_threads_may_read_one_split_together(tmp_path: Path) -> None:
     wanted = split.inputs(torch.arange(len(split)))
     orders = [torch.randperm(len(split), generator=torch.Generator().manual_seed(seed)) for seed in range(12)]
     with ThreadPoolExecutor(4) as readers:
-        for order, found in zip(orders, readers.map(split.images, orders), strict=True):
+        for order, found in zip(orders, readers.map(split.inputs, orders), strict=True):
             assert torch.equal(found, wanted[order])
 
 

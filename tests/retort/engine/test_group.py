@@ -184,10 +184,11 @@ def test_three_processes_read_a_network_as_one_does(tmp_path):
 @pytest.mark.parametrize(
     ("training", "sentence"),
     [
-        ({"batch_size": 2}, "batch_size is 2; each of 4 processes needs an image at least"),
+        ({"batch_size": 2}, "batch_size is 2; each of 4 processes needs an example at least"),
         (
             {"on_out_of_memory": "accumulate"},
-            "on_out_of_memory is accumulate, which one process alone can do; give the number of parts as accumulate",
+            "on_out_of_memory is accumulate, which one process alone can do; give the number of micro-batches as "
+            "gradient_accumulation",
         ),
     ],
 )

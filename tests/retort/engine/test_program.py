@@ -135,7 +135,7 @@ def test_best_is_chosen_on_validation_and_the_report_tells_best_and_last(finishe
     assert "test.agreement" not in by_name["teacher"]["test"]["best"]
     assert by_name["nckd"]["role"] == "student"
     assert by_name["baseline"]["role"] == "baseline"
-    assert by_name["kd"]["collapse"].keys() == {"nc1", "nc2_norms", "nc2_angles", "nc3"}
+    assert by_name["kd"]["diagnostics"].keys() == {"nc1", "nc2_norms", "nc2_angles", "nc3"}
 
 
 def test_the_report_tells_agreement_calibration_and_classes_of_what_is_shipped(finished):

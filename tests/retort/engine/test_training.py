@@ -115,8 +115,8 @@ def without_batch_norm(network: Network) -> None:
 def test_a_batch_in_parts_has_the_gradients_of_the_whole(tmp_path, monkeypatch):
     build = initialised
 
-    def build_plain(architecture, seed, facts):
-        network = build(architecture, seed, facts)
+    def build_plain(*arguments):
+        network = build(*arguments)
         without_batch_norm(network)
         return network
 
@@ -142,9 +142,8 @@ def test_what_needs_the_whole_batch_refuses_parts(method, training):
 
 
 def test_parts_of_one_image_are_refused():
-    with pytest.raises(
-        ValidationError, match="accumulate is 20; each part of a batch of 32 must hold 2 images at least"
-    ):
+    sentence = "gradient_accumulation is 20; each micro-batch of a batch of 32 needs at least 2 examples"
+    with pytest.raises(ValidationError, match=sentence):
         Recipe.model_validate(recipe_of(KD, gradient_accumulation=20))
 
 
@@ -173,7 +172,7 @@ def test_a_batch_that_does_not_fit_says_which_would(limit, found, tmp_path, monk
     with pytest.raises(MemoryExhausted) as caught:
         run(recipe, tmp_path / "run")
     said = str(caught.value)
-    assert said.startswith("the device's memory ran out: 32 images of a batch do not fit at once, ")
+    assert said.startswith("the device's memory ran out: 32 examples of a batch do not fit at once, ")
     told = said.rpartition(", ")[2]
     if limit == 1:
         assert told == found
@@ -190,7 +189,7 @@ def test_a_batch_that_does_not_fit_is_computed_in_parts_if_the_recipe_says_so(tm
     found = run(recipe, tmp_path / "found", tmp_path / "store")
     assert found.digest() == wanted.digest()
     assert [text.partition(";")[2] for text in found.warnings()] == [
-        " each is computed in 2 parts", " each is computed in 4 parts"
+        " each is computed in 2 micro-batches", " each is computed in 4 micro-batches"
     ]  # fmt: skip
 
 

@@ -328,15 +328,6 @@ def test_it_needs_no_torch(environment: Environment, nowhere: str) -> None:
     assert [finding["name"] for finding in said["checks"]] == NAMES
 
 
-def test_where_the_client_alone_is_installed_the_service_is_looked_at(environment: Environment, nowhere: str) -> None:
-    environment()
-    servers = {"sqlalchemy", "alembic", "celery", "kombu", "fastapi", "starlette", "pydantic_settings", "structlog"}
-    said = json.loads(run_without(TORCH | servers, EXAMINE))
-    assert [(finding["name"], finding["status"]) for finding in said["checks"]] == [
-        ("versions", "ok"), ("settings", "warn"), ("service", "fail"),
-    ]  # fmt: skip
-
-
 EXAMINE = """
 import sys
 from retort.cli.main import app
