@@ -89,14 +89,14 @@ def attempt(recipe: dict, directory: Path, interrupt: Interrupt | None = None) -
 
 def runs_out_before(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let memory run out in a student's step of that number."""
-    compute = Trainer._compute_step
+    compute = Trainer.compute_step
 
     def limited(self, epoch, loaded):
         if self.train_states[0].name == "student" and self.step == step:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         compute(self, epoch, loaded)
 
-    monkeypatch.setattr(Trainer, "_compute_step", limited)
+    monkeypatch.setattr(Trainer, "compute_step", limited)
 
 
 def test_memory_that_runs_out_in_the_first_batch_is_the_recipes_fault_and_later_it_is_not(tmp_path, monkeypatch):
@@ -106,7 +106,7 @@ def test_memory_that_runs_out_in_the_first_batch_is_the_recipes_fault_and_later_
         code, said = attempt(recipe, tmp_path / "first")
         assert (code, said) == (
             OUT_OF_MEMORY,
-            "the device's memory ran out: 32 images of a batch do not fit at once, not even 2 do",
+            "the device's memory ran out: 32 examples of a batch do not fit at once, not even 2 do",
         )
     with monkeypatch.context() as patch:
         runs_out_before(3, patch)
@@ -118,7 +118,7 @@ def test_memory_that_runs_out_in_the_first_batch_is_the_recipes_fault_and_later_
 def test_a_batch_that_fitted_before_the_checkpoint_is_not_the_recipes_fault_after_it(tmp_path, monkeypatch):
     recipe, interrupt = recipe_of({"name": "kd"}), Interrupt()
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_say_progress", lambda self: self.step == 2 and interrupt.set())
+        patch.setattr(Trainer, "_write_progress", lambda self: self.step == 2 and interrupt.set())
         patch.setattr(EventLog, "progress_is_due", lambda self: True)
         attempt(recipe, tmp_path / "a", interrupt)
     runs_out_before(2, monkeypatch)
