@@ -72,7 +72,7 @@ class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _read_and_find(
-    network: Network, wanted: Collection[str], images: Tensor
+    network: Network, wanted: Collection[str], sample: Tensor
 ) -> tuple[Outputs, list[tuple[str, str]], list[str]]:
     """Its outputs; (convolution, batch norm) to fold, and activations that may work in place, by name.
 
@@ -103,7 +103,7 @@ def _read_and_find(
         if type(module) in (nn.Conv2d, nn.BatchNorm2d) or isinstance(module, ACTIVATIONS)
     ]
     with _Uses() as uses:
-        outputs = network.read(images, wanted)
+        outputs = network.read(sample, wanted)
     for hook in hooks:
         hook.remove()
     shown = set(map(id, _tensors(outputs)))
