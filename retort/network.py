@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from retort.architecture import Input
+from retort.input import Input
 from retort.outputs import Outputs
 
 Form = Literal["channels_first", "channels_last", "tokens"]

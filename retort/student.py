@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from retort.architecture import Input
 from retort.architectures import ARCHITECTURES
 from retort.dataset import DataFacts
+from retort.input import Input
 from retort.method import Wrapper
 from retort.methods import METHODS
 from retort.spec import Spec

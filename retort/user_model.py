@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from retort.architecture import Card, Input
+from retort.architecture import Card
+from retort.input import Input
 from retort.spec import Spec
 
 ONNX = "onnx"

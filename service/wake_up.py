@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LOOK = "retort.look"
 """Name of the task."""
 ANSWER_SECONDS = 1.0
-"""How long a broker may take to answer before it counts as unreachable."""
+"""Seconds within which a broker must answer to count as reachable."""
 IMPATIENT = {
     "socket_connect_timeout": ANSWER_SECONDS,
     "socket_timeout": ANSWER_SECONDS,
@@ -34,7 +34,7 @@ IMPATIENT = {
 PAUSE_SECONDS = 0.02
 """Between two messages: hundreds of jobs a second need fewer messages than that."""
 MOST_WAITING = 100
-"""How many messages wait to be sent at most; so many workers are awake by then."""
+"""Most messages that wait to be sent; so many workers are awake by then."""
 WAKES = "wakes"
 """Marks a session that wakes the workers when it commits."""
 

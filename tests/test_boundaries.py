@@ -7,10 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 from typing import Any
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -108,6 +110,14 @@ def needed_by(package: str) -> set[str]:
         left += [re.split(r"[^\w.-]", entry)[0] for entry in requires if "extra ==" not in entry]
     brought = packages_distributions()
     return {top for top, by in brought.items() if {re.sub(r"[-_.]+", "-", each).lower() for each in by} & seen}
+
+
+@pytest.mark.parametrize("for_types", [False, True], ids=["at run time", "types too"])
+def test_no_files_import_each_other_in_a_circle(for_types: bool) -> None:
+    graph = grimp.build_graph(
+        "retort", "service", "worker", exclude_type_checking_imports=not for_types, cache_dir=None
+    )
+    TopologicalSorter({name: graph.find_modules_directly_imported_by(name) for name in graph.modules}).prepare()
 
 
 # One new file

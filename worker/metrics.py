@@ -29,8 +29,9 @@ _step_seconds = Counter(
 )  # fmt: skip
 _examples_per_second = Gauge(
     "retort_worker_examples_per_second",
-    "Examples that the running phase trains on a second, as the engine last reported; 0 when none runs.", registry=registry,
-)  # fmt: skip
+    "Examples that the running phase trains on a second, as the engine last reported; 0 when none runs.",
+    registry=registry,
+)
 _events = Counter("retort_worker_events", "Events written into jobs' event logs.", registry=registry)
 _files = Counter(
     "retort_worker_stored_files", "Files stored in the database, by what they are.", ("what",), registry=registry

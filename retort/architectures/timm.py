@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from retort.architecture import Architecture, Input
+from retort.architecture import Architecture
+from retort.input import Input
 
 if TYPE_CHECKING:
     from torch import nn

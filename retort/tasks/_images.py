@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, ClassVar
 
-from retort.architecture import Architecture, Card, Input
+from retort.architecture import Architecture, Card
 from retort.augmentation import Augmentation
 from retort.dataset import DataFacts, ImageFacts
+from retort.input import Input
 from retort.outputs import READS, Read
 from retort.task import Task
 from retort.view import View, ViewBatch

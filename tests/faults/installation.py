@@ -324,14 +324,14 @@ class Installation:
         time.sleep(0.1)
 
     @contextmanager
-    def bells_lost(self) -> Iterator[None]:
+    def wake_ups_lost(self) -> Iterator[None]:
         (self.control / "lose").touch()
         try:
             yield
         finally:
             (self.control / "lose").unlink()
 
-    def api_dies_at_next_bell(self) -> None:
+    def api_dies_at_next_wake_up(self) -> None:
         (self.control / "die").touch()
 
     def deliver_again(self, times: int) -> None:

@@ -29,7 +29,7 @@ from tests.faults import stand_in
 from tests.faults.installation import PAIRS, Installation, fresh_folder, remove
 from tests.faults.owners import Owner
 from tests.faults.troubles import Troubles
-from tests.faults.watch import Line, Watcher, check_diary
+from tests.faults.watch import Line, Watcher, check_event_log
 from tests.retort.engine.forks import Engine
 from tests.servers import wait_until
 from worker.workspace import sweep_folders
@@ -128,7 +128,7 @@ def run(plan: Plan, folder: Path, say: Any = None) -> Outcome:
             violations.append(f"workers that were asked to stop ended with {codes}")
         violations += [*watcher.violations, *(said for owner in owners for said in owner.violations)]
         with installation.here():
-            violations += check(installation, owners, watcher.diaries)
+            violations += check(installation, owners, watcher.event_logs)
             figures = _figures(plan, installation, owners, watcher, troubles, wall_seconds)
         installation.kill_api()
         if left := installation.processes():
@@ -170,7 +170,7 @@ def _wait_for_the_end(
     return [f"after {plan.patience_seconds:g} calm seconds the jobs are {dict(states)}"]
 
 
-def check(installation: Installation, owners: Sequence[Owner], diaries: dict[str, list[Line]]) -> list[str]:
+def check(installation: Installation, owners: Sequence[Owner], event_logs: dict[str, list[Line]]) -> list[str]:
     """All that must hold at the end, when nothing runs any more but the database."""
     wrong: list[str] = []
     accepted = {job_id: owner for owner in owners for job_id in owner.accepted.values()}
@@ -184,27 +184,27 @@ def check(installation: Installation, owners: Sequence[Owner], diaries: dict[str
     for job_id, job in jobs.items():
         owner = accepted.get(job_id)
         wished = owner.wished_of.get(job_id, set()) if owner else set()
-        wrong += [f"job {job_id}: {said}" for said in check_diary(job.state, job.fence, diaries[job_id])]
-        wrong += [f"job {job_id}: {said}" for said in _check_end(job, diaries[job_id], wished)]
+        wrong += [f"job {job_id}: {said}" for said in check_event_log(job.state, job.fence, event_logs[job_id])]
+        wrong += [f"job {job_id}: {said}" for said in _check_end(job, event_logs[job_id], wished)]
     if installation.engine == "stand_in":
         for job_id, job in jobs.items():
             if job.state is State.succeeded and job_id in accepted:
                 stopped = "stop" in accepted[job_id].wished_of.get(job_id, ())
-                said = _check_stand_in(job, accepted[job_id].recipe_of[job_id], diaries[job_id], stopped)
+                said = _check_stand_in(job, accepted[job_id].recipe_of[job_id], event_logs[job_id], stopped)
                 wrong += [f"job {job_id}: {what}" for what in said]
     else:
-        wrong += _check_real(installation, jobs, accepted, diaries)
+        wrong += _check_real(installation, jobs, accepted, event_logs)
     return wrong + _check_left(installation)
 
 
-def _check_end(job: JobRow, diary: Sequence[Line], wished: set[str]) -> list[str]:
+def _check_end(job: JobRow, event_log: Sequence[Line], wished: set[str]) -> list[str]:
     """Whether its end is one that its story allows."""
     wrong = []
     if job.state not in TERMINAL or job.lease_owner is not None or job.lease_ends is not None or job.ended_at is None:
         wrong.append(f"it is {job.state.value}, leased to {job.lease_owner}, ended at {job.ended_at}")
     if job.state is State.cancelled and not wished & {"cancel", "stop"}:
         wrong.append("it is cancelled and nobody wished that")
-    for line in diary:
+    for line in event_log:
         if line.data.get("fault") == "service":
             wrong.append(f"the worker failed in event {line.number}: {line.data}")
     if job.state is State.failed and job.attempt < job.max_attempts:
@@ -212,10 +212,10 @@ def _check_end(job: JobRow, diary: Sequence[Line], wished: set[str]) -> list[str
     return wrong
 
 
-def _check_stand_in(job: JobRow, asked: dict[str, Any], diary: Sequence[Line], stopped: bool) -> list[str]:
+def _check_stand_in(job: JobRow, asked: dict[str, Any], event_log: Sequence[Line], stopped: bool) -> list[str]:
     """Whether it shipped what an undisturbed run of its recipe ships, and told the same."""
     seed, steps = asked["training"]["data_seed"], asked["training"]["epochs"]
-    said = {line.body["step"]: line.body["values"] for line in diary if line.kind == "metrics"}
+    said = {line.body["step"]: line.body["values"] for line in event_log if line.kind == "metrics"}
     done = max(said, default=0)
     wrong = []
     if done != steps and not stopped:
@@ -225,12 +225,12 @@ def _check_stand_in(job: JobRow, asked: dict[str, Any], diary: Sequence[Line], s
     wanted = {step: stand_in.metrics(seed, step)["values"] for step in range(1, done + 1)}
     if said != wanted:
         missing = sorted(wanted.keys() - said.keys())
-        wrong.append(f"its diary lacks the steps {missing}" if missing else "its metrics are not its steps'")
+        wrong.append(f"its event log lacks the steps {missing}" if missing else "its metrics are not its steps'")
     return wrong
 
 
 def _check_real(
-    installation: Installation, jobs: dict[str, JobRow], accepted: dict[str, Owner], diaries: dict[str, list[Line]]
+    installation: Installation, jobs: dict[str, JobRow], accepted: dict[str, Owner], event_logs: dict[str, list[Line]]
 ) -> list[str]:
     """Whether every job ended with the bits of an undisturbed run of its recipe, and said the same."""
     wrong: list[str] = []
@@ -247,7 +247,7 @@ def _check_real(
         bits, told = undisturbed[name]
         if _digests(job_id) != bits:
             wrong.append(f"job {job_id} shipped other bits than an undisturbed run")
-        said = {line.key: (line.kind, line.body["values"]) for line in diaries[job_id] if line.key is not None}
+        said = {line.key: (line.kind, line.body["values"]) for line in event_logs[job_id] if line.key is not None}
         if said != told:
             differing = sorted(str(key) for key in told.keys() ^ said.keys())
             wrong.append(f"job {job_id} told another story than an undisturbed run: {differing or 'other values'}")
@@ -293,9 +293,9 @@ def _check_left(installation: Installation) -> list[str]:
 def _figures(
     plan: Plan, installation: Installation, owners: Sequence[Owner], watcher: Watcher, troubles: Troubles, wall: float
 ) -> dict[str, Any]:
-    kinds = Counter(line.kind for diary in watcher.diaries.values() for line in diary)
+    kinds = Counter(line.kind for event_log in watcher.event_logs.values() for line in event_log)
     causes = Counter(
-        line.data["cause"] for diary in watcher.diaries.values() for line in diary if line.data.get("cause")
+        line.data["cause"] for event_log in watcher.event_logs.values() for line in event_log if line.data.get("cause")
     )
     figures = {
         "plan": asdict(plan),

@@ -22,7 +22,7 @@ from service.jobs.models import JobRow as Row
 from service.jobs.models import State
 from tests.faults.installation import Installation, Worker, fresh_folder, remove
 from tests.faults.scenario import recipe
-from tests.faults.test_gone import diary, wait_for_end
+from tests.faults.test_gone import event_log, wait_for_end
 from tests.faults.watch import Line
 from tests.retort.engine.forks import Engine
 from tests.servers import wait_until
@@ -83,7 +83,7 @@ def said(lines: list[Line]) -> dict[str | None, tuple[str, dict[str, float]]]:
 
 
 def epoch_reached(installation: Installation, job: JobInfo) -> int:
-    lines = diary(installation, job.id)
+    lines = event_log(installation, job.id)
     return max((line.body["epoch"] or 0 for line in lines if line.body.get("phase") == "distilling"), default=0)
 
 
@@ -108,7 +108,7 @@ def test_another_worker_goes_on_to_the_same_bits(
         assert owner.process.wait(30) == 0
     wait_for_end(client, job, 240)
     installation.mend()
-    lines = diary(installation, job.id)
+    lines = event_log(installation, job.id)
     assert len(claims(lines)) >= 2
     assert {line.attempt for line in lines if line.body.get("phase") == "teaching"} == {1}, "it was taught again"
     first = min(
@@ -129,7 +129,7 @@ def _put_back(installation: Installation, job: JobInfo) -> bool:
 def test_what_was_said_while_the_database_was_away_is_not_lost(
     house: tuple[Installation, Retort], undisturbed: Engine
 ) -> None:
-    """For longer than the lease: the checkpoints have got further by then than the diary."""
+    """For longer than the lease: the checkpoints have got further by then than the event log."""
     installation, client = house
     assert installation.postgresql is not None
     job = client.jobs.create(RECIPE, idempotency_key="away")
@@ -138,7 +138,7 @@ def test_what_was_said_while_the_database_was_away_is_not_lost(
     time.sleep(7)
     installation.postgresql.start()
     wait_for_end(client, job, 240)
-    lines = diary(installation, job.id)
+    lines = event_log(installation, job.id)
     assert len(claims(lines)) >= 2
     assert said(lines) == records(undisturbed.events())
     assert digests(client, job, installation.folder) == undisturbed.digests()

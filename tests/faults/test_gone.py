@@ -20,7 +20,7 @@ from service.jobs.models import JobRow as Row
 from tests.faults import stand_in
 from tests.faults.installation import HOUR, Installation, fresh_folder, remove
 from tests.faults.scenario import recipe
-from tests.faults.watch import LINE, Line, check_diary
+from tests.faults.watch import LINE, Line, check_event_log
 from tests.servers import wait_until
 
 pytestmark = pytest.mark.server
@@ -73,20 +73,20 @@ def wait_for_end(client: Retort, job: JobInfo, seconds: float = 120) -> None:
     assert client.jobs.get(job.id).state == "succeeded", client.jobs.get(job.id).error
 
 
-def diary(installation: Installation, job_id: str) -> list[Line]:
+def event_log(installation: Installation, job_id: str) -> list[Line]:
     found = select(*LINE).where(EventRow.job_id == job_id).order_by(EventRow.number)
     with installation.here(), reading() as session:
         return [Line(*row) for row in session.execute(found)]
 
 
 def check_whole(installation: Installation, job: JobInfo, seed: int, steps: int) -> None:
-    """Each step is told once, with its own value, and the diary ends as the job did."""
-    lines = diary(installation, job.id)
+    """Each step is told once, with its own value, and the event log ends as the job did."""
+    lines = event_log(installation, job.id)
     said = [(line.body["step"], line.body["values"]) for line in lines if line.kind == "metrics"]
     assert said == [(step, stand_in.metrics(seed, step)["values"]) for step in range(1, steps + 1)]
     with installation.here(), reading() as session:
         row = session.get_one(Row, job.id)
-    assert check_diary(row.state, row.fence, lines) == []
+    assert check_event_log(row.state, row.fence, lines) == []
 
 
 @pytest.mark.parametrize("seconds", [4, pytest.param(600, marks=[pytest.mark.long, pytest.mark.longest])])
@@ -111,7 +111,7 @@ def test_without_redis_jobs_are_accepted_and_run(service: Service, seconds: floa
         assert not installation.said("the worker failed")
 
 
-def test_bells_are_heard_again_once_redis_is_back(service: Service) -> None:
+def test_wake_ups_are_heard_again_once_redis_is_back(service: Service) -> None:
     with service(look_seconds=300, lease_seconds=30) as (installation, client):
         assert installation.redis is not None
         wait_until(lambda: installation.said(" ready."), "the worker is ready")
@@ -177,7 +177,7 @@ def test_a_worker_that_slept_past_its_lease_writes_nothing_more(service: Service
         wait_until(lambda: "abandoned: " in sleeper.log.read_text(), "it says so")
         wait_for_end(client, job)
         check_whole(installation, job, 3, 150)
-        lines = diary(installation, job.id)
+        lines = event_log(installation, job.id)
         taken_over = next(line.number for line in lines if line.kind == "requeued")
         assert 1 not in {line.attempt for line in lines if line.number > taken_over}
 
@@ -194,7 +194,7 @@ def test_a_job_that_was_taken_from_a_living_worker_is_written_by_the_new_one_alo
         wait_for_end(client, job)
         check_whole(installation, job, 5, 80)
         assert installation.said("abandoned: ") == 1
-        lines = diary(installation, job.id)
+        lines = event_log(installation, job.id)
         taken_over = next(line.number for line in lines if line.kind == "requeued")
         assert 1 not in {line.attempt for line in lines if line.number > taken_over}
 

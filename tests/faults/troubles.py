@@ -93,20 +93,20 @@ def kill_api(troubles: Troubles) -> None:
     troubles.installation.kill_api()
 
 
-def api_dies_before_the_bell(troubles: Troubles) -> None:
+def api_dies_before_the_wake_up(troubles: Troubles) -> None:
     (troubles.installation.control / "die").touch()
 
 
-def bells_lost(troubles: Troubles) -> None:
-    with troubles.installation.bells_lost():
+def wake_ups_lost(troubles: Troubles) -> None:
+    with troubles.installation.wake_ups_lost():
         time.sleep(troubles.chance.uniform(0.2, 1))
 
 
-def bells_again(troubles: Troubles) -> None:
+def wake_ups_again(troubles: Troubles) -> None:
     troubles.installation.deliver_again(troubles.chance.randint(2, 20))
 
 
-def bells_an_hour_later(troubles: Troubles) -> None:
+def wake_ups_an_hour_later(troubles: Troubles) -> None:
     """The database's clock moves on, so that every lease ends too."""
     troubles.installation.move_clock(HOUR)
     troubles.installation.deliver_again(3)
@@ -166,8 +166,8 @@ def lock_file(troubles: Troubles) -> None:
 EVERYWHERE: dict[str, Trouble] = {
     function.__name__: function
     for function in (
-        kill_worker, kill_engine, suspend_worker, stop_worker, kill_api, api_dies_before_the_bell, bells_lost,
-        bells_again, bells_an_hour_later,
+        kill_worker, kill_engine, suspend_worker, stop_worker, kill_api, api_dies_before_the_wake_up, wake_ups_lost,
+        wake_ups_again, wake_ups_an_hour_later,
     )
 }  # fmt: skip
 WITH_SERVERS: dict[str, Trouble] = {

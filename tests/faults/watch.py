@@ -63,7 +63,7 @@ class Watcher:
 
     def __init__(self, engine: Engine) -> None:
         self.violations: list[str] = []
-        self.diaries: dict[str, list[Line]] = defaultdict(list)
+        self.event_logs: dict[str, list[Line]] = defaultdict(list)
         self.rows: dict[str, Any] = {}
         self._doubled: dict[tuple[str, str], tuple[float, float]] = {}
         """The ends of the leases of two jobs with one holder, when they were first seen."""
@@ -143,10 +143,10 @@ class Watcher:
         if now.next_event < before.next_event:
             self._object(now.id, f"lost events: {before.next_event - 1} were there, {now.next_event - 1} are")
         if before.state in TERMINAL and now.next_event != before.next_event:
-            self._object(now.id, f"had ended as {before.state.value} and its diary went on")
+            self._object(now.id, f"had ended as {before.state.value} and its event log went on")
 
     def _read_news(self, connection: Connection, row: Any) -> None:
-        known = self.diaries[row.id]
+        known = self.event_logs[row.id]
         if row.next_event - 1 == len(known):
             return
         found = select(*LINE).where(EventRow.job_id == row.id, EventRow.number > len(known)).order_by(EventRow.number)
@@ -162,26 +162,26 @@ class Watcher:
             self.violations.append(said)
 
 
-def check_diary(state: State, fence: int, diary: Sequence[Line]) -> list[str]:
-    """What is wrong with the diary of a job that has ended."""
+def check_event_log(state: State, fence: int, event_log: Sequence[Line]) -> list[str]:
+    """What is wrong with the event log of a job that has ended."""
     wrong: list[str] = []
-    if [line.number for line in diary] != list(range(1, len(diary) + 1)):
+    if [line.number for line in event_log] != list(range(1, len(event_log) + 1)):
         wrong.append("its events have gaps or repeats")
-    ends = [line for line in diary if line.kind in ENDINGS]
-    if len(ends) != 1 or diary[-1] is not ends[0] or ends[0].kind != state.value:
-        wrong.append(f"it is {state.value} and its diary ends with {[line.kind for line in diary[-4:]]}")
-    keys = [line.key for line in diary if line.key is not None]
+    ends = [line for line in event_log if line.kind in ENDINGS]
+    if len(ends) != 1 or event_log[-1] is not ends[0] or ends[0].kind != state.value:
+        wrong.append(f"it is {state.value} and its event log ends with {[line.kind for line in event_log[-4:]]}")
+    keys = [line.key for line in event_log if line.key is not None]
     if len(set(keys)) != len(keys):
         wrong.append("a record is there twice")
-    return wrong + _check_claims(fence, diary)
+    return wrong + _check_claims(fence, event_log)
 
 
-def _check_claims(last_fence: int, diary: Sequence[Line]) -> list[str]:
+def _check_claims(last_fence: int, event_log: Sequence[Line]) -> list[str]:
     """Whether each claim has its own, rising fence, and all that follows it until it is left is the holder's."""
     wrong: list[str] = []
     claim: Line | None = None
     held = False
-    for line in diary:
+    for line in event_log:
         if line.kind == "claimed":
             if claim is not None and line.data["fence"] <= claim.data["fence"]:
                 wrong.append(f"event {line.number} claims under a fence that is not above {claim.data['fence']}")

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retort.architecture import Input
 from retort.architectures import ARCHITECTURES
+from retort.input import Input
 from retort.network import Layout, Network
 
 PLAIN = Input(size=0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

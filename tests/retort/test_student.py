@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from retort.architecture import Input
 from retort.architectures import ARCHITECTURES
 from retort.dataset import ImageClassFacts
 from retort.exports.safetensors import Safetensors
+from retort.input import Input
 from retort.method import Wrapper
 from retort.methods.nckd import PrototypeClassifier
 from retort.network import Network

@@ -10,8 +10,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from retort.architecture import Input
 from retort.dataset import ImageClassFacts
+from retort.input import Input
 from retort.task import ModelTrial, TaskError
 from retort.tasks.classification.reordering import reorder
 from retort.user_model import class_order, class_sentence

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from retort.architecture import Input
 from retort.architectures import ARCHITECTURES, CARDS, FAMILIES
 from retort.engine.cards import card_of, cards_of, find_head
+from retort.input import Input
 from retort.network import Network
 
 MEASURED = ("timm", "torchvision")

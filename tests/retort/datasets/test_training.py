@@ -18,7 +18,7 @@ from tests.retort.datasets.published import mit67
 
 
 def run(folder: Path, directory: Path, **dataset: object) -> tuple[int, list[str], str]:
-    """The exit code, the texts of the diary, and the student's sha256 if there is one."""
+    """The exit code, the texts of the event log, and the student's sha256 if there is one."""
     training = {"epochs": 2, "batch_size": 16, "precision": "float32", "threads": 1}
     recipe = {
         "dataset": {"name": "mit67", "path": str(folder), "image_size": 16} | dataset,

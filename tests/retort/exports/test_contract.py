@@ -15,13 +15,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from retort.architecture import Input
 from retort.architectures import ARCHITECTURES
 from retort.dataset import ImageClassFacts
 from retort.export import Export
 from retort.exports import EXPORTS
 from retort.exports.onnx import Onnx
 from retort.exports.safetensors import Safetensors
+from retort.input import Input
 from retort.methods.nckd import PrototypeClassifier
 from retort.network import Network
 from retort.student import describe, load_student

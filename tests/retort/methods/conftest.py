@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from retort.architecture import Input
 from retort.architectures import ARCHITECTURES, CARDS
 from retort.dataset import ImageClassFacts
 from retort.engine.networks import freeze
 from retort.engine.students import StudentFactory, make_student_state, phase_train_state
 from retort.images.views import DrawContext, make
+from retort.input import Input
 from retort.method import Batch, MethodError, Setup
 from retort.recipe import SGD, Student, Training
 from retort.tasks import TASKS

@@ -57,7 +57,7 @@ from service.jobs.service import wish
 from service.kinds import EFFECTS
 from service.projects.models import ProjectRow
 from service.workers.repository import Machine
-from tests.faults.watch import Watcher, check_diary
+from tests.faults.watch import Watcher, check_event_log
 from tests.servers import wait_until
 from tests.service.rows import RECIPE, add_job, add_project
 
@@ -707,7 +707,7 @@ def crowd(database_url: str, *, workers: int, jobs: int, seconds: float, seed: i
     assert watcher.violations == []
     for job_id in people.job_ids:
         row = watcher.rows[job_id]
-        assert check_diary(row.state, row.fence, watcher.diaries[job_id]) == []
+        assert check_event_log(row.state, row.fence, watcher.event_logs[job_id]) == []
     return people
 
 

@@ -115,12 +115,12 @@ def test_what_is_deleted_after_it_was_looked_at_is_told_at_once(
 ) -> None:  # fmt: skip
     real = service.recipes.service.check_recipe
 
-    def examine(project_id: str, body: Any) -> Any:
+    def check_and_look(project_id: str, body: Any) -> Any:
         found = real(project_id, body)
         assert used_by(bearing(key), things, kind) == []
         return found
 
-    monkeypatch.setattr("service.recipes.service.check_recipe", examine)
+    monkeypatch.setattr("service.recipes.service.check_recipe", check_and_look)
     answer = client.post(path, json=naming(recipe, things, kind))
     assert answer.status_code == 422, answer.text
     words = "data set" if kind == "dataset" else kind

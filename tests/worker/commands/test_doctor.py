@@ -37,7 +37,7 @@ NAMES = [
 ]  # fmt: skip
 
 
-def examined(*words: str) -> tuple[int, Findings]:
+def checked(*words: str) -> tuple[int, Findings]:
     """Exit code and findings by name; what is said to people and to programs agrees."""
     runner = CliRunner()
     as_json: Result = runner.invoke(app, ["doctor", "--json", *words])
@@ -68,7 +68,7 @@ def test_all_is_well(service: Service, environment: Environment, tmp_path: Path)
     environment(database_url=service.database_url, data_roots=tmp_path / "images")
     add_worker(seconds_ago=2)
     try:
-        code, found = examined()
+        code, found = checked()
         result = CliRunner().invoke(app, ["doctor"])
     finally:
         with transaction() as session:
@@ -90,7 +90,7 @@ def test_the_other_pair_is_well_too(
     postgresql_database: str, redis_broker: str, environment: Environment, nowhere: str
 ) -> None:
     environment(database_url=f"{postgresql_database}?application_name=hidden", broker_url=redis_broker)
-    code, found = examined()
+    code, found = checked()
     assert code == 1
     wrong = {name: finding["status"] for name, finding in found.items() if finding["status"] != "ok"}
     assert wrong == {"workers": "warn", "service": "fail"}
@@ -108,7 +108,7 @@ def test_a_clock_that_is_off_is_told_by_how_much(
 ) -> None:
     environment(database_url=postgresql_database)
     monkeypatch.setattr("service.db.clock_offset_seconds", 90.0)
-    found = examined()[1]["clock"]
+    found = checked()[1]["clock"]
     assert found["status"] == "warn"
     assert found["found"].endswith(" s behind the database's")
     assert 88 < float(found["found"].split()[0]) < 92
@@ -122,7 +122,7 @@ def test_servers_that_are_down_are_told_without_their_passwords(
         broker_url="redis://:pass-word@127.0.0.1:1/0",
     )
     monkeypatch.setenv("RETORT_URL", "http://me:pass-word@127.0.0.1:1")
-    code, found = examined()
+    code, found = checked()
     assert code == 1
     assert found["database"]["status"] == "fail"
     assert found["database"]["found"].startswith("postgresql+psycopg://me:***@127.0.0.1:1/none cannot be used: ")
@@ -143,7 +143,7 @@ def test_servers_that_are_down_are_told_without_their_passwords(
 )
 def test_a_database_that_is_none(environment: Environment, nowhere: str, url: str, said: str) -> None:
     environment(database_url=url)
-    code, found = examined()
+    code, found = checked()
     assert (code, found["database"]["status"]) == (1, "fail")
     assert said in found["database"]["found"]
     assert not Path("/nowhere").exists()
@@ -152,12 +152,12 @@ def test_a_database_that_is_none(environment: Environment, nowhere: str, url: st
 def test_a_file_that_is_no_database(environment: Environment, nowhere: str, tmp_path: Path) -> None:
     (tmp_path / "retort.db").write_text("something else, but long enough to be looked at" * 100)
     environment(database_url=f"sqlite:///{tmp_path / 'retort.db'}")
-    assert examined()[1]["database"]["found"].endswith("cannot be used: file is not a database")
+    assert checked()[1]["database"]["found"].endswith("cannot be used: file is not a database")
 
 
 def test_a_database_that_was_not_migrated(database: str, nowhere: str) -> None:
     downgrade(get_engine())
-    code, found = examined()
+    code, found = checked()
     assert code == 1
     assert found["database"]["status"] == "fail"
     assert found["database"]["found"].endswith(f" stands at migration none; {head()} is wanted")
@@ -169,7 +169,7 @@ def test_a_database_that_was_not_migrated(database: str, nowhere: str) -> None:
 def test_nobody_works(database: str, nowhere: str) -> None:
     add_worker(seconds_ago=7300)
     add_job(add_project())
-    found = examined()[1]["workers"]
+    found = checked()[1]["workers"]
     assert (found["status"], found["found"]) == (
         "warn", "none is alive, the last was seen 2 h 01 min ago; 1 job waits",
     )  # fmt: skip
@@ -177,7 +177,7 @@ def test_nobody_works(database: str, nowhere: str) -> None:
 
 def test_storage_that_is_none(sqlite_database: str, environment: Environment, nowhere: str) -> None:
     environment(database_url=sqlite_database, storage_url="file:///proc/retort")
-    code, found = examined()
+    code, found = checked()
     assert (code, found["storage"]["status"]) == (1, "fail")
     assert found["storage"]["found"].startswith("/proc/retort takes no file: ")
 
@@ -201,28 +201,28 @@ def test_room_is_measured_against_what_is_left_alone_and_what_jobs_need(
 ) -> None:
     free = shutil.disk_usage(tmp_path).free
     environment(database_url=sqlite_database, disk_reserve_bytes=2 * free)
-    found = examined()[1]["storage"]
+    found = checked()[1]["storage"]
     assert (found["status"], found["advice"]) == ("fail", "Make room: no worker begins a job here.")
     environment(database_url=sqlite_database, disk_reserve_bytes=free // 2)
-    assert examined()[1]["storage"]["status"] == "ok"
+    assert checked()[1]["storage"]["status"] == "ok"
     job_id = add_job(add_project())
     with transaction() as session:
         session.execute(update(JobRow).where(JobRow.id == job_id).values(needs_disk_bytes=free))
-    found = examined()[1]["storage"]
+    found = checked()[1]["storage"]
     assert found["status"] == "warn"
     assert "; a job that waits needs " in found["found"]
 
 
 def test_roots_that_are_not_there(sqlite_database: str, environment: Environment, nowhere: str, tmp_path: Path) -> None:
     environment(database_url=sqlite_database, data_roots=f"{tmp_path}:/nowhere/images")
-    code, found = examined()
+    code, found = checked()
     assert (code, found["data roots"]["status"]) == (1, "fail")
     assert found["data roots"]["found"] == "cannot be read as folders: /nowhere/images"
 
 
 def test_a_setting_that_is_wrong_stops_what_needs_it_alone(environment: Environment, nowhere: str) -> None:
     environment(lease_seconds=-1)
-    code, found = examined()
+    code, found = checked()
     assert (code, [*found]) == (1, ["versions", "settings", "service"])
     assert found["settings"]["found"].startswith("RETORT_LEASE_SECONDS in the environment cannot be used: ")
 
@@ -230,7 +230,7 @@ def test_a_setting_that_is_wrong_stops_what_needs_it_alone(environment: Environm
 @pytest.mark.parametrize("url", ["nonsense", "ftp://127.0.0.1", "http://", "http://127.0.0.1:0"])
 def test_an_address_that_is_none(environment: Environment, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("RETORT_URL", url)
-    code, found = examined()
+    code, found = checked()
     assert (code, found["service"]["status"]) == (1, "fail")
 
 
@@ -279,13 +279,13 @@ def test_what_the_service_answers(
 ) -> None:
     with answering(status, body) as url:
         monkeypatch.setenv("RETORT_URL", url)
-        found = examined()[1]["service"]
+        found = checked()[1]["service"]
     assert (found["status"], said in found["found"]) == (state, True), found
 
 
 def test_a_key_that_does_not_open(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETORT_KEY", "rt_aaaaaaaa_" + "a" * 32)
-    code, found = examined()
+    code, found = checked()
     assert (code, found["key"]["status"]) == (1, "fail")
     assert found["key"]["found"].startswith("the key is unknown, revoked or expired")
     assert found["service"]["status"] == "ok"
@@ -324,11 +324,11 @@ def test_the_driver_is_asked_for_a_gpu(
 
 def test_it_needs_no_torch(environment: Environment, nowhere: str) -> None:
     environment()
-    said = json.loads(run_without(TORCH, EXAMINE))
+    said = json.loads(run_without(TORCH, DOCTOR))
     assert [finding["name"] for finding in said["checks"]] == NAMES
 
 
-EXAMINE = """
+DOCTOR = """
 import sys
 from retort.cli.main import app
 sys.argv = ["retort", "doctor", "--json"]
@@ -346,7 +346,7 @@ def test_a_check_that_fails_itself_does_not_stop_the_others(
         raise RuntimeError("redis://:pass-word@h\nis odd")
 
     monkeypatch.setattr("worker.machine.memory", fail)
-    found = examined()[1]
+    found = checked()[1]
     assert [*found] == NAMES
     assert found["device"]["status"] == "fail"
     assert found["device"]["found"] == "the check itself failed: RuntimeError: redis://:***@h is odd"
