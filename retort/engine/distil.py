@@ -12,14 +12,14 @@ from retort.engine.artifacts import NetworkResult
 from retort.engine.context import RunContext
 from retort.engine.epoch_plan import TrainingExtent
 from retort.engine.evaluate import passes
-from retort.engine.sections import TrainsSections, train_sections
+from retort.engine.sections import SectionRunner, train_sections
 from retort.engine.students import StudentFactory, StudentState, make_student_state
 from retort.engine.train_state import snapshot
 from retort.network import Network
 from retort.outputs import Outputs, Read
 
 
-def distil(context: RunContext, trainer: TrainsSections, teacher: NetworkResult | None) -> list[NetworkResult]:
+def distil(context: RunContext, trainer: SectionRunner, teacher: NetworkResult | None) -> list[NetworkResult]:
     """The students whose training was begun, in the recipe's order. Raises Impossible and NothingToKeep."""
     recipe = context.recipe
     factory = StudentFactory(

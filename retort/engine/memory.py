@@ -17,7 +17,7 @@ from retort.engine.train_state import TrainState
 from retort.recipe import Training
 
 
-class ComputesSteps(Protocol):
+class StepComputer(Protocol):
     """The members of a trainer that are needed here."""
 
     training: Training
@@ -42,7 +42,7 @@ class ComputesSteps(Protocol):
     def warn(self, text: str) -> None: ...
 
 
-def first_step(trainer: ComputesSteps, epoch: int, loaded: LoadedBatch) -> None:
+def first_step(trainer: StepComputer, epoch: int, loaded: LoadedBatch) -> None:
     """Compute the first step, in ever more micro-batches if the recipe allows that.
 
     Raises MemoryExhausted, with the largest batch that fits, where it does not.
@@ -65,7 +65,7 @@ def first_step(trainer: ComputesSteps, epoch: int, loaded: LoadedBatch) -> None:
         trainer.frozen.begin_epoch(epoch)
 
 
-def _computes(trainer: ComputesSteps, epoch: int, loaded: LoadedBatch) -> bool:
+def _computes(trainer: StepComputer, epoch: int, loaded: LoadedBatch) -> bool:
     """Compute a step; False, halfway through it, when memory runs out."""
     try:
         trainer.compute_step(epoch, loaded)
@@ -76,7 +76,7 @@ def _computes(trainer: ComputesSteps, epoch: int, loaded: LoadedBatch) -> bool:
     return True
 
 
-def _take_back(trainer: ComputesSteps, before: State) -> None:
+def _take_back(trainer: StepComputer, before: State) -> None:
     """Undo a step that ended halfway."""
     for train_state in trainer.train_states:
         train_state.optimizer.zero_grad(set_to_none=True)
@@ -85,7 +85,7 @@ def _take_back(trainer: ComputesSteps, before: State) -> None:
         torch.cuda.empty_cache()
 
 
-def _fitting_batch(trainer: ComputesSteps, epoch: int, loaded: LoadedBatch, before: State) -> str:
+def _fitting_batch(trainer: StepComputer, epoch: int, loaded: LoadedBatch, before: State) -> str:
     """A sentence with the largest batch that fits, found by trying, to an eighth."""
     examples = -(-len(loaded.targets) // trainer.micro_batches)
     trainer.micro_batches = 1

@@ -26,7 +26,7 @@ DISTILLING = "distilling"
 """The phase of the sections in which students are trained on all their terms."""
 
 
-class TrainsSections(Protocol):
+class SectionRunner(Protocol):
     """Trains the sections of a run."""
 
     teacher_state: State | None
@@ -163,7 +163,7 @@ def _resume(
 
 
 def train_sections(
-    context: RunContext, trainer: TrainsSections, students: list[StudentState], factory: StudentFactory
+    context: RunContext, trainer: SectionRunner, students: list[StudentState], factory: StudentFactory
 ) -> dict[str, TrainingExtent]:
     """Train section by section, from where the checkpoint stands. Returns the extent of each begun training, by name.
 

@@ -7,14 +7,14 @@ from retort.engine.artifacts import NetworkResult
 from retort.engine.context import RunContext
 from retort.engine.evaluate import score
 from retort.engine.interrupt import Impossible
-from retort.engine.sections import TEACHING, TrainsSections
+from retort.engine.sections import TEACHING, SectionRunner
 from retort.engine.train_state import TrainState, snapshot
 from retort.engine.trainer import epoch_plan_of
 from retort.network import Network
 from retort.recipe import TEACHER_NAME
 
 
-def teach(context: RunContext, trainer: TrainsSections) -> NetworkResult | None:
+def teach(context: RunContext, trainer: SectionRunner) -> NetworkResult | None:
     """The teacher, trained and frozen; None for a recipe without one. Raises Impossible."""
     teacher = context.recipe.teacher
     if teacher is None:
