@@ -60,7 +60,8 @@ class Score:
     """The metrics of one network on one split."""
 
     metrics: Mapping[str, float]
-    """Each metric's value by its name, the headline metric among them."""
+    """Each metric's value by its name, the headline metric among them. Finite where the network's outputs are: a value
+    that is not ends the training."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """Larger findings for the report, as JSON, by name."""
     predictions: Tensor | None = field(default=None, repr=False, compare=False)

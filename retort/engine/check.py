@@ -137,7 +137,7 @@ class ModelCheck:
         self.event_log.record(
             "evaluation", network="teacher", values={f"validation.{name}": value for name, value in values.items()}
         )
-        return report | {"outputs": _range(logits[0])}
+        return report | ({"outputs": _range(logits[0])} if logits else {})
 
     def _predict(self, network: Network, split: Split, positions: Tensor) -> tuple[Tensor, Tensor]:
         """(N, K) float32 logits and the targets of the examples at those positions, on the CPU."""

@@ -70,8 +70,8 @@ def claim_best(session: Session, worker_id: str, lease_seconds: float, machine: 
     """Take the best job that the machine can run, and its project's turn; None when there is none.
 
     Fair between projects (the one served longest ago first), then by priority, then by age. Of two workers at once
-    the second waits for the first, by then was Overtaken, and has to look again: the job is gone, and the project's
-    turn is over, and so may be its limit.
+    the second waits for the first, and then has to look again (ClaimConflict): the job is gone, the project's turn is
+    over, and its limit may be reached.
     """
     best, claimed = _claim_statements(machine.gpu is not None)
     offer = {"memory_bytes": machine.memory_bytes, "disk_bytes": machine.disk_bytes}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -64,7 +65,13 @@ class Metrics(ResponseModel):
 BODY = ("phase", "network", "epoch", "step", "values", "text", "data")
 
 
+def network_of(body: Mapping[str, Any]) -> str | None:
+    """The network that an event is about; a worker of version 0.1 that outlived the migration named it `student`."""
+    network: str | None = body.get("network", body.get("student"))
+    return network
+
+
 def shown(event: EventRow) -> EventRead:
     """An event as the API shows it."""
-    body = {name: event.body.get(name) for name in BODY}
+    body = {name: event.body.get(name) for name in BODY} | {"network": network_of(event.body)}
     return EventRead(number=event.number, at=event.at, kind=event.kind, attempt=event.attempt, **body)

@@ -12,7 +12,7 @@ from service.access.caller import Caller
 from service.db import reading
 from service.events import repository
 from service.events.followers import News, text_of, watch
-from service.events.schemas import Metrics, Point, shown
+from service.events.schemas import Metrics, Point, network_of, shown
 from service.keys.repository import live_among
 
 KEEPALIVE_SECONDS = 15.0
@@ -24,7 +24,7 @@ def metrics(session: Session, job_id: str) -> Metrics:
     """The curves of each network."""
     networks: dict[str, dict[str, list[Point]]] = {}
     for body in repository.bodies(session, job_id, CURVES):
-        network = body.get("network")
+        network = network_of(body)
         if network is None:
             continue
         for metric, value in (body.get("values") or {}).items():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import Field, GetJsonSchemaHandler
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
 from retort.event import Progress
@@ -45,10 +45,15 @@ class JobQuery(PageQuery):
     """Only jobs with this tag; given several times, with all of these."""
 
 
+def _in_todays_words(fault: str) -> str:
+    """A worker of version 0.1 that outlived the migration wrote `recipe` for `spec`."""
+    return "spec" if fault == "recipe" else fault
+
+
 class Failure(ResponseModel):
     """The reason that the last attempt did not finish."""
 
-    fault: Literal["spec", "machine", "service"]
+    fault: Annotated[Literal["spec", "machine", "service"], BeforeValidator(_in_todays_words)]
     """The thing that has to change before it can succeed."""
     cause: str
     """A word for it: an exit code, a signal, out of memory, heartbeat lost."""

@@ -19,7 +19,7 @@ class Validation(ResponseModel):
     valid: bool
     """Whether the same body would make a job now."""
     problems: list[FieldError]
-    """All problems."""
+    """The problems, a hundred at most."""
     warnings: list[str]
     """Warnings, in sentences."""
     resolved: StoredRecipe | None

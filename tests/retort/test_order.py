@@ -62,8 +62,14 @@ def test_a_wrong_order_is_refused(change: dict[str, Any], sentence: str) -> None
 
 def test_the_engine_ends_with_the_sentence() -> None:
     command = [sys.executable, "-m", "retort.engine", "--warm"]
-    ended = subprocess.run(command, input=b'{"kind": "distill"}\n', capture_output=True, timeout=120, check=False)
-    assert ended.returncode == IMPOSSIBLE
-    assert ended.stderr.decode() == "the order is wrong at /spec: Field required\n"
-    record = json.loads(ended.stdout.splitlines()[-1])
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as engine:
+        assert engine.stdin is not None
+        assert engine.stdout is not None
+        assert engine.stderr is not None
+        # Its standard input stays open: the end of it would mean that the parent is gone.
+        engine.stdin.write(b'{"kind": "distill"}\n')
+        engine.stdin.flush()
+        assert engine.wait(300) == IMPOSSIBLE
+        assert engine.stderr.read().decode() == "the order is wrong at /spec: Field required\n"
+        record = json.loads(engine.stdout.read().splitlines()[-1])
     assert (record["kind"], record["text"]) == ("failed", "the order is wrong at /spec: Field required")

@@ -19,8 +19,8 @@ branch_labels = None
 depends_on = None
 
 THINGS = ("jobs", "datasets", "models", "uploads")
-ROWS_A_BATCH = 100
-"""Number of rows in memory at once."""
+ROWS_A_BATCH = 20
+"""Number of rows in memory at once: a report may be some megabytes."""
 TRAINING = {"accumulate": "gradient_accumulation", "keep_teacher_outputs": "cache_teacher_outputs"}
 RECIPE = {"require_teacher_accuracy": "require_teacher"}
 NETWORK = {"student": "network"}
@@ -37,25 +37,27 @@ Rewrite = Callable[[Any], Any]
 
 def upgrade() -> None:
     """Rename columns and keys."""
+    # Columns last: a renamed column locks its table until the end.
+    _rewrite_all(lambda names: names, FAULT, spec="recipe")
+    _rewrite("jobs", ("id",), "progress", ["accuracy"], _with_metric)
+    _rewrite_reports(["classes"], _with_class_names)
     op.execute("ALTER TABLE jobs RENAME COLUMN recipe TO spec")
     for thing in THINGS:
         op.execute(f"ALTER TABLE projects RENAME COLUMN keep_{thing}_days TO {thing}_retention_days")
-    _rewrite_all(lambda names: names, FAULT)
-    _rewrite("jobs", ("id",), "progress", ["accuracy"], _with_metric)
-    _rewrite_reports(["classes"], _with_class_names)
 
 
 def downgrade() -> None:
     """Rename them back."""
     _rewrite_reports(["class_names"], _without_class_names)
     _rewrite("jobs", ("id",), "progress", ["metric"], _without_metric)
-    _rewrite_all(lambda names: {new: old for old, new in names.items()}, FAULT[::-1])
+    _rewrite_all(lambda names: {new: old for old, new in names.items()}, FAULT[::-1], spec="spec")
     for thing in THINGS:
         op.execute(f"ALTER TABLE projects RENAME COLUMN {thing}_retention_days TO keep_{thing}_days")
     op.execute("ALTER TABLE jobs RENAME COLUMN spec TO recipe")
 
 
-def _rewrite_all(turned: Callable[[Names], Names], fault: tuple[str, str]) -> None:
+def _rewrite_all(turned: Callable[[Names], Names], fault: tuple[str, str], *, spec: str) -> None:
+    """Rename keys of JSON; `spec` names the column of a job's spec."""
     training, recipe, network = (turned(names) for names in (TRAINING, RECIPE, NETWORK))
     progress, report = turned(PROGRESS), turned(REPORT)
     report_of_network, report_of_section = turned(REPORT_OF_NETWORK), turned(REPORT_OF_SECTION)
@@ -87,7 +89,7 @@ def _rewrite_all(turned: Callable[[Names], Names], fault: tuple[str, str]) -> No
 
     words = [*training, *recipe]
     kinds = sa.column("kind").in_(("distill", "estimate"))
-    _rewrite("jobs", ("id",), "spec", words, in_spec, kinds)
+    _rewrite("jobs", ("id",), spec, words, in_spec, kinds)
     _rewrite("jobs", ("id",), "progress", [*progress], lambda value: _renamed(value, progress))
     _rewrite("jobs", ("id",), "error", ["fault"], in_error)
     _rewrite("events", ("job_id", "number"), "body", [*words, *network, "fault"], in_event)
