@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -129,7 +129,9 @@ class Redis:
         self.port = lasting_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.process: subprocess.Popen[bytes] | None = None
-        options: Sequence[str] = ("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder))
+        # Redis writes its title over its environment, and with it over the mark by which tests end their processes.
+        kept = ("--set-proc-title", "no")
+        options = ("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder), *kept)
         self._command = [str(program), *options]
 
     def start(self) -> None:
