@@ -52,7 +52,7 @@ BROUGHT: dict[str, tuple[bytes, dict[str, Any], str | None]] = {
     "hostile": (
         absent(1, 3, 13000, 13000).SerializeToString(),
         ONNX,
-        "the tensor 'k' is said to have the shape (1, 3, 13000, 13000), and the ONNX file has 15 bytes of it",
+        "the tensor 'k' has the shape (1, 3, 13000, 13000), and the ONNX file has 15 bytes of it",
     ),
 }
 
