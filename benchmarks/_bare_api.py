@@ -29,7 +29,7 @@ class Base(DeclarativeBase):
 
 
 class Row(Base):
-    """What is created, read and listed."""
+    """A thing that is created, read and listed."""
 
     __tablename__ = "rows"
 

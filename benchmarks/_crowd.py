@@ -30,7 +30,7 @@ PATIENCE_SECONDS = 30.0
 
 @dataclass
 class Crowd:
-    """What all clients share, and what they saw."""
+    """State shared by all clients, and the figures that they took."""
 
     port: int
     errors: list[str] = field(default_factory=list)

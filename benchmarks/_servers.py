@@ -34,7 +34,7 @@ class Server:
     process: subprocess.Popen[bytes]
 
     def memory_mib(self, name: str = "VmRSS") -> float:
-        """What the process holds; `VmHWM` is the most since that was last forgotten."""
+        """Memory that the process holds; `VmHWM` is the most since that was last forgotten."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         found = re.search(rf"^{name}:\s+(\d+) kB$", status, re.MULTILINE)
         assert found

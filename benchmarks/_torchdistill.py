@@ -61,7 +61,7 @@ def body(architecture: str) -> nn.Module:
 
 
 def configuration(loaders: int) -> dict[str, Any]:
-    """What its example for CIFAR-100 sets, with our batch and learning rate."""
+    """Settings of its example for CIFAR-100, with our batch and learning rate."""
     soft = {
         "key": "KDLoss",
         "kwargs": {

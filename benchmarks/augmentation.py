@@ -1,4 +1,4 @@
-"""What augmentation of a batch costs, beside torchvision's transforms on one image after the other.
+"""The cost of augmenting a batch, beside torchvision's transforms on one image after the other.
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/augmentation.py [--rounds 15] [--side 32] [--device cuda]
 

@@ -1,4 +1,4 @@
-"""What files that somebody made to do harm take of an engine before they are refused: seconds, and memory.
+"""Seconds and memory that hostile files take of an engine before they are refused.
 
     .venv/bin/python benchmarks/hostile.py [--only NAME]
 

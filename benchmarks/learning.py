@@ -1,4 +1,4 @@
-"""What each method adds when labelled images are few: student minus baseline on the digits, over ten seeds.
+"""The gain of each method when labelled images are few: student minus baseline on the digits, over ten seeds.
 
     .venv/bin/python benchmarks/learning.py [--methods kd,dkd] [--seeds 10] [--folder DIR] [--write docs/learning.json]
 

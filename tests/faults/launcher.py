@@ -42,7 +42,7 @@ wake = WakeUpSender.wake
 
 
 def wake_or_not(sender: WakeUpSender) -> None:
-    """What comes after a commit: a wake-up, or nothing, or the end of this process."""
+    """The step after a commit: a wake-up, or nothing, or the end of this process."""
     if (CONTROL / "lose").exists():
         return
     try:

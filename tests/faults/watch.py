@@ -163,7 +163,7 @@ class Watcher:
 
 
 def check_event_log(state: State, fence: int, event_log: Sequence[Line]) -> list[str]:
-    """What is wrong with the event log of a job that has ended."""
+    """Faults in the event log of a job that has ended."""
     wrong: list[str] = []
     if [line.number for line in event_log] != list(range(1, len(event_log) + 1)):
         wrong.append("its events have gaps or repeats")

@@ -35,7 +35,7 @@ Moment = tuple[int, dict[str, object]]
 
 @dataclass(frozen=True)
 class Program:
-    """What a fork runs, with its standard output and error appended to two files."""
+    """Runs a module in a fork, with its standard output and error appended to two files."""
 
     module: str
     arguments: list[str]
@@ -45,7 +45,7 @@ class Program:
     moments: tuple[Moment, ...] = ()
     """One after the other. What a resumed run repeats of the run before does not count."""
     statements: str = ""
-    """What is executed instead of the module."""
+    """Python statements that are executed instead of the module."""
     stdin: Path | None = None
     """A named pipe."""
 

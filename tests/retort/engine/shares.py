@@ -72,7 +72,7 @@ def said_and_left(name: str, group: Group) -> dict[str, Tensor]:
 
 
 def kept(group: Group) -> dict[str, object]:
-    """What processes read of a cache that process 0 filled; each names a folder of its own."""
+    """Outputs that processes read of a cache that process 0 filled; each names a folder of its own."""
     with TemporaryDirectory() as folder:
         cache = TeacherCache(Path(folder), 10**6, "1", print)
         entry = SharedCacheEntry(cache.entry({}, examples=9, outputs=4, top=None), group)

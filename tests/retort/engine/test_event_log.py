@@ -1,4 +1,4 @@
-"""What the engine says, line by line."""
+"""The lines that an engine writes of its run."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from retort.engine.event_log import EventLog
 
 
 def lines_of(speak):
-    """What is written while an event log is written; gives what `speak` returned too."""
+    """Lines written by an event log that `speak` is given, and the value that `speak` returned."""
     reader, writer = os.pipe()
     given = speak(EventLog(writer))
     os.close(writer)

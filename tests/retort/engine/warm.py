@@ -1,4 +1,4 @@
-"""What engines import in their first steps. Nothing is computed: a fork takes none of its parent's threads along."""
+"""Imports the modules of an engine's first steps. Computes nothing: a fork takes none of its parent's threads along."""
 
 import sklearn.datasets  # noqa: F401
 import torch
