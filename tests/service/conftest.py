@@ -39,6 +39,10 @@ RECIPE: dict[str, Any] = {
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 """Marks a test for one kind of database, since what it shows depends on none."""
+on_postgresql = pytest.mark.parametrize(
+    "database_url", [pytest.param("postgresql", marks=pytest.mark.server)], indirect=True
+)
+"""The same for tests with several processes or threads, which PostgreSQL lets write at once."""
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from itertools import permutations
 from pathlib import Path
 from uuid import uuid4
 
@@ -49,6 +50,7 @@ from tests.service.test_migrations import REVISIONS
 Environment = Callable[..., None]
 
 KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.server)]
+OTHERS = [pytest.param(*kinds, marks=pytest.mark.server) for kinds in permutations(["sqlite", "postgresql"])]
 SETTLED = {"jobs": ("fence", "lease_owner", "lease_ends", "attempt", "next_event")}
 """What a restore changes."""
 
@@ -88,7 +90,8 @@ def target(request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
-def test_every_value_comes_back_from_each_kind_and_revision_in_each_kind(
+@pytest.mark.parametrize(("source", "target"), OTHERS, indirect=True)
+def test_every_value_comes_back_from_each_kind_and_revision_in_the_other_kind(
     source: Engine, target: Engine, revision: str, tmp_path: Path
 ) -> None:
     upgrade(source, revision)
@@ -138,6 +141,7 @@ def test_a_file_that_is_no_backup_is_refused_in_one_sentence(target: Engine, tmp
     assert snapshot(target) == before
 
 
+@on_sqlite("source")
 def test_a_backup_cut_short_is_refused_and_nothing_is_changed(source: Engine, tmp_path: Path) -> None:
     file = some_backup(source, tmp_path)
     before, content = snapshot(source), file.read_bytes()
@@ -215,6 +219,7 @@ def test_somebody_elses_tables_and_a_newer_database_are_left_alone(target: Engin
     assert not (tmp_path / "new").exists()
 
 
+@on_sqlite("source")
 def test_a_backup_is_written_into_a_new_file_or_none(source: Engine, tmp_path: Path) -> None:
     with pytest.raises(BackupError, match=r"^the database has no tables yet, so there is nothing to back up$"):
         make_backup(source, tmp_path / "backup")
@@ -227,6 +232,7 @@ def test_a_backup_is_written_into_a_new_file_or_none(source: Engine, tmp_path: P
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith("empty_")] == ["backup"]
 
 
+@on_sqlite("source")
 def test_a_full_disk_leaves_no_file(source: Engine, tmp_path: Path) -> None:
     upgrade(source)
     fill(source)

@@ -18,6 +18,7 @@ from service.db import database_now, reading, transaction
 from service.jobs.models import JobRow, State, Wanted
 from service.workers.models import WorkerRow
 from tests.conftest import wait_until
+from tests.service.conftest import on_postgresql
 from tests.service.rows import add_project
 from tests.worker.plays import (
     add_play,
@@ -32,6 +33,7 @@ from tests.worker.plays import (
 )
 
 Environment = Callable[..., None]
+pytestmark = on_postgresql
 
 
 @pytest.fixture(autouse=True)

@@ -21,10 +21,12 @@ from service.jobs import service as jobs
 from service.jobs.models import JobRow, State, Wanted
 from service.settings import get_settings
 from tests.conftest import wait_until
+from tests.service.conftest import on_postgresql
 from tests.service.rows import add_project
 from tests.worker.plays import add_play, alive, job_folder, kinds, lines, row, running_agent, wait_for_state
 
 Environment = Callable[..., None]
+pytestmark = on_postgresql
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,7 @@ def recipe_of(*methods: dict, **training: object) -> dict:
     """A recipe of one small student on a tenth of the digits; the teacher is what one epoch makes of it."""
     return {
         "dataset": {"name": "digits", "label_share": 0.1},
-        "teacher": {"architecture": "resnet8x4", "teach": TRAINING | {"epochs": 1}},
+        "teacher": {"architecture": "resnet14", "teach": TRAINING | {"epochs": 1}},
         "students": [{"name": "student", "architecture": "resnet8", "methods": list(methods)}],
         "training": TRAINING | training,
         "evaluation": {"every_epochs": 100},

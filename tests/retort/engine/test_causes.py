@@ -177,7 +177,9 @@ def test_a_disk_that_fills_up_ends_the_run_with_its_name_and_room(tmp_path):
     """There is room for one checkpoint of the teacher and not for a second one."""
     small = tmp_path / "small"
     small.mkdir()
-    (tmp_path / "recipe.json").write_text(json.dumps(recipe_of(epochs=1)))
+    recipe = recipe_of(epochs=1)
+    recipe["teacher"]["architecture"] = "resnet8x4"  # whose checkpoints are large
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
     engine = f"{sys.executable} -m retort.engine {tmp_path}/recipe.json {small} --checkpoint-seconds 0"
     script = f"mount -t tmpfs -o size=20m tmpfs {small} && {engine}; code=$?; echo; echo $code; find {small} -type f"
     done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True)

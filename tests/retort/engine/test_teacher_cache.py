@@ -76,7 +76,7 @@ def test_another_student_of_the_same_teacher_takes_them(tmp_path, computed):
 
 CHANGES = {
     "teacher": {"teacher": {"seed": 1}},
-    "architecture": {"teacher": {"architecture": "resnet14"}},
+    "architecture": {"teacher": {"architecture": "resnet20"}},
     "teaching": {"teacher": {"teach": {"data_seed": 9}}},
     "images": {"dataset": {"split_seed": 1}},
     "fewer images": {"dataset": {"label_share": 0.2}},
