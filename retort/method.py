@@ -243,7 +243,7 @@ class Choice:
     partner: Tensor | None = None
     """(M,) int64 position of the training image that each is blended with, or None where none is."""
     weight: Tensor | None = None
-    """(M,) float32 share of the image itself in the blend, in [0, 1]; 1 leaves it as it is."""
+    """(M,) float64 share of the image itself in the blend, in [0, 1]; 1 leaves it as it is."""
 
 
 def _name_is_required(schema: dict[str, Any]) -> None:

@@ -194,7 +194,7 @@ class Task(ABC):
 
     @abstractmethod
     def blend(self, inputs: Tensor, others: Tensor, weights: Tensor) -> Tensor:
-        """Raw inputs mixed with others, of which (N,) float32 weights in [0, 1] are the shares of the first."""
+        """Raw inputs mixed with others, of which (N,) float64 weights in [0, 1] are the shares of the first."""
 
     @abstractmethod
     def label_terms(self, batch: Batch, labels: Mapping[str, Any]) -> dict[str, Tensor]:

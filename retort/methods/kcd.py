@@ -108,9 +108,12 @@ class KCD(Method):
         if not self.mixing:
             return Choice(positions)
         mixed = min(len(dropped), kept)
-        partner, weight = positions.clone(), torch.ones(kept, device=positions.device)
+        partner = positions.clone()
         partner[kept - mixed :] = dropped[:mixed]
-        weight[kept - mixed :] -= (1 - self.mix_start) * torch.arange(mixed, device=positions.device) / max(mixed, 1)
+        # In the authors' order of operations: where a blend is a whole number, the last bit decides its level.
+        weight = torch.ones(kept, dtype=torch.float64, device=positions.device)
+        falling = (mixed - torch.arange(mixed, dtype=torch.float64, device=positions.device)) / max(mixed, 1)
+        weight[kept - mixed :] = (1 - self.mix_start) * falling + self.mix_start
         return Choice(positions, partner, weight)
 
     def terms(self, batch: Batch, modules: nn.Module | None) -> dict[str, Tensor]:

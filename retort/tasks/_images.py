@@ -71,7 +71,7 @@ class ImageTask(Task):
         return make_views(inputs, views, augmentation, fill, point)
 
     def blend(self, inputs: Tensor, others: Tensor, weights: Tensor) -> Tensor:
-        """(N, 3, H, W) uint8, rounded down."""
+        """(N, 3, H, W) uint8, blended in float64 and rounded down."""
         import torch
 
         shares = weights.view(-1, 1, 1, 1)

@@ -7,6 +7,7 @@ import torch
 from retort.method import MethodError
 from retort.methods._layers import EntropyHistory
 from retort.methods.kcd import KCD
+from retort.tasks import TASKS
 from tests.retort.methods.goldens import batch_of, cross_entropy
 
 
@@ -47,14 +48,13 @@ def golden_selection(given, h):
     choice = method.choose(epoch, history)
     found = {"loss": None, "kept": float(len(choice.positions)), "out.kept_positions": choice.positions}
     if "images" in given:
-        # Blended as the engine does; an image that keeps all of itself has a partner nonetheless.
-        mixed = choice.partner != choice.positions
-        weight, images = choice.weight[:, None, None, None].double(), given["images"]
+        # Blended by the task, as the engine does; an image that keeps all of itself has a partner nonetheless.
+        mixed, images = choice.partner != choice.positions, given["images"]
         found["out.mixed_positions"] = choice.positions[mixed]
         found["out.dropped"] = choice.partner[mixed]
         found["out.images"] = images.clone()
-        blend = weight * images[choice.positions] + (1 - weight) * images[choice.partner]
-        found["out.images"][choice.positions] = blend.to(torch.uint8)
+        blended = TASKS["classification"].blend(images[choice.positions], images[choice.partner], choice.weight)
+        found["out.images"][choice.positions] = blended
     return found
 
 
@@ -118,6 +118,23 @@ def test_what_was_just_dropped_is_blended_into_the_last_that_are_kept():
     assert method.choose(2, made).partner.tolist() == [0, 1, 2, 3, 6, 7]
     # Nothing is dropped any more.
     assert method.choose(3, made).weight.tolist() == [1] * 6
+
+
+def test_blends_on_a_whole_number_are_those_of_double_precision():
+    """Every pair of levels at the shares of fifty mixed images, against the published formula in Python's floats."""
+    mixed = 50
+    method, made = KCD(every_epochs=1, final_share=0.5, parts=1), history(*range(2 * mixed, 0, -1))
+    method.begin_epoch(1, made)
+    weights = method.choose(1, made).weight
+    published = [(1 - 0.7) * ((mixed - i) / mixed) + 0.7 for i in range(mixed)]
+    assert weights.tolist() == published
+    levels = torch.arange(256, dtype=torch.uint8)
+    own, other = torch.meshgrid(levels, levels, indexing="ij")
+    for weight in published[::7]:
+        share = torch.tensor([weight], dtype=torch.float64)
+        wanted = (own.double() * weight + other.double() * (1 - weight)).to(torch.uint8)
+        found = TASKS["classification"].blend(own[None, None], other[None, None], share)[0, 0]
+        assert torch.equal(found, wanted)
 
 
 def test_without_mixing_images_are_left_as_they_are():
