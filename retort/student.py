@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, computed_field, model_validator
 
 from retort.architectures import ARCHITECTURES
-from retort.dataset import DataFacts
+from retort.dataset import Channels, DataFacts
 from retort.input import Input
 from retort.method import Wrapper
 from retort.methods import METHODS
@@ -28,17 +28,53 @@ class StudentError(ValueError):
     """The files do not give a network; the sentence gives the reason."""
 
 
-class ShippedInput(Input):
-    """Images that the network expects; it normalises them itself."""
+class InsideNormalisation(Spec):
+    """The network's own treatment of the images that it is fed. A caller who applies it again does it twice."""
 
+    model_config = ConfigDict(extra="ignore")
+
+    mean: Channels
+    """Subtracted from each channel of an image in [0, 1]."""
+    std: Channels
+    """Divides each channel after the mean was subtracted."""
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    """Order in which the layers read the colours; mean and std are given in that of RGB."""
+
+
+class ShippedInput(Spec):
+    """Images that the network is fed: RGB in [0, 1], not normalised."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    size: int
+    """Side of the square image, in pixels."""
     range: tuple[float, float] = (0.0, 1.0)
     """Values of the darkest and the brightest pixel."""
     layout: Literal["NCHW"] = "NCHW"
     """Order of the axes: images, channels, height, width."""
     channels: Literal["RGB"] = "RGB"
     """Order of the colours."""
-    resize: Literal["bilinear, antialiased"] = "bilinear, antialiased"
-    """Scaling of images of another size to this one."""
+    crop: str = "the middle square of the upright image"
+    """Share of a photograph that the images of training and test are."""
+    resize: str = "bilinear, antialiased"
+    """Scaling of that square to `size`."""
+    normalises_inside: InsideNormalisation
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def you_feed(self) -> str:
+        """Whatever a caller has to prepare, in one line."""
+        low, high = self.range
+        return f"{self.channels}, float32, {low:g} to {high:g}, N x 3 x {self.size} x {self.size}"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_version_1(cls, sent: Any) -> Any:
+        """Versions 0.1 and 0.2 gave the statistics beside the size, as if the caller had to apply them."""
+        if not isinstance(sent, Mapping) or "normalises_inside" in sent or "mean" not in sent:
+            return sent
+        inside = {name: sent[name] for name in InsideNormalisation.model_fields if name in sent}
+        return {**sent, "normalises_inside": inside}
 
 
 class ShippedWrapper(Spec):
@@ -56,8 +92,8 @@ class NetworkDescription(Spec):
     # Fields that a later version adds are ignored.
     model_config = ConfigDict(extra="ignore")
 
-    retort: Literal[1] = 1
-    """Version of this description."""
+    retort: Literal[1, 2] = 2
+    """Version of this description; in 1 the statistics of `normalises_inside` stood beside the input's size."""
     name: str
     """The network's name in its job."""
     task: TaskName = "classification"
@@ -94,13 +130,23 @@ def describe(
         name=name,
         task=task.name,
         architecture=architecture,
-        input=ShippedInput(**network.image.model_dump()),
+        input=_shipped_input(network.image, facts),
         wrapper=ShippedWrapper(method=wrapper[0], fields=wrapper[1].model_dump(mode="json")) if wrapper else None,
         weights_dtype=weights_dtype,
         parameters=network.parameter_count(),
         weights_file=f"{name}.safetensors",
     )
     return described.model_dump(mode="json") | task.describe(facts)
+
+
+def _shipped_input(image: Input, facts: DataFacts) -> ShippedInput:
+    stored = getattr(facts, "image_size", image.size)
+    first = f" to {stored} x {stored}, and then" if stored != image.size else ""
+    return ShippedInput(
+        size=image.size,
+        resize=f"bilinear, antialiased,{first} to {image.size} x {image.size}",
+        normalises_inside=InsideNormalisation(mean=image.mean, std=image.std, channel_order=image.channel_order),
+    )
 
 
 def task_of(description: Mapping[str, Any]) -> str:
@@ -161,8 +207,8 @@ def _build(description: NetworkDescription, outputs: int) -> Network:
                 _wrapper(description.wrapper).build(network, _build_network)
     except LookupError as error:
         raise StudentError(str(error)) from error
-    image = description.input
-    network.set_input(Input(size=image.size, mean=image.mean, std=image.std, channel_order=image.channel_order))
+    image, inside = description.input, description.input.normalises_inside
+    network.set_input(Input(size=image.size, mean=inside.mean, std=inside.std, channel_order=inside.channel_order))
     return network
 
 

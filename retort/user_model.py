@@ -116,9 +116,18 @@ def from_description(student: Mapping[str, Any]) -> dict[str, Any]:
     """Architecture, class_names and expects in a student.json."""
     image = student.get("input")
     image = image if isinstance(image, Mapping) else {}
-    expects = {name: image[name] for name in ("size", "mean", "std") if name in image}
+    # In version 1 of the description the statistics stood beside the size.
+    inside = image.get("normalises_inside", image)
+    inside = inside if isinstance(inside, Mapping) else {}
+    order = "bgr" if inside.get("channel_order") == "bgr" else "rgb"
+    expects = {name: image[name] for name in ("size",) if name in image}
+    for name in ("mean", "std"):
+        if name in inside:
+            # Of RGB there, and in the order of the network's colours here.
+            reverse = order == "bgr" and isinstance(inside[name], list)
+            expects[name] = inside[name][::-1] if reverse else inside[name]
     found = {name: student[name] for name in ("architecture", "class_names") if name in student}
-    return found | {"expects": {"channel_order": "rgb", "range": [0.0, 1.0]} | expects}
+    return found | {"expects": {"channel_order": order, "range": [0.0, 1.0]} | expects}
 
 
 def from_timm(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -235,7 +235,7 @@ def completed(record: UserModel, network: OnnxNetwork) -> UserModel:
         from_file = dict(stated.get("expects", {}))
         if "retort" in metadata:
             # Retort's exports normalise images in [0, 1] themselves.
-            from_file |= {"mean": [0.0] * 3, "std": [1.0] * 3}
+            from_file |= {"channel_order": "rgb", "mean": [0.0] * 3, "std": [1.0] * 3}
         if network.size is not None:
             from_file["size"] = network.size
         expects, wrong = parsed_expects(from_file)

@@ -19,7 +19,8 @@ class Onnx(Export):
 
     Input `images`: (N, 3, S, S) float32, RGB in [0, 1], any N; S is the size of the network's input. Output
     `logits`: (N, K) float32. The metadata's `class_names`, `input` and `retort` are JSON: the names in logit order,
-    what the images must look like, and all of `student.json`.
+    what the images must look like, and all of `student.json`; `you_feed` is the line that says what to feed, which is
+    the input's description too.
     """
 
     suffix: ClassVar[str] = ".onnx"
@@ -49,7 +50,9 @@ class Onnx(Export):
         for node in program.model.graph.all_nodes():
             node.metadata_props.clear()  # paths of this machine's files, from the exporter's stack traces
         known = {name: description[name] for name in ("class_names", "input") if name in description}
+        you_feed = description["input"]["you_feed"]
+        program.model.graph.inputs[0].doc_string = f"{you_feed}; the network normalises inside"
         program.model.metadata_props.update(
-            {name: json.dumps(value) for name, value in [*known.items(), ("retort", description)]}
+            {name: json.dumps(value) for name, value in (known | {"you_feed": you_feed, "retort": description}).items()}
         )
         program.save(str(file), external_data=False)

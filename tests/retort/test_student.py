@@ -19,6 +19,7 @@ from retort.methods.nckd import PrototypeClassifier
 from retort.network import Network
 from retort.student import StudentError, describe, load_student
 from retort.tasks import TASKS
+from retort.user_model import from_description, parsed_expects
 
 NAMES = ("ash", "birch", "cedar")
 FACTS = ImageClassFacts(classes=3, class_names=NAMES, image_size=8, train=3, validation=3, test=3)
@@ -77,6 +78,47 @@ def test_a_shipped_network_says_what_it_said_in_the_job(
     assert description["parameters"] == loaded.parameter_count()
 
 
+def test_the_description_says_what_to_feed_and_that_the_network_normalises(tmp_path: Path) -> None:
+    ship(tmp_path)
+    described = json.loads((tmp_path / "small.json").read_text())["input"]
+    assert described["you_feed"] == "RGB, float32, 0 to 1, N x 3 x 8 x 8"
+    assert described["crop"] == "the middle square of the upright image"
+    assert described["resize"] == "bilinear, antialiased, to 8 x 8"
+    assert described["normalises_inside"] == {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4], "channel_order": "rgb"}
+    assert not {"mean", "std"} & described.keys(), "a caller would apply them"
+
+
+def test_images_that_were_stored_smaller_are_enlarged_from_that_size() -> None:
+    network = ARCHITECTURES["resnet8"].build("resnet8", 3)
+    network.set_input(Input(size=224, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), channel_order="bgr"))
+    described = describe(
+        network, name="small", task=TASKS["classification"], facts=FACTS, architecture="resnet8", wrapper=None,
+        weights_dtype="float32",
+    )["input"]  # fmt: skip
+    assert described["resize"] == "bilinear, antialiased, to 8 x 8, and then to 224 x 224"
+    assert described["you_feed"] == "RGB, float32, 0 to 1, N x 3 x 224 x 224"
+    assert described["normalises_inside"]["channel_order"] == "bgr"
+
+
+def test_a_description_of_versions_0_1_and_0_2_is_read(tmp_path: Path) -> None:
+    network = ship(tmp_path)
+    statistics = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4], "channel_order": "rgb"}
+    old = {"size": 8, **statistics, "range": [0, 1], "layout": "NCHW", "channels": "RGB",
+           "resize": "bilinear, antialiased"}  # fmt: skip
+    change(tmp_path, retort=1, input=old)
+    assert load_student(tmp_path / "small.json")[0].image == network.image
+
+
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+def test_what_a_model_expects_follows_from_its_description_old_or_new(order: str) -> None:
+    statistics = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "channel_order": order}
+    image = Input(size=8, **statistics)
+    for described in ({"size": 8, **statistics}, {"size": 8, "normalises_inside": statistics}):
+        found, wrong = parsed_expects(from_description({"input": described})["expects"])
+        assert found is not None, wrong
+        assert found.input() == image
+
+
 def test_half_precision_halves_the_file(tmp_path: Path) -> None:
     sizes = []
     for weights_dtype in ("float32", "float16"):
@@ -96,11 +138,12 @@ def test_the_weights_file_may_lie_elsewhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"retort": 2}, "retort: Input should be 1"),
+        ({"retort": 3}, "retort: Input should be 1 or 2"),
         ({"architecture": "resnet9"}, "the network is a 'resnet9'; no such architecture is installed here"),
         ({"classes": 4}, "4 classes and 3 class names"),
         ({"classes": 0}, "classes: Input should be greater than"),
-        ({"input": {"size": 8}}, "input/mean: Field required"),
+        ({"input": {"size": 8}}, "input/normalises_inside: Field required"),
+        ({"input": {"size": 8, "mean": [0, 0, 0]}}, "input/normalises_inside/std: Field required"),
         ({"wrapper": {"method": "kd", "fields": {}}}, "changed by method 'kd'; no such method is installed here"),
         ({"wrapper": {"method": "nckd", "fields": {}}}, "what nckd changed is wrong: student_features: Field required"),
         ({"weights_file": "../../secret"}, "weights_file: String should match pattern"),

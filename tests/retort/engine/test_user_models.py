@@ -72,7 +72,7 @@ class Bench:
         known = {
             "classes": 10,
             "class_names": self.description["class_names"],
-            "expects": {"channel_order": "rgb", "range": [0, 1]} | {k: image[k] for k in ("size", "mean", "std")},
+            "expects": {"range": [0, 1], "size": image["size"], **image["normalises_inside"]},
         }
         form = "onnx" if tensors is None else "safetensors"
         stored = {"id": ID, "form": form, "architecture": "onnx" if tensors is None else "resnet8"}

@@ -152,10 +152,12 @@ def test_onnx_metadata_name_classes_input_and_origin(exported: Exported) -> None
     assert metadata["class_names"] == list(NAMES)
     assert metadata["input"] == exported.description["input"]
     assert metadata["retort"] == exported.description
+    assert metadata["you_feed"] == "RGB, float32, 0 to 1, N x 3 x 8 x 8"
     assert model.opset_import[0].version == 20
     assert not [tensor.name for tensor in model.graph.initializer if tensor.external_data]
     (images,), (answer,) = model.graph.input, model.graph.output
     assert (images.name, answer.name) == ("images", "logits")
+    assert images.doc_string == "RGB, float32, 0 to 1, N x 3 x 8 x 8; the network normalises inside"
     shape = images.type.tensor_type.shape.dim
     assert shape[0].dim_param
     assert [dim.dim_value for dim in shape[1:]] == [3, 8, 8]
