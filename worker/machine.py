@@ -8,13 +8,11 @@ import os
 import shutil
 import subprocess
 from functools import cache
-from pathlib import Path
 
+from retort.limits import memory
 from service.settings import Settings
 from service.workers.repository import Machine
 
-MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
-"""File with a container's limit."""
 DRIVER_SECONDS = 20
 """Seconds that the driver may take to answer."""
 MIB = 2**20
@@ -51,11 +49,3 @@ def first_gpu() -> tuple[str, int] | None:
     except (OSError, subprocess.SubprocessError, StopIteration, ValueError) as error:
         log.warning("nvidia-smi lists no GPU, so this worker takes no job that needs one: %s", error)
         return None
-
-
-@cache
-def memory() -> int:
-    """Bytes of memory, of this container where it has a limit of its own."""
-    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = MEMORY_LIMIT.read_text().strip() if MEMORY_LIMIT.is_file() else "max"
-    return min(physical, int(limit)) if limit.isdigit() else physical

@@ -29,10 +29,11 @@ from pathlib import Path
 
 import retort
 from retort import confine
+from retort.limits import memory
 from retort.order import Confinement, FileRights
 from retort.spec import Spec
 from service.settings import SECRETS_DIR, Settings
-from worker.machine import first_gpu, memory
+from worker.machine import first_gpu
 
 PASSED_ON = re.compile(
     r"^(PATH|LANG|LANGUAGE|LC_\w+|TZ|LD_(LIBRARY_PATH|PRELOAD)|MALLOC_\w+|GLIBC_TUNABLES|PYTHON\w+|VIRTUAL_ENV"
@@ -67,6 +68,7 @@ TRY_SECONDS = 120.0
 TRIAL = """
 import ssl, sys, tempfile
 from retort.confine import enter
+from retort.limits import memory
 from retort.order import Confinement
 enter(**Confinement.model_validate_json(sys.argv[1]).model_dump())
 tempfile.TemporaryFile().write(b"x")

@@ -5,7 +5,6 @@ Either way the same images, statistics and digest come out.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ from retort.dataset import DatasetError, ImageClassFacts, LoadedDataset, Split
 from retort.datasets._listing import Labelled, first_few, short
 from retort.datasets._memory import MemorySplit, with_statistics
 from retort.datasets._split import drawn_order
+from retort.limits import memory, processors
 
 MEMORY_SHARE = 0.4
 """Share of the machine's memory up to which decoded images are kept there."""
@@ -121,11 +121,7 @@ def load_pictures(
 
 def memory_budget() -> int:
     """Bytes that decoded images may take: a share of what this machine or container has."""
-    has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        allowed = Path(limit).read_text().strip() if os.path.exists(limit) else "max"
-        has = has if allowed == "max" else min(has, int(allowed))
-    return int(MEMORY_SHARE * has)
+    return int(MEMORY_SHARE * memory())
 
 
 def decode(source: Source, files: Sequence[str], side: int) -> NDArray[np.uint8]:
@@ -258,4 +254,4 @@ def _refuse(broken: list[str], count: int) -> None:
 @cache
 def threads() -> ThreadPoolExecutor:
     """The threads that decode images, one a processor."""
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decoding")
+    return ThreadPoolExecutor(processors(), thread_name_prefix="decoding")

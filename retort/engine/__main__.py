@@ -51,6 +51,7 @@ from retort.engine.interrupt import (
     Stopped,
 )
 from retort.kinds import DISTILL, KINDS
+from retort.limits import processors
 from retort.order import CacheDirectory, Order, Paths
 
 ORPHAN_SECONDS = 20.0
@@ -64,6 +65,7 @@ def main() -> int:
     arguments = _parse_arguments()
     event_log, interrupt, group = EventLog(own_standard_output()), Interrupt(), ALONE
     _handle_signals(interrupt)
+    _bound_threads()
     try:
         if arguments.warm:
             _warm_up()
@@ -82,6 +84,12 @@ def main() -> int:
         # One that comes later must not be the exit code.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+def _bound_threads() -> None:
+    """Use no more threads than processors: torch counts those of the machine, whatever its container may use."""
+    if torch.get_num_threads() > processors():
+        torch.set_num_threads(processors())
 
 
 def _warm_up() -> None:

@@ -302,12 +302,12 @@ def data_roots(settings: Settings) -> Finding:
 
 def device() -> Finding:
     """The device that a worker on this machine would train on."""
+    from retort.limits import memory, processors
     from worker import machine
 
     torch = installed("torch")
     gpu = machine.first_gpu()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    computer = f"{cores} CPU threads, {size(machine.memory())} of memory"
+    computer = f"{processors()} CPU threads, {size(memory())} of memory"
     if gpu is None:
         if shutil.which("nvidia-smi") and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"):
             text = f"nvidia-smi is installed and lists no GPU; {computer}"

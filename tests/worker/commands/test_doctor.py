@@ -345,7 +345,7 @@ def test_a_check_that_fails_itself_does_not_stop_the_others(
     def fail() -> None:
         raise RuntimeError("redis://:pass-word@h\nis odd")
 
-    monkeypatch.setattr("worker.machine.memory", fail)
+    monkeypatch.setattr("retort.limits.memory", fail)
     found = checked()[1]
     assert [*found] == NAMES
     assert found["device"]["status"] == "fail"
