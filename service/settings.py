@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from retort.ingest import MOST_FILES
@@ -27,6 +28,9 @@ RENAMED = {
     "RETORT_TEACHER_OUTPUTS_BYTES": "RETORT_TEACHER_CACHE_BYTES",
 }
 """Names of earlier versions, and those of today: an old one is refused, so that none is ignored in silence."""
+
+MISREAD = {"database_url": "@", "broker_url": "/?#[]"}
+"""Signs in a password by which SQLAlchemy and Celery take a part of it for the host, and show it in their errors."""
 
 
 class Settings(BaseSettings):
@@ -106,10 +110,11 @@ class Settings(BaseSettings):
     """The lowest level that is logged."""
     metrics_port: int | None = Field(default=None, ge=1, le=65535)
     """Port at which a worker serves its metrics; without one it serves none. The API has `/metrics`."""
-    metrics_host: str = "127.0.0.1"
-    """Address at which a worker serves its metrics; the default is this machine alone."""
+    metrics_host: Annotated[tuple[str, ...], NoDecode] = ("127.0.0.1",)
+    """Addresses at which a worker serves its metrics, joined by commas; of a name, those that are this machine's. The
+    default is this machine alone."""
 
-    @field_validator("allowed_hosts", "cors_origins", "engine_environment", mode="before")
+    @field_validator("allowed_hosts", "cors_origins", "engine_environment", "metrics_host", mode="before")
     @classmethod
     def _are_joined_by_commas(cls, names: object) -> object:
         return tuple(filter(None, (name.strip() for name in names.split(",")))) if isinstance(names, str) else names
@@ -120,6 +125,17 @@ class Settings(BaseSettings):
         if not isinstance(roots, str):
             return roots
         return json.loads(roots) if roots.startswith("[") else tuple(filter(None, roots.split(os.pathsep)))
+
+    @field_validator("database_url", "broker_url")
+    @classmethod
+    def _says_where_its_password_ends(cls, url: SecretStr, info: ValidationInfo) -> SecretStr:
+        for address in re.split(r";(?=\w+://)", url.get_secret_value()):
+            before_host = address.partition("://")[2].rpartition("@")[0]
+            found = sorted(set(before_host) & set(MISREAD[str(info.field_name)]))
+            if found and not before_host.startswith("/"):
+                escaped = " and ".join(f"{sign} as {quote(sign, safe='')}" for sign in found)
+                raise ValueError(f"its user, password or an option must have {escaped}")
+        return url
 
     @field_validator("storage_url")
     @classmethod
@@ -156,7 +172,8 @@ def get_settings() -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = "_".join(("RETORT", *map(str, first["loc"]))).upper()
-        raise SettingsError(f"{name} in the environment cannot be used: {first['msg']}") from None
+        reason = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"{name} in the environment cannot be used: {reason}") from None
 
 
 def get_settings_or_exit() -> Settings:

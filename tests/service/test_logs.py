@@ -113,6 +113,13 @@ def test_secrets_are_hidden_wherever_they_stand(database: str, written: Callable
         assert "pass-word" not in line
     assert without_secrets("postgresql+psycopg://me:a:b@h/d?x=y") == "postgresql+psycopg://me:***@h/d?x=y"
     assert without_secrets("http://127.0.0.1:8765/v1 and a@b") == "http://127.0.0.1:8765/v1 and a@b"
+    assert without_secrets('{"a":"http://h:1","b":"c@d"}') == '{"a":"http://h:1","b":"c@d"}'
+
+
+@pytest.mark.parametrize("password", ["pa@ss", "pa/ss", "pa#ss", "pa?ss", "@", "1/2@3", "[p]a:s&s;", "p@a/s#s?", 'p"s'])
+def test_a_password_is_hidden_with_signs_that_end_an_address_elsewhere(password: str) -> None:
+    address = f"postgresql+psycopg://me:{password}@h/d"
+    assert without_secrets(json.dumps([address, "a@b"])) == '["postgresql+psycopg://me:***@h/d", "a@b"]'
 
 
 def test_without_a_terminal_it_is_json() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import service.migrations
 from service.db import Base, make_engine
 from service.migrations import downgrade, upgrade
 from service.revisions import current, head
+from tests.conftest import free_port
 from tests.service.filling import fill, shared, snapshot, tables_of
 
 REVISIONS = [script.revision for script in ScriptDirectory(Path(service.migrations.__file__).parent).walk_revisions()][
@@ -151,6 +153,18 @@ def test_many_processes_upgrade_at_once_and_none_fails(database_url: str, engine
     assert [process.returncode for process in processes] == [0] * count, said
     assert current(engine) == head()
     test_models_and_migrations_agree(engine)
+
+
+def test_a_database_that_cannot_be_used_ends_the_program_with_one_line() -> None:
+    url = f"postgresql+psycopg://retort:pass-word@127.0.0.1:{free_port()}/retort"
+    environment = {**os.environ, "RETORT_DATABASE_URL": url}
+    run = [sys.executable, "-m", "service.migrations"]
+    result = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    (line,) = map(json.loads, result.stderr.splitlines())
+    assert (result.returncode, line["level"]) == (1, "critical")
+    assert line["message"].startswith("nothing was migrated, since the database cannot be used: connection failed: ")
+    assert "exception" not in line
+    assert "pass-word" not in result.stderr
 
 
 def test_an_upgrade_twice_at_once_is_one_upgrade(engine: Engine) -> None:

@@ -48,6 +48,46 @@ def test_secrets_do_not_show(environment: Environment) -> None:
     assert "hunter2" in get_settings().database
 
 
+@pytest.mark.parametrize(
+    ("name", "url", "escaped"),
+    [
+        ("database_url", "postgresql+psycopg://retort:pass@word@host/db", "@ as %40"),
+        ("database_url", "postgresql+psycopg://retort:@@host/db", "@ as %40"),
+        ("database_url", "postgresql+psycopg://retort:pass@word/@host/db", "@ as %40"),
+        ("broker_url", "redis://:pass/word@host:6379/0", "/ as %2F"),
+        ("broker_url", "redis://:12/34@host:6379/0", "/ as %2F"),
+        ("broker_url", "redis://:pass#word?@host:6379/0", "# as %23 and ? as %3F"),
+        ("broker_url", "redis://:pass[word]@host:6379/0", "[ as %5B and ] as %5D"),
+        ("broker_url", "sentinel://:good@a:26379;sentinel://:b/d@b:26379", "/ as %2F"),
+    ],
+)
+def test_a_password_that_would_be_taken_for_a_host_is_refused(
+    environment: Environment, name: str, url: str, escaped: str
+) -> None:
+    environment(**{name: url})
+    with pytest.raises(SettingsError) as refused:
+        get_settings()
+    wanted = f"its user, password or an option must have {escaped}"
+    assert str(refused.value) == f"RETORT_{name.upper()} in the environment cannot be used: {wanted}"
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("database_url", "postgresql+psycopg://retort:p%40ss/w#rd?[:]@host/db"),
+        ("database_url", "postgresql+psycopg://retort@host/db?application_name=a%40b"),
+        ("database_url", "sqlite:////data/me@home/c@d.db"),
+        ("broker_url", "redis://:p@ss:word;&%2F@host:6379/0"),
+        ("broker_url", "redis://host:6379/0"),
+        ("broker_url", "sentinel://:good@a:26379;sentinel://:good@b:26379"),
+        ("broker_url", "amqp://me:word@a//;amqp://me:word@b//"),
+    ],
+)
+def test_a_password_that_is_read_as_it_is_meant_is_taken(environment: Environment, name: str, url: str) -> None:
+    environment(**{name: url})
+    assert getattr(get_settings(), name).get_secret_value() == url
+
+
 @pytest.mark.parametrize("old", [*RENAMED, *map(str.lower, RENAMED)])
 def test_a_name_of_an_earlier_version_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, old: str) -> None:
     message = f"{old} is set, but is called {RENAMED[old.upper()]} now; rename it"
