@@ -14,9 +14,10 @@ FROM python:3.11-slim
 RUN useradd --system --create-home --home-dir /var/lib/retort --uid 10001 retort
 COPY --from=build /opt/retort /opt/retort
 ENV PATH=/opt/retort/bin:$PATH PYTHONUNBUFFERED=1 RETORT_DATA_DIR=/var/lib/retort
+COPY docker/api_alive.py /opt/retort/api_alive.py
 WORKDIR /var/lib/retort
 USER 10001
 EXPOSE 8765
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8765/healthz', timeout=4)"]
+    CMD ["python", "-I", "-S", "/opt/retort/api_alive.py"]
 CMD ["python", "-m", "service.app", "--host", "0.0.0.0", "--port", "8765"]

@@ -13,9 +13,9 @@ RUN uv pip install --no-cache --python /opt/retort/bin/python \
 FROM python:3.11-slim
 RUN useradd --system --create-home --home-dir /var/lib/retort --uid 10001 retort
 COPY --from=build /opt/retort /opt/retort
-ENV PATH=/opt/retort/bin:$PATH PYTHONUNBUFFERED=1 RETORT_DATA_DIR=/var/lib/retort
+ENV PATH=/opt/retort/bin:$PATH PYTHONUNBUFFERED=1 RETORT_DATA_DIR=/var/lib/retort RETORT_METRICS_PORT=9123
 COPY docker/worker_alive.py /opt/retort/worker_alive.py
 WORKDIR /var/lib/retort
 USER 10001
-HEALTHCHECK --interval=30s --timeout=10s --start-period=60s CMD ["python", "/opt/retort/worker_alive.py"]
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s CMD ["python", "-I", "-S", "/opt/retort/worker_alive.py"]
 CMD ["python", "-m", "worker.app"]

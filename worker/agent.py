@@ -162,6 +162,7 @@ class Agent:
 
     def _report(self, session: Session) -> None:
         repository.see(session, self.worker_id, host=socket.gethostname(), job_id=self._job_id, machine=self._machine)
+        metrics.note_alive()
 
     def _sign_off(self) -> None:
         try:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from errno import EADDRNOTAVAIL
+from math import inf
+from socket import SOCK_STREAM, getaddrinfo
 from typing import Literal
 
 from prometheus_client import Counter, Gauge, start_http_server
@@ -13,6 +16,10 @@ from service.settings import Settings
 
 registry = make_registry()
 
+_alive = Gauge(
+    "retort_worker_alive", "1 while the database noted, within the time of a lease, that this worker is alive.",
+    registry=registry,
+)  # fmt: skip
 _claims = Counter("retort_worker_claims", "Jobs that this worker claimed.", registry=registry)
 _attempts = Counter(
     "retort_worker_attempts", "Attempts that ended, by the state they left the job in and, where something went wrong,"
@@ -38,20 +45,44 @@ _files = Counter(
 )
 _bytes = Counter("retort_worker_stored_bytes", "Bytes of those files.", ("what",), registry=registry)
 
+_noted_at = -inf
+"""Time at which the database last noted that this worker is alive, by the monotonic clock."""
 _last: tuple[str, str | None, int, float] | None = None
 """Phase, network, step and time of the last progress."""
 
 
 def serve(settings: Settings) -> None:
-    """Answer scrapes from a thread of its own, where a port is set. Raises SystemExit when that port is not free."""
+    """Answer scrapes from threads of their own, where a port is set. Raises SystemExit where it cannot listen."""
     if settings.metrics_port is None:
         return
-    try:
-        start_http_server(settings.metrics_port, settings.metrics_host, registry)
-    except OSError as error:
-        address, reason = f"{settings.metrics_host}:{settings.metrics_port}", error.strerror or str(error)
-        sentence = f"metrics cannot be served at {address}: {reason}; set RETORT_METRICS_PORT to another port"
-        raise SystemExit(sentence) from None
+    _alive.set_function(lambda: time.monotonic() < _noted_at + settings.lease_seconds)
+    for host in settings.metrics_host:
+        try:
+            _serve_at(host, settings.metrics_port)
+        except OSError as error:
+            found = f"metrics cannot be served at {host}:{settings.metrics_port}: {error.strerror or error}"
+            raise SystemExit(f"{found}; set RETORT_METRICS_HOST or RETORT_METRICS_PORT to another") from None
+
+
+def _serve_at(host: str, port: int) -> None:
+    """Listen at those addresses of a host that are this machine's: a name may be that of several. Raises OSError."""
+    addresses = {str(found[4][0]) for found in getaddrinfo(host, port, type=SOCK_STREAM)}
+    others = set()
+    for address in addresses:
+        try:
+            start_http_server(port, address, registry)
+        except OSError as error:
+            if error.errno != EADDRNOTAVAIL:
+                raise
+            others.add(address)
+    if others == addresses:
+        raise OSError(EADDRNOTAVAIL, "this machine has no such address")
+
+
+def note_alive() -> None:
+    """The database noted just now that this worker is alive."""
+    global _noted_at
+    _noted_at = time.monotonic()
 
 
 def count_claim() -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from socket import create_server
+from math import inf
+from socket import create_connection, create_server
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ from docs.operations import PAGE
 from retort.event import Progress
 from service.jobs.models import State
 from service.settings import get_settings
-from tests.conftest import wait_until
+from tests.conftest import free_port, wait_until
 from tests.service.conftest import on_sqlite
 from tests.service.rows import add_project
 from tests.worker.plays import add_play, kinds, running_agent, wait_for_state
@@ -103,8 +106,73 @@ def test_a_port_that_is_taken_is_refused_in_one_sentence(environment: Environmen
         with pytest.raises(SystemExit) as refused:
             metrics.serve(get_settings())
     assert str(refused.value) == (
-        f"metrics cannot be served at 127.0.0.1:{port}: Address already in use; set RETORT_METRICS_PORT to another port"
+        f"metrics cannot be served at 127.0.0.1:{port}: Address already in use; "
+        "set RETORT_METRICS_HOST or RETORT_METRICS_PORT to another"
     )
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("198.51.100.7", "this machine has no such address"),
+        ("no-such-host.invalid", "Name or service not known"),
+        ("localhost,198.51.100.7", "this machine has no such address"),
+    ],
+)
+def test_a_host_that_is_not_this_machine_is_refused_in_one_sentence(
+    environment: Environment, host: str, reason: str
+) -> None:
+    environment(metrics_port=free_port(), metrics_host=host)
+    said = f"^metrics cannot be served at {host.split(',')[-1]}:[0-9]+: {reason}; set RETORT_METRICS_HOST"
+    with pytest.raises(SystemExit, match=said):
+        metrics.serve(get_settings())
+
+
+def test_of_a_name_of_several_machines_it_listens_at_its_own_address_alone(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    environment(metrics_port=port, metrics_host="127.0.0.1,workers")
+    resolve = metrics.getaddrinfo
+
+    def resolve_workers(host: str, *rest: Any, **more: Any) -> list[Any]:
+        addresses = ["198.51.100.7", "127.0.0.2", "198.51.100.8"] if host == "workers" else [host]
+        return [found for address in addresses for found in resolve(address, *rest, **more)]
+
+    monkeypatch.setattr(metrics, "getaddrinfo", resolve_workers)
+    metrics.serve(get_settings())
+    for address in ("127.0.0.1", "127.0.0.2"):
+        with create_connection((address, port), timeout=60):
+            pass
+    with pytest.raises(ConnectionRefusedError):
+        create_connection(("127.0.0.3", port), timeout=60)
+
+
+def test_a_worker_is_alive_for_a_lease_after_the_database_noted_it(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, clock = free_port(), 1000.0
+    environment(metrics_port=port, lease_seconds=30)
+    monkeypatch.setattr("worker.metrics._noted_at", -inf)
+    monkeypatch.setattr("worker.metrics.time.monotonic", lambda: clock)
+    metrics.serve(get_settings())
+
+    def check() -> tuple[int, str]:
+        """Exit code and error of the health check of a worker's container."""
+        result = subprocess.run(
+            [sys.executable, "-I", "-S", PAGE.parents[1] / "docker/worker_alive.py"], capture_output=True, text=True,
+            env={"RETORT_METRICS_PORT": str(port), "http_proxy": "http://198.51.100.7:1"}, timeout=60, check=False,
+        )  # fmt: skip
+        return result.returncode, result.stderr
+
+    silent = (1, "the database has not noted within the time of a lease that this worker is alive\n")
+    assert check() == silent
+    metrics.note_alive()
+    assert check() == (0, "")
+    clock += 29
+    assert value("retort_worker_alive") == 1
+    clock += 2
+    assert check() == silent
 
 
 def test_the_page_names_all_metrics_with_their_labels() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retort.cli.errors import CommandError, report_errors
+from retort.cli.errors import USAGE, CommandError, report_errors
 from worker.commands.up import settings_of
 
 if TYPE_CHECKING:
@@ -33,13 +33,14 @@ def backup(
     """Write all that the database holds into one file, while the service runs."""
     from service.backup import make_backup
 
+    if str(file) == "-" and sys.stdout.isatty():
+        raise CommandError("a backup is no text for a terminal; wanted: retort backup - > FILE", USAGE)
     with _database(data_dir) as engine, _folder() as folder:
         if str(file) != "-":
             contents = make_backup(engine, file)
         else:
             contents = make_backup(engine, folder / "backup")
-            with (folder / "backup").open("rb") as made:
-                shutil.copyfileobj(made, sys.stdout.buffer)
+            _print_bytes(folder / "backup")
     typer.echo(f"Backed up {_shown(contents)}.", err=True)
 
 
@@ -88,6 +89,16 @@ def _database(data_dir: Path | None) -> Iterator[Engine]:
         raise CommandError(f"the database cannot be used: {' '.join(str(error.args[0]).split())}") from None
     finally:
         get_engine().dispose()
+
+
+def _print_bytes(file: Path) -> None:
+    try:
+        with file.open("rb") as made:
+            shutil.copyfileobj(made, sys.stdout.buffer)
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        raise CommandError(f"standard output did not take the whole backup: {error.strerror}") from None
 
 
 @contextmanager
