@@ -6,6 +6,7 @@ Of each kind one runs as a process of its own; refusals, of which there are many
 from __future__ import annotations
 
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -20,10 +21,12 @@ from service.db import make_engine
 from tests.service.filling import Snapshot, fill, snapshot
 
 
-def run(*words: str, given: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+def run(*words: str, given: bytes | None = None, output: int = subprocess.PIPE) -> subprocess.CompletedProcess[bytes]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RETORT_")}
     command = [sys.executable, "-m", "retort.cli.main", *words]
-    return subprocess.run(command, input=given, capture_output=True, env=environment, timeout=300)
+    return subprocess.run(
+        command, input=given, stdout=output, stderr=subprocess.PIPE, env=environment, timeout=300, check=False
+    )
 
 
 def projects(data_dir: Path) -> Snapshot:
@@ -87,6 +90,22 @@ def test_a_backup_goes_through_pipes(filled: str, tmp_path: Path) -> None:
     assert cut.stderr.count(b"\n") == 1
     assert run("restore", "-", "--data-dir", fresh, given=made.stdout).returncode == 0
     assert projects(Path(fresh)) == projects(Path(filled))
+
+
+def test_a_standard_output_that_takes_no_backup_is_refused_in_one_sentence(filled: str) -> None:
+    terminal, own = pty.openpty()
+    for output, code, sentence in (
+        (
+            os.open("/dev/full", os.O_WRONLY),
+            1,
+            b"standard output did not take the whole backup: No space left on device",
+        ),
+        (own, 2, b"a backup is no text for a terminal; wanted: retort backup - > FILE"),
+    ):
+        refused = run("backup", "-", "--data-dir", filled, output=output)
+        assert (refused.returncode, refused.stderr) == (code, b"retort: " + sentence + b"\n")
+        os.close(output)
+    os.close(terminal)
 
 
 def test_refusals_are_one_sentence(filled: str, tmp_path: Path, run_here: Callable[..., Result]) -> None:
