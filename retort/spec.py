@@ -11,7 +11,7 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 
@@ -59,6 +59,12 @@ class AtMost:
             found = {"field_type": "Tuple", "max_length": self.entries, "actual_length": len(value)}
             raise PydanticKnownError("too_long", found)
         return value
+
+
+def wrong_at(name: str, error: ValidationError) -> str:
+    """The first fault of something that was validated, as one sentence with a JSON pointer."""
+    found = error.errors(include_url=False)[0]
+    return f"the {name} is wrong at /{'/'.join(map(str, found['loc']))}: {found['msg']}"
 
 
 def _texts(model: type[BaseModel]) -> Mapping[str, str]:

@@ -35,7 +35,7 @@ import service.tasks.endpoints
 import service.uploads.endpoints
 import service.usage.endpoints
 from service.audit.service import settle
-from service.db import LOST, POOL_SIZE
+from service.db import LOST, POOL_SIZE, DatabaseFull, why
 from service.edge import Edge
 from service.errors import (
     RETRY_SECONDS,
@@ -180,8 +180,14 @@ def _refuse_parameters(request: Request, error: Exception) -> Response:
 
 
 def _refuse_without_database(request: Request, error: Exception) -> Response:
-    log.error("the database does not answer: %s", error)
-    detail = f"the database does not answer; ask again in {RETRY_SECONDS} seconds"
+    full = isinstance(error, DatabaseFull)
+    found = (
+        "the database takes nothing: its disk is full, or it may only be read"
+        if full
+        else "the database does not answer"
+    )
+    log.error("%s: %s", found, why(error))
+    detail = f"{found}; ask again in {RETRY_SECONDS} seconds"
     return problem_response(request, Unavailable(detail))
 
 

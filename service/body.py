@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from math import isinf
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -12,14 +11,14 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.concurrency import run_in_threadpool
 
+from retort.storable import unstorable
 from service.errors import BadRequest, FieldError, Invalid, UnsupportedMediaType, quote
-from service.fields import Path, field_errors, path_text, pointer_of
+from service.fields import field_errors, path_text, pointer_of
 
 MOST_VALUES = 20_000
 """Values in one body; each costs memory while it is read, and time and more memory where it is wrong."""
 SMALL_BYTES = 16 << 10
 """Size up to which a body is read in the event loop: that takes less time than finding a thread."""
-LARGEST_INTEGER = 2**63
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -60,9 +59,11 @@ def read_json(body: bytes) -> Any:
         value = from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise BadRequest(f"the body is not JSON: {_in_bytes(str(error))}") from None
-    errors = list(_unstorable(value))
-    if errors:
-        raise Invalid.of(errors)
+    found = [
+        FieldError(pointer=pointer_of(path), detail=f"{path_text(path)}: {why}") for path, why in unstorable(value)
+    ]
+    if found:
+        raise Invalid.of(found)
     return value
 
 
@@ -80,27 +81,3 @@ def _check_media_type(request: Request) -> None:
 def _in_bytes(reason: str) -> str:
     """The parser's reason in one flow: "trailing comma at line 1, column 8"."""
     return re.sub(r" at line (\d+) column (\d+)$", r" at line \1, column \2", reason)
-
-
-def _unstorable(root: Any) -> Iterator[FieldError]:
-    """Errors for values that JSON has but the database or the engine cannot store. Walks without recursion."""
-    left: list[tuple[Path, Any]] = [((), root)]
-    while left:
-        path, value = left.pop()
-        if isinstance(value, dict | list):
-            entries: Iterable[tuple[str | int, Any]] = value.items() if isinstance(value, dict) else enumerate(value)
-            left += [((*path, step), inner) for step, inner in entries]
-        if reason := _unstorable_reason(value):
-            yield FieldError(pointer=pointer_of(path), detail=f"{path_text(path)}: {reason}")
-
-
-def _unstorable_reason(value: Any) -> str | None:
-    if isinstance(value, dict) and any("\0" in name for name in value):
-        return "the name of a field holds a NUL character; none may"
-    if isinstance(value, str) and "\0" in value:
-        return f"{quote(value)} holds a NUL character; no text may"
-    if isinstance(value, int) and not -LARGEST_INTEGER <= value < LARGEST_INTEGER:
-        return "the whole number does not fit 64 bits; wanted a smaller one"
-    if isinstance(value, float) and isinf(value):
-        return "the number does not fit a 64-bit float; wanted a smaller one"
-    return None

@@ -11,14 +11,27 @@ from pathlib import Path
 from select import POLLIN, poll
 from typing import Any
 
+import psycopg
 from psycopg.pq import Format
 from pydantic_core import from_json
-from sqlalchemy import Connection, Double, Engine, Enum, MetaData, bindparam, create_engine, event, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Double,
+    Engine,
+    Enum,
+    MetaData,
+    bindparam,
+    create_engine,
+    event,
+    or_,
+    select,
+)
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import InterfaceError, InvalidatePoolError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session
 from sqlalchemy.sql.expression import FunctionElement
 
 from service.settings import get_settings
@@ -43,8 +56,42 @@ that it locked would be locked for hours."""
 AS_BYTES = {"retort_bytes": True}
 """Execution options of a statement that reads bytes: PostgreSQL else spells them out in hexadecimal digits, which takes
 twice the room and three times as long."""
-LOST = (OperationalError, InterfaceError, PoolTimeoutError)
-"""Exceptions that are raised when the database does not answer."""
+
+
+class DatabaseAway(OperationalError):
+    """The connection was lost, or none could be made."""
+
+
+class DatabaseBusy(OperationalError):
+    """Others were in the way: a lock that is held, a deadlock, a conflict. The same again may succeed."""
+
+
+class DatabaseFull(OperationalError):
+    """The database takes nothing now: its disk is full or broken, or it may only be read."""
+
+
+LOST = (DatabaseAway, DatabaseBusy, DatabaseFull, PoolTimeoutError)
+"""Exceptions after which the same may succeed later, for the fault lies with no statement. All other errors of the
+database come again with the same statement."""
+SQLSTATES: dict[str, type[OperationalError]] = {
+    "08": DatabaseAway, "57P": DatabaseAway, "25P03": DatabaseAway, "25P04": DatabaseAway, "53300": DatabaseAway,
+    "40": DatabaseBusy, "55P03": DatabaseBusy, "57014": DatabaseBusy,
+    "53000": DatabaseFull, "53100": DatabaseFull, "53200": DatabaseFull, "58": DatabaseFull, "25006": DatabaseFull,
+}  # fmt: skip
+"""PostgreSQL's codes, or their beginnings; the longest that fits counts."""
+SQLITE_CODES: dict[int, type[OperationalError]] = {
+    sqlite3.SQLITE_CANTOPEN: DatabaseAway,
+    **dict.fromkeys(
+        (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_INTERRUPT), DatabaseBusy
+    ),
+    **dict.fromkeys(
+        (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOMEM), DatabaseFull
+    ),
+}
+"""SQLite's primary result codes."""
+
+Moment = ColumnElement[Any] | InstrumentedAttribute[Any]
+"""Epoch seconds by the database's clock, in a column."""
 
 clock_offset_seconds = 0.0
 """Added to the database's clock; only tests set it."""
@@ -93,6 +140,18 @@ def read_now(session: Session) -> float:
     return session.scalars(select(database_now())).one()
 
 
+def is_over(moment: Moment, longest: ColumnElement[float] | float) -> ColumnElement[bool]:
+    """Whether a moment has come that was set at most `longest` seconds ahead. One that lies further ahead was set by a
+    clock that has been set back since, and counts as over."""
+    return or_(moment <= database_now(), moment > database_now() + longest)
+
+
+def is_near(moment: Moment, seconds: float) -> ColumnElement[bool]:
+    """Whether a moment was at most so many seconds ago, or lies as little ahead. One that lies further ahead was noted
+    by a clock that has been set back since."""
+    return moment.between(database_now() - seconds, database_now() + seconds)
+
+
 def make_engine(url: str) -> Engine:
     """An engine for PostgreSQL (psycopg 3) or SQLite, set up as the job's ownership needs it."""
     if make_url(url).get_backend_name() == "sqlite":
@@ -119,13 +178,45 @@ def _postgresql_engine(url: str) -> Engine:
         if context.execution_options.keys() >= AS_BYTES.keys():
             cursor.format = Format.BINARY
 
-    @event.listens_for(engine, "handle_error")
-    def name(context: Any) -> None:
-        # PostgreSQL's error for an idle transaction that it ended is of another kind than for all else that ends one.
-        if context.is_disconnect and not isinstance(context.sqlalchemy_exception, LOST):
-            raise OperationalError(context.statement, None, context.original_exception, connection_invalidated=True)
-
+    event.listen(engine, "handle_error", _name)
     return engine
+
+
+def _name(context: Any) -> None:
+    """Raise the error by the name that says whether the same may succeed later, where it may."""
+    kind = kind_of(context.original_exception, connected=context.connection is not None)
+    if context.is_disconnect:
+        kind = DatabaseAway
+    if kind is not None:
+        lost = bool(context.is_disconnect)
+        raise kind(context.statement, None, context.original_exception, connection_invalidated=lost)
+
+
+def kind_of(error: BaseException, *, connected: bool = True) -> type[OperationalError] | None:
+    """The kind of a driver's error: one of LOST, or None where the same statement would meet it again."""
+    if isinstance(error, sqlite3.Error):
+        return SQLITE_CODES.get(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF)
+    if not isinstance(error, psycopg.Error):
+        return None
+    if error.sqlstate is None:  # said by the driver itself, which has lost the server or never found it
+        away = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) or not connected
+        return DatabaseAway if away else None
+    fitting = [code for code in SQLSTATES if error.sqlstate.startswith(code)]
+    return SQLSTATES[max(fitting, key=len)] if fitting else None
+
+
+def is_unwritable(error: BaseException) -> bool:
+    """Whether the database refused a value itself: it is too large, of a wrong form, or at odds with another."""
+    if isinstance(error, UnicodeError | OverflowError):  # by the driver, before the database saw it
+        return True
+    return isinstance(error, DataError | IntegrityError) or (
+        isinstance(error, DBAPIError) and str(getattr(error.orig, "sqlstate", "")).startswith("54")
+    )
+
+
+def why(error: BaseException) -> str:
+    """An error of the database in one line, without the statement and the values in it."""
+    return str(getattr(error, "orig", None) or error).partition("\n")[0]
 
 
 def _sqlite_engine(url: str) -> Engine:
@@ -153,6 +244,7 @@ def _sqlite_engine(url: str) -> Engine:
         reads = connection.get_execution_options().get("retort_reads", False)
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
+    event.listen(engine, "handle_error", _name)
     return engine
 
 

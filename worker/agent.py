@@ -17,7 +17,7 @@ from service.audit.repository import sweep as forget_old
 from service.blobs.repository import sweep
 from service.claims import service
 from service.claims.repository import Claim
-from service.db import transaction
+from service.db import LOST, transaction, why
 from service.retention.service import sweep_old
 from service.settings import Settings, get_settings
 from service.uploads.service import sweep_uploads
@@ -26,7 +26,7 @@ from service.workers.repository import Machine
 from worker import machine, metrics
 from worker.attempt import Attempt
 from worker.engine_process import ENGINE, EngineProcess
-from worker.lease import DATABASE_AWAY, Lease, boottime, why
+from worker.lease import Lease, boottime
 from worker.sandbox import Sandbox, log_sandbox, prepare, sweep_scratch
 from worker.workspace import sweep_folders
 
@@ -99,7 +99,7 @@ class Agent:
             while not self._stopping.is_set() and self._run_one(settings):
                 self._warm_up()
                 self._sweep_when_due(settings)
-        except DATABASE_AWAY as error:
+        except LOST as error:
             log.warning("the database is away: %s", why(error))
         except Exception:
             log.exception("the worker failed outside of any job; it goes on")
@@ -168,7 +168,7 @@ class Agent:
         try:
             with transaction() as session:
                 repository.forget(session, self.worker_id)
-        except DATABASE_AWAY as error:
+        except LOST as error:
             log.warning("the database is away, so this worker stays in its table for a while: %s", why(error))
 
     def _sweep_when_due(self, settings: Settings) -> None:

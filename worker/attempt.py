@@ -5,14 +5,16 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
+from uuid import uuid4
 
 from retort.engine.interrupt import (
     DISK_FULL,
     FINISHED,
     IMPOSSIBLE,
+    MACHINE_FAILED,
     MEMORY_RAN_OUT,
     NOTHING_TO_KEEP,
     OUT_OF_MEMORY,
@@ -22,20 +24,23 @@ from retort.engine.interrupt import (
 from retort.order import CacheDirectory, Order, Paths
 from service.blobs.repository import BlobDraft, BlobGone, write_blob
 from service.claims import service
+from service.claims.records import InvalidRecord
 from service.claims.repository import LostLease
 from service.claims.service import Directive, NewArtifact, Trouble
-from service.db import transaction
+from service.db import LOST, is_unwritable, reading, transaction, why
 from service.jobs.models import TERMINAL, State, Wanted
 from service.kinds import EFFECTS
 from service.logs import logger_for
+from service.projects.models import ProjectRow
 from service.settings import Settings
+from service.usage.service import limits_of
 from worker import metrics
 from worker.checkpoints import CheckpointCopies
 from worker.engine_process import End, EngineProcess
-from worker.event_buffer import EventBuffer
+from worker.event_buffer import EventBuffer, plain
 from worker.inputs import InputCache, InputMissing
-from worker.lease import DATABASE_AWAY, RETRY_SECONDS, Lease, why
-from worker.workspace import WeightsMissing, Workspace, open_left
+from worker.lease import RETRY_SECONDS, Lease
+from worker.workspace import ShippedFile, WeightsMissing, Workspace, open_left
 
 READ_SECONDS = 0.1
 LEAVE_SECONDS = 28.0
@@ -46,8 +51,15 @@ COPY_SECONDS = 600.0
 
 LEAVE = frozenset({Directive.pause, Directive.cancel, Directive.expire})
 """Orders on which the engine leaves a checkpoint and ends."""
-MACHINE_CAUSES = {UNREACHABLE: "unreachable", MEMORY_RAN_OUT: "memory_ran_out", DISK_FULL: "disk_full"}
+MACHINE_CAUSES = {
+    UNREACHABLE: "unreachable",
+    MEMORY_RAN_OUT: "memory_ran_out",
+    DISK_FULL: "disk_full",
+    MACHINE_FAILED: "machine_failed",
+}
 """Causes by exit codes of the engine that another attempt may not meet again."""
+STUCK_SECONDS = 300.0
+"""Seconds for which the database may refuse the same step while it renews the lease, before the attempt is given up."""
 
 Result = TypeVar("Result")
 
@@ -73,6 +85,8 @@ class Attempt:
         self._finish_sent = self._claim.wanted is Wanted.stop
         self._log = logger_for(__name__, job=self._claim.job_id, attempt=self._claim.attempt, fence=self._claim.fence)
         self._copies = CheckpointCopies(self._claim, self._workspace.checkpoints, self._log)
+        self._refused_since: float | None = None
+        """Since when, by the monotonic clock, the database has taken no events."""
 
     def run(self) -> None:
         """Run it to its end. Never raises: a failure becomes the job's error."""
@@ -108,10 +122,25 @@ class Attempt:
             detail = f"the job's folder could not be set up: {error.strerror}"
             return self._conclude(service.retry, Trouble("machine", "disk", detail))
         self._engine.send(order.model_dump_json())
-        self._follow()
-        end = self._engine.end()
-        self._retry(self._write_events)
-        return self._settle(end)
+        try:
+            self._follow()
+            end = self._engine.end()
+            while not self._events.empty():
+                self._retry(self._write_events, unless=Directive.cancel)
+            return self._settle(end)
+        except Withdrawal:
+            return self._give_up()
+        except Exception as error:
+            if not (isinstance(error, InvalidRecord) or is_unwritable(error)):
+                raise
+            self._engine.kill()
+            return self._conclude(service.fail, Trouble("spec", "invalid_record", self._objection(error)))
+
+    def _objection(self, error: Exception) -> str:
+        """One sentence why that of the engine cannot be stored."""
+        if isinstance(error, InvalidRecord):
+            return str(error)
+        return f"what the engine reported cannot be stored; {self._logged(why(error))}"
 
     def _check_wanted(self) -> None:
         """Raise Withdrawal when the job is not to be begun any more, and LostLease when it is not ours."""
@@ -151,16 +180,30 @@ class Attempt:
     def _follow(self) -> None:
         """Read and write the engine's output until it has ended, and pass orders on to it."""
         while not self._engine.finished():
-            if (line := self._engine.read(READ_SECONDS)) and (checkpoint := self._events.add(line)):
+            if self._events.full() and not self._engine.exited():
+                self._lease.wait(READ_SECONDS)  # the engine waits with the next line, too
+            elif (line := self._engine.read(READ_SECONDS)) and (checkpoint := self._events.add(line)):
                 self._copies.add(checkpoint)
             self._lease.check()
             if self._events.due():
-                try:
-                    self._write_events()
-                except DATABASE_AWAY as error:
-                    self._log.warning("the database is away, the engine goes on: %s", why(error))
-                    self._events.postpone(RETRY_SECONDS)
+                self._try_to_write_events()
             self._steer()
+
+    def _try_to_write_events(self) -> None:
+        """Write events, or later where the database does not take them."""
+        try:
+            self._write_events()
+            self._refused_since = None
+        except LOST as error:
+            self._refused_since = self._refused_since or time.monotonic()
+            self._check_stuck(self._refused_since, error)
+            self._log.warning("the database takes no events, the engine goes on: %s", why(error))
+            self._events.postpone(RETRY_SECONDS)
+
+    def _check_stuck(self, since: float, error: Exception) -> None:
+        """Raise the error where the database has refused something for too long, though the lease goes on."""
+        if time.monotonic() >= since + max(STUCK_SECONDS, 2 * self._settings.lease_seconds):
+            raise error
 
     def _write_events(self) -> None:
         with transaction() as session:
@@ -202,7 +245,7 @@ class Attempt:
             return self._conclude(service.hand_back)
         if end.code in MACHINE_CAUSES:
             return self._conclude(service.retry, Trouble("machine", MACHINE_CAUSES[end.code], self._refusal(end)))
-        return self._conclude(service.retry, trouble_of(end))
+        return self._conclude(service.retry, self._crash(end))
 
     def _copy_deadline(self, begun: float) -> Callable[[], bool]:
         """A function that is true while the last checkpoint may still be copied."""
@@ -219,26 +262,52 @@ class Attempt:
     def _store_files(self) -> State:
         """Store the engine's files, then end the job with all of them at once."""
         try:
-            files = [
+            files = self._workspace.shipped()
+            self._check_room(files)
+            stored = [
                 NewArtifact(shipped.name, shipped.network, shipped.media_type, self._store(file))
-                for shipped, file in self._workspace.shipped()
+                for shipped, file in files
             ]
-        except (OSError, ValueError) as error:
-            detail = f"the engine left no valid result: {error}"
+        except OSError as error:
+            detail = f"the engine left no valid result: {error.strerror}; {self._logged(str(error))}"
             return self._conclude(service.retry, Trouble("machine", "broken_result", detail))
-        return self._conclude(service.succeed, files, EFFECTS)
+        except ValueError as error:
+            detail = f"the engine left no valid result: {plain(str(error))}"
+            return self._conclude(service.fail, Trouble("spec", "broken_result", detail))
+        return self._conclude(service.succeed, stored, EFFECTS)
+
+    def _check_room(self, files: Sequence[tuple[ShippedFile, Path]]) -> None:
+        """Raise ValueError where the files have more bytes than the whole project may store."""
+        size = sum(file.stat(follow_symlinks=False).st_size for _, file in files)
+        with reading() as session:
+            most = limits_of(session.get_one(ProjectRow, self._claim.project_id)).max_stored_bytes
+        if size > most:
+            raise ValueError(f"its files have {size:,} bytes; the project may store {most:,}")
 
     def _store(self, path: Path) -> BlobDraft:
         def store() -> BlobDraft:
             with open_left(path) as file:
                 return write_blob(file)
 
-        written = self._retry(store)
+        written = self._retry(store, unless=Directive.cancel)
         metrics.count_file("artifact", written.size)
         return written
 
     def _refusal(self, end: End) -> str:
-        return self._events.refusal or end.stderr_tail
+        """The engine's reason, which is its last line on standard error as well; above that may be a trace."""
+        return self._events.refusal or plain(end.stderr_tail.rpartition("\n")[2])
+
+    def _crash(self, end: End) -> Trouble:
+        """The trouble that an engine's crash is to its job: a fault of the code, unless it was ended from outside."""
+        trouble = trouble_of(end)
+        said = f"{trouble.detail}; {self._logged(end.trace)}" if end.trace else trouble.detail
+        return Trouble(trouble.fault, trouble.cause, said)
+
+    def _logged(self, text: str) -> str:
+        """Log what no user shall see, and give the words that say where it stands."""
+        fault_id = f"fault_{uuid4().hex[:12]}"
+        self._log.error("%s: %s", fault_id, text)
+        return f"the worker's log has the details under {fault_id}"
 
     def _conclude(self, step: Callable[..., State], *arguments: Any) -> State:
         """Take the job's last step in a transaction, however long the database is away."""
@@ -251,21 +320,32 @@ class Attempt:
         metrics.count_attempt(state.value, *(each.cause for each in arguments if isinstance(each, Trouble)))
         return state
 
-    def _retry(self, action: Callable[[], Result]) -> Result:
-        """Repeat an action while the database is away and the lease is ours."""
+    def _retry(self, action: Callable[[], Result], unless: Directive | None = None) -> Result:
+        """Repeat an action while the database is away and the lease is ours.
+
+        Raises Withdrawal once it is `unless` that is wanted of the job, and the database's error once that has gone on
+        for too long.
+        """
+        begun = time.monotonic()
         while True:
             self._lease.check()
             try:
                 return action()
-            except DATABASE_AWAY as error:
+            except LOST as error:
+                self._check_stuck(begun, error)
+                if unless is not None and self._lease.directive is unless:
+                    raise Withdrawal from None
                 self._log.warning("the database is away, trying again: %s", why(error))
                 self._lease.wait(RETRY_SECONDS)
 
     def _report_own_fault(self, error: Exception) -> State | None:
         # The error's own text may hold secrets, and stands in the log alone.
-        detail = "the worker failed through a fault of its own; its log has the details"
+        detail = f"the worker failed through a fault of its own; {self._logged(f'{type(error).__name__}, as above')}"
+        fault: Literal["machine", "service"] = (
+            "machine" if isinstance(error, (*LOST, OSError, MemoryError)) else "service"
+        )
         try:
-            return self._conclude(service.retry, Trouble("service", type(error).__name__, detail))
+            return self._conclude(service.retry, Trouble(fault, type(error).__name__, detail))
         except Exception:
             self._log.exception("the job is left to its lease's end")
             return None
@@ -274,11 +354,17 @@ class Attempt:
 def trouble_of(end: End) -> Trouble:
     """The trouble that an engine's crash is to its job."""
     if end.code < 0:
-        cause = signal.Signals(-end.code).name
+        cause = name_of_signal(-end.code)
         hint = ", which is what the system sends when its memory runs out" if cause == "SIGKILL" else ""
-        sentence = f"the engine was ended by {cause}{hint}"
-    elif end.code == STOPPED:
-        cause, sentence = "stopped", "the engine stopped without having been asked to"
-    else:
-        cause, sentence = f"exit_{end.code}", f"the engine crashed with exit code {end.code}"
-    return Trouble("machine", cause, f"{sentence}: {end.stderr_tail}" if end.stderr_tail else sentence)
+        return Trouble("machine", cause, f"the engine was ended by {cause}{hint}")
+    if end.code == STOPPED:
+        return Trouble("machine", "stopped", "the engine stopped without having been asked to")
+    return Trouble("service", f"exit_{end.code}", f"the engine crashed with exit code {end.code}")
+
+
+def name_of_signal(number: int) -> str:
+    """SIGKILL, or SIG35 for one without a name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"

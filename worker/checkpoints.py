@@ -12,9 +12,9 @@ from retort.event import Checkpoint
 from service.blobs.repository import BlobGone, write_blob
 from service.claims import service
 from service.claims.repository import Claim, LostLease
-from service.db import transaction
+from service.db import LOST, transaction, why
 from worker import metrics
-from worker.lease import DATABASE_AWAY, RETRY_SECONDS, why
+from worker.lease import RETRY_SECONDS
 from worker.workspace import open_left
 
 PAUSE = 9.0
@@ -73,7 +73,7 @@ class CheckpointCopies:
                 self._copy(checkpoint)
             except LostLease:
                 return
-            except (*DATABASE_AWAY, BlobGone) as error:
+            except (*LOST, BlobGone) as error:
                 self._log.warning("checkpoint %s is not in the database yet: %s", checkpoint.file, why(error))
                 self._pause(RETRY_SECONDS, in_hurry=RETRY_SECONDS)
                 continue

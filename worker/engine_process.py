@@ -18,12 +18,15 @@ from worker.sandbox import Cell, allowed_environment
 
 ENGINE = (sys.executable, "-m", "retort.engine", "--warm")
 """Imports torch, then waits on standard input for an order."""
-QUOTED_BYTES = 1000
-"""Bytes from the end of its standard error that explain a crash."""
+QUOTED_BYTES, LOGGED_BYTES = 1000, 20_000
+"""Bytes from the end of its standard error that explain a crash: in short, and for the log."""
 LONGEST_LINE = 64 * 2**20
 """Bytes of a line on its standard output."""
-SILENCE_SECONDS = 5.0
-"""Seconds for which its output may stay open after its end, held by a process that left its group."""
+QUEUED_BYTES = 16 * 2**20
+"""Bytes of lines that wait to be read, from which on it has to wait with further ones."""
+SILENCE_SECONDS, LEFT_SECONDS = 5.0, 60.0
+"""Seconds for which its output may stay open after its end, held by a process that left its group: without a line, and
+in all."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class End:
     """Its exit code, or minus the number of the signal that ended it."""
     stderr_tail: str
     """The end of its standard error."""
+    trace: str = ""
+    """The same at greater length, for the log alone: it may show paths and code."""
 
 
 class EngineProcess:
@@ -53,6 +58,9 @@ class EngineProcess:
             )  # fmt: skip
             failed.pop_all()
         self._lines: SimpleQueue[bytes | None] = SimpleQueue()
+        self._queued = 0
+        """Bytes of those lines."""
+        self._taken = threading.Condition()
         self._output_ended = False
         self._exited_at: float | None = None
         self._end: End | None = None
@@ -76,7 +84,11 @@ class EngineProcess:
             return b""
         if line is None:
             self._output_ended = True
-        return line or b""
+            return b""
+        with self._taken:
+            self._queued -= len(line)
+            self._taken.notify()
+        return line
 
     def exited(self) -> bool:
         """Whether it has ended by itself or by a signal; it is not reaped yet, so that its pid stays its own."""
@@ -91,7 +103,8 @@ class EngineProcess:
         if self._exited_at is None:
             self._exited_at = time.monotonic()
             self.kill()  # a process left in its group would hold its standard output open
-        return self._output_ended or time.monotonic() - self._exited_at > SILENCE_SECONDS
+        silent = time.monotonic() - self._exited_at > (SILENCE_SECONDS if self._lines.empty() else LEFT_SECONDS)
+        return self._output_ended or silent
 
     def terminate(self) -> None:
         """Send SIGTERM to the engine alone: processes that it started are its own to stop."""
@@ -106,20 +119,23 @@ class EngineProcess:
         self.kill()
         with self._signalling:
             if self._end is None:
-                self._end = End(self._process.wait(), self._read_stderr_tail())
+                self._end = End(self._process.wait(), self._read_errors(QUOTED_BYTES), self._read_errors(LOGGED_BYTES))
+                self._errors.close()
                 if self.cell is not None:
                     self.cell.clear()
+        with self._taken:
+            self._taken.notify()
         self._reader.join(SILENCE_SECONDS)
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # a line that it never read
             self._process.stdin.close()
         return self._end
 
-    def _read_stderr_tail(self) -> str:
-        with self._errors:
-            size = self._errors.seek(0, os.SEEK_END)
-            self._errors.seek(max(0, size - QUOTED_BYTES))
-            return self._errors.read().decode(errors="replace").strip()
+    def _read_errors(self, count: int) -> str:
+        """The last so many bytes of its standard error."""
+        size = self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, size - count))
+        return self._errors.read(count).decode(errors="replace").strip()
 
     def _signal(self, send: Callable[[int, int], None], number: int) -> None:
         with self._signalling:
@@ -132,6 +148,9 @@ class EngineProcess:
             while line := output.readline(LONGEST_LINE):
                 if len(line) == LONGEST_LINE:
                     self.kill()  # lines without an end would fill the worker's memory
+                with self._taken:
+                    self._taken.wait_for(lambda: self._queued < QUEUED_BYTES or self._end is not None)
+                    self._queued += len(line)
                 self._lines.put(line)
         self._lines.put(None)
 

@@ -8,30 +8,21 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TypeVar
 
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.orm import Session
 
 from service.claims import service
 from service.claims.repository import Claim, LostLease
 from service.claims.service import Directive
-from service.db import transaction
+from service.db import LOST, transaction, why
 from service.logs import logger_for
 from worker import metrics
 
-DATABASE_AWAY = (OperationalError, InterfaceError, NoConnectionFree)
-"""Errors raised while the database cannot be reached or is too busy; trying again later may help."""
 RETRY_SECONDS = 1.0
 WATCH_SECONDS = 0.25
 LEAVE_SECONDS = 5.0
 """Seconds to wait at the end for a renewal that the database keeps waiting."""
 
 Result = TypeVar("Result")
-
-
-def why(error: BaseException) -> str:
-    """A database error in one line, without the statement and what it carried."""
-    return str(getattr(error, "orig", None) or error).partition("\n")[0]
 
 
 def boottime() -> float:
@@ -119,7 +110,7 @@ class Lease:
         except LostLease as lost:
             self._lose(str(lost))
             self._released.set()
-        except DATABASE_AWAY as error:
+        except LOST as error:
             self._log.warning("the lease was not renewed: %s", why(error))
             metrics.count_renewal("failed")
             return False

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 from sqlalchemy import select
 
+from retort.event import Text
 from retort.kinds import KINDS
+from retort.recipe import NETWORK_NAME, NetworkName
+from retort.spec import wrong_at
 from retort.user_model import RECORD
 from service.artifacts.repository import find_artifact
 from service.blobs.models import CHUNK_BYTES, BlobRow
@@ -32,17 +36,30 @@ class WeightsMissing(Exception):
     """A network that the recipe starts from is missing; the sentence names it."""
 
 
+def _is_inside(path: str) -> str:
+    if path.startswith("/") or ".." in path.split("/"):
+        found = {"file": repr(path)}
+        raise PydanticCustomError(
+            "outside", "the engine names the file {file}, which lies outside its directory", found
+        )
+    return path
+
+
 class ShippedFile(BaseModel):
     """An artifact as the engine lists it."""
 
-    name: str
-    network: str | None
-    media_type: str
-    file: str
+    file: Annotated[Text, AfterValidator(_is_inside)]
+    """Path of its bytes in the attempt's folder."""
+    name: Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z][0-9A-Za-z._-]{0,199}$")]
+    network: NetworkName | None
+    media_type: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.+-]{0,63}/[a-z0-9][a-z0-9.+-]{0,63}$")]
 
 
-SHIPPED_FILES = TypeAdapter(list[ShippedFile])
+MOST_FILES = 2000
+"""Artifacts of one job: those of the most networks in all formats are a third of that."""
+SHIPPED_FILES = TypeAdapter(Annotated[list[ShippedFile], Field(max_length=MOST_FILES)])
 LONGEST_LIST = 10_000_000
+ID = re.compile(r"[a-z]+_[0-9a-z]+")
 
 
 @dataclass(frozen=True)
@@ -81,12 +98,16 @@ class Workspace:
         for folder in (self.checkpoints, self.weights):
             folder.mkdir(parents=True, exist_ok=True)
         for job_id, network in KINDS[claim.kind].weights(claim.spec):
+            if not (ID.fullmatch(job_id) and NETWORK_NAME.fullmatch(network)):
+                raise WeightsMissing(f"job {job_id!r} and network {network!r} are no names; none is fetched")
             for suffix in ("safetensors", "json"):
                 target = self.weights / job_id / f"{network}.{suffix}"
                 target.parent.mkdir(exist_ok=True)
                 with target.open("wb") as file:
                     _fetch(claim.project_id, job_id, target.name, file)
         for stored_id in KINDS[claim.kind].inputs(claim.spec):
+            if not ID.fullmatch(stored_id):
+                raise InputMissing(f"{stored_id!r} is no id; nothing is fetched")
             if stored_id.startswith("model_"):
                 self._fetch_model(claim.project_id, stored_id, cache, check)
             else:
@@ -121,17 +142,25 @@ class Workspace:
         """The folder of inputs if there are any, as one more data root of the engine."""
         return [self.inputs] if self.inputs.is_dir() else []
 
-    def shipped(self) -> Iterator[tuple[ShippedFile, Path]]:
+    def shipped(self) -> list[tuple[ShippedFile, Path]]:
         """The engine's artifacts. Raises OSError or ValueError when its list is wrong."""
         with open_left(self.directory / "artifacts.json") as listed:
             content = listed.read(LONGEST_LIST + 1)
         if len(content) > LONGEST_LIST:
             raise ValueError(f"its list of files is longer than {LONGEST_LIST:,} bytes")
-        for shipped in SHIPPED_FILES.validate_json(content):
-            file = (self.directory / shipped.file).resolve()
-            if not file.is_relative_to(self.directory.resolve()):
-                raise ValueError(f"the engine names the file {shipped.file!r}, which lies outside its directory")
-            yield shipped, file
+        try:
+            listing = SHIPPED_FILES.validate_json(content)
+        except ValidationError as error:
+            raise ValueError(wrong_at("list of files", error)) from None
+        if len({shipped.name for shipped in listing}) < len(listing):
+            raise ValueError("two files of its list have one name")
+        return [(shipped, self._inside(shipped.file)) for shipped in listing]
+
+    def _inside(self, path: str) -> Path:
+        file = (self.directory / path).resolve()
+        if not file.is_relative_to(self.directory.resolve()):
+            raise ValueError(f"the file {path!r} lies outside its directory, through a link")
+        return file
 
     def clear(self, *, ended: bool) -> None:
         """Remove this attempt's folder, or all of the job's when it has `ended`."""
@@ -141,12 +170,15 @@ class Workspace:
 def open_left(path: Path) -> BinaryIO:
     """Open a file that an engine left; hostile input may have taken the engine over.
 
-    Raises OSError when it is a link, and ValueError when it is not a regular file: opening a pipe would block.
+    Raises OSError when it is a link, and ValueError when it is not a regular file, since opening a pipe would block, or
+    one of several names, since the others may be anybody's.
     """
     opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(opened).st_mode):
+    found = os.fstat(opened)
+    wrong = "is not a regular file" if not stat.S_ISREG(found.st_mode) else "has further names"
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
         os.close(opened)
-        raise ValueError(f"{path.name} is not a regular file")
+        raise ValueError(f"{path.name} {wrong}")
     return os.fdopen(opened, "rb")
 
 

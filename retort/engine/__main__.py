@@ -13,8 +13,9 @@ best of the others so far are tested and exported. A second signal changes nothi
 
 Exit codes, all but the first with a last record that gives the reason: 0 finished; 2 the order or the spec is
 impossible; 69 a download failed through the network; 71 the first batch does not fit into the device's memory;
-72 memory ran out later; 73 asked to finish before any student was trained; 74 the disk is full; 75 stopped by SIGTERM
-or by the parent's end, resumable, without such a record; anything else is a crash.
+70 a fault of the engine's own, whose trace is on standard error; 72 memory ran out later; 73 asked to finish before any
+student was trained; 74 the disk is full; 75 stopped by SIGTERM or by the parent's end, resumable, without such a
+record; 76 the machine failed; anything else is a crash.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from pkgutil import resolve_name
@@ -35,12 +37,13 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from retort import confine
-from retort.engine.causes import cause_of, wrong_at
+from retort.engine.causes import cause_of
 from retort.engine.checkpoint import are_there
 from retort.engine.event_log import EventLog, own_standard_output
 from retort.engine.fetch import fetch
 from retort.engine.group import ALONE, Group, join
 from retort.engine.interrupt import (
+    FAULT,
     FINISHED,
     IMPOSSIBLE,
     NOTHING_TO_KEEP,
@@ -53,6 +56,7 @@ from retort.engine.interrupt import (
 from retort.kinds import DISTILL, KINDS
 from retort.limits import processors
 from retort.order import CacheDirectory, Order, Paths
+from retort.spec import wrong_at
 
 ORPHAN_SECONDS = 20.0
 """Seconds for which a run may go on towards its checkpoint once its parent is gone."""
@@ -80,6 +84,8 @@ def main() -> int:
         return _refuse(event_log, str(error), IMPOSSIBLE)
     except (Stopped, BrokenPipeError):
         return STOPPED
+    except Exception as error:
+        return _fail(event_log, error)
     finally:
         # One that comes later must not be the exit code.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -120,15 +126,23 @@ def carry_out(order: Order, event_log: EventLog, interrupt: Interrupt, group: Gr
     except Exception as error:
         cause = cause_of(error, (paths.directory, paths.checkpoints, Path(torch.hub.get_dir())))
         if cause is None:
-            raise
+            return _fail(event_log, error)
         code, sentence = cause
         return _refuse(event_log, sentence, code)
     return FINISHED
 
 
+def _fail(event_log: EventLog, error: Exception) -> int:
+    """End for an error that nobody foresaw: its trace is for the log of who started this, not for the event log."""
+    traceback.print_exception(error)
+    sentence = f"the engine failed through a fault of its own ({type(error).__name__})"
+    return _refuse(event_log, sentence, FAULT)
+
+
 def _refuse(event_log: EventLog, sentence: str, code: int) -> int:
-    print(sentence, file=sys.stderr)
-    event_log.record("failed", text=sentence)
+    shown = sentence.replace("\0", "\\0").encode(errors="backslashreplace").decode()  # names of files may hold anything
+    print(shown, file=sys.stderr)
+    event_log.record("failed", text=shown)
     return code
 
 

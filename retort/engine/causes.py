@@ -16,15 +16,20 @@ from retort.download import Unreachable
 from retort.engine.interrupt import (
     DISK_FULL,
     IMPOSSIBLE,
+    MACHINE_FAILED,
     MEMORY_RAN_OUT,
     OUT_OF_MEMORY,
     UNREACHABLE,
     Impossible,
     MemoryExhausted,
 )
+from retort.spec import wrong_at
 from retort.task import TaskError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FAILED = (errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.EREMOTEIO, errno.EMFILE, errno.ENFILE, errno.EAGAIN)
+FAILED_IN_WORDS = re.compile(r"CUDA (driver )?error|CUDNN_STATUS|CUBLAS_STATUS|NCCL|can't start new thread")
+"""The words of errors of torch and Python that have no class of their own."""
 NO_ROOM_IN_WORDS = re.compile(rf"\(os error ({'|'.join(map(str, NO_ROOM))})\)")
 """The words of safetensors, whose errors are not Python's."""
 
@@ -39,6 +44,12 @@ def is_disk_full(error: BaseException) -> bool:
     return (isinstance(error, OSError) and error.errno in NO_ROOM) or bool(NO_ROOM_IN_WORDS.search(str(error)))
 
 
+def is_machines(error: BaseException) -> bool:
+    """Whether the machine failed: its GPU, its disk, or its limit of threads and open files."""
+    failed = isinstance(error, torch.AcceleratorError) or (isinstance(error, OSError) and error.errno in FAILED)
+    return failed or (isinstance(error, RuntimeError) and bool(FAILED_IN_WORDS.search(str(error))))
+
+
 def cause_of(error: Exception, places: tuple[Path, ...]) -> tuple[int, str] | None:
     """Exit code and sentence; None for an error of any other kind. `places` are the folders that a run writes to."""
     behind = list(_chain(error))
@@ -49,6 +60,9 @@ def cause_of(error: Exception, places: tuple[Path, ...]) -> tuple[int, str] | No
     if any(map(is_out_of_memory, behind)):
         words = next(str(one) for one in behind if is_out_of_memory(one)).partition(". ")[0].partition("\n")[0]
         return MEMORY_RAN_OUT, f"memory ran out{f': {words}' if words else ''}; a smaller batch_size takes less"
+    if any(map(is_machines, behind)):
+        words = next(str(one) for one in behind if is_machines(one)).partition("\n")[0]
+        return MACHINE_FAILED, f"the machine failed: {words}"
     if isinstance(error, Unreachable):
         return UNREACHABLE, str(error)
     if isinstance(error, ValidationError):
@@ -56,12 +70,6 @@ def cause_of(error: Exception, places: tuple[Path, ...]) -> tuple[int, str] | No
     if isinstance(error, Impossible | DatasetError | TaskError):
         return IMPOSSIBLE, str(error)
     return None
-
-
-def wrong_at(name: str, error: ValidationError) -> str:
-    """The first fault of something that was validated, as one sentence with a JSON pointer."""
-    found = error.errors(include_url=False)[0]
-    return f"the {name} is wrong at /{'/'.join(map(str, found['loc']))}: {found['msg']}"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

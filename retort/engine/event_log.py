@@ -7,7 +7,11 @@ import sys
 import time
 from typing import Any
 
-from retort.event import Checkpoint, Event, Kind, Progress
+from pydantic import ValidationError
+
+from retort.engine.interrupt import Impossible
+from retort.event import LONGEST_TEXT, Checkpoint, Event, Kind, Progress
+from retort.spec import wrong_at
 
 PROGRESS_SECONDS = 1.0
 
@@ -42,17 +46,23 @@ class EventLog:
         text: str | None = None,
         data: dict[str, Any] | None = None,
     ) -> None:
-        """Write one record; a resumed run writes it again with the same key."""
-        event = Event(
-            kind=kind,
-            phase=self.phase,
-            network=network,
-            epoch=epoch,
-            step=step,
-            values=values or {},
-            text=text,
-            data=data,
-        )
+        """Write one record; a resumed run writes it again with the same key. A long text is cut.
+
+        Raises Impossible where it holds something that cannot be stored.
+        """
+        try:
+            event = Event(
+                kind=kind,
+                phase=self.phase,
+                network=network,
+                epoch=epoch,
+                step=step,
+                values=values or {},
+                text=text if text is None or len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 3]}...",
+                data=data,
+            )
+        except ValidationError as error:
+            raise Impossible(wrong_at("record", error)) from None
         self.recorded[event.key] = event.model_dump_json()
         self._write(self.recorded[event.key])
 

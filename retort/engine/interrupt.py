@@ -9,11 +9,13 @@ from contextlib import contextmanager
 FINISHED = 0
 IMPOSSIBLE = 2
 UNREACHABLE = 69
+FAULT = 70
 OUT_OF_MEMORY = 71
 MEMORY_RAN_OUT = 72
 NOTHING_TO_KEEP = 73
 DISK_FULL = 74
 STOPPED = 75
+MACHINE_FAILED = 76
 
 
 class Impossible(Exception):

@@ -15,7 +15,7 @@ from service.access.notes import Note
 from service.audit import repository
 from service.audit.models import AuditRow
 from service.audit.schemas import AuditQuery
-from service.db import LOST, transaction
+from service.db import LOST, transaction, why
 from service.paging import Position
 from service.rates import Rates
 
@@ -61,4 +61,6 @@ def _write(note: Note, status: int) -> None:
         with transaction() as session:
             repository.add(session, note, status)
     except LOST as error:
-        log.error("%s %s, answered with %d, is missing in the audit log: %s", note.method, note.route, status, error)
+        log.error(
+            "%s %s, answered with %d, is missing in the audit log: %s", note.method, note.route, status, why(error)
+        )

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
+    case,
     false,
     func,
     or_,
@@ -24,9 +25,10 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from service.db import database_now
+from service.db import database_now, is_over
 from service.jobs.models import EventRow, JobRow, State, Wanted
 from service.jobs.repository import is_state
+from service.jobs.rules import LONGEST_PAUSE_SECONDS, longest_lease
 from service.projects.models import ProjectRow
 from service.workers.repository import Machine
 
@@ -74,7 +76,11 @@ def claim_best(session: Session, worker_id: str, lease_seconds: float, machine: 
     over, and its limit may be reached.
     """
     best, claimed = _claim_statements(machine.gpu is not None)
-    offer = {"memory_bytes": machine.memory_bytes, "disk_bytes": machine.disk_bytes}
+    offer = {
+        "memory_bytes": machine.memory_bytes,
+        "disk_bytes": machine.disk_bytes,
+        "longest_lease": longest_lease(lease_seconds),
+    }
     row = session.execute(claimed, {**offer, "worker_id": worker_id, "lease_seconds": lease_seconds}).one_or_none()
     if row is None:
         if session.scalar(best, offer) is None:
@@ -87,10 +93,10 @@ def claim_best(session: Session, worker_id: str, lease_seconds: float, machine: 
     return Claim(job_id, project_id, kind, spec, attempt, max_attempts, fence, worker_id, wanted)
 
 
-def unheld(session: Session, limit: int = 100) -> Sequence[tuple[JobRow, JobStanding]]:
+def unheld(session: Session, lease_seconds: float, limit: int = 100) -> Sequence[tuple[JobRow, JobStanding]]:
     """Jobs that no worker holds and none shall take as they are, locked: their owner wants something else of them,
     their time is over, or no attempt is left."""
-    rows = session.execute(_unheld_statement(limit))
+    rows = session.execute(_unheld_statement(limit), {"longest_lease": longest_lease(lease_seconds)})
     return [(job, JobStanding(job.wanted, late)) for job, late in rows]
 
 
@@ -127,6 +133,19 @@ def write(session: Session, claim: Claim, **values: Any) -> JobStanding:
     if row is None:
         raise LostLease(f"job {claim.job_id} is not held by {claim.worker_id} under fence {claim.fence} any more")
     return JobStanding(*row)
+
+
+def put_aside(session: Session, job_id: str, error: dict[str, Any]) -> None:
+    """Let a job fail whose row cannot be read, without reading it."""
+    failed = {
+        "state": State.failed,
+        "error": error,
+        "ended_at": database_now(),
+        "lease_owner": None,
+        "lease_ends": None,
+    }
+    changed = update(JobRow).where(JobRow.id == job_id).values(failed)
+    session.execute(changed.execution_options(synchronize_session=False))
 
 
 def last_change(session: Session, job_id: str, kinds: Sequence[str]) -> EventRow | None:
@@ -212,11 +231,13 @@ def _best(has_gpu: bool) -> Select[str]:
         .where(has_room),
         select(running.id).where(_left_behind(running), _wanted(running), _fits(running, has_gpu)),
     )
+    # A turn that is still to come was noted by a clock that has been set back since.
+    served_at = case((ProjectRow.served_at > database_now(), 0.0), else_=ProjectRow.served_at)
     ordered = (
         select(best.id)
         .join(ProjectRow, ProjectRow.id == best.project_id)
         .where(best.id.in_(candidates))
-        .order_by(ProjectRow.served_at, best.priority.desc(), best.created_at, best.id)
+        .order_by(served_at, best.priority.desc(), best.created_at, best.id)
     )
     return ordered.limit(1)
 
@@ -226,7 +247,7 @@ def _claimable(job: type[JobRow]) -> ColumnElement[bool]:
 
 
 def _queued(job: type[JobRow]) -> ColumnElement[bool]:
-    return and_(is_state(job, State.queued), job.not_before <= database_now())
+    return and_(is_state(job, State.queued), is_over(job.not_before, LONGEST_PAUSE_SECONDS))
 
 
 def _left_behind(job: type[JobRow]) -> ColumnElement[bool]:
@@ -245,4 +266,4 @@ def _fits(job: type[JobRow], has_gpu: bool) -> ColumnElement[bool]:
 
 
 def _expired(job: type[JobRow]) -> ColumnElement[bool]:
-    return and_(is_state(job, State.running), job.lease_ends <= database_now())
+    return and_(is_state(job, State.running), is_over(job.lease_ends, bindparam("longest_lease", type_=Double())))

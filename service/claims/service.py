@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Literal
@@ -11,23 +13,27 @@ from sqlalchemy import func
 from sqlalchemy.orm import Session
 
 from retort.event import Checkpoint, Event, Progress
+from retort.recipe import Deadline
 from service.artifacts.repository import add_artifact
 from service.blobs.repository import BlobDraft, commit_blob
 from service.checkpoints import repository as checkpoints
 from service.claims import repository
+from service.claims.records import check_network, resolved_spec, with_metrics
 from service.claims.repository import Claim, ClaimConflict, JobStanding
-from service.db import database_now
+from service.db import LOST, database_now, read_now
 from service.jobs.event_log import Entry, append, change
 from service.jobs.models import TERMINAL, JobRow, State, Wanted
-from service.jobs.rules import Asker, check_follow
+from service.jobs.rules import LONGEST_PAUSE_SECONDS, Asker, check_follow
 from service.workers.repository import Machine
 
 ANYTHING = Machine(gpu="any")
 """A machine that can run every job."""
 
-LONGEST_PAUSE_SECONDS = 60
-"""The longest wait before another attempt; it doubles from two seconds on."""
 
+ATTEMPTS_OF_CODE = 2
+"""Attempts of a job that ends through a fault of the code, which does the same thing again."""
+
+log = logging.getLogger(__name__)
 
 Effect = Callable[[Session, Claim, Mapping[str, str]], None]
 """Changes other rows when a job succeeds, in the transaction that ends it; gets the ids of its files' blobs by name."""
@@ -70,22 +76,44 @@ def claim(session: Session, worker_id: str, lease_seconds: float, machine: Machi
     """Take the best job that the machine can run; None when there is none.
 
     Jobs that nobody holds and whose owner wants something else of them, or that were lost for good, are settled on
-    the way.
+    the way. A job with which that fails is put aside: it fails, and the others go on.
     """
-    for job, standing in repository.unheld(session):
-        _settle_unheld(session, job, standing, worker_id)
-    taken = _take_turn(session, worker_id, lease_seconds, machine)
-    if taken is None:
-        return None
+    for job, standing in repository.unheld(session, lease_seconds):
+        with _putting_aside(session, job.id):
+            _settle_unheld(session, job, standing, worker_id, lease_seconds)
+    while (taken := _take_turn(session, worker_id, lease_seconds, machine)) is not None:
+        with _putting_aside(session, taken.job_id):
+            _begin_attempt(session, taken)
+            return taken
+    return None
+
+
+def _begin_attempt(session: Session, taken: Claim) -> None:
+    """Note that the job is claimed, that its worker before was lost, and when its time is over."""
     lost = _lost_before(session, taken)
     values: dict[str, Any] = {"error": asdict(lost), "progress": None} if lost else {}
-    if deadline := taken.spec.get("deadline"):
-        values["deadline_at"] = func.coalesce(JobRow.deadline_at, JobRow.started_at + deadline["seconds"])
+    if deadline := _deadline(taken.spec):
+        values["deadline_at"] = func.coalesce(JobRow.deadline_at, JobRow.started_at + deadline.seconds)
     if values:
         repository.write(session, taken, **values)
     entries = [_change(taken, "requeued", lost.detail, **asdict(lost))] if lost else []
     append(session, taken.job_id, taken.attempt, [*entries, _change(taken, "claimed")])
-    return taken
+
+
+@contextmanager
+def _putting_aside(session: Session, job_id: str) -> Iterator[None]:
+    """Undo the step when it raises, and let the job fail instead: no other shall wait for one that cannot be read."""
+    try:
+        with session.begin_nested():
+            yield
+    except LOST:
+        raise
+    except Exception:
+        log.exception("job %s cannot be read, so it is put aside", job_id)
+        detail = f"the job could not be read from the database; the log of the worker has the reason under {job_id}"
+        trouble = asdict(Trouble("service", "unreadable", detail))
+        repository.put_aside(session, job_id, trouble)
+        append(session, job_id, 0, [change("failed", detail, asker="worker", **trouble)])
 
 
 def _take_turn(session: Session, worker_id: str, lease_seconds: float, machine: Machine) -> Claim | None:
@@ -115,7 +143,7 @@ def store_checkpoint(session: Session, claim: Claim, checkpoint: Checkpoint, dra
 def _order(session: Session, claim: Claim, standing: JobStanding) -> Directive:
     if standing.wanted is not Wanted.run or not standing.overdue:
         return Directive(standing.wanted)
-    if claim.spec["deadline"]["then"] == "fail":
+    if not _stops(claim.spec):
         return Directive.expire
     repository.write(session, claim, wanted=Wanted.stop)
     append(session, claim.job_id, claim.attempt, [_change(claim, "stop_wanted", "its time is over")])
@@ -123,23 +151,27 @@ def _order(session: Session, claim: Claim, standing: JobStanding) -> Directive:
 
 
 def record(session: Session, claim: Claim, events: Sequence[Event], progress: Progress | None, phase: str) -> Directive:
-    """Store the engine's events and progress; gives what is to be done with the job. Raises LostLease.
+    """Store the engine's events and progress; gives what is to be done with the job. Raises LostLease, and
+    InvalidRecord where they say what the job cannot.
 
     Events that the event log already has are dropped: a resumed run repeats them.
     """
     values: dict[str, Any] = {"phase": phase}
+    for event in events:
+        check_network(claim.spec, event)
     if progress is not None:
+        check_network(claim.spec, progress)
         values["progress"] = progress.model_dump(mode="json", exclude={"line"})
     for event in events:
         if event.kind == "resolved":
-            values["spec"] = event.data
+            values["spec"] = resolved_spec(claim.kind, claim.spec, event.data)
     standing = repository.write(session, claim, **values)
     new = append(session, claim.job_id, claim.attempt, [_entry(event) for event in events])
     metrics = [entry.body for entry in new if entry.body["network"] and entry.body["values"]]
     if metrics:
         latest = repository.read_latest(session, claim.job_id)
         for body in metrics:
-            latest = {**latest, body["network"]: {**latest.get(body["network"], {}), **body["values"]}}
+            latest = with_metrics(latest, body["network"], body["values"])
         repository.write(session, claim, latest=latest)
     return _order(session, claim, standing)
 
@@ -184,13 +216,15 @@ def cancel(session: Session, claim: Claim, why: str = "cancelled while it ran") 
 def retry(session: Session, claim: Claim, trouble: Trouble) -> State:
     """Put the job back after an attempt that failed, with a pause; gives its state from now on. Raises LostLease.
 
-    It fails when this was its last attempt; it is cancelled or paused when its owner wants that.
+    It fails when this was its last attempt, or the second that ends through the code; it is cancelled or paused when
+    its owner wants that.
     """
     wanted = repository.write(session, claim, progress=None).wanted
     if wanted is Wanted.cancel:
         return cancel(session, claim)
-    if claim.attempt >= claim.max_attempts:
-        detail = f"attempt {claim.attempt} of {claim.max_attempts}: {trouble.detail}"
+    most = min(claim.max_attempts, ATTEMPTS_OF_CODE) if trouble.fault == "service" else claim.max_attempts
+    if claim.attempt >= most:
+        detail = f"attempt {claim.attempt} of {most}: {trouble.detail}"
         return fail(session, claim, Trouble(trouble.fault, trouble.cause, detail))
     pause = min(LONGEST_PAUSE_SECONDS, 2**claim.attempt)
     again = _change(claim, "requeued", trouble.detail, **asdict(trouble), pause_seconds=pause)
@@ -232,10 +266,16 @@ def _leave(session: Session, claim: Claim, state: State, **values: Any) -> None:
     repository.write(session, claim, state=state, lease_owner=None, lease_ends=None, **values)
 
 
-def _settle_unheld(session: Session, job: JobRow, standing: JobStanding, worker_id: str) -> None:
+def _settle_unheld(session: Session, job: JobRow, standing: JobStanding, worker_id: str, lease_seconds: float) -> None:
     """Give a job that nobody holds and whose row is locked the state that it should have."""
     held = {"asker": "worker", "worker": worker_id, "fence": job.fence}
-    if standing.overdue and standing.wanted is Wanted.run and job.spec["deadline"]["then"] == "stop":
+    now = read_now(session)
+    if job.lease_ends is not None and job.lease_ends > now and standing.wanted in (Wanted.run, Wanted.stop):
+        # The clock was set back. Its worker may live, and this is its last attempt: it has a lease more to say so.
+        job.lease_ends = now + lease_seconds
+        session.flush()
+        return
+    if standing.overdue and standing.wanted is Wanted.run and _stops(job.spec):
         job.wanted = Wanted.stop
         session.flush()
         append(session, job.id, job.attempt, [change("stop_wanted", "its time is over", **held)])
@@ -253,7 +293,7 @@ def _settle_unheld(session: Session, job: JobRow, standing: JobStanding, worker_
     check_follow(job.id, job.state, state, Asker.worker)
     job.state, job.lease_owner, job.lease_ends = state, None, None
     if state in TERMINAL:
-        job.ended_at = session.scalar(database_now().select())
+        job.ended_at = now
         checkpoints.drop_all(session, job.id)
     session.flush()
     append(session, job.id, job.attempt, [entry])
@@ -271,9 +311,21 @@ def _heartbeat_lost(worker_id: str | None, attempt: int) -> Trouble:
     return Trouble("machine", "heartbeat_lost", f"worker {worker_id} was not heard from any more in attempt {attempt}")
 
 
-def _overdue(recipe: dict[str, Any]) -> Trouble:
-    detail = f"its {recipe['deadline']['seconds']:g} seconds of wall-clock time are over"
-    return Trouble("spec", "deadline", detail)
+def _stops(spec: Mapping[str, Any]) -> bool:
+    """Whether a job whose time is over ends early with the best so far."""
+    deadline = _deadline(spec)
+    return deadline is not None and deadline.then == "stop"
+
+
+def _overdue(spec: dict[str, Any]) -> Trouble:
+    deadline = _deadline(spec)
+    limit = f"{deadline.seconds:g} seconds of " if deadline else ""
+    return Trouble("spec", "deadline", f"its {limit}wall-clock time are over")
+
+
+def _deadline(spec: Mapping[str, Any]) -> Deadline | None:
+    """The limit of a job's time, if its spec sets one."""
+    return Deadline.model_validate(spec["deadline"]) if spec.get("deadline") else None
 
 
 def _change(claim: Claim, kind: str, text: str | None = None, **data: Any) -> Entry:

@@ -18,7 +18,7 @@ from anyio.lowlevel import RunVar
 from anyio.to_thread import run_sync
 from fastapi.sse import format_sse_event
 
-from service.db import LOST, reading
+from service.db import LOST, reading, why
 from service.events import repository
 from service.events.repository import Head
 from service.events.schemas import EventRead, shown
@@ -117,7 +117,7 @@ class Watch:
             found = await run_sync(look, followers, limiter=self._thread)
         except LOST as error:
             if not self._lost:
-                log.warning("followers wait for the database, which does not answer: %s", error)
+                log.warning("followers wait for the database, which does not answer: %s", why(error))
             self._lost = True
             return
         except Exception as error:

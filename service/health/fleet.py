@@ -16,8 +16,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service import metrics, wake_up
-from service.db import database_now, reading
+from service.db import database_now, is_near, is_over, reading, why
 from service.jobs.models import JobRow, State
+from service.jobs.rules import longest_lease
 from service.settings import Settings, get_settings
 from service.workers.models import WorkerRow
 
@@ -112,20 +113,21 @@ def read_counts(lease_seconds: float) -> Counts | None:
         with reading() as session:
             return _count(session, lease_seconds)
     except SQLAlchemyError as error:
-        log.warning("metrics without the database: %s", str(getattr(error, "orig", None) or error).partition("\n")[0])
+        log.warning("metrics without the database: %s", why(error))
         return None
 
 
 def _count(session: Session, lease_seconds: float) -> Counts:
     jobs = session.execute(select(JobRow.state, func.count()).group_by(JobRow.state)).all()
-    over = select(func.count()).where(JobRow.state == State.running, JobRow.lease_ends <= database_now())
+    over = is_over(JobRow.lease_ends, longest_lease(lease_seconds))
+    left_behind = select(func.count()).where(JobRow.state == State.running, over)
     since = func.min(case((JobRow.not_before > JobRow.created_at, JobRow.not_before), else_=JobRow.created_at))
     waited = session.scalar(select(database_now() - since).where(JobRow.state == State.queued))
     busy = WorkerRow.job_id.is_not(None)
-    alive = select(busy, func.count()).where(WorkerRow.seen_at >= database_now() - lease_seconds).group_by(busy)
+    alive = select(busy, func.count()).where(is_near(WorkerRow.seen_at, lease_seconds)).group_by(busy)
     return Counts(
         jobs=dict(jobs),
-        left_behind=session.scalars(over).one(),
+        left_behind=session.scalars(left_behind).one(),
         oldest_seconds=max(0.0, waited or 0.0),
         workers={bool(has): count for has, count in session.execute(alive)},
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from sqlalchemy import insert, select, update
@@ -14,6 +15,10 @@ from service.jobs.models import EventRow, JobRow
 
 FIRST = 1
 """Number of a job's first event."""
+LONGEST_KEY = 200
+"""Bytes of a key that is stored as it is. An entry of PostgreSQL's unique index holds 2,704 at most."""
+KEYS_A_LOOK = 500
+"""Keys that one statement looks for: databases bound the number of its parameters."""
 _INSERT = insert(EventRow.__table__)  # type: ignore[arg-type]
 
 
@@ -25,7 +30,8 @@ class Entry:
     body: dict[str, Any]
     """Those of `phase, network, epoch, step, values, text, data` that it has."""
     key: str | None = None
-    """An entry whose key the event log already has is dropped; without a key it is always written."""
+    """An entry whose key the event log already has is dropped; without a key it is always written. A long one
+    is stored as its digest."""
 
 
 def change(kind: str, text: str | None = None, **data: Any) -> Entry:
@@ -51,7 +57,7 @@ def append(session: Session, job_id: str, attempt: int, entries: Sequence[Entry]
     new = _new(session, job_id, entries)
     if new:
         rows = [
-            {"job_id": job_id, "number": number + i, "key": entry.key, "kind": entry.kind, "at": now,
+            {"job_id": job_id, "number": number + i, "key": stored_key(entry.key), "kind": entry.kind, "at": now,
              "attempt": attempt, "body": entry.body}
             for i, entry in enumerate(new)
         ]  # fmt: skip
@@ -60,16 +66,24 @@ def append(session: Session, job_id: str, attempt: int, entries: Sequence[Entry]
     return new
 
 
+def stored_key(key: str | None) -> str | None:
+    """A key as the event log holds it: a long one by its sha256, hex."""
+    if key is None or len(content := key.encode()) <= LONGEST_KEY:
+        return key
+    return sha256(content).hexdigest()
+
+
 def _new(session: Session, job_id: str, entries: Sequence[Entry]) -> list[Entry]:
-    keys = {entry.key for entry in entries if entry.key is not None}
-    seen = (
-        set(session.scalars(select(EventRow.key).where(EventRow.job_id == job_id, EventRow.key.in_(keys))))
-        if keys
-        else set()
-    )
+    keys = [key for key in dict.fromkeys(entry.key for entry in entries) if key is not None]
+    seen: set[str | None] = set()
+    for begin in range(0, len(keys), KEYS_A_LOOK):
+        some = keys[begin : begin + KEYS_A_LOOK]
+        # Event logs that version 0.2 began hold long keys as they are.
+        known = {*some, *map(stored_key, some)}
+        seen |= set(session.scalars(select(EventRow.key).where(EventRow.job_id == job_id, EventRow.key.in_(known))))
     new = []
     for entry in entries:
-        if entry.key is None or entry.key not in seen:
+        if entry.key is None or seen.isdisjoint({entry.key, stored_key(entry.key)}):
             new.append(entry)
             seen.add(entry.key)
     return new

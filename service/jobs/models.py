@@ -116,8 +116,8 @@ class EventRow(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
     key: Mapped[str | None]
-    """Names the engine's record; a record that a resumed run repeats bears the same key and is dropped. Null for
-    changes of the job's life."""
+    """Names the engine's record, a long name by its sha256; a record that a resumed run repeats bears the same key and
+    is dropped. Null for changes of the job's life."""
     kind: Mapped[str]
     at: Mapped[float]
     attempt: Mapped[int]

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from service.db import database_now
 from service.jobs.models import JobRow, JobTagRow, State
+from service.jobs.rules import LONGEST_PAUSE_SECONDS
 from service.jobs.schemas import JobQuery
 from service.paging import Position
 from service.projects.models import ProjectRow
@@ -111,7 +112,7 @@ def queue(session: Session) -> Queue:
         .order_by(JobRow.priority.desc(), JobRow.created_at, JobRow.id)
     )
     served = session.execute(select(ProjectRow.id, ProjectRow.served_at))
-    waits = session.execute(select(JobRow.id, wait).where(queued, wait > 0))
+    waits = session.execute(select(JobRow.id, wait).where(queued, wait.between(0, LONGEST_PAUSE_SECONDS)))
     return Queue(
         [(job_id, project) for job_id, project in session.execute(jobs)], dict(served.all()), dict(waits.all())
     )

@@ -18,6 +18,15 @@ class Asker(StrEnum):
     worker = "worker"
 
 
+LONGEST_PAUSE_SECONDS = 60
+"""The longest wait before another attempt; it doubles from two seconds on."""
+
+
+def longest_lease(lease_seconds: float) -> float:
+    """Seconds that a lease lasts at most: twice a worker's own, since others may have another setting for a while."""
+    return 2 * lease_seconds
+
+
 OWNER, WORKER = frozenset({Asker.owner}), frozenset({Asker.worker})
 
 MAY_FOLLOW: dict[State, dict[State, frozenset[Asker]]] = {

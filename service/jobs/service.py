@@ -16,6 +16,7 @@ from service.jobs.models import TERMINAL, JobRow, State, Wanted
 from service.jobs.schemas import JobDetail, JobQuery, detail
 from service.jobs.uses import check_unused
 from service.paging import Position
+from service.settings import get_settings
 from service.wake_up import wake_after_commit
 
 LIFE = {
@@ -59,7 +60,8 @@ def wish(session: Session, caller: Caller, job_id: str, wanted: Wanted) -> JobRo
     rules.check_wish(job.id, job.state, job.wanted, wanted)
     now = read_now(session)
     running = job.state is State.running
-    held = running and job.lease_ends is not None and job.lease_ends > now
+    longest = rules.longest_lease(get_settings().lease_seconds)
+    held = running and job.lease_ends is not None and now < job.lease_ends <= now + longest
     # Lost in its last attempt, a job has failed, as the next worker that looks notes: no pause spares it that.
     lost = running and job.attempt >= job.max_attempts and wanted is Wanted.pause
     new = rules.state_after(job.state, wanted, held=held or lost, started=job.started_at is not None)

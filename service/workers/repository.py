@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from service.db import database_now
+from service.db import database_now, is_near
 from service.workers.models import WorkerRow
 
 
@@ -39,9 +39,9 @@ def forget(session: Session, worker_id: str) -> None:
 
 def forget_silent(session: Session, seconds: float) -> None:
     """Drop workers that were not heard from for that long."""
-    session.execute(delete(WorkerRow).where(WorkerRow.seen_at < database_now() - seconds))
+    session.execute(delete(WorkerRow).where(~is_near(WorkerRow.seen_at, seconds)))
 
 
 def alive(session: Session, within_seconds: float) -> Sequence[WorkerRow]:
     """The workers that were heard from within that time."""
-    return session.scalars(select(WorkerRow).where(WorkerRow.seen_at >= database_now() - within_seconds)).all()
+    return session.scalars(select(WorkerRow).where(is_near(WorkerRow.seen_at, within_seconds))).all()

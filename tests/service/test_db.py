@@ -9,10 +9,24 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from psycopg import errors
 from sqlalchemy import select, text, update
 from sqlalchemy.exc import OperationalError
 
-from service.db import database_now, get_engine, make_engine, reading, release_pages, transaction
+from service.db import (
+    LOST,
+    DatabaseAway,
+    DatabaseBusy,
+    DatabaseFull,
+    database_now,
+    get_engine,
+    is_unwritable,
+    kind_of,
+    make_engine,
+    reading,
+    release_pages,
+    transaction,
+)
 from service.jobs.models import JobRow, State, Wanted
 from service.projects.models import ProjectRow
 from tests.service.rows import add_job, add_project
@@ -206,3 +220,63 @@ def test_freed_pages_are_given_back(sqlite_database: str, environment: Callable[
     release_pages()
     assert pages() < full / 4
     assert file.exists()
+
+
+def test_errors_of_postgresql_are_told_apart_by_their_codes() -> None:
+    for codes, kind in (
+        (("08006", "57P01", "57P02", "57P03", "53300", "25P03"), DatabaseAway),
+        (("40001", "40P01", "55P03", "57014"), DatabaseBusy),
+        (("53100", "53200", "58030", "25006"), DatabaseFull),
+        (("54000", "54001", "22P05", "23505", "42703", "53400"), None),
+    ):
+        assert {kind_of(errors.lookup(code)()) for code in codes} == {kind}
+
+
+def run(*statements: str, **values: object) -> None:
+    """Those statements in one transaction."""
+    with transaction() as session:
+        for statement in statements:
+            session.execute(text(statement), values)
+
+
+@pytest.mark.server
+def test_a_postgresql_that_is_away_or_refuses_a_value(
+    postgresql_database: str, environment: Callable[..., None]
+) -> None:
+    environment(database_url=postgresql_database)
+    add_project()
+    run("CREATE UNIQUE INDEX by_tag ON job_tags (tag)")
+    job_id = add_job("project_default")
+    tag = "".join(chr(0x4E00 + i * 7 % 20_000) for i in range(3000))
+    with pytest.raises(OperationalError, match="index row") as refused:
+        run("INSERT INTO job_tags VALUES (:job_id, :tag)", job_id=job_id, tag=tag)
+    assert not isinstance(refused.value, LOST)
+    assert is_unwritable(refused.value)
+    with pytest.raises(DatabaseFull, match="read-only"):
+        run("SET TRANSACTION READ ONLY", "UPDATE jobs SET phase = 'x'")
+    nowhere = make_engine(f"{postgresql_database}_not_there")
+    with pytest.raises(DatabaseAway), nowhere.connect():
+        pass
+    with pytest.raises(DatabaseAway):
+        run("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
+def test_a_sqlite_file_that_is_locked_full_or_read_only(
+    sqlite_database: str, environment: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.db.SQLITE_BUSY_SECONDS", 0.05)
+    environment(database_url=sqlite_database)
+    add_project()
+    with transaction() as session:
+        session.execute(update(ProjectRow).values(name="x"))
+        with ThreadPoolExecutor(1) as other, pytest.raises(DatabaseBusy):
+            other.submit(add_project, "second").result()
+    with pytest.raises(DatabaseFull):
+        run("PRAGMA max_page_count = 1", "UPDATE projects SET name = hex(randomblob(1000000))")
+    with pytest.raises(DatabaseFull):
+        run("PRAGMA query_only = 1", "UPDATE projects SET name = 'y'")
+    gone = Path(sqlite_database.removeprefix("sqlite:///")).with_name("gone")
+    elsewhere = make_engine(f"sqlite:///{gone}/retort.db")
+    gone.rmdir()
+    with pytest.raises(DatabaseAway), elsewhere.connect():
+        pass

@@ -97,6 +97,30 @@ def ship_weights(job: dict[str, Any], _: None) -> None:
     ship(job, {f.relative_to(folder).as_posix().replace("/", "."): f.read_text() for f in folder.rglob("*.*")})
 
 
+def leave(job: dict[str, Any], found: dict[str, Any]) -> None:
+    """Leave a list of artifacts as given, and beside it files, links and a file with two names."""
+    folder = Path(job["paths"]["directory"])
+    (folder / "file").write_text("content")
+    (folder / "link").symlink_to("/etc/hostname")
+    (folder / "folder").symlink_to("/etc")
+    (folder / "twice").write_text("content")
+    os.link(folder / "twice", folder / "again")
+    with (folder / "large").open("wb") as large:
+        large.truncate(found.get("large", 1))
+    artifact = {"name": "a", "network": None, "media_type": "text/plain", "file": "file"}
+    listed = [{**artifact, **changes} for changes in found["files"]]
+    (folder / "artifacts.json").write_text(json.dumps(listed))
+
+
+def flood(job: dict[str, Any], _: None) -> None:
+    """Report without end."""
+    line = {"line": "event", "kind": "metrics", "phase": "p", "network": "student", "values": {"loss": 1.0}}
+    step = 0
+    while True:
+        os.write(1, b"".join(json.dumps({**line, "step": step + i}).encode() + b"\n" for i in range(100)))
+        step += 100
+
+
 def litter(job: dict[str, Any], path: str) -> None:
     """Leave a process behind in the group, which holds standard output open and does not mind SIGTERM."""
     program = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
@@ -106,6 +130,9 @@ def litter(job: dict[str, Any], path: str) -> None:
 VERBS: dict[str, Callable[[dict[str, Any], Any], object]] = {
     "event": lambda job, fields: say(line="event", **{"kind": "metrics", "phase": "distilling", **fields}),
     "progress": lambda job, fields: say(line="progress", **{"phase": "distilling", **fields}),
+    "resolve": lambda job, fields: say(
+        line="event", kind="resolved", phase="preparing", data={**job["spec"], **fields}
+    ),
     "say": lambda job, text: os.write(1, text.encode()),
     "words": lambda job, text: os.write(2, text.encode()),
     "checkpoint": checkpoint,
@@ -120,6 +147,8 @@ VERBS: dict[str, Callable[[dict[str, Any], Any], object]] = {
     "die": lambda job, number: os.kill(os.getpid(), number),
     "ship": ship,
     "ship_weights": ship_weights,
+    "flood": flood,
+    "leave": leave,
     "litter": litter,
     "note": lambda job, path: Path(path).write_text(json.dumps({**job, "pid": os.getpid(), "env": dict(os.environ)})),
 }

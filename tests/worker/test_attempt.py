@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select, update
@@ -67,17 +69,19 @@ def test_a_job_runs_to_success_with_its_event_log_and_files(project_id: str) -> 
     job_id = add_play(
         project_id,
         ("event", {"kind": "phase", "phase": "preparing"}),
-        ("event", {"kind": "resolved", "phase": "preparing", "data": {"recipe_version": 1, "students": []}}),
+        ("resolve", {"threads": 2}),
         METRICS,
         ("progress", {"network": "student", "epoch": 1, "epochs": 2}),
         ("ship", {"student.txt": "weights", "empty.txt": ""}),
+        recipe={"threads": "auto"},
     )
+    asked = row(job_id).spec
     with running_agent():
         job = wait_for_state(job_id, State.succeeded)
     assert kinds(job_id) == ["claimed", "phase", "resolved", "metrics", "succeeded"]
     assert files(job_id) == {"student.txt": "weights", "empty.txt": ""}
     assert job.latest == {"student": {"loss": 0.5}}
-    assert job.spec == {"recipe_version": 1, "students": []}
+    assert job.spec == {**asked, "threads": 2}
     assert (job.phase, (job.progress or {})["epoch"]) == ("distilling", 1)
     assert (job.attempt, job.error, job.lease_owner) == (1, None, None)
     assert lines(job_id)[-1].body["data"]["artifacts"] == ["empty.txt", "student.txt"]
@@ -134,12 +138,18 @@ def test_out_of_memory_on_the_device_fails_at_once(project_id: str) -> None:
     assert error(job_id) == {"fault": "spec", "cause": "out_of_memory", "detail": "a batch of 64 does not fit"}
 
 
-def test_a_crash_is_tried_again_and_the_cause_is_kept(project_id: str) -> None:
-    job_id = add_play(project_id, ("words", "Traceback: no such kernel"), ("fail_once", 1), ("ship", {}))
+def test_a_crash_is_tried_again_and_its_trace_stands_in_the_log_alone(
+    project_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = "Traceback:\n  File /srv/retort/engine.py\nno such kernel"
+    job_id = add_play(project_id, ("words", words), ("fail_once", 1), ("ship", {}))
     with running_agent():
         wait_for_kind(job_id, "requeued")
-        detail = "the engine crashed with exit code 1: Traceback: no such kernel"
-        assert error(job_id) == {"fault": "machine", "cause": "exit_1", "detail": detail}
+        assert (error(job_id)["fault"], error(job_id)["cause"]) == ("service", "exit_1")
+        shown = r"the engine crashed with exit code 1; the worker's log has the details under (fault_[0-9a-f]{12})"
+        found = re.fullmatch(shown, error(job_id)["detail"])
+        assert found
+        assert any(found[1] in line.message and words in line.message for line in caplog.records)
         assert row(job_id).not_before > 0
         wait_for_state(job_id, State.succeeded)
     assert kinds(job_id) == ["claimed", "requeued", "claimed", "succeeded"]
@@ -151,6 +161,7 @@ def test_a_crash_is_tried_again_and_the_cause_is_kept(project_id: str) -> None:
     [
         (("die", signal.SIGKILL), "SIGKILL", "the engine was ended by SIGKILL, which is what the system sends"),
         (("die", signal.SIGSEGV), "SIGSEGV", "the engine was ended by SIGSEGV"),
+        (("die", signal.SIGRTMIN + 1), "SIG35", "the engine was ended by SIG35"),
         (("exit", 75), "stopped", "the engine stopped without having been asked to"),
         (("exit", 0), "broken_result", "the engine left no valid result: "),
     ],
@@ -163,12 +174,97 @@ def test_the_last_attempts_end_is_the_jobs(project_id: str, play: tuple[str, int
     assert error(job_id)["detail"].startswith(f"attempt 1 of 1: {words}")
 
 
-def test_a_file_outside_the_directory_is_not_shipped(project_id: str) -> None:
-    job_id = add_play(project_id, ("ship", {"../../secret.txt": "x"}), max_attempts=1)
+ARTIFACTS: dict[str, list[dict[str, Any]]] = {
+    "lies outside its directory": [{"file": "../../secret.txt"}],
+    "which lies outside": [{"file": "/etc/hostname"}],
+    "through a link": [{"file": "folder/hostname"}],
+    "the file 'link' lies outside": [{"file": "link"}],
+    "twice has further names": [{"file": "twice"}],
+    "/0/name": [{"name": "../x"}],
+    "wrong at /0/name": [{"name": "..."}],
+    "wrong at /1/name": [{}, {"name": "a\nb"}],
+    "/0/media_type": [{"media_type": "text/html\r\nSet-Cookie: a=b"}],
+    "at /0/media_type": [{"media_type": "x" * 100_000 + "/y"}],
+    "/0/network": [{"network": "\x1b]0;x\x07"}],
+    "NUL": [{"file": "fi\0le"}],
+    "have one name": [{}, {}],
+    "at most 2000": [{}] * 2001,
+    "the project may store 1,000": [{"file": "large"}],
+}
+"""Lists of artifacts that no engine leaves, by words of the objection."""
+
+
+def test_artifacts_that_no_engine_leaves_are_the_jobs_fault(project_id: str, environment: Environment) -> None:
+    environment(max_stored_bytes=1000)
+    plays = {words: ("leave", {"files": listed, "large": 10_000}) for words, listed in ARTIFACTS.items()}
+    jobs = {words: add_play(project_id, play) for words, play in plays.items()}
+    with running_agent():
+        for words, job_id in jobs.items():
+            wait_for_state(job_id, State.failed)
+            found = error(job_id)
+            assert (found["fault"], found["cause"], row(job_id).attempt) == ("spec", "broken_result", 1), words
+            assert words in found["detail"]
+            assert len(found["detail"]) < 1200
+            assert found["detail"].isprintable()
+            assert files(job_id) == {}
+
+
+def record(**fields: Any) -> tuple[str, str]:
+    """A step that writes a record."""
+    return "say", json.dumps({"line": "event", "kind": "metrics", "phase": "p", "network": "student", **fields}) + "\n"
+
+
+RECORDS: list[tuple[str, Any]] = [
+    ("resolve", {"deadline": None}),
+    ("resolve", {"students": [{"name": "student", "weights": {"job": "../..", "network": "x"}}]}),
+    ("event", {"kind": "resolved", "data": {}}),
+    record(network="../../student"),
+    record(network="of_another_job"),
+    record(phase="x" * 101),
+    record(phase="a\0b"),
+    record(text="half \ud800"),
+    record(text="x" * 10_001),
+    record(step=2**64),
+    record(step=-1),
+    record(step=10**400),
+    record(values={"loss": "not a number"}),
+    record(data={"deep": {"a": "\0"}}),
+    record(data={"whole": 2**63}),
+    record(values={f"m{i}": i for i in range(1001)}),
+    ("say", '{"line": "event", "kind": "metrics", "phase": "p", "values": {"loss": NaN}}\n'),
+    ("say", '{"line": "event", "kind": "report", "phase": "p", "data": {"loss": 1e400}}\n'),
+    ("say", '{"line": "event", "kind": "report", "phase": "p", "data": {"a": ' + "[" * 5000 + "]" * 5000 + "}}\n"),
+    ("say", '{"line": "event", "kind": "report", "phase": "p", "data": {"a": [' + "0," * 2_000_001 + "0]}}\n"),
+    ("say", '{"line": "progress", "phase": "p", "step": 1e99}\n'),
+    ("say", '{"line": "progress", "phase": "p", "network": "student, nobody"}\n'),
+    ("say", '{"line": "checkpoint", "phase": "p", "file": "x", "step": 99999999999}\n'),
+    ("say", '{"line": "event", "kind": "failed", "phase": "p", "text": "a\\u0000b"}\n'),
+]
+"""Steps that say what no job can."""
+
+
+def test_records_that_no_job_can_have_end_it_once_and_for_all(project_id: str) -> None:
+    jobs = [add_play(project_id, step, ("deaf", 60)) for step in RECORDS]
+    with running_agent():
+        for step, job_id in zip(RECORDS, jobs, strict=True):
+            wait_for_state(job_id, State.failed)
+            found = error(job_id)
+            assert (found["fault"], found["cause"], row(job_id).attempt) == ("spec", "invalid_record", 1), (step, found)
+            assert len(found["detail"]) < 1200
+            assert found["detail"].isprintable()
+            assert kinds(job_id) == ["claimed", "failed"]
+            assert row(job_id).latest == {}
+
+
+def test_an_engine_that_reports_without_end_fills_neither_memory_nor_database(
+    project_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.event_buffer.MOST_BYTES", 1_000_000)
+    job_id = add_play(project_id, ("flood", None))
     with running_agent():
         wait_for_state(job_id, State.failed)
-    assert "'artifacts/../../secret.txt', which lies outside its directory" in error(job_id)["detail"]
-    assert files(job_id) == {}
+    assert error(job_id)["detail"] == "the engine reported more than 1,000,000 bytes of events in one attempt"
+    assert row(job_id).next_event < 20_000
 
 
 def test_what_is_not_in_the_protocol_is_our_own_fault(project_id: str, tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def query_facts(engine: Engine, lease_seconds: float) -> Facts:
     from sqlalchemy import func, select
 
     from service import revisions
-    from service.db import database_now
+    from service.db import database_now, is_near
     from service.jobs.models import JobRow, State
     from service.workers.models import WorkerRow
 
@@ -179,7 +179,7 @@ def query_facts(engine: Engine, lease_seconds: float) -> Facts:
         if facts.revision != revisions.head():
             return facts
         with engine.connect().execution_options(retort_reads=True) as connection:
-            alive = select(func.count()).where(WorkerRow.seen_at >= database_now() - lease_seconds)
+            alive = select(func.count()).where(is_near(WorkerRow.seen_at, lease_seconds))
             queued = select(func.count(), func.coalesce(func.max(JobRow.needs_disk_bytes), 0))
             waiting, need = connection.execute(queued.where(JobRow.state == State.queued)).one()
             return Facts(

@@ -24,8 +24,10 @@ from retort.engine.checkpoint import Checkpoints
 from retort.engine.event_log import EventLog
 from retort.engine.interrupt import (
     DISK_FULL,
+    FAULT,
     FINISHED,
     IMPOSSIBLE,
+    MACHINE_FAILED,
     MEMORY_RAN_OUT,
     OUT_OF_MEMORY,
     UNREACHABLE,
@@ -62,6 +64,8 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
         (Unreachable("timed out"), UNREACHABLE, "^timed out$"),
         (Impossible("5 classes"), IMPOSSIBLE, "^5 classes$"),
         (DatasetError("no images"), IMPOSSIBLE, "^no images$"),
+        (RuntimeError("CUDA error: an illegal memory access\nCompile with"), MACHINE_FAILED, "CUDA error: an illegal"),
+        (from_(KeyError("x"), OSError(errno.EIO, "Input/output error")), MACHINE_FAILED, "Input/output error$"),
     ],
 )
 def test_each_cause_has_its_code_and_one_sentence(tmp_path, error, code, said):
@@ -85,6 +89,20 @@ def attempt(recipe: dict, directory: Path, interrupt: Interrupt | None = None) -
         order = Order(kind=DISTILL, spec=recipe, paths=paths)
         code = carry_out(order, EventLog(out.fileno()), interrupt or Interrupt())
     return code, json.loads((directory / "log").read_text().splitlines()[-1]).get("text")
+
+
+def test_what_nobody_foresaw_is_told_without_its_trace(tmp_path, monkeypatch, capfd):
+    error = RecursionError("maximum recursion depth exceeded, /srv/secret")
+    monkeypatch.setattr(DATASETS["digits"], "load", lambda *_: (_ for _ in ()).throw(error))
+    code, said = attempt(recipe_of(), tmp_path / "a")
+    assert (code, said) == (FAULT, "the engine failed through a fault of its own (RecursionError)")
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_a_reason_that_holds_what_cannot_be_stored_is_shown_escaped(tmp_path, monkeypatch):
+    error = DatasetError("the file 'a\0b\ud800' is no image")
+    monkeypatch.setattr(DATASETS["digits"], "load", lambda *_: (_ for _ in ()).throw(error))
+    assert attempt(recipe_of(), tmp_path / "a") == (IMPOSSIBLE, r"the file 'a\0b\ud800' is no image")
 
 
 def runs_out_before(step: int, monkeypatch: pytest.MonkeyPatch) -> None:

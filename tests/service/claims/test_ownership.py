@@ -39,7 +39,7 @@ from service.projects.models import ProjectRow
 from service.workers import repository
 from service.workers.repository import Machine
 from tests.service.claims.conftest import Later
-from tests.service.rows import add_job, add_project
+from tests.service.rows import RECIPE, add_job, add_project
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -263,10 +263,11 @@ def test_a_job_handed_back_is_queued_at_once_and_the_attempt_does_not_count() ->
 
 
 def test_what_the_engine_says_is_written_down() -> None:
-    job_id = add_job(add_project())
+    job_id = add_job(add_project(), spec={**RECIPE, "training": {"threads": "auto"}})
     taken = must_take()
+    resolved = {**RECIPE, "training": {"threads": 2}}
     said = [
-        Event(kind="resolved", phase="preparing", data={"recipe_version": 1, "training": {"threads": 2}}),
+        Event(kind="resolved", phase="preparing", data=resolved),
         metrics(10, loss=2.0, accuracy=0.1),
         metrics(20, loss=1.0),
     ]
@@ -274,7 +275,7 @@ def test_what_the_engine_says_is_written_down() -> None:
     with transaction() as session:
         record(session, taken, said, progress, "distilling")
     job = row(job_id)
-    assert job.spec == {"recipe_version": 1, "training": {"threads": 2}}
+    assert job.spec == resolved
     assert job.latest == {"student": {"loss": 1.0, "accuracy": 0.1}}
     assert job.phase == "distilling"
     assert job.progress == progress.model_dump(exclude={"line"})
