@@ -15,7 +15,7 @@ from retort.datasets import AnyDataset
 from retort.exports import EXPORTS, AnyExport
 from retort.methods import AnyMethod
 from retort.protocols import PROTOCOLS, expand
-from retort.registry import nearest
+from retort.registry import LONGEST_NAME, nearest
 from retort.spec import AtMost, Spec
 from retort.tasks import TaskName
 from retort.user_model import ONNX, ModelId
@@ -41,7 +41,7 @@ def _known_architecture(name: str) -> str:
     return name
 
 
-ArchitectureName = Annotated[str, AfterValidator(_known_architecture)]
+ArchitectureName = Annotated[str, StringConstraints(max_length=LONGEST_NAME), AfterValidator(_known_architecture)]
 
 
 class JobWeights(Spec):
@@ -114,7 +114,7 @@ class Steps(Spec):
     """A factor after each of some epochs."""
 
     name: Literal["steps"] = "steps"
-    milestones: tuple[Annotated[int, Field(ge=1)], ...] = (150, 180, 210)
+    milestones: Annotated[tuple[Annotated[int, Field(ge=1)], ...], AtMost(64)] = (150, 180, 210)
     """Epochs after which the learning rate falls, counted from 1, rising."""
     factor: float = Field(default=0.1, gt=0, le=1)
     """Factor of the learning rate at each, a pure number."""

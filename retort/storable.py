@@ -9,6 +9,10 @@ from typing import Any
 from pydantic_core import PydanticCustomError
 
 LARGEST_INTEGER = 2**63
+LONGEST_NAME = 200
+"""Characters of a field's name; an answer repeats the names on the way to each wrong field."""
+DEEPEST = 32
+"""Objects and lists within each other; no recipe has a third of them."""
 LONGEST_QUOTE = 60
 """Characters of a text that a reason repeats."""
 
@@ -16,15 +20,15 @@ Path = tuple[str | int, ...]
 
 
 def unstorable(root: Any) -> Iterator[tuple[Path, str]]:
-    """The way to each value that cannot be stored, and the reason. Walks without recursion."""
+    """The way to each value that cannot be stored, and the reason. Walks without recursion, not into such a value."""
     left: list[tuple[Path, Any]] = [((), root)]
     while left:
         path, value = left.pop()
-        if isinstance(value, dict | list):
+        if reason := _reason(value, len(path)):
+            yield path, reason
+        elif isinstance(value, dict | list):
             entries: Iterable[tuple[str | int, Any]] = value.items() if isinstance(value, dict) else enumerate(value)
             left += [((*path, step), inner) for step, inner in entries]
-        if reason := _reason(value):
-            yield path, reason
 
 
 def check_storable(value: Any) -> Any:
@@ -35,7 +39,11 @@ def check_storable(value: Any) -> Any:
     return value
 
 
-def _reason(value: Any) -> str | None:
+def _reason(value: Any, depth: int) -> str | None:
+    if isinstance(value, dict | list) and depth == DEEPEST:
+        return f"it lies within {DEEPEST} objects and lists; no more may lie within each other"
+    if isinstance(value, dict) and (longest := max(map(len, value), default=0)) > LONGEST_NAME:
+        return f"the name of a field has {longest:,} characters; at most {LONGEST_NAME} are read"
     if isinstance(value, dict) and (found := next(filter(None, map(_reason_of_text, value)), None)):
         return f"the name of a field holds {found}; none may"
     if isinstance(value, str) and (found := _reason_of_text(value)):

@@ -54,7 +54,7 @@ from service.fields import parameter_errors
 from service.keys.service import authenticate
 from service.logs import set_up
 from service.settings import get_settings, get_settings_or_exit
-from service.wire import PatientProtocol
+from service.wire import BoundedProtocol
 
 DEFAULT_PORT = 8765
 GOODBYE_SECONDS = 5
@@ -105,7 +105,7 @@ def _add_shared_refusals(schema: dict[str, Any]) -> None:
     """Add the refusals of any endpoint: for want of a key or a scope, or before the endpoint is called."""
     for path in schema["paths"].values():
         for operation in path.values():
-            shared = problems(400, 503) | (problems(401, 403, 429) if "security" in operation else {})
+            shared = problems(400, 414, 431, 503) | (problems(401, 403, 429) if "security" in operation else {})
             if "requestBody" in operation:
                 shared |= problems(408, 413)
             for status, response in shared.items():
@@ -202,7 +202,7 @@ def main() -> None:
     # Edge writes each request's line, with its id and its project; uvicorn's other lines go through the same log.
     uvicorn.run(
         create_app(), host=chosen.host, port=chosen.port, fd=chosen.fd, loop="uvloop", server_header=False,
-        timeout_graceful_shutdown=GOODBYE_SECONDS, log_config=None, access_log=False, http=PatientProtocol, ws="none",
+        timeout_graceful_shutdown=GOODBYE_SECONDS, log_config=None, access_log=False, http=BoundedProtocol, ws="none",
     )  # fmt: skip
 
 

@@ -7,10 +7,10 @@ import asyncio
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
-from secrets import token_hex
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
@@ -23,19 +23,14 @@ from service.errors import BadRequest, InternalError, ServiceError, TooLarge, To
 from service.errors import quote as quote_value
 from service.logs import bound
 from service.settings import get_settings
-from service.wire import running
+from service.wire import HEADERS, SLOWEST_BYTES_PER_SECOND, new_request_id, running
 
-SLOWEST_BYTES_PER_SECOND = 10_000
-"""The pace of a body that is waited for."""
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
-HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cache-Control": "no-store",
-}
-"""Headers of every answer, for browsers and caches, unless its endpoint sets others."""
+ONCE = frozenset({
+    b"authorization", b"content-digest", b"content-encoding", b"content-length", b"content-type", b"host",
+    b"idempotency-key", b"if-range", b"last-event-id", b"range", b"repr-digest", b"transfer-encoding",
+})  # fmt: skip
+"""Headers that a request has once at most: of two, a proxy may believe the other one."""
 DOCS = "/docs"
 DOCS_POLICY = (
     "default-src 'none'; connect-src 'self'; script-src 'unsafe-inline' https://cdn.jsdelivr.net; "
@@ -104,7 +99,7 @@ class Exchange:
     """One request and its answer."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int) -> None:
-        self.id = f"req_{token_hex(12)}"
+        self.id = new_request_id()
         self.status: int | None = None
         """The answer's status, once its beginning is out."""
         self._scope, self._receive, self._send = scope, receive, send
@@ -120,6 +115,7 @@ class Exchange:
         """Raise BadRequest or TooLarge where the request's head alone is enough for that."""
         if b"\0" in self._scope["path"].encode() or b"\0" in unquote_to_bytes(self._scope["query_string"]):
             raise BadRequest("the address holds a NUL character (%00); no name has one")
+        self._check_headers()
         headers = Headers(scope=self._scope)
         self._check_host(headers.get("host", ""))
         length = headers.get("content-length", "")
@@ -195,6 +191,18 @@ class Exchange:
                 return
             more = message.get("more_body", False)
             self._read_bytes += len(message.get("body", b""))
+
+    def _check_headers(self) -> None:
+        """Raise BadRequest for headers that others on the way may understand otherwise."""
+        times = Counter(name for name, _ in self._scope["headers"])
+        for name in ONCE & times.keys():
+            if times[name] > 1:
+                raise BadRequest(f"the request has {times[name]} headers {name.decode()}; wanted one")
+        coding = Headers(scope=self._scope).get("transfer-encoding", "chunked")
+        if coding.lower() != "chunked":
+            raise BadRequest(f"the body's Transfer-Encoding is {quote_value(coding)}; wanted 'chunked' or none")
+        if b"host" not in times and self._scope["http_version"] == "1.1":
+            raise BadRequest("the request has no header host; HTTP/1.1 wants one")
 
     def _check_host(self, header: str) -> None:
         """Raise BadRequest unless the request is for a name of this service; that of a page which reaches this address

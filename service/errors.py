@@ -9,10 +9,12 @@ ServiceError
 ├── TooSlow                 408  the body comes too slowly
 ├── Conflict                409  the thing's state does not allow that
 ├── TooLarge                413  the body is larger than is read, or finds no room
+├── TargetTooLong           414  the address is longer than is read
 ├── UnsupportedMediaType    415  the body's Content-Type is another one
 ├── RangeNotSatisfiable     416  the range begins beyond the end
 ├── Invalid                 422  the request is well formed but wrong; `errors` says where
 ├── TooManyRequests         429  more requests or jobs than are allowed now
+├── HeadTooLarge            431  the head has more fields or bytes than are read
 ├── InternalError           500  a fault of the service
 └── Unavailable             503  the database does not answer
 """
@@ -60,6 +62,10 @@ class FieldError(Described):
         return {name: value for name, value in serialize(self).items() if value is not None}
 
 
+BEYOND = FieldError(detail="one of more wrong fields than an answer lists")
+"""Stands for each wrong field that is counted only: a sentence takes time, and an answer lists MOST_ERRORS."""
+
+
 class ProblemDetails(Described):
     """The body of every error, RFC 9457."""
 
@@ -72,7 +78,7 @@ class ProblemDetails(Described):
     detail: str
     """One sentence about this occurrence of the problem."""
     instance: str
-    """Path of the request."""
+    """Path of the request; empty where its head was refused."""
     request_id: str
     """Id of the request in the service's log; also in the header X-Request-ID."""
     errors: list[FieldError] | None = None
@@ -169,6 +175,13 @@ class TooLarge(ServiceError):
     title = "Content too large"
 
 
+class TargetTooLong(ServiceError):
+    """The request's target is longer than the service reads."""
+
+    status = 414
+    title = "URI too long"
+
+
 class UnsupportedMediaType(ServiceError):
     """The body's Content-Type is another one than the endpoint reads."""
 
@@ -218,6 +231,13 @@ class TooManyRequests(ServiceError):
         return {"Retry-After": str(self.retry_seconds)}
 
 
+class HeadTooLarge(ServiceError):
+    """The request's head has more fields or bytes than the service reads."""
+
+    status = 431
+    title = "Request header fields too large"
+
+
 class InternalError(ServiceError):
     """A fault of the service; the log has the trace under the request's id."""
 
@@ -238,17 +258,22 @@ class Unavailable(ServiceError):
 
 def problem_response(request: Request, error: ServiceError) -> Response:
     """The answer to a request that is refused."""
+    body = problem_body(error, request.url.path, request.state.request_id)
+    return Response(body, error.status, dict(error.headers), media_type=PROBLEM_JSON)
+
+
+def problem_body(error: ServiceError, instance: str, request_id: str) -> str:
+    """The JSON of a refusal, without secrets; `instance` is the request's path."""
     problem = ProblemDetails(
         type=f"urn:retort:problem:{error.title.lower().replace(' ', '-')}",
         title=error.title,
         status=error.status,
         detail=error.detail,
-        instance=request.url.path,
-        request_id=request.state.request_id,
+        instance=instance,
+        request_id=request_id,
         errors=list(error.errors)[:MOST_ERRORS] or None,
     )
-    body = without_secrets(problem.model_dump_json(exclude_none=True))
-    return Response(body, error.status, dict(error.headers), media_type=PROBLEM_JSON)
+    return without_secrets(problem.model_dump_json(exclude_none=True))
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

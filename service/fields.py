@@ -6,7 +6,7 @@ way is walked along the model's annotations, which tell one from the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from types import NoneType, UnionType
@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 from pydantic_core.core_schema import ErrorType
 
 from retort.registry import nearest
-from service.errors import MOST_ERRORS, FieldError, quote
+from service.errors import BEYOND, MOST_ERRORS, FieldError, quote
 
 Path = tuple[str | int, ...]
 
@@ -53,6 +53,10 @@ WANTED = {
     "tuple_type": "a list",
 }
 """The right values, by pydantic's kind of error; a kind that is missing here has a message that is enough."""
+MOST_PLACED = 10 * MOST_ERRORS
+"""Errors of pydantic that are looked at, to find MOST_ERRORS fields: a value that fits no form has several."""
+LONGEST_SENTENCE = 1000
+"""Characters of a validator's sentence."""
 
 
 WRONG_TAG = ("union_tag_invalid", "union_tag_not_found")
@@ -141,28 +145,29 @@ PlacedError = tuple[Place, ErrorDetails]
 def field_errors(error: ValidationError, model: type[BaseModel]) -> list[FieldError]:
     """One error a wrong field, in the order in which they were found.
 
-    MOST_ERRORS of them are worked out; beyond that an answer only counts them, and pydantic's own words do.
+    MOST_ERRORS of them are worked out; the others are BEYOND, and each of pydantic's errors after the first MOST_PLACED
+    counts as one.
     """
-    root = _form(model)
-    placed = [(_place(found["loc"], root), found) for found in error.errors(include_url=False)]
+    root, all_found = _form(model), error.errors(include_url=False)
+    placed = [(_place(found["loc"], root), found) for found in all_found[:MOST_PLACED]]
     within = {place.path[:-1] for place, _ in placed}
     # A list whose only entries are wrong is called too short besides, which says nothing new.
     kept = [(place, found) for place, found in placed if found["type"] != "too_short" or place.path not in within]
     fields = list(_by_field(kept).items())
     errors = [_combine([_field_error(path, *one) for one in found]) for (_, path), found in fields[:MOST_ERRORS]]
-    return errors + [_brief_error(path, found[0][1]) for (_, path), found in fields[MOST_ERRORS:]]
+    return errors + [BEYOND] * (max(0, len(fields) - MOST_ERRORS) + max(0, len(all_found) - MOST_PLACED))
 
 
-def parameter_errors(errors: Iterable[Mapping[str, Any]]) -> list[FieldError]:
+def parameter_errors(errors: Sequence[Mapping[str, Any]]) -> list[FieldError]:
     """The same for the errors that FastAPI found in query, path and headers."""
     errors_found = []
-    for found in errors:
+    for found in errors[:MOST_ERRORS]:
         name = str(found["loc"][1])
         if found["type"] == "extra_forbidden":
             errors_found.append(FieldError(parameter=name, detail=f"there is no parameter {quote(name)} here"))
         else:
             errors_found.append(_sentence(FieldError(parameter=name, detail=""), name, found))
-    return errors_found
+    return errors_found + [BEYOND] * max(0, len(errors) - MOST_ERRORS)
 
 
 def pointer_of(path: Path) -> str:
@@ -223,12 +228,8 @@ def _field_error(path: Path, place: Place, found: ErrorDetails) -> FieldError:
         return _wrong_tag(error, path_text(path), [str(tag) for tag in place.form.by_tag], found.get("ctx", {}))
     if _is_ours(found):
         where = f"{name}: " if place.path else ""
-        return error.model_copy(update={"detail": where + found["msg"].removeprefix("Value error, ")})
+        return error.model_copy(update={"detail": where + _cut(found["msg"].removeprefix("Value error, "))})
     return _sentence(error, name, found)
-
-
-def _brief_error(path: Path, found: ErrorDetails) -> FieldError:
-    return FieldError(pointer=pointer_of(path), detail=f"{path_text(path)}: {found['msg']}")
 
 
 def _wrong_tag(error: FieldError, name: str, known: Sequence[str], context: Mapping[str, Any]) -> FieldError:
@@ -292,6 +293,11 @@ def _short(value: Any) -> Any:
     """The value where an answer may repeat it."""
     scalar = value is None or isinstance(value, bool | int | float)
     return value if scalar or (isinstance(value, str) and len(value) <= 200) else None
+
+
+def _cut(sentence: str) -> str:
+    """A sentence of a validator, which may repeat a value of any length."""
+    return sentence if len(sentence) <= LONGEST_SENTENCE else f"{sentence[: LONGEST_SENTENCE - 3]}..."
 
 
 def _number(value: Any) -> str:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from retort.method import STUDENT, TEACHER, Batch, Method, Setup, Tap, at_least_float32
 from retort.methods.kd import divergences, same_classes, softened_divergence
+from retort.spec import AtMost
 from retort.view import CLEAN, RandAugment
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class MLLD(Method):
     name: Literal["mlld"] = "mlld"
     temperature: float = Field(default=4.0, gt=0, le=100)
     """T, a pure number that divides both networks' logits."""
-    other_temperatures: tuple[Annotated[float, Field(gt=0, le=100)], ...] = (2.0, 3.0, 5.0, 6.0)
+    other_temperatures: Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], AtMost(16)] = (2.0, 3.0, 5.0, 6.0)
     """Further temperatures; the parts are summed over all."""
     weight: float = Field(default=0.9, ge=0, le=1000)
     """Weight of each part at each temperature, a pure number."""

@@ -14,11 +14,18 @@ import httpx2
 import pytest
 from starlette.testclient import TestClient
 
+from retort.check import Check
+from retort.ingest import Ingest
 from retort.methods import METHODS
 from retort.protocols import PROTOCOLS
+from retort.recipe import Recipe
 from service.app import create_app
 from service.db import POOL_SIZE
 from service.jobs.models import TERMINAL, State
+from service.keys.schemas import KeyCreate
+from service.models.schemas import ModelCreate
+from service.projects.schemas import ProjectChange, ProjectCreate
+from service.uploads.schemas import UploadCreate
 from tests.conftest import wait_until
 from tests.service.conftest import HANG_SECONDS, Server, bearing, on_sqlite
 
@@ -189,6 +196,7 @@ def post(client: TestClient, content: bytes, content_type: str = "application/js
         (b'{"a":' * 10_000, "the body is not JSON: recursion limit exceeded at line 1, column .*"),
         (b"\xff\xfe{\x00}\x00", "the body is not JSON: expected value at line 1, column 1"),
         (b'{"name": "\\ud800"}', "the body is not JSON: unexpected end of hex escape at line 1, column 1."),
+        (b'{"name": "a", "n\\u0061me": "b"}', "an object of the body has the field 'name' more than once"),
         (b"[" + b"[]," * 20_000 + b"1]", "the body holds more than 20,000 values; no recipe needs as many"),
     ],
 )
@@ -210,6 +218,12 @@ def test_what_is_not_json(client: TestClient, body: bytes, detail: str) -> None:
         ),
         (b'{"name": "a\\u0000b"}', "/name", "name: 'a\\x00b' holds a NUL character; no text may"),
         (b'{"a\\u0000": 1}', "", "the body: the name of a field holds a NUL character; none may"),
+        (b'{"%s": 1}' % (b"a" * 201), "", "the body: the name of a field has 201 characters; at most 200 are read"),
+        (
+            b"[" * 33 + b"]" * 33,
+            "/0" * 32,
+            f"{'[0]' * 32}: it lies within 32 objects and lists; no more may lie within each other",
+        ),
         (b"[]", "", "the body is a list of 0; wanted an object"),
         (b"null", "", "the body is null; wanted an object"),
     ],
@@ -243,6 +257,39 @@ def test_many_wrong_fields_get_one_bounded_answer(client: TestClient, recipe: di
     assert answer.status_code == 422
     assert answer.json()["detail"].endswith("(and 999 more wrong fields)")
     assert len(answer.json()["errors"]) == 100
+
+
+def arrays(schema: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The lists of a JSON schema, each with its place."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "array":
+            yield place, schema
+        for name, inner in schema.items():
+            yield from arrays(inner, f"{place}/{name}")
+    elif isinstance(schema, list):
+        for number, inner in enumerate(schema):
+            yield from arrays(inner, f"{place}/{number}")
+
+
+def test_every_list_that_may_be_sent_has_a_largest_length() -> None:
+    models = (Recipe, Ingest, Check, ModelCreate, UploadCreate, KeyCreate, ProjectCreate, ProjectChange)
+    found = [one for model in models for one in arrays(model.model_json_schema(), model.__name__)]
+    assert len(found) > 10
+    assert [place for place, schema in found if "maxItems" not in schema] == []
+
+
+@on_sqlite
+def test_a_wrong_value_of_any_length_is_not_repeated(client: TestClient, recipe: dict[str, Any]) -> None:
+    long = "x" * 1_000_000
+    for change in (
+        {"students": [{"architecture": long}]},
+        {"task": long},
+        {"name": long},
+        {"methods": [{"name": long}]},
+    ):
+        answer = client.post("/v1/jobs", json={**recipe, **change})
+        assert answer.status_code == 422
+        assert len(answer.text) < 10_000
 
 
 # A real process

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import socket
 import time
 from collections.abc import Callable
@@ -12,9 +14,14 @@ import httpx2
 import pytest
 from pydantic_settings import SettingsError
 from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
+from uvicorn import Config
+from uvicorn.server import ServerState
 
+from service import wire
 from service.app import create_app
 from service.settings import get_settings
+from service.wire import BoundedProtocol
 from tests.service.conftest import Server, bearing
 
 Start = Callable[..., Server]
@@ -140,6 +147,142 @@ def test_slow_senders_are_not_waited_for(start: Start, key: str) -> None:
     assert b"bytes of the body came in 1 s; no more is waited for" in answers["a body"][0]
     assert answers["a body after the answer"][0].startswith(b"HTTP/1.1 401 ")
     assert answers["a second head"][0].startswith(b"HTTP/1.1 200 ")
+    assert httpx2.get(f"{server.url}/healthz").is_success
+
+
+# Heads, trailers, and all that is no body
+
+HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+POST = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n"
+MEGABYTE = b"y" * 1_000_000
+
+
+def answer_to(server: Server, *pieces: bytes) -> bytes:
+    """All that comes back until the connection ends."""
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname or "", address.port or 0), timeout=60) as connection:
+        try:
+            for piece in pieces:
+                connection.sendall(piece)
+        except OSError:
+            pass  # it is closed with the answer
+        answer = b""
+        try:
+            while piece := connection.recv(65536):
+                answer += piece
+        except ConnectionResetError:
+            pass
+        return answer
+
+
+def test_no_part_of_a_request_is_without_a_bound(start: Start, key: str) -> None:
+    server = start(patience_seconds=5)
+    memory = server.memory_mib()
+    bearer = f"Authorization: Bearer {key}\r\n".encode()
+    close = b"Connection: close\r\n\r\n"
+    cases: dict[str, tuple[int, tuple[bytes, ...]]] = {
+        "fields without end": (431, (HEAD, *[b"a:b\r\n" * 200_000] * 30)),
+        "a field without end": (431, (HEAD + b"X: ", *[MEGABYTE] * 30)),
+        "a name without end": (431, (HEAD, *[MEGABYTE] * 30)),
+        "201 fields": (431, (HEAD + b"x:1\r\n" * 200 + b"\r\n",)),
+        "200 fields": (200, (HEAD + b"x:1\r\n" * 198 + close,)),
+        "70 kB": (431, (HEAD + b"X: " + MEGABYTE[:70_000] + b"\r\n\r\n",)),
+        "60 kB": (200, (HEAD + b"Cookie: " + MEGABYTE[:60_000] + b"\r\n" + close,)),
+        "a long key": (
+            401,
+            (b"GET /v1/jobs" + HEAD[12:] + b"Authorization: Bearer " + MEGABYTE[:60_000] + b"\r\n" + close,),
+        ),
+        "a long path": (414, (b"GET /" + MEGABYTE[:9000] + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",)),
+        "a query without end": (414, (b"GET /v1/jobs?", *[b"a&" * 500_000] * 20)),
+        "a method without end": (400, (MEGABYTE,)),
+        "empty lines": (431, (b"\r\n" * 500_000,)),
+        "an extension of a chunk": (431, (CHUNKED + bearer + b"\r\n1;", *[MEGABYTE] * 20)),
+        "trailers": (431, (CHUNKED + bearer + b"\r\n1\r\n{\r\n0\r\n", *[b"a:b\r\n" * 200_000] * 20)),
+        "a trailer": (431, (CHUNKED + bearer + b"\r\n1\r\n{\r\n0\r\nX: ", *[MEGABYTE] * 20)),
+        "another protocol": (200, (HEAD + b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n", *[MEGABYTE] * 5)),
+        "a form": (415, (POST.replace(b"application/json", b"multipart/form-data") + bearer + close,)),
+    }
+    found = {name: answer_to(server, *pieces) for name, (_, pieces) in cases.items()}
+    wrong = {
+        name: found[name][:60] for name, (status, _) in cases.items() if f" {status} ".encode() not in found[name][:14]
+    }
+    assert wrong == {}
+    assert server.memory_mib() < memory + 30
+    head, _, body = found["fields without end"].partition(b"\r\n\r\n")
+    problem = json.loads(body)
+    assert problem["detail"].startswith("the request's head has more than 200 fields, or more than 65,536 bytes in all")
+    assert (problem["status"], problem["type"]) == (431, "urn:retort:problem:request-header-fields-too-large")
+    assert f"X-Request-ID: {problem['request_id']}".encode() in head
+    assert b"X-Frame-Options: DENY" in head
+
+
+def test_requests_that_others_may_read_otherwise_are_refused(start: Start, key: str) -> None:
+    server = start(patience_seconds=5)
+    bearer = f"Authorization: Bearer {key}\r\n".encode()
+    cases = {
+        "two hosts": HEAD + b"Host: localhost\r\n",
+        "no host": b"GET /healthz HTTP/1.1\r\n",
+        "two keys": HEAD + bearer * 2,
+        "two lengths": POST + b"Content-Length: 2\r\n" * 2,
+        "a list of lengths": POST + b"Content-Length: 2, 2\r\n",
+        "a signed length": POST + b"Content-Length: +2\r\n",
+        "length and coding": CHUNKED + b"Content-Length: 2\r\n",
+        "coding and length": POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n",
+        "another coding": POST + b"Transfer-Encoding: gzip, chunked\r\n",
+        "two codings": CHUNKED + b"Transfer-Encoding: chunked\r\n",
+        "a folded field": HEAD + b"X: a\r\n b\r\n",
+        "a space before the colon": HEAD + b"X : a\r\n",
+        "a NUL": HEAD + b"X: a\0b\r\n",
+        "another version": b"GET /healthz HTTP/3.7\r\nHost: localhost\r\n",
+    }
+    ended = b"Connection: close\r\n\r\n0\r\n\r\n"
+    answers = {name: answer_to(server, head + ended) for name, head in cases.items()}
+    assert {name: answer[:60] for name, answer in answers.items() if not answer.startswith(b"HTTP/1.1 400 ")} == {}
+    assert {name for name, answer in answers.items() if b"application/problem+json" not in answer} == set()
+    # A trailer's fields do not join the head's.
+    smuggled = answer_to(server, CHUNKED + b"Connection: close\r\n\r\n2\r\n{}\r\n0\r\n" + bearer + b"\r\n")
+    assert smuggled.startswith(b"HTTP/1.1 401 ")
+
+
+def test_a_caller_who_does_not_read_its_answer_is_left(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment(patience_seconds=0.1)
+    monkeypatch.setattr(wire, "SLOWEST_BYTES_PER_SECOND", 1e9)
+    ended: list[str] = []
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(100):
+            await send({"type": "http.response.body", "body": MEGABYTE, "more_body": True})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        ended.append("left")
+
+    async def serve() -> None:
+        loop, config = asyncio.get_running_loop(), Config(answer, log_config=None, lifespan="off")
+        config.load()
+
+        def protocol() -> BoundedProtocol:
+            return BoundedProtocol(config=config, server_state=ServerState(), app_state={})
+
+        server = await loop.create_server(protocol, "127.0.0.1", 0)
+        with socket.create_connection(server.sockets[0].getsockname()) as connection:
+            connection.sendall(HEAD + b"\r\n")
+            async with asyncio.timeout(60):
+                while not ended:
+                    await asyncio.sleep(0.01)
+        server.close()
+
+    asyncio.run(serve())
+
+
+def test_pipelined_requests_are_answered_in_order_and_not_without_end(start: Start) -> None:
+    server = start(patience_seconds=5)
+    last = HEAD + b"Connection: close\r\n\r\n"
+    assert answer_to(server, (HEAD + b"\r\n") * 11 + last).count(b"HTTP/1.1 200 ") == 12
+    assert answer_to(server, *[(HEAD + b"\r\n") * 20_000] * 5).count(b"HTTP/1.1 200 ") < 20_000
     assert httpx2.get(f"{server.url}/healthz").is_success
 
 
