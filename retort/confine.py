@@ -1,11 +1,11 @@
 """Rights that a process gives up for good, by means of the Linux kernel: files, system calls, privileges. No torch.
 
-Run by its path it is the launcher of an engine: it gives up the rights that its first argument names, a JSON object of
-the fields of `worker.sandbox.Launch`, and becomes the program that the others name. With `--try` before them it tries
-each step, prints those that failed with the reasons, and ends. It imports the standard library alone.
+Its `main` is the launcher of an engine: it gives up the rights that its first argument names, a JSON object of the
+fields of `worker.sandbox.Launch`, and becomes the program that the others name. With `--try` before them it tries each
+step, prints those that failed with the reasons, and ends. It imports the standard library and `retort.seccomp` alone.
 
-Landlock, seccomp and prctl are called by their numbers, which are part of the kernel's interface and never change:
-man-pages landlock(7), seccomp(2), capabilities(7).
+Landlock and prctl are called by their numbers, which are part of the kernel's interface and never change: man-pages
+landlock(7), capabilities(7).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import ctypes
 import errno
 import json
 import os
-import platform
 import resource
 import stat
 import struct
@@ -23,7 +22,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 22, 24, 38, 47
+from retort import seccomp
+
+PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 24, 38, 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 PR_SET_DUMPABLE = 4
 RULING = sum(1 << capability for capability in (0, 1, 3, 5, 6, 7))
@@ -46,32 +47,9 @@ USE = WRITE_FILE | READ_FILE | READ_DIR | IOCTL_DEV
 RIGHTS = {"list": LIST, "read": READ, "write": WRITE, "use": USE}
 """Rights by the keys of `files`, which are the fields of `retort.order.FileRights`."""
 
-# By processor: AUDIT_ARCH, and the column of the numbers of system calls below.
-MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
-SOCKETS = {"socket": (41, 198), "connect": (42, 203), "accept": (43, 202), "bind": (49, 200), "listen": (50, 201),
-           "accept4": (288, 242)}  # fmt: skip
-"""Calls that open a connection to another process; a pair of sockets needs none of them."""
-LEAVING = {"setsid": (112, 157), "setpgid": (109, 154)}
-"""Calls by which a process would leave the group that is killed with the engine."""
-CLONE, CLONE3 = (56, 220), (435, 435)
-NEW_NAMESPACES = 0x7E020000
-NEVER = {
-    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
-    "pidfd_getfd": (438, 438), "io_uring_setup": (425, 425), "io_uring_enter": (426, 426),
-    "io_uring_register": (427, 427), "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282),
-    "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219), "shmget": (29, 194), "semget": (64, 190),
-    "msgget": (68, 186), "mq_open": (240, 180), "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40),
-    "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51), "open_tree": (428, 428),
-    "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432),
-    "fspick": (433, 433), "mount_setattr": (442, 442), "open_by_handle_at": (304, 265), "quotactl": (179, 60),
-    "swapon": (167, 224), "swapoff": (168, 225), "acct": (163, 89), "syslog": (103, 116), "reboot": (169, 142),
-    "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106), "kexec_load": (246, 104),
-    "kexec_file_load": (320, 294),
-}  # fmt: skip
-"""Calls that look into other processes, make what outlives them, get around this filter, or change the machine."""
-SECCOMP_SET_MODE_FILTER, SECCOMP_ALL_THREADS = 1, 1
-ALLOW, REFUSE, END_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
-LOAD, AND, JUMP_IF, JUMP_IF_AT_LEAST, RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
+SOL_SOCKET, SO_DOMAIN, SHUT_RDWR = 1, 39, 2
+TO_OTHER_MACHINES = (2, 10)
+"""AF_INET and AF_INET6."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -171,40 +149,19 @@ def _grant(ruleset: int, path: str, rights: int) -> None:
         os.close(opened)
 
 
-def forbid_calls() -> None:
-    """Refuse calls that no computation needs: leaving the process group, namespaces, looking into others, mounting."""
-    _filter({**LEAVING, **NEVER}, namespaces=True)
-
-
 def close_the_network() -> None:
-    """Let no thread open or connect a socket of any kind any more."""
-    _filter(SOCKETS, namespaces=False)
+    """Let no thread open or connect a socket of any kind any more, and end connections to other machines."""
+    seccomp.forbid_the_network()
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # the folder's own is gone
+            if stat.S_ISSOCK(os.fstat(int(name)).st_mode) and _domain(int(name)) in TO_OTHER_MACHINES:
+                _libc.shutdown(int(name), SHUT_RDWR)
 
 
-def _filter(refused: Mapping[str, tuple[int, int]], *, namespaces: bool) -> None:
-    """Have the kernel refuse system calls, in all threads, for good. Raises OSError where it cannot."""
-    known = MACHINES.get(platform.machine())
-    if known is None or sys.maxsize < 2**32:
-        raise OSError(errno.ENOSYS, f"the calls of a {platform.machine()} are not known")
-    architecture, column = known
-    program = [
-        *[(LOAD, 0, 0, 4), (JUMP_IF, 1, 0, architecture), (RETURN, 0, 0, END_PROCESS)],
-        *[(LOAD, 0, 0, 0), (JUMP_IF_AT_LEAST, 0, 1, 0x40000000), (RETURN, 0, 0, REFUSE | errno.ENOSYS)],
-    ]
-    for numbers in refused.values():
-        program += [(JUMP_IF, 0, 1, numbers[column]), (RETURN, 0, 0, REFUSE | errno.EPERM)]
-    if namespaces:
-        # The arguments of clone3 lie in memory, which no filter can read; libraries fall back on clone.
-        program += [(JUMP_IF, 0, 1, CLONE3[column]), (RETURN, 0, 0, REFUSE | errno.ENOSYS)]
-        program += [(JUMP_IF, 0, 4, CLONE[column]), (LOAD, 0, 0, 16), (AND, 0, 0, NEW_NAMESPACES)]
-        program += [(JUMP_IF, 1, 0, 0), (RETURN, 0, 0, REFUSE | errno.EPERM)]
-    program.append((RETURN, 0, 0, ALLOW))
-    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
-    header = struct.pack("HxxxxxxP", len(program), ctypes.addressof(code))
-    seccomp = {"x86_64": 317, "aarch64": 277}[platform.machine()]
-    failed = _check(_libc.syscall(seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_ALL_THREADS, header))
-    if failed:
-        raise OSError(errno.EBUSY, f"thread {failed} has a filter of its own")
+def _domain(descriptor: int) -> int:
+    domain, size = ctypes.c_int(), ctypes.c_uint(ctypes.sizeof(ctypes.c_int))
+    _check(_libc.getsockopt(descriptor, SOL_SOCKET, SO_DOMAIN, ctypes.byref(domain), ctypes.byref(size)))
+    return domain.value
 
 
 def _prctl(option: int, value: int) -> None:
@@ -241,7 +198,7 @@ def steps(launch: Mapping[str, Any]) -> Iterator[tuple[str, Callable[[], None]]]
     if launch.get("files"):
         yield "files", lambda: keep_to(launch["files"], alone=True)
     if launch.get("calls"):
-        yield "calls", forbid_calls
+        yield "calls", seccomp.forbid_calls
     if launch.get("network"):
         yield "network", close_the_network
 
@@ -269,7 +226,3 @@ def main() -> None:
         print(json.dumps(failed))
     else:
         os.execvp(command[0], command)
-
-
-if __name__ == "__main__":
-    main()

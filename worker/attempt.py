@@ -61,6 +61,9 @@ MACHINE_CAUSES = {
 STUCK_SECONDS = 300.0
 """Seconds for which the database may refuse the same step while it renews the lease, before the attempt is given up."""
 
+OUT_OF_TIME = "a file kept one call of a library busy beyond its bound of time, and the engine was ended"
+"""Sentence where the engine could not say it (see `retort.engine.watchdog`); another attempt would meet the same."""
+
 Result = TypeVar("Result")
 
 
@@ -234,6 +237,8 @@ class Attempt:
             return self._store_files()
         if end.code == IMPOSSIBLE:
             return self._conclude(service.fail, Trouble("spec", "impossible", self._refusal(end)))
+        if end.code == -signal.SIGALRM:
+            return self._conclude(service.fail, Trouble("spec", "impossible", OUT_OF_TIME))
         if end.code == OUT_OF_MEMORY:
             return self._conclude(service.fail, Trouble("spec", "out_of_memory", self._refusal(end)))
         if end.code == NOTHING_TO_KEEP:

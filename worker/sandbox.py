@@ -43,6 +43,8 @@ PASSED_ON = re.compile(
 )
 """Names of variables that an engine gets from the worker's environment; it gets no others."""
 SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|API_?KEY|ACCESS_KEY", re.IGNORECASE)
+BINDING = re.compile(r"^(OMP_(PROC_BIND|PLACES)|GOMP_CPU_AFFINITY|KMP_AFFINITY)$")
+"""Variables that bind threads to cores one by one, by a call that is refused; libgomp ends the process for that."""
 WITH_PASSWORD = re.compile(r"^\w+://[^/@]*@")
 """An address, of a proxy say, that holds a password."""
 
@@ -134,6 +136,11 @@ class Sandbox:
     def without(self, missing: Mapping[str, str]) -> Sandbox:
         """The same without those promises, for those reasons."""
         return Sandbox(self.settings, None if "user" in missing else self.user, missing, self.also)
+
+    @property
+    def is_root(self) -> bool:
+        """Whether its engines have the user id 0."""
+        return self.user is None and os.geteuid() == 0
 
     def holds(self, name: str) -> bool:
         return name not in self.missing
@@ -255,7 +262,9 @@ class Cell:
         os.close(self._lock)
 
 
-LAUNCHER = (sys.executable, "-I", "-S", confine.__file__)
+START_LAUNCHER = "import sys; sys.path.append(sys.argv.pop(1)); from retort.confine import main; main()"
+LAUNCHER = (sys.executable, "-I", "-S", "-c", START_LAUNCHER, str(Path(retort.__file__).parent.parent))
+"""Starts a command with fewer rights; without the packages of the interpreter, which take longer to be found."""
 
 PROMISES = {
     "user": "another user",
@@ -269,6 +278,11 @@ PROMISES = {
     "network": "no network once what is published was fetched",
 }
 """Promises about an engine, as they are logged."""
+AS_ROOT = (
+    "run the worker as an ordinary user, or keep its interpreter and storage where RETORT_ENGINE_USER may enter; see "
+    "docs/security.md"
+)
+"""Advice where engines are root."""
 WALLS = ("files", "calls", "network")
 """Promises that any system of today can hold; a missing one is a warning."""
 
@@ -304,15 +318,24 @@ def log_sandbox(sandbox: Sandbox) -> None:
     for name, why in sandbox.missing.items():
         level = logging.WARNING if name in WALLS else logging.INFO
         log.log(level, "an engine here does without: %s (%s)", PROMISES[name], why)
+    if sandbox.is_root:
+        log.warning("engines, which read users' files, run as root here; %s", AS_ROOT)
 
 
 def allowed_environment(environment: Mapping[str, str], further: Iterable[str] = ()) -> dict[str, str]:
-    """The part of an environment that an engine needs and that holds no secret: hostile files are read in it."""
+    """The part of an environment that an engine needs and that holds no secret: hostile files are read in it. Threads
+    are bound to cores by the worker's own affinity, which the engine inherits."""
     named = set(further)
     return {
         name: value
         for name, value in environment.items()
-        if name in named or (PASSED_ON.match(name) and not SECRET.search(name) and not WITH_PASSWORD.match(value))
+        if name in named
+        or (
+            PASSED_ON.match(name)
+            and not SECRET.search(name)
+            and not BINDING.match(name)
+            and not WITH_PASSWORD.match(value)
+        )
     }
 
 

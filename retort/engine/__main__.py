@@ -12,10 +12,11 @@ in its order: training ends with the step that is being computed, students that 
 best of the others so far are tested and exported. A second signal changes nothing.
 
 Exit codes, all but the first with a last record that gives the reason: 0 finished; 2 the order or the spec is
-impossible; 69 a download failed through the network; 71 the first batch does not fit into the device's memory;
-70 a fault of the engine's own, whose trace is on standard error; 72 memory ran out later; 73 asked to finish before any
-student was trained; 74 the disk is full; 75 stopped by SIGTERM or by the parent's end, resumable, without such a
-record; 76 the machine failed; anything else is a crash.
+impossible, or a file keeps a library busy without end; 69 a download failed through the network; 70 a fault of the
+engine's own, whose trace is on standard error; 71 the first batch does not fit into the device's memory; 72 memory ran
+out later; 73 asked to finish before any student was trained; 74 the disk is full; 75 stopped by SIGTERM or by the
+parent's end, resumable, without such a record; 76 the machine failed. It is ended by SIGALRM, without a record, where a
+library stays busy and lets no thread run; anything else is a crash.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ from retort.engine.interrupt import (
     NothingToKeep,
     Stopped,
 )
+from retort.engine.watchdog import last_words
 from retort.kinds import DISTILL, KINDS
 from retort.limits import processors
 from retort.order import CacheDirectory, Order, Paths
@@ -116,7 +118,8 @@ def carry_out(order: Order, event_log: EventLog, interrupt: Interrupt, group: Gr
                 event_log.enter("preparing")
                 fetch(spec)
             confine.enter(**order.confine.model_dump())
-        work(spec, paths, event_log, interrupt, group)()
+        with last_words(lambda sentence: _refuse(event_log, sentence, IMPOSSIBLE)):
+            work(spec, paths, event_log, interrupt, group)()
     except Stopped:
         return STOPPED
     except NothingToKeep as error:
@@ -198,6 +201,7 @@ def _handle_signals(interrupt: Interrupt) -> None:
     reading, writing = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # for retort.engine.watchdog, also where a parent ignores it
     signal.signal(signal.SIGTERM, interrupt.set)
     signal.signal(signal.SIGUSR1, interrupt.set_finish)
 

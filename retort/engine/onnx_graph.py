@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from retort.engine.interrupt import Impossible
+from retort.engine.watchdog import ends_within
 
 LARGEST_FILE = 2**30
 """Bytes."""
@@ -22,16 +23,20 @@ MOST_NODES = 100_000
 MOST_TENSORS = 100_000
 DEEPEST = 32
 """Graphs within graphs."""
+LOADING_SECONDS = 60.0
+"""Longest stretch of loading: parsing and checking, the inference of shapes, and the session are one each."""
+SLOW_TO_LOAD = f"the ONNX file was not loaded within {LOADING_SECONDS:g} s; wanted a network that loads in less"
 NO_MEMORY = "alloc failed"
 """Part of protobuf's error where it gets no memory."""
 
 
 def parse_onnx(file: Path) -> Any:
     """The ModelProto of a file. Raises Impossible, in one sentence, for everything unwanted."""
-    model = _parsed(file)
-    _check_contents(model)
-    _check_functions(model)
-    _check_standard(model)
+    with ends_within(LOADING_SECONDS, SLOW_TO_LOAD):
+        model = _parsed(file)
+        _check_contents(model)
+        _check_functions(model)
+        _check_standard(model)
     return model
 
 
@@ -114,7 +119,10 @@ def _check_contents(model: Any) -> None:
                 raise Impossible(
                     f"the ONNX file uses the operator {node.op_type} of {node.domain!r}; wanted ONNX's own alone"
                 )
+            _check_numbers(node)
     for tensor in _tensors(model):
+        if tensor.data_type == tensor.STRING:
+            raise Impossible(f"the tensor {tensor.name!r} of the ONNX file holds texts; wanted numbers alone")
         if tensor.data_location == tensor.EXTERNAL or len(tensor.external_data):
             raise Impossible(f"the tensor {tensor.name!r} lies outside the ONNX file; wanted all of it in one file")
         # No number takes less than half a byte.
@@ -123,6 +131,16 @@ def _check_contents(model: Any) -> None:
                 f"the tensor {tensor.name!r} has the shape {spell(list(tensor.dims))}, and the ONNX file has "
                 f"{tensor.ByteSize():,} bytes of it"
             )
+
+
+def _check_numbers(node: Any) -> None:
+    """Raise Impossible where a node makes texts: onnxruntime takes memory for them that it does not bound."""
+    from onnx import TensorProto
+
+    for attribute in node.attribute:
+        makes = attribute.name in ("value_string", "value_strings")
+        if makes or (attribute.name in ("to", "dtype") and attribute.i == TensorProto.STRING):
+            raise Impossible(f"the operator {node.op_type} of the ONNX file makes texts; wanted numbers alone")
 
 
 def _check_functions(model: Any) -> None:

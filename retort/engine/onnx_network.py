@@ -15,14 +15,19 @@ from torch import Tensor, nn
 from retort.architecture import Card
 from retort.datasets._pictures import memory_budget
 from retort.engine.interrupt import Impossible
-from retort.engine.onnx_graph import first_line, parse_onnx, spell
+from retort.engine.onnx_graph import LOADING_SECONDS, SLOW_TO_LOAD, first_line, parse_onnx, spell
 from retort.engine.onnx_shapes import Shape, dimension, multiply_adds, peak_bytes, shapes_for
+from retort.engine.watchdog import ends_within
 from retort.user_model import ONNX, Expects, UserModel, expects_in, parsed_expects
 
 TRIED_SIZE = 224
 """Side in pixels of the image for a trial run of a network that reads any size, before its record gives one."""
-SECONDS_PER_IMAGE = 60.0
-"""Longest run for each image of a batch; it stops networks that loop without end."""
+SECONDS_PER_IMAGE, SECONDS_PER_BATCH = 60.0, 600.0
+"""Longest run for each image of a batch, and for all of it; it stops networks that loop without end."""
+MOST_AT_ONCE = 64
+"""Most images in one run: on a CPU more are no quicker, and each run has its bound of time."""
+UNINTERRUPTED_SECONDS = 3.0
+"""Seconds that an operator may go on beyond that bound: onnxruntime stops a run between two of them."""
 NO_MEMORY = ("Available memory of", "Failed to allocate memory", "bad_alloc", "bad allocation")
 """Parts of onnxruntime's errors where it gets no memory."""
 
@@ -69,12 +74,13 @@ class OnnxNetwork:
         try:
             # From bytes, so that no file beside it can be named; constants are computed in the run, where memory and
             # time are bounded.
-            self._session = onnxruntime.InferenceSession(
-                file.read_bytes(),
-                options,
-                providers=["CPUExecutionProvider"],
-                disabled_optimizers=["ConstantFolding"],
-            )
+            with ends_within(LOADING_SECONDS, SLOW_TO_LOAD):
+                self._session = onnxruntime.InferenceSession(
+                    file.read_bytes(),
+                    options,
+                    providers=["CPUExecutionProvider"],
+                    disabled_optimizers=["ConstantFolding"],
+                )
         except Exception as error:  # onnxruntime's own errors have no base of their own
             raise Impossible(f"onnxruntime cannot load the ONNX file: {first_line(error)}") from error
 
@@ -92,7 +98,7 @@ class OnnxNetwork:
         needed = peak_bytes(self.model.graph, self.shapes(self.size or TRIED_SIZE))
         if needed > budget:
             raise Impossible(f"the ONNX network takes {needed:,} bytes for one image; at most {budget:,} are available")
-        return max(1, budget // (2 * max(1, needed)))
+        return min(MOST_AT_ONCE, max(1, budget // (2 * max(1, needed))))
 
     def run(self, images: Tensor) -> Tensor:
         """(N, K) float32 logits of (N, 3, S, S), on the images' device. Raises Impossible where it cannot be run."""
@@ -117,17 +123,19 @@ class OnnxNetwork:
         from onnxruntime import RunOptions
 
         options = RunOptions()
-        seconds = SECONDS_PER_IMAGE * len(batch)
+        seconds = min(SECONDS_PER_IMAGE * len(batch), SECONDS_PER_BATCH)
+        too_slow = f"the ONNX network has no output for a batch of {len(batch)} after {seconds:g} s"
         timer = Timer(seconds, setattr, (options, "terminate", True))
         timer.daemon = True
         timer.start()
         try:
-            (logits,) = self._session.run([self._output.name], {self._input.name: batch.contiguous().numpy()}, options)
+            with ends_within(seconds + UNINTERRUPTED_SECONDS, too_slow):
+                (logits,) = self._session.run(
+                    [self._output.name], {self._input.name: batch.contiguous().numpy()}, options
+                )
         except Exception as error:
             if "terminate flag" in str(error):
-                raise Impossible(
-                    f"the ONNX network has no output for a batch of {len(batch)} after {seconds:g} s"
-                ) from error
+                raise Impossible(too_slow) from error
             if any(words in str(error) for words in NO_MEMORY):
                 raise Impossible(
                     f"the ONNX network takes more memory for a batch of {len(batch)} than the {memory_budget():,} "

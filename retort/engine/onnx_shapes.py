@@ -7,7 +7,8 @@ from math import prod
 from typing import Any
 
 from retort.engine.interrupt import Impossible
-from retort.engine.onnx_graph import first_line, graphs_within
+from retort.engine.onnx_graph import LOADING_SECONDS, SLOW_TO_LOAD, first_line, graphs_within
+from retort.engine.watchdog import ends_within
 
 SMALL_TENSOR = 4096
 """Bytes of the largest tensor whose values may give the shape of others."""
@@ -40,9 +41,10 @@ def shapes_for(model: Any, name: str, images: tuple[int, ...]) -> dict[str, Shap
         else:
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     try:
-        inferred = shape_inference.infer_shapes(bare)
-        if not model.functions and not _has_long_lists(inferred):
-            inferred = shape_inference.infer_shapes(bare, data_prop=True)
+        with ends_within(LOADING_SECONDS, SLOW_TO_LOAD):
+            inferred = shape_inference.infer_shapes(bare)
+            if not model.functions and not _has_long_lists(inferred):
+                inferred = shape_inference.infer_shapes(bare, data_prop=True)
     except (shape_inference.InferenceError, ValueError, RuntimeError) as error:
         raise Impossible(f"the ONNX file is not valid: {first_line(error)}") from error
     kinds = {value.name: value.type.tensor_type for value in _values(inferred.graph)}

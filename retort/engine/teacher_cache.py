@@ -220,7 +220,7 @@ class CacheEntry:
                     raise ValueError(
                         f"it holds {len(known)} rows of {known.dtype}; {self.examples} of float16 were wanted"
                     )
-                os.utime(file)
+                _mark_used(file)
             except (OSError, ValueError) as error:
                 self.cache.warn(f"cached outputs {file.name} are not used: {error}")
                 file.unlink(missing_ok=True)
@@ -252,6 +252,14 @@ class CacheEntry:
 def _digest(file: Path) -> str:
     with file.open("rb") as opened:
         return file_digest(opened, "sha256").hexdigest()[:32]
+
+
+def _mark_used(file: Path) -> None:
+    """Give a file the time of now by writing its first byte again: an engine may set no times."""
+    with file.open("r+b") as opened:
+        first = opened.read(1)
+        opened.seek(0)
+        opened.write(first)
 
 
 def _used(file: Path) -> float:

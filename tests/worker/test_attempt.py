@@ -138,6 +138,14 @@ def test_out_of_memory_on_the_device_fails_at_once(project_id: str) -> None:
     assert error(job_id) == {"fault": "spec", "cause": "out_of_memory", "detail": "a batch of 64 does not fit"}
 
 
+def test_a_file_that_keeps_a_library_busy_is_its_users_fault(project_id: str) -> None:
+    job_id = add_play(project_id, ("die", signal.SIGALRM))
+    with running_agent():
+        job = wait_for_state(job_id, State.failed)
+    assert (job.attempt, error(job_id)["fault"]) == (1, "spec")
+    assert error(job_id)["detail"].startswith("a file kept one call of a library busy beyond its bound of time")
+
+
 def test_a_crash_is_tried_again_and_its_trace_stands_in_the_log_alone(
     project_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:

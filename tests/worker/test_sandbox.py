@@ -5,6 +5,7 @@ A test of what this machine's kernel lacks is skipped, with the reason that a wo
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pwd
@@ -114,6 +115,14 @@ tried("own", lambda: open(order["mine"] + "/note", "w").write("x"))
 tried("link", lambda: os.symlink(order["forbidden"]["key"], order["mine"] + "/link"))
 tried("through the link", lambda: open(order["mine"] + "/link").read())
 tried("hard link", lambda: os.link(order["forbidden"]["key"], order["mine"] + "/hard"))
+key = order["forbidden"]["key"]
+tried("mode", lambda: os.chmod(key, 0o644))
+tried("owner", lambda: os.chown(key, os.getuid(), os.getgid()))
+tried("times", lambda: os.utime(key))
+tried("attribute", lambda: os.setxattr(key, "user.x", b"x"))
+tried("length", lambda: os.truncate(key, 0))
+tried("mode of its own", lambda: os.chmod(order["mine"] + "/note", 0o644))
+tried("mode of a program", lambda: os.fchmod(os.open(sys.executable, os.O_RDONLY), 0o4755))
 tried("program", lambda: subprocess.run(["/bin/true"], check=True))
 """,
         writes=(mine,),
@@ -125,27 +134,42 @@ tried("program", lambda: subprocess.run(["/bin/true"], check=True))
     assert free == {"temporary", "own", "link", "program"}
 
 
-def test_before_its_job_is_known_it_fetches_what_is_published_and_then_has_no_network(sandbox: Sandbox) -> None:
+def test_before_its_job_is_known_it_fetches_what_is_published_and_then_has_no_network(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
     require(sandbox, "network")
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    local = str(tmp_path / "socket")
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(local)
         said = said_by(
             sandbox,
             """
 connect = lambda: socket.create_connection(("127.0.0.1", order["port"]), timeout=2)
 tried("before", connect)
-kept = socket.socket()
+kept, open_still = socket.socket(), connect()
+datagrams, bare = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 enter(order["confine"])
+tried("a connection from before", lambda: open_still.send(b"x"))
+tried("a datagram", lambda: datagrams.sendto(b"x", ("127.0.0.1", order["port"])))
+tried("a datagram in a message", lambda: datagrams.sendmsg([b"x"], [], 0, ("127.0.0.1", order["port"])))
+tried("a local datagram", lambda: bare.sendto(b"x", order["local"]))
+tried("connecting by sending", lambda: kept.sendto(b"x", 0x20000000, ("127.0.0.1", order["port"])))
+tried("a pair of datagrams", lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
+tried("a pair, otherwise", lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC))
 tried("after", connect)
 tried("kept", lambda: kept.connect(("127.0.0.1", order["port"])))
 tried("names", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
 tried("local", lambda: socket.socket(socket.AF_UNIX))
 tried("raw", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
 tried("by a child", lambda: subprocess.run([sys.executable, "-c", "import socket; socket.socket()"], check=True))
-tried("pair", socket.socketpair)
+pair = []
+tried("pair", lambda: pair.extend(socket.socketpair()))
+tried("a word to its pair", lambda: pair[0].send(b"x"))
 """,
             port=server.getsockname()[1],
+            local=local,
         )
-    assert {name for name, came in said.items() if came == "done"} == {"before", "pair"}
+    assert {name for name, came in said.items() if came == "done"} == {"before", "pair", "a word to its pair"}
 
 
 def test_it_cannot_leave_its_group_nor_reach_other_processes(sandbox: Sandbox) -> None:
@@ -185,6 +209,87 @@ time.sleep(0.2)
     orphan = said.pop("orphan")
     wait_until(lambda: not alive(orphan), "what it left behind ends with it")
     assert "done" not in said.values(), said
+
+
+def test_every_call_that_no_computation_needs_is_refused(sandbox: Sandbox) -> None:
+    require(sandbox, "calls", "network")
+    said = said_by(
+        sandbox,
+        """
+from retort import seccomp
+
+enter(order["confine"])
+libc = ctypes.CDLL(None, use_errno=True)
+_, column = seccomp._machine()
+
+def call(number):
+    if libc.syscall(number, *[ctypes.c_long(0)] * 6) < 0:
+        raise OSError(ctypes.get_errno(), "")
+
+for name, numbers in {**seccomp.NEVER, **seccomp.NETWORK}.items():
+    if numbers[column] is not None:
+        tried(name, lambda: call(numbers[column]))
+tried("one that is not known", lambda: call(seccomp.NEWER))
+tried("clone3", lambda: call(435))
+""",
+    )
+    assert {said.pop("one that is not known"), said.pop("clone3")} == {errno.ENOSYS}
+    assert {name: came for name, came in said.items() if came != errno.EPERM} == {}
+    assert len(said) > 90
+
+
+def test_calls_reach_itself_and_no_other_process(sandbox: Sandbox) -> None:
+    require(sandbox, "calls")
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as bystander:
+        said = said_by(
+            sandbox,
+            """
+import fcntl, resource, signal, termios, threading
+from retort import seccomp
+
+_, column = seccomp._machine()
+enter(order["confine"])
+libc = ctypes.CDLL(None, use_errno=True)
+cores, reading = os.sched_getaffinity(0), os.open(sys.executable, os.O_RDONLY)
+pipe = os.pipe()
+
+def call(name, *words):
+    if getattr(libc, name)(*words) < 0:
+        raise OSError(ctypes.get_errno(), name)
+
+def reach(whose, process):
+    tried(whose + " limit", lambda: resource.prlimit(process, resource.RLIMIT_CORE, (0, 0)))
+    tried(whose + " cores", lambda: os.sched_setaffinity(process, cores))
+    tried(whose + " scheduler", lambda: os.sched_setscheduler(process, os.SCHED_BATCH, os.sched_param(0)))
+    tried(whose + " parameters", lambda: os.sched_setparam(process, os.sched_param(0)))
+    tried(whose + " priority", lambda: os.setpriority(os.PRIO_PROCESS, process, 5))
+    tried(whose + " end", lambda: os.kill(process, 0))
+
+reach("its", 0)
+tried("its thread", lambda: signal.pthread_kill(threading.get_ident(), 0))
+tried("its flags", lambda: fcntl.fcntl(pipe[0], fcntl.F_GETFL))
+tried("its bytes", lambda: fcntl.ioctl(pipe[0], termios.FIONREAD, bytes(4)))
+reach("another's", order["bystander"])
+tried("another's pages", lambda: call("syscall", (256, 238)[column], order["bystander"], 0, 0, 0))
+tried("another's thread", lambda: call("tgkill", order["bystander"], order["bystander"], 0))
+tried("the user's priority", lambda: os.setpriority(os.PRIO_USER, 0, 5))
+tried("the group's priority", lambda: os.setpriority(os.PRIO_PGRP, 0, 5))
+tried("all processes", lambda: os.kill(-1, 0))
+tried("another's group", lambda: os.kill(-order["bystander"], 0))
+tried("a signal of a pipe", lambda: fcntl.fcntl(pipe[0], fcntl.F_SETOWN, order["bystander"]))
+tried("which signal", lambda: fcntl.fcntl(pipe[0], 10, 9))
+tried("a lease", lambda: fcntl.fcntl(reading, fcntl.F_SETLEASE, fcntl.F_RDLCK))
+tried("a file that is sealed", lambda: fcntl.ioctl(reading, 0x40086602, bytes(8)))
+tried("a file's project", lambda: fcntl.ioctl(reading, 0x401C5820, bytes(32)))
+tried("cookies of cores", lambda: call("prctl", 62, 1, order["bystander"], 0, 0))
+tried("a child of its parent", lambda: call("syscall", (56, 220)[column], 0x8011, 0, 0, 0, 0))
+""",
+            bystander=bystander.pid,
+        )
+        assert bystander.poll() is None
+        bystander.kill()
+    assert {came for name, came in said.items() if name.startswith("its ")} == {"done"}
+    assert {name: came for name, came in said.items() if not name.startswith("its ") and came != errno.EPERM} == {}
 
 
 @pytest.mark.parametrize(
@@ -263,7 +368,8 @@ def test_its_environment_holds_what_it_needs_and_nothing_else(
     kept |= {"https_proxy": "http://proxy:8080", "HF_ENDPOINT": "https://mirror", "NCCL_DEBUG": "INFO"}
     secret = ("RETORT_DATABASE_URL", "PGPASSWORD", "REDIS_URL", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "OPENAI_API_KEY")
     secret = (*secret, "TORCH_HUB_TOKEN", "WHATEVER", "HOME")
-    hidden = dict.fromkeys(secret, "hidden") | {"http_proxy": "http://me:hidden@proxy:8080"}
+    binding = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores", "GOMP_CPU_AFFINITY": "0-3"}
+    hidden = dict.fromkeys(secret, "hidden") | binding | {"http_proxy": "http://me:hidden@proxy:8080"}
     assert allowed_environment({**kept, **hidden}) == kept
     assert allowed_environment(hidden, ["WHATEVER"]) == {"WHATEVER": "hidden"}
     monkeypatch.setenv("WHATEVER", "hidden")
@@ -294,6 +400,18 @@ def test_homes_of_engines_whose_worker_was_killed_are_swept(sandbox: Sandbox, mo
     sweep_scratch(sandbox.settings.storage)
     assert (lives.scratch.exists(), left.exists()) == (True, False)
     lives.clear()
+
+
+def test_engines_that_are_root_are_a_warning_at_every_start(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = "engines, which read users' files, run as root here; run the worker as an ordinary user"
+    nobody = pwd.getpwnam("nobody")
+    for uid, user, warned in ((0, None, True), (0, nobody, False), (1000, None, False)):
+        caplog.clear()
+        monkeypatch.setattr(sandboxes.os, "geteuid", lambda uid=uid: uid)
+        log_sandbox(Sandbox(sandbox.settings, user, {}))
+        assert (told in caplog.text) is warned
 
 
 def test_where_the_system_has_nothing_an_engine_runs_all_the_same(

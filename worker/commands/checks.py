@@ -325,7 +325,7 @@ def device() -> Finding:
 
 def engine(settings: Settings) -> Finding:
     """The confinement of a worker's engines here, which read hostile files."""
-    from worker.sandbox import PROMISES, WALLS, prepare
+    from worker.sandbox import AS_ROOT, PROMISES, WALLS, prepare
 
     with tempfile.TemporaryDirectory(dir=nearest(settings.storage)) as folder:
         sandbox = prepare(settings.model_copy(update={"storage_url": Path(folder).as_uri()}))
@@ -336,6 +336,8 @@ def engine(settings: Settings) -> Finding:
         return Finding(
             "engine", "warn", text, "Run workers where the kernel has Landlock and seccomp; see docs/security.md."
         )
+    if sandbox.is_root:
+        return Finding("engine", "warn", f"runs as root; {text}", f"{AS_ROOT[0].upper()}{AS_ROOT[1:]}.")
     return Finding("engine", "ok", text)
 
 

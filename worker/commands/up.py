@@ -27,6 +27,10 @@ HOST = "127.0.0.1"
 PORT = 8765
 READY_SECONDS = 180.0
 API_STOP_SECONDS = 10.0
+AS_ROOT = (
+    "Warning: this is root. Run it as an ordinary user: engines, which read users' files, are root as well unless they "
+    "can become RETORT_ENGINE_USER (`retort doctor` tells)."
+)
 WORKER_SPARE_SECONDS = 25.0
 """Seconds of a worker beyond its engine's grace, in which it puts its job back and records that."""
 
@@ -43,6 +47,8 @@ def up(
 ) -> None:
     """Start the service and one worker on this machine, and keep them running until Ctrl-C."""
     settings = settings_of(data_dir)
+    if os.geteuid() == 0:
+        typer.echo(AS_ROOT, err=True)
     os.umask(0o077)  # all that the service writes is its owner's alone
     _make_folder(settings.data_dir)
     with only_one(settings.data_dir), listening(port) as listener:

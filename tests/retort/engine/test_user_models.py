@@ -3,10 +3,12 @@
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -430,6 +432,15 @@ HOSTILE: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "a shape beyond 64 bits": (lambda: absent(2**33, 2**33), "the shape (8589934592, 8589934592), and the ONNX file"),
     "a negative shape": (lambda: absent(-1), "has 16 bytes of it"),
     "a sparse tensor": (sparse, "holds a sparse tensor"),
+    "texts": (lambda: shaped(node("Expand", "t s", "u"), t=["a" * 999], s=[10**6]), "'t' of the ONNX file holds texts"),
+    "texts that are made": (
+        lambda: shaped(node("Cast", "x", "t", to=8)),
+        "the operator Cast of the ONNX file makes texts",
+    ),
+    "texts in an attribute": (
+        lambda: shaped(node("Constant", "", "t", value_strings=["a"])),
+        "the operator Constant of the ONNX file makes texts",
+    ),
     "external data in a list": (external_in_a_list, "lies outside the ONNX file"),
 }
 
@@ -476,6 +487,74 @@ def test_no_more_images_are_run_at_once_than_fit(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(onnx_network, "memory_budget", lambda: 800)
     with pytest.raises(Impossible, match="bytes for one image; at most 800 are available"):
         load_onnx(file)
+
+
+def slow_convolution() -> onnx.ModelProto:
+    """One operator of 8e13 multiply-adds, on zeros that a few numbers ask for."""
+    zeros = [node("ConstantOfShape", "s", "i"), node("ConstantOfShape", "k", "j"), node("Conv", "i j", "c")]
+    sides = {"s": [1, 1, 6000, 6000], "k": [1, 1, 3000, 3000]}
+    return shaped(*zeros, node("ReduceMax", "c", "m", keepdims=0), node("Add", "x m", "z"), **sides)
+
+
+def slow_product() -> onnx.ModelProto:
+    zeros = [node("ConstantOfShape", "s", "i"), node("MatMul", "i i", "c")]
+    return shaped(*zeros, node("ReduceMax", "c", "m", keepdims=0), node("Add", "x m", "z"), s=[8000, 8000])
+
+
+def long_chain() -> onnx.ModelProto:
+    """Loading it takes time that grows with the square of its length."""
+    names = ["x", *(f"r{i}" for i in range(20_000)), "z"]
+    return shaped(*(node("Relu", before, after) for before, after in pairwise(names)))
+
+
+ENGINE_IN_HASTE = """
+import sys
+from retort.engine import __main__ as engine, onnx_graph, onnx_network, onnx_shapes
+onnx_network.SECONDS_PER_IMAGE, onnx_network.UNINTERRUPTED_SECONDS = 1, 0
+onnx_network.LOADING_SECONDS = float(sys.argv.pop(1))
+engine.leave(engine.main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("make", "loading_seconds", "says"),
+    [
+        (slow_convolution, 60, "the ONNX network has no output for a batch of 1 after 1 s"),
+        (slow_product, 60, "the ONNX network has no output for a batch of 1 after 1 s"),
+        (long_chain, 0.01, "the ONNX file was not loaded within 60 s; wanted a network that loads in less"),
+    ],
+)
+def test_one_slow_call_ends_the_engine_with_a_sentence(
+    make: Callable[[], onnx.ModelProto], loading_seconds: float, says: str, bench: Bench, tmp_path: Path
+) -> None:
+    """No exception reaches the thread that is busy: the process itself has to end."""
+    file, spec = tmp_path / "m.onnx", tmp_path / "spec.json"
+    file.write_bytes(make().SerializeToString())
+    bench.store(
+        file=file, expects={"size": 8, "channel_order": "rgb", "range": [0, 1], "mean": [0] * 3, "std": [1] * 3}
+    )
+    spec.write_text(json.dumps({"model": ID}))
+    command = [sys.executable, "-c", ENGINE_IN_HASTE, str(loading_seconds), str(spec), str(tmp_path)]
+    ended = subprocess.run(
+        [*command, "--kind", "check", "--weights", str(bench.weights)], capture_output=True, text=True
+    )
+    assert ended.returncode == IMPOSSIBLE, ended.stderr
+    last = json.loads(ended.stdout.splitlines()[-1])
+    assert (last["kind"], last["text"], ended.stderr) == ("failed", says, f"{says}\n")
+
+
+def test_a_call_that_lets_no_thread_run_is_ended_by_the_kernel() -> None:
+    program = """
+import ctypes
+from retort.engine import watchdog
+watchdog.KERNEL_SECONDS = 0.2
+with watchdog.ends_within(60, ""):
+    pass
+with watchdog.ends_within(0.1, "not said"):
+    ctypes.PyDLL(None).sleep(60)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGALRM, "")
 
 
 def within(number: int, content: bytes) -> bytes:
