@@ -6,7 +6,9 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
+
+from pydantic import Field
 
 from retort.spec import Spec
 
@@ -16,10 +18,24 @@ if TYPE_CHECKING:
 
 Channels = tuple[float, float, float]
 """A number for red, green and blue each."""
+ColourValue = Annotated[int, Field(ge=0, le=255)]
+Colour = tuple[ColourValue, ColourValue, ColourValue]
+"""Red, green and blue, 0 to 255."""
+WHITE = (255, 255, 255)
 
 
 class DatasetError(ValueError):
     """The data set that a recipe names cannot be used as it is; the sentence gives the reason."""
+
+
+class Decoding(Spec):
+    """The making of RGB images of 8 bits from files with transparency or more bits, the same for a whole data set."""
+
+    background: Colour = WHITE
+    """The colour on which transparent pixels are laid."""
+    white: float | None = Field(default=None, gt=0)
+    """The value that becomes 255 in images of more than 8 bits a channel: 4095 of 12 bits, 1 of fractions; null until
+    it was measured, and where there are none."""
 
 
 class DataFacts(Spec):
@@ -42,6 +58,9 @@ class ImageFacts(DataFacts):
     """Mean of each channel, in [0, 1]: the published one, or the training split's; null until that was measured."""
     std: Channels | None = None
     """Standard deviation of each channel, in [0, 1]: the published one, or the training split's; null likewise."""
+    decoding: Decoding | None = None
+    """The making of its images of files, for a user's images; null for published data sets, and for what was taken in
+    before version 0.3: more than 8 bits are cut to 8 there, and transparency is dropped."""
 
 
 class ImageClassFacts(ImageFacts):

@@ -7,12 +7,14 @@ from typing import Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from retort.dataset import WHITE, Colour
 from retort.datasets._roots import LONGEST_PATH, PATH_PATTERN
 from retort.recipe import Deadline, Seed
 from retort.spec import Spec
 
-ARCHIVE, REPORT = "dataset.tar", "report.json"
-"""The files that such a job leaves: the data set, and its description, as JSON of `facts` and `report`."""
+ARCHIVE, REPORT, THUMBNAILS = "dataset.tar", "report.json", "thumbnails.jpg"
+"""The files that such a job leaves: the data set; its description, as JSON of `facts` and `report`; and small images of
+each class, see retort.ingestion.thumbnails."""
 LONGEST_SECONDS = 6 * 3600.0
 """Seconds that an ingestion may last unless the spec gives others: the largest public sets take a fraction of that."""
 
@@ -74,5 +76,7 @@ class Ingest(Spec):
     image_size: int = Field(default=224, ge=8, le=1024)
     """Side of the square that images are resized to unless a recipe gives another, in pixels; images are stored as they
     are."""
+    background: Colour = WHITE
+    """Colour on which transparent pixels are laid: red, green and blue, 0 to 255."""
     deadline: Deadline = Deadline(seconds=LONGEST_SECONDS)
     """Limit of its time."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ConfigDict, Field, ValidationError, computed_field, model_validator
 
 from retort.architectures import ARCHITECTURES
-from retort.dataset import Channels, DataFacts
+from retort.dataset import Channels, DataFacts, Decoding, ImageFacts
 from retort.input import Input
 from retort.method import Wrapper
 from retort.methods import METHODS
@@ -101,6 +101,8 @@ class NetworkDescription(Spec):
     architecture: str
     """Name in the catalogue of architectures."""
     input: ShippedInput
+    decoding: Decoding | None = Field(default=None, exclude_if=lambda decoding: decoding is None)
+    """The making of RGB images of 8 bits from files, as in training; left out for data sets that do not say it."""
     wrapper: ShippedWrapper | None
     """Null for a network as its architecture gives it."""
     weights_dtype: Literal["float32", "float16"]
@@ -131,6 +133,7 @@ def describe(
         task=task.name,
         architecture=architecture,
         input=_shipped_input(network.image, facts),
+        decoding=facts.decoding if isinstance(facts, ImageFacts) else None,
         wrapper=ShippedWrapper(method=wrapper[0], fields=wrapper[1].model_dump(mode="json")) if wrapper else None,
         weights_dtype=weights_dtype,
         parameters=network.parameter_count(),

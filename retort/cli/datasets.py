@@ -81,6 +81,10 @@ def create(
     seed: Annotated[int, typer.Option(help="Seed of the choice of those images.")] = 0,
     broken: Annotated[int, typer.Option(min=0, help="Number of broken images that are allowed.")] = 0,
     image_size: Annotated[int, typer.Option(help="Side of the square that recipes bring images to, in pixels.")] = 224,
+    background: Annotated[
+        tuple[int, int, int],
+        typer.Option(metavar="RED GREEN BLUE", help="Colour on which transparent pixels are laid, 0 to 255 each."),
+    ] = (255, 255, 255),
     watch: Annotated[bool, typer.Option("--watch", help="Follow its job to the end.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -96,6 +100,7 @@ def create(
             splits={"validation_share": validation_share, "test_share": test_share, "seed": seed},
             limits={"broken": broken},
             image_size=image_size,
+            background=background,
         )
         if not watch:
             print_json(found) if as_json else typer.echo(found.id)
@@ -166,4 +171,6 @@ def _lines(one: DatasetInfo) -> list[tuple[str, str]]:
     if one.report:
         lines += [("layout", one.report["layout"])]
         lines += [("warning", text) for text in one.report["warnings"]]
+        if "thumbnails" in one.report and one.job_id:
+            lines += [("images", f"retort download {one.job_id} {one.report['thumbnails']['artifact']}")]
     return [(label, value) for label, value in lines if value]

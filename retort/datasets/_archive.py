@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from pydantic import AliasChoices, Field
 
-from retort.dataset import Channels, DatasetError, ImageClassFacts
+from retort.dataset import Channels, DatasetError, Decoding, ImageClassFacts
 from retort.datasets._listing import Labelled
 from retort.spec import Spec
 
@@ -52,6 +52,9 @@ class ArchiveDescription(Spec):
     """Mean of each channel over the training split's squares, in [0, 1]."""
     std: Channels
     """Standard deviation likewise."""
+    decoding: Decoding | None = None
+    """The making of its images of the files; archives of before version 0.3 have none, and their images are made as
+    they were then."""
     splits: dict[str, SplitDescription] = Field(validation_alias=AliasChoices("splits", "parts"))
     """By name: train, validation, test. Archives of version 0.1 have `parts`."""
 
@@ -60,7 +63,7 @@ class ArchiveDescription(Spec):
         counts = {name: self.splits[name].images for name in SPLITS}
         return ImageClassFacts(
             classes=len(self.class_names), class_names=self.class_names, image_size=self.image_size, mean=self.mean,
-            std=self.std, **counts,
+            std=self.std, decoding=self.decoding, **counts,
         )  # fmt: skip
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 
+from retort.datasets._picture_formats import HEAD_BYTES, may_be_picture
 from retort.datasets._roots import Files
 
-IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 NAMED_AT_MOST = 5
 """Files that a sentence names before it only counts."""
 
@@ -23,15 +24,15 @@ def images_in(files: Files, place: str, stray: list[str]) -> Iterator[str]:
         inside = os.path.relpath(root, files.folder)
         for name in sorted(names):
             file = os.path.join(inside, name)
-            if is_named_image(name) and files.hold(file):
+            if not name.startswith(".") and files.hold(file) and may_be_picture(name, partial(_head, files, file)):
                 yield file
             else:
                 stray.append(os.path.join(root, name))
 
 
-def is_named_image(name: str) -> bool:
-    """True if a file is named like an image and not hidden."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_ENDINGS
+def _head(files: Files, file: str) -> bytes:
+    with (files.folder / file).open("rb") as content:
+        return content.read(HEAD_BYTES)
 
 
 def stray_warning(stray: list[str]) -> Iterator[str]:

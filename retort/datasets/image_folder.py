@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from retort.dataset import Dataset, DatasetError, ImageClassFacts, LoadedDataset
+from retort.dataset import WHITE, Colour, Dataset, DatasetError, Decoding, ImageClassFacts, LoadedDataset
 from retort.datasets._listing import Labelled, images_in, stray_warning
 from retort.datasets._roots import LONGEST_PATH, PATH_PATTERN, Files, Roots, reading
 from retort.datasets._split import take_splits
@@ -52,6 +52,9 @@ class ImageFolder(Dataset):
     """Share of each class's images that is split off for the test when there is no such folder."""
     split_seed: int = Field(default=0, ge=0, lt=2**63)
     """Rules which images are split off."""
+    # Left out of a recipe where it is the usual one: checkpoints of recipes that did not have it are continued.
+    background: Colour = Field(default=WHITE, exclude_if=lambda colour: colour == WHITE)
+    """Colour on which transparent pixels are laid: red, green and blue, 0 to 255."""
 
     def facts(self, roots: Sequence[Path]) -> ImageClassFacts | None:
         allowed = Roots(roots)
@@ -73,7 +76,11 @@ class ImageFolder(Dataset):
     def _facts(self, found: FolderContents) -> ImageClassFacts:
         sizes = {name: len(images) for name, images in found.splits.items()}
         return ImageClassFacts(
-            classes=len(found.class_names), class_names=found.class_names, image_size=self.image_size, **sizes
+            classes=len(found.class_names),
+            class_names=found.class_names,
+            image_size=self.image_size,
+            decoding=Decoding(background=self.background),
+            **sizes,
         )
 
     def _find(self, files: Files) -> FolderContents:

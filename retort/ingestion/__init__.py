@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 
-from retort.dataset import Channels, DatasetError
+from retort.dataset import Channels, DatasetError, Decoding
 from retort.datasets._archive import SPLITS, ArchiveDescription, PackedFile, SplitDescription, in_blocks, write_archive
+from retort.datasets._deep import DeepRange, white_of
 from retort.datasets._listing import Labelled, first_few
 from retort.datasets._memory import ONE_STEP
+from retort.datasets._picture_formats import HEAD_BYTES, format_of, may_be_picture
 from retort.datasets._pictures import QUEUED, threads
 from retort.datasets._roots import Files, Roots, fetched
 from retort.datasets._split import take_splits
@@ -21,11 +24,13 @@ from retort.engine.artifacts import Packer
 from retort.engine.event_log import EventLog
 from retort.engine.group import ALONE, Group
 from retort.engine.interrupt import Impossible, Interrupt, NothingToKeep
-from retort.ingest import ARCHIVE, REPORT, Ingest
-from retort.ingestion.inspection import LARGEST_FILE, ImageFindings, inspect_image
+from retort.ingest import ARCHIVE, REPORT, THUMBNAILS, Ingest
+from retort.ingestion.blank import refuse_blank
+from retort.ingestion.inspection import LARGEST_FILE, ImageFindings, inspect_image, measure_image
 from retort.ingestion.layout import MANIFEST_BYTES, ImageLayout, find_layout, is_named_manifest, may_matter
 from retort.ingestion.members import Bounds, Member, Stray, files_of, members_of, shown
 from retort.ingestion.report import Broken, report_of
+from retort.ingestion.thumbnails import draw_thumbnails
 from retort.order import Paths
 
 Piece = tuple[int, int]
@@ -48,6 +53,8 @@ class Ingestion:
         self.stray = Stray()
         self.made: dict[str, float] = {}
         """The splits that the source did not have, with the share of each."""
+        self.decoding = Decoding(background=spec.background)
+        """Its white is measured while images are inspected."""
 
     def __call__(self) -> None:
         try:
@@ -65,6 +72,7 @@ class Ingestion:
             self.stray.extend(layout.stray)
             findings, broken = self._inspect(spool, pieces, layout)
             self._refuse_broken(broken, len(findings) + len(broken))
+            refuse_blank(layout, findings, self.decoding)
             splits = self._split(layout, findings)
             self._pack(spool, pieces, layout, splits, findings, broken)
 
@@ -76,21 +84,26 @@ class Ingestion:
         pieces: dict[str, Piece] = {}
         end = 0
         for number, member in enumerate(self._members(), 1):
-            too_long = is_named_manifest(member.name) and member.size > MANIFEST_BYTES
-            if too_long or not may_matter(member.name):
-                self.stray.append(member.name)
-            elif member.name in pieces:
-                raise DatasetError(f"the name {shown(member.name)} stands twice; each file needs a name of its own")
-            else:
-                size = _copy(member, spool)
-                pieces[member.name] = (end, size)
-                end += size
+            with closing(member.blocks()) as blocks:
+                first = next(blocks, b"") if may_matter(member.name) else None
+                if first is None or not _is_wanted(member, first[:HEAD_BYTES]):
+                    self.stray.append(member.name)
+                elif member.name in pieces:
+                    raise DatasetError(f"the name {shown(member.name)} stands twice; each file needs a name of its own")
+                else:
+                    _copy(chain([first], blocks), spool)
+                    pieces[member.name] = (end, member.size)
+                    end += member.size
             self._progress(number, None)
         return pieces
 
     def _manifests(self, spool: int, pieces: dict[str, Piece]) -> dict[str, bytes]:
         """Content of files that may be manifests, by name. Raises DatasetError for more bytes than are read."""
-        found = {name: piece for name, piece in pieces.items() if is_named_manifest(name)}
+        found = {
+            name: piece
+            for name, piece in pieces.items()
+            if is_named_manifest(name) and format_of(os.pread(spool, HEAD_BYTES, piece[0])[: piece[1]]) is None
+        }
         size = sum(size for _, size in found.values())
         if size > MANIFEST_BYTES:
             raise DatasetError(
@@ -122,21 +135,33 @@ class Ingestion:
         self.event_log.enter("checking images")
         names = [name for split in layout.splits.values() for name, _ in split]
         findings: dict[str, ImageFindings] = {}
+        deep: dict[str, DeepRange] = {}
         broken: Broken = {}
 
         def inspect(name: str) -> None:
-            place, size = pieces[name]
+            content = _content(spool, *pieces[name])
+            if name not in deep and (found := measure_image(content)) is not None:
+                deep[name] = found
+            else:
+                findings[name] = inspect_image(content, self.spec.image_size, self.decoding)
+
+        def look(name: str) -> None:
             try:
-                if size > LARGEST_FILE:
-                    raise ValueError(f"its file has {size:,} bytes; at most {LARGEST_FILE:,} are decoded")
-                findings[name] = inspect_image(b"".join(in_blocks(spool, place, size)), self.spec.image_size)
+                inspect(name)
             except Exception as error:  # a decoder's error on a hostile file may be anything
                 broken[name] = " ".join(str(error).split()) or type(error).__name__
 
-        for start in range(0, len(names), QUEUED):
-            list(threads().map(inspect, names[start : start + QUEUED]))
-            self._progress(len(findings) + len(broken), len(names))
+        self._for_each(look, names, 0)
+        # Those of more than 8 bits wait until all are seen: one white holds for the whole set.
+        self.decoding = self.decoding.model_copy(update={"white": white_of(dict(sorted(deep.items())))})
+        self._for_each(look, [*deep], len(names) - len(deep))
         return findings, dict(sorted(broken.items()))
+
+    def _for_each(self, look: Callable[[str], None], names: Sequence[str], done: int) -> None:
+        """Call it for each image, in threads; `done` images were looked at before."""
+        for start in range(0, len(names), QUEUED):
+            list(threads().map(look, names[start : start + QUEUED]))
+            self._progress(done + min(start + QUEUED, len(names)), done + len(names))
 
     def _refuse_broken(self, broken: Broken, count: int) -> None:
         most = self.spec.limits.broken
@@ -156,9 +181,23 @@ class Ingestion:
         alike: dict[tuple[int, bytes], list[Labelled]] = defaultdict(list)
         for name, label in given["train"]:
             alike[label, findings[name].pixels].append((name, label))
+        self._refuse_alike(layout, alike)
         first = {group[0]: group for group in alike.values()}
         drawn = take_splits([*first], layout.class_names, self.made, self.spec.splits.seed)
         return given | {split: [item for one in firsts for item in first[one]] for split, firsts in drawn.items()}
+
+    def _refuse_alike(self, layout: ImageLayout, alike: dict[tuple[int, bytes], list[Labelled]]) -> None:
+        """Raise DatasetError for a class whose images are enough to be split, and its different pictures are not."""
+        images, pictures, wanted = Counter[int](), Counter[int](), 1 + len(self.made)
+        for (label, _), group in alike.items():
+            images[label] += len(group)
+            pictures[label] += 1
+        for label, count in sorted(pictures.items()):
+            if count < wanted <= images[label]:
+                raise DatasetError(
+                    f"class {layout.class_names[label]!r} has {images[label]} images, and {count} of them differ; at "
+                    f"least {wanted} are wanted, since equal ones stay in one split"
+                )
 
     # Storing
 
@@ -178,6 +217,7 @@ class Ingestion:
             image_size=self.spec.image_size,
             mean=mean,
             std=std,
+            decoding=self.decoding,
             splits={split: _describe(splits[split], pieces, findings) for split in SPLITS},
         )
         images = [
@@ -189,7 +229,12 @@ class Ingestion:
             archive = packer.directory / ARCHIVE
             write_archive(archive, description, images, self._contents(spool, pieces, images))
             packer.add(archive, None, "application/x-tar")
+            drawn = draw_thumbnails(splits["train"], lambda name: _content(spool, *pieces[name]), self.decoding)
+            file = packer.directory / THUMBNAILS
+            file.write_bytes(drawn.content)
+            packer.add(file, None, "image/jpeg")
             report = report_of(layout, splits, [*self.made], findings, broken, self.stray, self.spec)
+            report |= {"decoding": self.decoding.model_dump(mode="json"), "thumbnails": drawn.described}
             for warning in report["warnings"]:
                 self.event_log.record("warning", text=warning)
             self.event_log.record("report", data=report)
@@ -247,10 +292,23 @@ def _spool(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _copy(member: Member, spool: int) -> int:
-    """Copy a member's bytes to the end of the spool; returns their number."""
-    for block in member.blocks():
+def _is_wanted(member: Member, head: bytes) -> bool:
+    """Whether a file is a picture or may be a manifest, by its name and beginning."""
+    if is_named_manifest(member.name) and format_of(head) is None:
+        return member.size <= MANIFEST_BYTES
+    return may_be_picture(member.name, lambda: head)
+
+
+def _copy(blocks: Iterable[bytes], spool: int) -> None:
+    """Copy a member's bytes to the end of the spool."""
+    for block in blocks:
         view = memoryview(block)
         while view:
             view = view[os.write(spool, view) :]
-    return member.size
+
+
+def _content(spool: int, place: int, size: int) -> bytes:
+    """The bytes of an image. Raises ValueError for more than are decoded."""
+    if size > LARGEST_FILE:
+        raise ValueError(f"its file has {size:,} bytes; at most {LARGEST_FILE:,} are decoded")
+    return b"".join(in_blocks(spool, place, size))

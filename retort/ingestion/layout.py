@@ -11,7 +11,7 @@ from typing import Any
 
 from retort.dataset import DatasetError
 from retort.datasets._archive import SPLITS
-from retort.datasets._listing import Labelled, first_few, is_named_image
+from retort.datasets._listing import Labelled, first_few
 from retort.datasets.image_folder import SPLIT_FOLDERS
 from retort.ingestion.members import safe_name, shown
 
@@ -38,11 +38,8 @@ class ImageLayout:
 
 
 def may_matter(name: str) -> bool:
-    """Whether a file may be an image or a manifest by its name; other files are stray."""
-    steps = name.split("/")
-    if any(step.startswith(".") or step in JUNK for step in steps):
-        return False
-    return is_named_image(steps[-1]) or is_named_manifest(name)
+    """Whether a file is neither hidden nor one that systems leave in folders; such are stray, whatever they hold."""
+    return not any(step.startswith(".") or step in JUNK for step in name.split("/"))
 
 
 def is_named_manifest(name: str) -> bool:
@@ -137,8 +134,7 @@ def _by_manifest(images: Sequence[str], manifest: str, rows: Iterable[Mapping[st
             claimed[split][name] = label
     if missing:
         raise DatasetError(
-            f"{manifest} names {len(missing)} files that are not there or are not named like images: "
-            f"{first_few(missing)}"
+            f"{manifest} names {len(missing)} files that are not there or are no pictures: {first_few(missing)}"
         )
     classes = sorted(set(claimed["train"].values()), key=_by_number)
     splits = {split: list(labels.items()) for split, labels in claimed.items() if labels or split == "train"}

@@ -17,7 +17,7 @@ import tarfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -116,7 +116,7 @@ class Member:
     size: int
     open: Callable[[], IO[bytes]]
 
-    def blocks(self) -> Iterator[bytes]:
+    def blocks(self) -> Generator[bytes, None, None]:
         """Its bytes, to be read before the next member. Raises DatasetError if it is broken."""
         size = 0
         with readable_errors(), self.open() as content:

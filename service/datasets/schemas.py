@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from retort.ingest import Origin
+from retort.ingest import THUMBNAILS, Origin
 from retort.tasks import AnyFacts
 from service.datasets.models import DatasetRow, DatasetState
 from service.datasets.products import PRODUCTS
@@ -19,6 +19,9 @@ class DatasetLinks(ResponseModel):
     self: str
     job: str | None
     """Null once the job was deleted."""
+    thumbnails: str | None
+    """Small images of each class, a JPEG that the report's `thumbnails` describes; null until it is ready, once the job
+    was deleted, and for data sets of before version 0.3."""
 
 
 class DatasetRead(ResponseModel):
@@ -65,4 +68,11 @@ def detail(dataset: DatasetRow, job: JobRow | None) -> DatasetDetail:
 def _fields(dataset: DatasetRow, job: JobRow | None) -> dict[str, Any]:
     shared = PRODUCTS.fields(dataset, job)
     own = {name: getattr(dataset, name) for name in ("source", "digest", "facts")}
-    return {**shared, **own, "links": DatasetLinks(**shared["links"])}
+    links = DatasetLinks(**shared["links"], thumbnails=_thumbnails(dataset))
+    return {**shared, **own, "links": links}
+
+
+def _thumbnails(dataset: DatasetRow) -> str | None:
+    if dataset.job_id is None or "thumbnails" not in (dataset.report or {}):
+        return None
+    return f"/v1/jobs/{dataset.job_id}/artifacts/{THUMBNAILS}"

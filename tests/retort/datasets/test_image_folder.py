@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from retort.dataset import DatasetError
+from retort.dataset import DatasetError, Decoding
+from retort.datasets import _pictures
 from retort.datasets._pictures import Folder, decode
 from retort.datasets.image_folder import ImageFolder
 from tests.retort.datasets.pictures import Colour, paint
@@ -231,6 +232,41 @@ def test_more_than_memory_holds_is_refused(root: Path, monkeypatch: pytest.Monke
             folder(root / "trees", image_size=1024).load([root])
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def test_images_are_known_by_their_bytes_and_not_by_their_names(root: Path) -> None:
+    trees(root / "trees", 10, "jpg")
+    for number, file in enumerate(sorted((root / "trees" / "cedar").iterdir())):
+        file.rename(file.with_suffix((".jfif", ".jpe", ".JPG", ".txt", "")[number % 5]))
+    (root / "trees" / "cedar" / "readme").write_text("no image")
+    loaded = folder(root / "trees").load([root])
+    assert (loaded.facts.train, loaded.facts.validation, loaded.facts.test) == (24, 3, 3)
+    assert loaded.warnings[0].endswith("cedar/readme (1 in all)")
+
+
+def test_transparency_and_depth_are_decoded_as_in_an_ingestion(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ash", "birch"):
+        for number in range(5):
+            place = root / "trees" / name
+            place.mkdir(parents=True, exist_ok=True)
+            Image.new("RGBA", (10, 10), (0, 0, 0, 0)).save(place / f"{number}.png")
+            Image.new("I;16", (10, 10), 4000 if name == "ash" else 2000).save(place / f"{number}.tif")
+    colours = {}
+    for share in (0.4, 0.0):
+        monkeypatch.setattr(_pictures, "MEMORY_SHARE", share)
+        loaded = folder(root / "trees", background=[1, 2, 3]).load([root])
+        assert loaded.facts.decoding == Decoding(background=(1, 2, 3), white=4095)
+        images = loaded.train.inputs(torch.arange(len(loaded.train)))
+        labels = loaded.train.targets.tolist()
+        colours[share] = {(label, *image[:, 0, 0].tolist()) for image, label in zip(images, labels, strict=True)}
+    assert colours[0.4] == {(0, 1, 2, 3), (1, 1, 2, 3), (0, 249, 249, 249), (1, 125, 125, 125)}
+    assert colours[0.0] == colours[0.4]
+    assert folder(root / "trees").load([root]).digest != loaded.digest
+
+
+def test_a_recipe_that_does_not_say_a_background_stays_as_it_was_written(root: Path) -> None:
+    assert "background" not in folder(root).model_dump()
+    assert folder(root, background=[0, 0, 0]).model_dump()["background"] == (0, 0, 0)
 
 
 @pytest.mark.parametrize("path", ["", "a\0b", "x" * 5000])

@@ -261,7 +261,7 @@ def test_headers_of_a_tar_that_its_reader_would_believe(tmp_path: Path, content:
     ("name", "said"),
     [
         ("aster/x.png", "'aster/x.png' has 0 bytes where -4,096 were announced"),
-        ("notes.txt", "the archive holds an entry that lies before its own header"),
+        (".notes", "the archive holds an entry that lies before its own header"),
     ],
 )
 def test_an_entry_of_negative_size(tmp_path: Path, name: str, said: str) -> None:

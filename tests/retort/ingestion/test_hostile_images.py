@@ -13,7 +13,8 @@ from collections.abc import Callable
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from retort.datasets import _pictures
+from retort.dataset import Decoding
+from retort.datasets import _decoding
 from retort.ingestion.inspection import inspect_image
 from tests.retort.ingestion.packing import claiming_png, picture
 
@@ -120,7 +121,7 @@ def test_a_hostile_image_is_refused_before_it_takes_much(make: Callable[[], byte
     content = make()
     tracemalloc.start()
     with pytest.raises(ValueError, match=says):
-        inspect_image(content, 32)
+        inspect_image(content, 32, Decoding())
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 100 << 20
@@ -131,17 +132,17 @@ def test_a_hostile_image_is_refused_before_it_takes_much(make: Callable[[], byte
 def test_an_odd_image_is_taken_for_its_first_frame(make: Callable[[], bytes], animated: bool) -> None:
     content = make()
     begin = time.monotonic()
-    seen = inspect_image(content, 32)
+    seen = inspect_image(content, 32, Decoding())
     assert (seen.width, seen.height, seen.animated) == (12, 9, animated)
     assert time.monotonic() - begin < 5
 
 
 def test_a_jpeg_in_scans_is_held_whole_and_so_no_larger_than_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_pictures, "MOST_PIXELS", 10_000)
+    monkeypatch.setattr(_decoding, "MOST_PIXELS", 10_000)
     plain, scans = (picture(size=(400, 400), kind="JPEG", progressive=scans) for scans in (False, True))
-    assert inspect_image(plain, 16).width == 400
+    assert inspect_image(plain, 16, Decoding()).width == 400
     with pytest.raises(ValueError, match="400 x 400 pixels; at most 10,000 are decoded"):
-        inspect_image(scans, 16)
+        inspect_image(scans, 16, Decoding())
 
 
 def test_what_the_tests_make_are_images_but_for_what_they_claim() -> None:

@@ -100,7 +100,7 @@ def test_labels_that_are_numbers_sort_as_numbers() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("m_csv", "path,label\na.png,x\nz.png,y\n", "m.csv names 1 files that are not there or are not named like"),
+        ("m_csv", "path,label\na.png,x\nz.png,y\n", "m.csv names 1 files that are not there or are no pictures"),
         ("m_csv", "path,label\na.png,x\na.png,y\n", "row 2 of m.csv gives 'a.png' another label or split than a row"),
         ("m_csv", "path,label,split\na.png,x,dev\n", "row 1 of m.csv has the split 'dev'; wanted train, validation or"),
         ("m_csv", "path,label\na.png,\n", "row 1 of m.csv has no label; wanted text or a whole number"),
@@ -131,11 +131,11 @@ def test_two_manifests_are_one_too_many() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *(".DS_Store", "aster/.DS_Store", "__MACOSX/aster/._1.png", "aster/Thumbs.db", "README.md", "aster/1.txt"),
-        *(".git/aster/1.png", "aster/.1.png", "aster/deep/labels.csv", "LICENSE", "aster/1.zip"),
+        *(".DS_Store", "aster/.DS_Store", "__MACOSX/aster/._1.png", "aster/Thumbs.db", ".git/aster/1.png"),
+        *("aster/.1.png", "aster/desktop.ini"),
     ],
 )
-def test_what_systems_and_people_leave_does_not_matter(name: str) -> None:
+def test_what_systems_leave_does_not_matter(name: str) -> None:
     assert not may_matter(name)
 
 

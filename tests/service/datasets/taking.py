@@ -14,9 +14,9 @@ from service.kinds import EFFECTS
 
 FACTS: dict[str, Any] = {
     "classes": 2, "class_names": ["aster", "poppy"], "image_size": 32, "train": 80, "validation": 10, "test": 10,
-    "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2],
+    "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2], "decoding": {"background": [255, 255, 255], "white": None},
 }  # fmt: skip
-REPORT = {"layout": "folders of classes", "warnings": []}
+REPORT = {"layout": "folders of classes", "thumbnails": {"artifact": "thumbnails.jpg"}, "warnings": []}
 
 
 def take(job_id: str | None = None) -> Claim:
@@ -35,6 +35,7 @@ def finish(taken: Claim, archive: bytes = b"archive", report: dict[str, Any] | N
     """End a job of kind `ingest` with what its engine leaves."""
     told = json.dumps({"facts": FACTS, "report": REPORT if report is None else report}).encode()
     files = [
+        NewArtifact("thumbnails.jpg", None, "image/jpeg", write_blob(io.BytesIO(b"a sheet"))),
         NewArtifact("dataset.tar", None, "application/x-tar", write_blob(io.BytesIO(archive))),
         NewArtifact("report.json", None, "application/json", write_blob(io.BytesIO(told))),
     ]

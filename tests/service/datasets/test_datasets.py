@@ -81,8 +81,27 @@ def test_a_data_set_is_made_by_a_job(client: TestClient, spec: dict[str, Any]) -
     assert done["digest"] == hashlib.sha256(b"archive").hexdigest()
     assert (done["facts"], done["report"]) == (FACTS, REPORT)
     names = {artifact["name"] for artifact in client.get(f"/v1/jobs/{job['id']}/artifacts").json()["items"]}
-    assert names == {"dataset.tar", "report.json"}
+    assert names == {"dataset.tar", "report.json", "thumbnails.jpg"}
     assert client.get(f"/v1/jobs/{job['id']}/artifacts/dataset.tar").content == b"archive"
+
+
+def test_thumbnails_are_reached_from_the_data_set(client: TestClient, spec: dict[str, Any]) -> None:
+    made = make(client, spec)
+    assert made["links"]["thumbnails"] is None
+    finish(take())
+    done = client.get(made["links"]["self"]).json()
+    assert done["links"]["thumbnails"] == f"/v1/jobs/{made['job_id']}/artifacts/thumbnails.jpg"
+    sheet = client.get(done["links"]["thumbnails"])
+    assert (sheet.content, sheet.headers["Content-Type"]) == (b"a sheet", "image/jpeg")
+    client.delete(done["links"]["job"])
+    assert client.get(made["links"]["self"]).json()["links"]["thumbnails"] is None
+
+
+@on_sqlite
+def test_a_data_set_of_before_there_were_thumbnails_has_none(client: TestClient, spec: dict[str, Any]) -> None:
+    made = make(client, spec)
+    finish(take(), report={"warnings": []})
+    assert client.get(made["links"]["self"]).json()["links"]["thumbnails"] is None
 
 
 def test_a_job_that_does_not_succeed_leaves_a_data_set_that_says_why(client: TestClient, spec: dict[str, Any]) -> None:
@@ -175,6 +194,7 @@ def test_a_key_whose_data_set_was_deleted_is_told_so(client: TestClient, spec: d
         ({"splits": {"test_share": 0.5}}, "/splits/test_share", "splits.test_share is 0.5; wanted less than 0.5"),
         ({"limits": {"files": 1_500_001}}, "/limits/files", "1,500,001 files are more than the 1,500,000 that"),
         ({"limits": {"broken": -1}}, "/limits/broken", "limits.broken is -1; wanted at least 0"),
+        ({"background": [0, 0, 256]}, "/background/2", "background[2] is 256; wanted at most 255"),
         ({"size": 224}, "/size", "the body has no field 'size'"),
         ({"deadline": {"seconds": 0}}, "/deadline/seconds", "deadline.seconds is 0; wanted more than 0"),
     ],
@@ -293,7 +313,7 @@ def test_a_deleted_data_sets_archive_is_no_artifact_of_its_job_any_more(
     made = ready(client, spec)
     client.delete(made["links"]["self"])
     names = [artifact["name"] for artifact in client.get(f"/v1/jobs/{made['job_id']}/artifacts").json()["items"]]
-    assert names == ["report.json"]
+    assert names == ["report.json", "thumbnails.jpg"]
 
 
 # Uploads
