@@ -200,6 +200,9 @@ def report_today(report: dict[str, Any]) -> dict[str, Any]:
 def thing_today(thing: dict[str, Any]) -> dict[str, Any]:
     """A data set, a model or an upload."""
     thing = today(thing)
+    if thing["id"].startswith("dataset_"):
+        thing["links"] |= {"thumbnails": None}
+        thing["facts"] = {**thing["facts"], "decoding": None} if thing["facts"] else None
     return {**thing, "report": report_today(thing["report"])} if thing.get("report") else thing
 
 
