@@ -10,6 +10,7 @@ import typer
 
 from retort.cli.errors import USAGE, CommandError, report_errors
 from retort.cli.screen import Json, ago, console, format_facts, print_json, print_table, size
+from retort.ingest import THUMBNAILS
 
 if TYPE_CHECKING:
     from retort.client import DatasetInfo, Retort
@@ -172,5 +173,5 @@ def _lines(one: DatasetInfo) -> list[tuple[str, str]]:
         lines += [("layout", one.report["layout"])]
         lines += [("warning", text) for text in one.report["warnings"]]
         if "thumbnails" in one.report and one.job_id:
-            lines += [("images", f"retort download {one.job_id} {one.report['thumbnails']['artifact']}")]
+            lines += [("images", f"retort download {one.job_id} {THUMBNAILS}")]
     return [(label, value) for label, value in lines if value]

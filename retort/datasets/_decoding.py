@@ -69,6 +69,7 @@ def deep_range(image: ImageFile) -> DeepRange | None:
     if not is_deep(image):
         return None
     refuse_costly(image)
+    refuse_huge(image, MOST_COSTLY_PIXELS)
     return measure(image)
 
 
@@ -80,6 +81,7 @@ def square(image: Image.Image, side: int) -> NDArray[np.uint8]:
 def _flat(image: ImageFile, decoding: Decoding) -> Image.Image:
     """In RGB of 8 bits, not turned yet, on the background where it is transparent."""
     if is_deep(image):
+        refuse_huge(image, MOST_COSTLY_PIXELS)
         picture, alpha = decode_deep(image, decoding.white)
     else:
         image.load()
@@ -98,7 +100,7 @@ def refuse_costly(image: ImageFile) -> None:
     a tile is, too."""
     if image.info.get("progressive"):
         refuse_huge(image)
-    if image.format == "AVIF" or is_deep(image):
+    if image.format == "AVIF":
         refuse_huge(image, MOST_COSTLY_PIXELS)
     if image.tile and image.tile[0][0] in SLOW_DECODERS:
         refuse_huge(image, MOST_SLOW_PIXELS)

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import IO, Any
 
 import numpy as np
@@ -22,7 +23,7 @@ OTHER_BYTE = {"B": "L", "L": "B"}
 """Pillow takes the upper byte of each 16-bit value; with the other order of bytes it takes the lower one."""
 LAYOUTS = re.compile(r"(RGB|RGBA|RGBX);16([BLN])")
 """Arrangements of 16-bit values, in Pillow's words, that are read by both bytes."""
-COMMENT = re.compile(rb"#[^\r\n]*")
+COMMENT, WORD = re.compile(rb"#[^\r\n]*"), re.compile(rb"\S+")
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,8 @@ def _pixmap(image: ImageFile) -> NDArray[Any]:
     count = int(np.prod(shape))
     file.seek(tile.offset)
     if tile.codec_name == "ppm_plain":
-        values = np.array([int(number) for number in COMMENT.sub(b"", file.read()).split()[:count]])
+        words = WORD.finditer(COMMENT.sub(b"", file.read()))
+        values = np.fromiter((int(word[0]) for word in islice(words, count)), np.int64)
     else:
         content = file.read(2 * count)
         values = np.frombuffer(content[: len(content) // 2 * 2], ">u2")

@@ -12,34 +12,48 @@ from retort.ingestion.inspection import ImageFindings, pooled_deviation
 from retort.ingestion.layout import ImageLayout
 
 LEAST_DEVIATION = 0.5
-"""Standard deviation, in steps of 255, below which the pixels of several images together show nothing."""
+"""Standard deviation, in steps of 255, below which images that had to be converted show nothing together."""
+NO_DEVIATION = 1e-3
+"""The same for images that were not: they are of one colour."""
+
+Group = tuple[int | None, str | None]
+"""A label and a split; None stands for all."""
 
 
 def refuse_blank(layout: ImageLayout, findings: Mapping[str, ImageFindings], decoding: Decoding) -> None:
     """Raise Impossible where all images of a class, of a split, or of a class in a split are blank and alike."""
-    groups = _groups(layout, findings)
-    blank = [words for words, group in groups.items() if len(group) > 1 and pooled_deviation(group) < LEAST_DEVIATION]
-    # A class or split that is blank as a whole is not named again for its share of the other.
-    named = [words for words in blank if not any(words != other and other in words for other in blank)]
-    if not named:
-        return
-    first = groups[named[0]]
-    means = tuple(round(sum(each.mean(channel) for each in first) / len(first)) for channel in range(3))
-    raise Impossible(
-        f"{first_few(named)}: every image there is of one colour, {means}, and shows nothing{_advice(first, decoding)}"
-    )
-
-
-def _groups(layout: ImageLayout, findings: Mapping[str, ImageFindings]) -> dict[str, list[ImageFindings]]:
-    """The images that are looked at together, by words for them."""
-    groups: dict[str, list[ImageFindings]] = defaultdict(list)
+    groups: dict[Group, list[ImageFindings]] = defaultdict(list)
     for split, listed in layout.splits.items():
         for name, label in listed:
             if name in findings:
-                shown = f"class {layout.class_names[label]!r}"
-                for words in (shown, f"the {split} split", f"{shown} in the {split} split"):
-                    groups[words].append(findings[name])
-    return groups
+                for group in ((label, None), (None, split), (label, split)):
+                    groups[group].append(findings[name])
+    blank = {group for group, images in groups.items() if _is_blank(images)}
+    # A class or split that is blank as a whole is not named again for its share of the other.
+    named = [
+        (label, split)
+        for label, split in groups
+        if (label, split) in blank and (None in (label, split) or blank.isdisjoint({(label, None), (None, split)}))
+    ]
+    if named:
+        first = groups[named[0]]
+        colour = tuple(round(sum(each.mean(channel) for each in first) / len(first)) for channel in range(3))
+        words = first_few([_words(layout, *group) for group in named])
+        raise Impossible(
+            f"{words}: every image there is of one colour, {colour}, and shows nothing{_advice(first, decoding)}"
+        )
+
+
+def _is_blank(images: Sequence[ImageFindings]) -> bool:
+    converted = any(each.deep or each.transparent for each in images)
+    return len(images) > 1 and pooled_deviation(images) < (LEAST_DEVIATION if converted else NO_DEVIATION)
+
+
+def _words(layout: ImageLayout, label: int | None, split: str | None) -> str:
+    parts = ([] if label is None else [f"class {layout.class_names[label]!r}"]) + (
+        [] if split is None else [f"the {split} split"]
+    )
+    return " in ".join(parts)
 
 
 def _advice(group: Sequence[ImageFindings], decoding: Decoding) -> str:

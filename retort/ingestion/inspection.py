@@ -9,7 +9,7 @@ from io import BytesIO
 from pathlib import PurePosixPath
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from retort.dataset import Decoding
 from retort.datasets._decoding import deep_range, opened, square, upright
@@ -48,6 +48,8 @@ class ImageFindings:
     """Whether it has more than eight bits a channel, which are scaled to eight."""
     transparent: bool
     """Whether some of its pixels are not opaque."""
+    extra_bands: bool
+    """Whether it has bands besides its colours that are no opacity, and are left out."""
     area: int
     """Pixels of the square that training sees."""
     sums: tuple[int, int, int]
@@ -89,7 +91,8 @@ def inspect_image(content: bytes, side: int, decoding: Decoding) -> ImageFinding
         deep = is_deep(image)
         picture = upright(image, side, decoding)
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
-        transparent = image.has_transparency_data and (deep or _lets_through(image))
+        transparent = image.has_transparency_data and ((deep and "transparency" in image.info) or _lets_through(image))
+        extra_bands = 0 in getattr(image, "tag_v2", {}).get(TiffImagePlugin.EXTRASAMPLES, ())
     values = square(picture, side).reshape(3, -1).astype(np.int64)
     sums, squares = values.sum(1).tolist(), (values**2).sum(1).tolist()
     seen = blake2b(f"{picture.size}".encode(), digest_size=16)
@@ -97,6 +100,7 @@ def inspect_image(content: bytes, side: int, decoding: Decoding) -> ImageFinding
     return ImageFindings(
         sha256=sha256(content).digest(), pixels=seen.digest(), format=kind, mode=mode,
         width=width, height=height, turned=turned, animated=animated, deep=deep, transparent=transparent,
+        extra_bands=extra_bands,
         area=side * side, sums=tuple(sums), squares=tuple(squares),
     )  # fmt: skip
 

@@ -36,6 +36,7 @@ ODD: dict[str, tuple[Callable[[str, ImageFindings], bool], str]] = {
         lambda _, found: found.mode in ("CMYK", "LAB"),
         "in the colours of print (CMYK) or in CIELAB, and read without a profile",
     ),
+    "extra_bands": (lambda _, found: found.extra_bands, "of further bands besides their colours, which are left out"),
     "one_colour": (lambda _, found: found.one_colour, "of one colour everywhere"),
     "misnamed": (misnamed, "named by another format than it is of"),
 }

@@ -13,6 +13,7 @@ from PIL import Image
 from retort.dataset import WHITE, Decoding
 from retort.datasets._decoding import opened, square, upright
 from retort.datasets._listing import Labelled
+from retort.datasets._pictures import threads
 from retort.ingest import THUMBNAILS
 
 SIDE = 64
@@ -40,11 +41,15 @@ def draw_thumbnails(train: Sequence[Labelled], content_of: Callable[[str], bytes
             chosen[label].append(name)
     rows = max(chosen) + 1
     sheet = Image.new("RGB", (PER_CLASS * SIDE, rows * SIDE), WHITE)
-    for label, names in chosen.items():
-        for column, name in enumerate(names):
-            with opened(BytesIO(content_of(name))) as image:
-                pixels = square(upright(image, SIDE, decoding), SIDE)
-            sheet.paste(Image.fromarray(pixels.transpose(1, 2, 0)), (column * SIDE, label * SIDE))
+
+    def draw(name: str) -> Image.Image:
+        with opened(BytesIO(content_of(name))) as image:
+            return Image.fromarray(square(upright(image, SIDE, decoding), SIDE).transpose(1, 2, 0))
+
+    places = [(label, column, name) for label, names in chosen.items() for column, name in enumerate(names)]
+    drawn = threads().map(draw, (name for _, _, name in places))
+    for (label, column, _), small in zip(places, drawn, strict=True):
+        sheet.paste(small, (column * SIDE, label * SIDE))
     out = BytesIO()
     sheet.save(out, "JPEG", quality=85)
     described = {"artifact": THUMBNAILS, "side": SIDE, "per_class": PER_CLASS, "classes": rows}

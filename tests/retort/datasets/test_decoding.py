@@ -235,6 +235,8 @@ def test_without_a_decoding_images_are_cut_and_their_transparency_dropped() -> N
         (deep_tiff(VALUES, "<", planes=2), "its RGB of 16 bits a channel is arranged as R, which is not read"),
         (pixmap(ONE, 4000), "it holds the value 4095, and its header says that 4000 is the largest"),
         (pixmap(ONE)[:-20], "it is cut short"),
+        (plain_pixmap(ONE)[:-20] + b" \n", "it is cut short"),
+        (plain_pixmap(ONE - 4000), "its values go from -"),
         (deep_tiff(VALUES, "<", subfile=1), "its first image is a small copy of another, as in a camera's raw file"),
     ],
 )

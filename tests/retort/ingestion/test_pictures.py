@@ -145,6 +145,28 @@ def test_an_archive_without_a_decoding_is_read_as_before(tmp_path: Path, monkeyp
     assert not np.array_equal(decode(archive, names, 16, Decoding(white=4095)), np.stack(wanted))
 
 
+def test_what_is_lost_is_told_by_name(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (20, 20, 4), dtype=np.uint8)
+    pages = [Image.fromarray(noise[..., :3]), Image.fromarray(noise[::-1, :, :3])]
+    odd = {
+        "bird/print.jpg": encoded(Image.fromarray(noise, "CMYK"), "JPEG"),
+        "bird/lab.tif": encoded(Image.fromarray(noise[..., 1:], "LAB"), "TIFF"),
+        "bird/bands.tif": encoded(Image.fromarray(noise, "RGBX"), "TIFF"),
+        "cat/pages.tif": encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:]),
+        "cat/plain.png": picture((1, 2, 3)),
+        "cat/opaque.png": encoded(Image.fromarray(np.dstack([noise[..., :3], np.full((20, 20), 255, np.uint8)]))),
+    }
+    taken = take_in(tmp_path, tar({**photographs(".jpg"), **odd}))
+    assert {
+        "2 images are in the colours of print (CMYK) or in CIELAB, and read without a profile: bird/lab.tif, "
+        "bird/print.jpg",
+        "1 image is of further bands besides their colours, which are left out: bird/bands.tif",
+        "1 image is of several frames or pages, of which the first is taken: cat/pages.tif",
+        "1 image is of one colour everywhere: cat/plain.png",
+    } <= set(taken.warnings())
+    assert taken.report["transparent"] == 0
+
+
 # Blank
 
 
