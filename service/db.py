@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 import sqlite3
+import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -92,6 +94,9 @@ SQLITE_CODES: dict[int, type[OperationalError]] = {
 
 Moment = ColumnElement[Any] | InstrumentedAttribute[Any]
 """Epoch seconds by the database's clock, in a column."""
+
+_refusals: deque[float] = deque(maxlen=1)
+"""When, by the monotonic clock, the database last took nothing; empty since something was written."""
 
 clock_offset_seconds = 0.0
 """Added to the database's clock; only tests set it."""
@@ -187,6 +192,8 @@ def _name(context: Any) -> None:
     kind = kind_of(context.original_exception, connected=context.connection is not None)
     if context.is_disconnect:
         kind = DatabaseAway
+    if kind is DatabaseFull:
+        _refusals.append(time.monotonic())
     if kind is not None:
         lost = bool(context.is_disconnect)
         raise kind(context.statement, None, context.original_exception, connection_invalidated=lost)
@@ -283,6 +290,12 @@ def transaction() -> Iterator[Session]:
     """A session that may write: it commits when the block ends and rolls back when it raises."""
     with Session(get_engine(), expire_on_commit=False) as session, session.begin():
         yield session
+    _refusals.clear()
+
+
+def refused_lately(seconds: float) -> bool:
+    """Whether the database took nothing when this process last wrote, and that is no longer ago."""
+    return any(time.monotonic() - at < seconds for at in _refusals)
 
 
 @contextmanager

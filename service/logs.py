@@ -19,6 +19,7 @@ from structlog.processors import EventRenamer, JSONRenderer, StackInfoRenderer, 
 from structlog.stdlib import ExtraAdder, ProcessorFormatter, add_log_level, add_logger_name
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from retort.printable import printable
 from service.redaction import without_secrets
 from service.settings import Settings
 
@@ -74,7 +75,8 @@ def formatter(
         ExtraAdder(allow=FIELDS),
         TimeStamper(fmt="iso", utc=True, key="time"),
         StackInfoRenderer(),
-        *([format_exc_info] if as_json else []),
+        format_exc_info,
+        *([] if as_json else [_escape]),
     ]
 
     def render(logger: WrappedLogger, method: str, event: EventDict) -> str:
@@ -85,6 +87,14 @@ def formatter(
     renderer = JSONRenderer(default=repr) if as_json else _text_renderer(colours)
     last: list[Processor] = [ProcessorFormatter.remove_processors_meta, EventRenamer("message"), render]
     return ProcessorFormatter(foreign_pre_chain=known, processors=last)
+
+
+def _escape(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Escape what could steer a terminal: names of users and words of engines stand in lines and traces."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = printable(value, keep="\n\t" if name in ("exception", "stack") else "")
+    return event
 
 
 def _text_renderer(colours: bool | None) -> ConsoleRenderer:

@@ -9,6 +9,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from sqlalchemy.orm import Session
 
 from retort.event import Checkpoint, Event, Progress
+from retort.printable import printable
 from retort.spec import wrong_at
 from service.claims import service
 from service.claims.records import InvalidRecord
@@ -129,5 +130,5 @@ def read_record(line: bytes) -> Event | Progress | Checkpoint:
 
 
 def plain(text: str) -> str:
-    """A text of an engine's as a sentence may repeat it: its beginning, without control characters."""
-    return "".join(sign if sign.isprintable() else "?" for sign in text[:LONGEST_QUOTE])
+    """A text of an engine's as a sentence may repeat it: its beginning, in one line."""
+    return printable(text[:LONGEST_QUOTE])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from retort.cli.errors import report_errors
-from retort.cli.screen import Json, console, print_json, print_table
+from retort.cli.screen import Json, print_field, print_json, print_table
 
 if TYPE_CHECKING:
     from retort.client import ArchitectureInfo, MethodInfo
@@ -67,7 +67,6 @@ def _method_row(method: MethodInfo) -> tuple[str, ...]:
 
 
 def _show_method(method: MethodInfo) -> None:
-    out = console()
     for label, value in (
         ("method", method.name), ("does", method.summary), ("formula", method.formula), ("source", method.source),
         ("teacher", "needed" if method.needs_teacher else "not needed"), ("needs", "; ".join(method.needs)),
@@ -75,8 +74,7 @@ def _show_method(method: MethodInfo) -> None:
         ("note", "the formula is our best reading of the paper" if method.reconstruction else ""),
     ):  # fmt: skip
         if value:
-            out.print(f"[bold]{label:8}[/] ", end="")
-            out.print(value, markup=False)
+            print_field(label, value, 8)
     fields = method.parameters.get("properties", {})
     rows = ((name, _default(field), field.get("description", "")) for name, field in fields.items() if name != "name")
     print_table(("field", "default", "meaning"), rows)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retort.cli.errors import USAGE, CommandError, report_errors
-from retort.cli.screen import Json, ago, console, format_facts, print_json, print_table, size
+from retort.cli.screen import Json, ago, format_facts, print_field, print_json, print_line, print_table, size
 from retort.ingest import THUMBNAILS
 
 if TYPE_CHECKING:
@@ -104,13 +104,13 @@ def create(
             background=background,
         )
         if not watch:
-            print_json(found) if as_json else typer.echo(found.id)
+            print_json(found) if as_json else print_line(found.id)
             return
         from retort.cli.watch import watch_to_the_end
 
         assert found.job_id is not None, "a new data set has a job"
         if not as_json:
-            typer.echo(found.id)
+            print_line(found.id)
         watch_to_the_end(client, found.job_id, as_json=as_json)
         if not as_json:
             _print(client.datasets.get(found.id))
@@ -124,7 +124,7 @@ def delete(dataset: DatasetId) -> None:
 
     with Retort() as client:
         client.datasets.delete(dataset)
-    typer.echo(f"{dataset} is deleted.")
+    print_line(f"{dataset} is deleted.")
 
 
 def _upload(client: Retort, source: str) -> str:
@@ -152,10 +152,15 @@ def _row(one: DatasetInfo) -> tuple[str, ...]:
 
 
 def _print(one: DatasetInfo) -> None:
-    out = console()
+    from retort.cli.report import known_form
+
+    with known_form(f"the report of {one.id}"):
+        _print_facts_and_classes(one)
+
+
+def _print_facts_and_classes(one: DatasetInfo) -> None:
     for label, value in _lines(one):
-        out.print(f"[bold]{label:9}[/] ", end="")
-        out.print(value, markup=False)
+        print_field(label, value, 9)
     if one.report:
         splits = ("train", "validation", "test")
         rows = ((each["name"], *(str(each[split]) for split in splits)) for each in one.report["classes"])

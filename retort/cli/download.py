@@ -10,7 +10,8 @@ import typer
 
 from retort.cli.errors import USAGE, CommandError, report_errors
 from retort.cli.jobs import JobId
-from retort.cli.screen import console
+from retort.cli.screen import console, print_line
+from retort.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,7 +34,7 @@ def download(
     with Retort() as client:
         files = _choose(client.jobs.artifacts(job), names or (), job)
         for path in fetch(client, job, files, to or Path(job)):
-            typer.echo(path)
+            print_line(str(path))
 
 
 def fetch(client: Retort, job_id: str, files: Sequence[ArtifactInfo], folder: Path) -> list[Path]:
@@ -48,7 +49,7 @@ def fetch(client: Retort, job_id: str, files: Sequence[ArtifactInfo], folder: Pa
     paths = []
     with Progress(*columns, console=console(stderr=True), disable=not console(stderr=True).is_terminal) as bars:
         for file in files:
-            task = bars.add_task(file.name, total=file.size)
+            task = bars.add_task(printable(file.name), total=file.size)
             paths.append(_one(client, job_id, file.name, folder, partial(_show, bars, task)))
     return paths
 

@@ -62,7 +62,9 @@ def exit_with(sentence: str, code: int) -> NoReturn:
 
 def print_error(sentence: str, problems: Sequence[ProblemInfo] = ()) -> None:
     """Print a sentence on stderr, and each wrong field under it."""
-    typer.echo(f"retort: {sentence}", err=True)
+    from retort.cli.screen import print_line
+
+    print_line(f"retort: {sentence}", err=True)
     for problem in problems:
         if problem.detail != sentence:  # one problem alone is the sentence itself
-            typer.echo(f"  {problem.parameter or problem.pointer or '/'}: {problem.detail}", err=True)
+            print_line(f"  {problem.parameter or problem.pointer or '/'}: {problem.detail}", err=True)

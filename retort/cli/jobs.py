@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from retort.cli.errors import REFUSED, print_error, report_errors
-from retort.cli.screen import Json, ago, console, duration, format_facts, print_json, print_table
+from retort.cli.screen import (
+    Json,
+    ago,
+    duration,
+    format_facts,
+    print_field,
+    print_json,
+    print_line,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from retort.client import JobInfo, Retort, ValidationInfo
@@ -71,7 +80,7 @@ def submit(
         if as_json:
             print_json(job)
         else:
-            typer.echo(job.id)
+            print_line(job.id)
         if watch or (estimate and not as_json):
             from retort.cli.watch import watch_to_the_end
 
@@ -103,12 +112,12 @@ def print_validation(found: ValidationInfo) -> None:
 
 def print_facts(found: ValidationInfo) -> None:
     """The data of a valid recipe, and the students that share a pass."""
-    typer.echo("The recipe is valid.")
+    print_line("The recipe is valid.")
     if found.facts:
-        typer.echo(f"Data: {format_facts(found.facts)}.")
+        print_line(f"Data: {format_facts(found.facts)}.")
     for group in found.sharing:
         if len(group) > 1:
-            typer.echo(f"One pass over the data serves {', '.join(group)}.")
+            print_line(f"One pass over the data serves {', '.join(group)}.")
 
 
 @report_errors
@@ -145,10 +154,8 @@ def show(job: JobId, as_json: Json = False) -> None:
         files = client.jobs.artifacts(job)
         # The event log of a distillation may be long; its result stands in the newest metrics too.
         report = find_report(client, job) if found.kind != "distill" else None
-    out = console()
     for label, value in _lines(found):
-        out.print(f"[bold]{label:9}[/] ", end="")
-        out.print(value, markup=False)
+        print_field(label, value, 9)
     print_latest(found)
     if report is not None:
         print_report(found.kind, report)
@@ -201,9 +208,9 @@ def _request(call: Callable[[Retort], JobInfo], as_json: bool) -> None:
     if as_json:
         print_json(found)
     elif found.state == "running" and found.wanted != "run":
-        typer.echo(f"{found.id} is asked to {WANTED[found.wanted]}.")
+        print_line(f"{found.id} is asked to {WANTED[found.wanted]}.")
     else:
-        typer.echo(f"{found.id} is {found.state}.")
+        print_line(f"{found.id} is {found.state}.")
 
 
 def _row(job: JobInfo) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from retort.cli.errors import USAGE, CommandError, report_errors
-from retort.cli.screen import Json, ago, print_json, print_table
+from retort.cli.screen import Json, ago, print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from retort.client import KeyInfo, Scope
@@ -61,7 +61,7 @@ def create(
     if as_json:
         print_json(made)
     else:
-        typer.echo(made.key)
+        print_line(made.key)
 
 
 @app.command()
@@ -79,7 +79,7 @@ def rotate(
     if as_json:
         print_json(made)
     else:
-        typer.echo(made.key)
+        print_line(made.key)
 
 
 @app.command()
@@ -90,7 +90,7 @@ def revoke(key: Annotated[str, typer.Argument(metavar="KEY", help="The key's id.
 
     with Retort() as client:
         client.keys.revoke(key)
-    typer.echo(f"{key} is revoked.")
+    print_line(f"{key} is revoked.")
 
 
 def scopes_of(names: list[str] | None, *, admin: bool) -> list[Scope]:

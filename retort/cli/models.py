@@ -10,7 +10,7 @@ import typer
 
 from retort.cli.errors import USAGE, CommandError, report_errors
 from retort.cli.recipe_file import read_recipe
-from retort.cli.screen import Json, ago, print_json, print_table, size
+from retort.cli.screen import Json, ago, print_json, print_line, print_table, size
 from retort.cli.upload import upload_file
 from retort.cli.watch import follow, watch_to_the_end
 
@@ -108,7 +108,7 @@ def add(
     if as_json:
         print_json(found)
     else:
-        typer.echo(found.id)
+        print_line(found.id)
 
 
 @app.command()
@@ -138,7 +138,7 @@ def delete(model: ModelId) -> None:
 
     with Retort() as client:
         client.models.delete(model)
-    typer.echo(f"{model} is deleted.")
+    print_line(f"{model} is deleted.")
 
 
 def _row(model: ModelInfo) -> tuple[str, ...]:

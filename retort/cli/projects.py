@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retort.cli.errors import report_errors
-from retort.cli.screen import Json, ago, print_json, print_table, size
+from retort.cli.screen import Json, ago, print_json, print_line, print_table, size
 
 if TYPE_CHECKING:
     from retort.client import ProjectInfo
@@ -49,7 +49,7 @@ def create(name: Annotated[str, typer.Argument(help="Unique name.")], as_json: J
     if as_json:
         print_json(made)
     else:
-        typer.echo(made.id)
+        print_line(made.id)
 
 
 @app.command()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from retort.cli.screen import duration, print_table, size
+from retort.cli.errors import CommandError
+from retort.cli.screen import duration, print_line, print_table, size
 
 if TYPE_CHECKING:
     from retort.client import ArtifactInfo, JobInfo, Retort
@@ -24,9 +24,19 @@ def find_report(client: Retort, job_id: str) -> dict[str, Any] | None:
 
 
 def print_report(kind: str, report: dict[str, Any]) -> None:
-    """Print the report of a job of that kind; nothing for a kind whose report is shown elsewhere."""
+    """Print the report of a job of that kind; nothing for a kind that is shown elsewhere. Raises CommandError."""
     if kind in REPORTS:
-        REPORTS[kind](report)
+        with known_form(f"the report of this job of kind {kind}"):
+            REPORTS[kind](report)
+
+
+@contextmanager
+def known_form(report: str) -> Iterator[None]:
+    """Raise CommandError where what is shown has another form than it should."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        raise CommandError(f"{report} has an unknown form; --json prints what there is") from None
 
 
 def _print_networks(report: dict[str, Any]) -> None:
@@ -38,15 +48,15 @@ def _print_networks(report: dict[str, Any]) -> None:
     print_table(columns, rows, right=columns[2:])
     # Reports of older jobs lack the fields of an early stop.
     if report.get("stopped_early"):
-        typer.echo("Training was stopped early.")
+        print_line("Training was stopped early.")
         for row in report["networks"]:
             if (trained := row["trained"]) and trained["steps"] < trained["of_steps"]:
-                typer.echo(
+                print_line(
                     f"{row['name']} was trained for {trained['epochs']} of {trained['of_epochs']} epochs "
                     f"({trained['steps']:,} of {trained['of_steps']:,} steps)."
                 )
         for name in report["left_out"]:
-            typer.echo(f"{name} was left out: its training had not begun.")
+            print_line(f"{name} was left out: its training had not begun.")
 
 
 def _report_row(row: dict[str, Any], ship: str, metrics: Sequence[str]) -> tuple[str, ...]:
@@ -77,13 +87,13 @@ def _print_estimate(report: dict[str, Any]) -> None:
     print_table(columns, rows, right=columns[2:])
     total = report["total_seconds"]
     low, mean, high = (duration(total[bound]) for bound in ("low", "mean", "high"))
-    typer.echo(f"The job would take {mean} on this worker ({low} to {high}, with {report['device']} as its device).")
+    print_line(f"The job would take {mean} on this worker ({low} to {high}, with {report['device']} as its device).")
     testing = duration(report["testing_seconds"]["mean"])
-    typer.echo(f"Of that the final test takes {testing}, and the exports {duration(report['exporting_seconds'])}.")
+    print_line(f"Of that the final test takes {testing}, and the exports {duration(report['exporting_seconds'])}.")
     low, high = (size(report["peak_bytes"][bound]) for bound in ("low", "high"))
-    typer.echo(f"Memory of {report['peak_of']} at its peak: {low} to {high}.")
+    print_line(f"Memory of {report['peak_of']} at its peak: {low} to {high}.")
     for name, count in report["artifact_bytes"].items():
-        typer.echo(f"{name}: {size(count)}.")
+        print_line(f"{name}: {size(count)}.")
 
 
 def _print_check(report: dict[str, Any]) -> None:
@@ -102,7 +112,7 @@ def _print_check(report: dict[str, Any]) -> None:
             rows += [("  classes in the order that fits best", f"{report['permuted']['accuracy']:.2%}")]
     print_table(("", model["id"]), rows)
     for sentence in report["sentences"]:
-        typer.echo(sentence)
+        print_line(sentence)
 
 
 def _seconds(interval: Mapping[str, float]) -> str:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from retort.printable import printable
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console
@@ -23,6 +25,18 @@ PIPED_WIDTH = 240
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
+def print_line(text: str, *, err: bool = False) -> None:
+    """Print a sentence, whatever it quotes, as one line."""
+    typer.echo(printable(text), err=err)
+
+
+def print_field(label: str, value: str, width: int) -> None:
+    """Print a line of a label and its value."""
+    out = console()
+    out.print(f"[bold]{label:{width}}[/] ", end="")
+    out.print(printable(value), markup=False)
+
+
 def console(*, stderr: bool = False) -> Console:
     """Colours and bars on a terminal, plain text elsewhere."""
     from rich.console import Console
@@ -33,12 +47,12 @@ def console(*, stderr: bool = False) -> Console:
 
 def print_json(value: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:
     """Print one JSON document; answers in the types of the client."""
-    typer.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False))
+    typer.echo(printable(json.dumps(_plain(value), indent=2, ensure_ascii=False), keep="\n"))
 
 
 def print_json_line(value: BaseModel) -> None:
     """Print JSON in one line, for a program that reads line by line."""
-    typer.echo(json.dumps(_plain(value), ensure_ascii=False))
+    typer.echo(printable(json.dumps(_plain(value), ensure_ascii=False)))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
@@ -55,9 +69,9 @@ def make_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: 
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        table.add_column(Text(printable(column)), justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     return table
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from retort.cli.errors import USAGE, CommandError, report_errors
-from retort.cli.screen import Json, console, print_json
+from retort.cli.screen import Json, console, print_json, print_line
+from retort.printable import printable
 
 if TYPE_CHECKING:
     from retort.client import Retort, UploadInfo
@@ -33,7 +34,7 @@ def upload(
     if as_json:
         print_json(done)
     else:
-        typer.echo(done.id)
+        print_line(done.id)
 
 
 def upload_file(client: Retort, file: Path, kind: Kind, name: str | None = None) -> UploadInfo:
@@ -64,5 +65,5 @@ def _bar(label: str) -> Iterator[Callable[[int, int], None]]:
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console(stderr=True), disable=not console(stderr=True).is_terminal) as bars:
-        task = bars.add_task(label, total=None)
+        task = bars.add_task(printable(label), total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)

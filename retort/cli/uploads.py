@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retort.cli.errors import report_errors
-from retort.cli.screen import Json, ago, duration, print_json, print_table, size
+from retort.cli.screen import Json, ago, duration, print_json, print_line, print_table, size
 
 if TYPE_CHECKING:
     from retort.client import UploadInfo
@@ -47,7 +47,7 @@ def delete(upload: Annotated[str, typer.Argument(metavar="UPLOAD", help="The upl
 
     with Retort() as client:
         client.uploads.delete(upload)
-    typer.echo(f"{upload} is deleted.")
+    print_line(f"{upload} is deleted.")
 
 
 def _row(one: UploadInfo) -> tuple[str, ...]:

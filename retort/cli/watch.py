@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
-import typer
-
 from retort.cli.errors import REFUSED, exit_with
-from retort.cli.screen import console, duration, print_json_line
+from retort.cli.screen import console, duration, print_json_line, print_line
+from retort.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,7 +47,7 @@ def follow(client: Retort, job_id: str, *, as_json: bool = False, quiet: bool = 
         else:
             for event in client.jobs.follow(job_id):
                 if not quiet:
-                    typer.echo(format_event(event))
+                    print_line(format_event(event))
     except KeyboardInterrupt:
         exit_with(f"no longer watching; {job_id} goes on", 130)
 
@@ -101,7 +100,10 @@ class PhaseBars:
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bars
 
-        label, numbers = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[numbers]}")
+        label, numbers = (
+            TextColumn("{task.description}", markup=False),
+            TextColumn("{task.fields[numbers]}", markup=False),
+        )
         self._bars = Bars(label, BarColumn(bar_width=24), numbers, console=err)
         self._tasks: dict[str, TaskID] = {}
         self._newest: dict[str, ProgressInfo] = {}
@@ -119,7 +121,7 @@ class PhaseBars:
         if event.kind == "phase" and event.phase:
             self._start(event.phase)
         elif event.kind in ("warning", "requeued", "cancel_wanted") or (event.kind == "failed" and event.text):
-            self._bars.console.print(f"{event.kind}: {event.text or ''}", markup=False)
+            self._bars.console.print(printable(f"{event.kind}: {event.text or ''}"), markup=False)
         elif event.kind == "succeeded":
             self._finish()
 
@@ -157,7 +159,7 @@ class PhaseBars:
 
 def description(phase: str, network: str | None = None) -> str:
     """The label of a bar, of fixed width."""
-    return f"{phase} {network or ''}"[:34].ljust(34)
+    return printable(f"{phase} {network or ''}")[:34].ljust(34)
 
 
 def format_progress(at: ProgressInfo) -> str:
@@ -173,7 +175,7 @@ def format_progress(at: ProgressInfo) -> str:
         parts.append(f"{at.examples_per_second:,.0f} examples/s")
     if at.seconds_left is not None:
         parts.append(f"left {duration(at.seconds_left)}")
-    return ", ".join(parts)
+    return printable(", ".join(parts))
 
 
 def _ending(job: JobInfo) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 from retort.registry import nearest
 from service.artifacts import repository
 from service.artifacts.schemas import ArtifactRead, shown
-from service.blobs.service import read_bytes
+from service.blobs.service import LARGEST_JSON, parse_json, read_bytes
 from service.db import reading
 from service.errors import NotFound, RangeNotSatisfiable, quote
 
@@ -66,12 +65,25 @@ def asked_range(header: str | None, size: int) -> range | None:
 
 
 def read_description(project_id: str, job_id: str, network: str) -> Mapping[str, Any] | None:
-    """The content of `<network>.json`, of a network that a job left as weights; None when it left none."""
+    """The content of `<network>.json`, of a network that a job left as weights; None when it left none, or none that
+    can be read."""
     try:
         find(project_id, job_id, f"{network}.safetensors")
         stored = find(project_id, job_id, f"{network}.json")
     except NotFound:
         return None
-    content = b"".join(read_bytes(stored.blob_id, range(stored.artifact.size)))
-    described: Mapping[str, Any] = json.loads(content)
-    return described
+    if stored.artifact.size > LARGEST_JSON:
+        return None
+    try:
+        described = parse_json(b"".join(read_bytes(stored.blob_id, range(stored.artifact.size))))
+    except ValueError:
+        return None
+    return described if _is_description(described) else None
+
+
+def _is_description(value: Any) -> bool:
+    """Whether JSON that an engine wrote names an architecture and, if it has one, its wrapper's method."""
+    if not isinstance(value, dict) or not isinstance(value.get("architecture"), str):
+        return False
+    wrapper = value.get("wrapper")
+    return wrapper is None or (isinstance(wrapper, dict) and isinstance(wrapper.get("method"), str))

@@ -23,6 +23,10 @@ class BlobRow(Base):
     size: Mapped[int | None] = mapped_column(BigInteger)
     touched_at: Mapped[float]
     """When it was last written to or referred to; what nothing refers to is collected some time after."""
+    draft_of: Mapped[str | None] = mapped_column(index=True)
+    """Id of the project for which it comes in; null unless it is on its way and nothing refers to it yet."""
+    draft_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """Bytes that come in at most."""
 
 
 class ChunkRow(Base):

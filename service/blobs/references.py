@@ -64,13 +64,19 @@ def blobs_of(project_id: str) -> CompoundSelect[Any]:
 
 
 def stored_bytes(session: Session, project_id: str) -> int:
-    """Bytes of the blobs that the project's things refer to, each blob once, and what is reserved for others."""
+    """Bytes of the blobs that the project's things refer to, each blob once, what is reserved for others, and what is
+    on its way."""
     counts = [select(func.sum(BlobRow.size)).where(BlobRow.id.in_(blobs_of(project_id)))]
     for reference in REFERENCES:
         if reference.reserved is not None:
             columns = reference.table.c
             counts.append(select(func.sum(columns.size)).where(columns.project_id == project_id, reference.reserved))
-    return sum(int(session.scalars(count).one() or 0) for count in counts)
+    return drafted_bytes(session, project_id) + sum(int(session.scalars(count).one() or 0) for count in counts)
+
+
+def drafted_bytes(session: Session, project_id: str) -> int:
+    """Bytes that are on their way for the project."""
+    return int(session.scalar(select(func.sum(BlobRow.draft_bytes)).where(BlobRow.draft_of == project_id)) or 0)
 
 
 def check_complete(session: Session) -> None:

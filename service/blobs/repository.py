@@ -53,10 +53,12 @@ def write_blob(file: BinaryIO) -> BlobDraft:
     return BlobDraft(blob_id, digest.hexdigest(), size)
 
 
-def begin_blob(session: Session) -> str:
-    """A blob without bytes under a private id, which it gives."""
+def begin_blob(session: Session, *, draft_of: str | None = None, draft_bytes: int | None = None) -> str:
+    """A blob without bytes under a private id, which it gives. The bytes that it may get count against the limit of the
+    project `draft_of` as long as it is on its way."""
     blob_id = f"blob_{uuid4().hex}"
-    session.execute(insert(BlobRow).values(id=blob_id, touched_at=database_now()))
+    values = {"touched_at": database_now(), "draft_of": draft_of, "draft_bytes": draft_bytes}
+    session.execute(insert(BlobRow).values(id=blob_id, **values))
     return blob_id
 
 
@@ -168,7 +170,7 @@ def _condemn(grace_seconds: float) -> Sequence[str]:
         locked = session.scalars(candidates.with_for_update(of=BlobRow, skip_locked=True)).all()
         # Asked again, now that nobody else can refer to them: a reference may have been committed in between.
         free = update(BlobRow).where(BlobRow.id.in_(locked), ~is_referenced())
-        condemned = free.values(sha256="swept " + BlobRow.id, size=0).returning(BlobRow.id)
+        condemned = free.values(sha256="swept " + BlobRow.id, size=0, draft_of=None).returning(BlobRow.id)
         return session.scalars(condemned.execution_options(synchronize_session=False)).all()
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
+from pydantic_core import from_json
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.blobs.models import CHUNK_BYTES, ChunkRow
+from retort.storable import unstorable
+from service.blobs.models import CHUNK_BYTES, BlobRow, ChunkRow
 from service.blobs.repository import read_chunk
 from service.db import AS_BYTES
+
+LARGEST_JSON = 64 * 2**20
+"""Bytes of a file of JSON that is read whole. A report on 100,000 classes has a tenth."""
 
 
 def read_bytes(blob_id: str, wanted: range) -> Iterator[bytes]:
@@ -23,6 +27,18 @@ def read_bytes(blob_id: str, wanted: range) -> Iterator[bytes]:
 
 
 def read_json(session: Session, blob_id: str) -> Any:
-    """The value of a small JSON file, read in the caller's transaction."""
+    """The value of a small JSON file, read in the caller's transaction. Raises ValueError where it is none, too large,
+    or holds what cannot be stored: engines write such files."""
+    size = session.scalar(select(BlobRow.size).where(BlobRow.id == blob_id)) or 0
+    if size > LARGEST_JSON:
+        raise ValueError(f"its file has {size:,} bytes; at most {LARGEST_JSON:,} are read")
     chunks = select(ChunkRow.content).where(ChunkRow.blob_id == blob_id).order_by(ChunkRow.number)
-    return json.loads(b"".join(session.scalars(chunks, execution_options=AS_BYTES)))
+    return parse_json(b"".join(session.scalars(chunks, execution_options=AS_BYTES)))
+
+
+def parse_json(content: bytes) -> Any:
+    """The value of JSON that an engine wrote. Raises ValueError where it is none or holds what cannot be stored."""
+    value = from_json(content, allow_inf_nan=False)
+    for _, reason in unstorable(value):
+        raise ValueError(reason)
+    return value

@@ -30,13 +30,14 @@ def add(
 
 
 def of_job(session: Session, job_id: str) -> Sequence[tuple[CheckpointRow, BlobRow]]:
-    """The job's checkpoints with their blobs, newest first."""
+    """The job's checkpoints with their blobs, newest first: by claim, and by the number that a file's name begins with,
+    since a clock may be set back."""
     found = (
         select(CheckpointRow, BlobRow)
         .join(BlobRow, BlobRow.id == CheckpointRow.blob_id)
         .where(CheckpointRow.job_id == job_id)
     )
-    rows = session.execute(found.order_by(CheckpointRow.created_at.desc(), CheckpointRow.file.desc()))
+    rows = session.execute(found.order_by(CheckpointRow.fence.desc(), CheckpointRow.file.desc()))
     return [(checkpoint, blob) for checkpoint, blob in rows]
 
 

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
+from sqlalchemy.orm import Session
 
 from retort.event import Event, Progress
 from retort.kinds import KINDS
 from retort.recipe import TEACHER_NAME
 from retort.spec import wrong_at
+from service.blobs.service import read_json
 
 AUTO = "auto"
 RESOLVED = ("learning_rate", "precision", "threads", "weight")
@@ -77,3 +79,16 @@ def with_metrics(
             f"network {network!r} has {len(merged):,} metrics by name; at most {MOST_METRICS:,} are stored"
         )
     return {**latest, network: merged}
+
+
+def read_report(session: Session, blobs: Mapping[str, str], name: str) -> dict[str, Any]:
+    """The report among the files of a job; `blobs` are their ids by name. Raises InvalidRecord."""
+    if name not in blobs:
+        raise InvalidRecord(f"the engine left no {name}")
+    try:
+        found = read_json(session, blobs[name])
+    except ValueError as error:
+        raise InvalidRecord(f"{name} cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise InvalidRecord(f"{name} is not a JSON object")
+    return found

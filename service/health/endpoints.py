@@ -27,5 +27,5 @@ def read_metrics() -> PlainTextResponse:
 
 @router.get("/readyz", responses=problems(503))
 def read_readiness() -> Readiness:
-    """Database and broker answer; 503 when the database does not, or is not migrated."""
+    """Database and broker answer; 503 when the database does not, is not migrated, or has no room."""
     return service.ready()

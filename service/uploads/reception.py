@@ -19,6 +19,7 @@ from service.db import LOST, reading, transaction
 from service.errors import BadRequest, Conflict, FieldError, Invalid, TooLarge, UnsupportedMediaType, quote
 from service.uploads import repository, service
 from service.uploads.models import UploadPartRow
+from service.usage.service import check_part
 
 MEDIA_TYPE = "application/octet-stream"
 DIGEST_HEADERS = ("Content-Digest", "Repr-Digest")
@@ -40,6 +41,8 @@ class PartSlot:
     """Promised for it, hex."""
     chunks: range
     """Numbers of the upload's chunks that it is."""
+    upload_bytes: int
+    """Size of the whole upload."""
 
 
 def expect(caller: Caller, upload_id: str, number: int, headers: Mapping[str, str]) -> PartSlot:
@@ -55,15 +58,16 @@ def expect(caller: Caller, upload_id: str, number: int, headers: Mapping[str, st
     if (length := headers.get("content-length")) is not None and length != str(size):
         found = f"part {number} has {size:,} bytes; Content-Length says {quote(length)}"
         raise Invalid.of([FieldError(parameter="Content-Length", detail=found)])
-    return PartSlot(caller.project_id, upload.id, number, size, _promised(headers), upload.chunks(number))
+    return PartSlot(caller.project_id, upload.id, number, size, _promised(headers), upload.chunks(number), upload.size)
 
 
 async def receive(expected: PartSlot, stream: AsyncIterator[bytes]) -> UploadPartRow:
     """Take a part in. Until it is whole and as promised its bytes lie in a blob of their own, and go when it is not.
 
-    No connection and no thread is held while bytes are waited for. Raises BadRequest, Conflict, Invalid, TooLarge.
+    No connection and no thread is held while bytes are waited for. Raises BadRequest, Conflict, Invalid,
+    TooLarge and TooManyRequests.
     """
-    draft_id = await run_in_threadpool(_begin)
+    draft_id = await run_in_threadpool(_begin, expected)
     try:
         await _fill(draft_id, expected, stream)
         return await run_in_threadpool(_count, draft_id, expected)
@@ -115,9 +119,12 @@ def _taken(buffer: bytearray) -> bytes:
     return content
 
 
-def _begin() -> str:
+def _begin(expected: PartSlot) -> str:
+    """A blob for a part, whose bytes count from now on. Raises TooManyRequests."""
     with transaction() as session:
-        return begin_blob(session)
+        received = repository.received_bytes(session, [expected.upload_id]).get(expected.upload_id, 0)
+        check_part(session, expected.project_id, expected.size, expected.upload_bytes - received)
+        return begin_blob(session, draft_of=expected.project_id, draft_bytes=expected.size)
 
 
 def _count(draft_id: str, expected: PartSlot) -> UploadPartRow:

@@ -9,7 +9,7 @@ import time
 
 from sqlalchemy.orm import Session
 
-from service.blobs.references import stored_bytes
+from service.blobs.references import drafted_bytes, stored_bytes
 from service.db import reading
 from service.errors import TooLarge, TooManyRequests
 from service.jobs.models import State
@@ -20,6 +20,8 @@ from service.usage.schemas import ProjectLimits, Usage, UsageCounts
 
 QUEUE_RETRY_SECONDS = 60
 """When to ask again while as many jobs are queued as may be."""
+PART_RETRY_SECONDS = 5
+"""When to send a part again that finds no room beside others on their way."""
 DAY_SECONDS = 86_400.0
 NEARLY_FULL = 1_000
 """With fewer places than that left, jobs of a project are queued one after the other: more than that are never made at
@@ -104,6 +106,20 @@ def check_upload(session: Session, project_id: str, size: int) -> None:
     if stored + size > limits.max_stored_bytes:
         full = _full(stored, limits.max_stored_bytes)
         raise TooLarge(f"{full}, so {size:,} more find no room; delete jobs, data sets or models first")
+
+
+def check_part(session: Session, project_id: str, size: int, missing: int) -> None:
+    """Raise TooManyRequests unless so many bytes of an upload may be on their way now, of which `missing` have not come
+    yet: those are counted with the upload, and all that comes besides, such as a part that is sent twice, must find
+    room as well. Until the transaction ends no other is checked."""
+    limits = limits_of(repository.lock(session, project_id))
+    coming = drafted_bytes(session, project_id) + size
+    if coming > missing and (stored := stored_bytes(session, project_id)) + size > limits.max_stored_bytes + missing:
+        full = _full(stored, limits.max_stored_bytes)
+        raise TooManyRequests(
+            f"{full}, with what is on its way; send the part again in {PART_RETRY_SECONDS} s",
+            retry_seconds=PART_RETRY_SECONDS,
+        )
 
 
 def _full(stored: int, most: int) -> str:

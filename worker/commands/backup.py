@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retort.cli.errors import USAGE, CommandError, report_errors
+from retort.cli.screen import print_line
 from worker.commands.up import settings_of
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def backup(
         else:
             contents = make_backup(engine, folder / "backup")
             _print_bytes(folder / "backup")
-    typer.echo(f"Backed up {_shown(contents)}.", err=True)
+    print_line(f"Backed up {_shown(contents)}.", err=True)
 
 
 @report_errors
@@ -59,7 +60,7 @@ def restore(
             with file.open("wb") as received:
                 shutil.copyfileobj(sys.stdin.buffer, received)
         contents = restore_database(engine, file, replace=replace)
-    typer.echo(f"Restored {_shown(contents)}.", err=True)
+    print_line(f"Restored {_shown(contents)}.", err=True)
 
 
 @report_errors
@@ -69,7 +70,7 @@ def disown(data_dir: DataDir = None) -> None:
 
     with _database(data_dir) as engine, engine.begin() as connection:
         count = disown_all(connection, "the database was brought back from an earlier time")
-    typer.echo(f"Done; {count} running jobs wait for a worker.", err=True)
+    print_line(f"Done; {count} running jobs wait for a worker.", err=True)
 
 
 @contextmanager

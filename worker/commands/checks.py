@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 Status: TypeAlias = Literal["ok", "warn", "fail"]
 
 PACKAGES = ("retort", "sqlalchemy", "celery", "fastapi", "torch", "torchvision", "timm", "onnxruntime")
+PROBE_TABLE = (
+    "CREATE TEMPORARY TABLE retort_probe ON COMMIT DROP AS SELECT repeat('x', 1000) FROM generate_series(1, 100)"
+)
 CLOCK_SECONDS = 2.0
 """Seconds by which this machine's clock may be off the database's."""
-PROBE_BYTES = 4096
-"""Bytes written, and removed, to see that a folder takes files."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ def database(settings: Settings, keep: Callable[[Facts], None]) -> Finding:
 
     from service import revisions
     from service.db import make_engine
+    from service.health.service import disk_problem
 
     try:
         url = make_url(settings.database).set(query={})
@@ -151,7 +153,31 @@ def database(settings: Settings, keep: Callable[[Facts], None]) -> Finding:
             "database", "fail", stands,
             "`python -m service.migrations` brings it there; a database of a newer Retort needs that version.",
         )  # fmt: skip
+    if full := disk_problem(settings) or full_server(settings):
+        return Finding("database", "fail", f"{facts.server} at {shown}: {full}", "Make room on that disk.")
     return Finding("database", "ok", f"{facts.server} at {shown}, migration {facts.revision}")
+
+
+def full_server(settings: Settings) -> str | None:
+    """The reason why PostgreSQL has no room for a small table that goes with its transaction; None when it has, or when
+    we may make none."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from service.db import DatabaseFull, make_engine, why
+
+    engine = make_engine(settings.database)
+    try:
+        with engine.connect() as connection:
+            if engine.dialect.name == "postgresql":
+                connection.exec_driver_sql(PROBE_TABLE)
+            connection.rollback()
+    except DatabaseFull as error:
+        return f"it takes nothing: {why(error)}"
+    except SQLAlchemyError:
+        return None
+    finally:
+        engine.dispose()
+    return None
 
 
 def wanted_url() -> str:
@@ -275,14 +301,9 @@ def storage(settings: Settings, need_bytes: int) -> Finding:
 
 def refusal(folder: Path) -> str | None:
     """The reason why a folder, or the one that it will be made in, takes no file; None when it does."""
-    try:
-        with tempfile.TemporaryFile(dir=nearest(folder)) as probe:
-            probe.write(bytes(PROBE_BYTES))
-            probe.flush()
-            os.fsync(probe.fileno())
-    except OSError as error:
-        return error.strerror or str(error)
-    return None
+    from service.health import service as health
+
+    return health.refusal(nearest(folder))
 
 
 def nearest(folder: Path) -> Path:

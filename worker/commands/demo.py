@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from retort.cli.errors import CommandError, report_errors
-from retort.cli.screen import console, make_table, size
+from retort.cli.screen import console, make_table, print_line, size
 
 if TYPE_CHECKING:
     from retort.client import Retort
@@ -57,7 +57,7 @@ def distil(client: Retort, to: Path) -> Path:
     from retort.cli.watch import watch_to_the_end
 
     job = send(client, read_recipe())
-    typer.echo(f"Submitted {job.id} to {client.url}")
+    print_line(f"Submitted {job.id} to {client.url}")
     watch_to_the_end(client, job.id, with_report=False)
     fetch(client, job.id, client.jobs.artifacts(job.id), to)
     return to
@@ -82,12 +82,12 @@ def service_for_demo() -> Iterator[Retort]:
             yield client
         return
     folder = Path(tempfile.mkdtemp(prefix="retort-demo-"))
-    typer.echo("Starting a service with one worker ...")
+    print_line("Starting a service with one worker ...")
     try:
         with embedded_service(folder) as (url, key), Retort(url, key) as client:
             yield client
     except BaseException:
-        typer.echo(f"The service's files are in {folder}", err=True)
+        print_line(f"The service's files are in {folder}", err=True)
         raise
     shutil.rmtree(folder)
 

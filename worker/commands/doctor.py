@@ -11,6 +11,7 @@ import typer
 
 from retort.cli.errors import REFUSED, report_errors
 from retort.cli.screen import Json, console, print_json
+from retort.printable import printable
 
 if TYPE_CHECKING:
     from worker.commands.checks import Finding
@@ -52,7 +53,7 @@ def show(finding: Finding) -> None:
     """A line, and what to do on the next."""
     from rich.text import Text
 
-    clean = shown(finding)
+    clean = {name: printable(text) for name, text in shown(finding).items()}
     line = Text.assemble((f"{clean['status']:5}", COLOURS[clean["status"]]), f" {clean['name']:11}{clean['found']}")
     if clean["advice"]:
         line.append(f"\n{'':17}{clean['advice']}")

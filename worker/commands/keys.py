@@ -9,7 +9,7 @@ import typer
 from retort.cli import keys
 from retort.cli.errors import USAGE, CommandError, report_errors
 from retort.cli.keys import Admin, ExpiresDays, KeyName, Project, Scopes, scopes_of
-from retort.cli.screen import Json
+from retort.cli.screen import Json, print_line
 
 if TYPE_CHECKING:
     from retort.client import Scope
@@ -40,7 +40,7 @@ def create(
         return
     if expires_days is not None:
         raise CommandError("--local makes a key without an end; leave out --expires-days", USAGE)
-    typer.echo(_make_locally(name, project, scopes_of(scope, admin=admin)))
+    print_line(_make_locally(name, project, scopes_of(scope, admin=admin)))
 
 
 def _make_locally(name: str, project: str | None, scopes: list[Scope]) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+from collections import namedtuple
 from collections.abc import Callable
 
 import pytest
+from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.db import get_engine
+from service.db import DatabaseFull, get_engine, transaction
 from service.migrations import downgrade
 from service.revisions import head
+from tests.service.conftest import on_sqlite
 
 Environment = Callable[..., None]
 
@@ -48,3 +52,41 @@ def test_without_a_database_it_is_not_ready(environment: Environment) -> None:
     assert answer.status_code == 503
     assert answer.json()["detail"] == "the database does not answer; ask again in 5 seconds"
     assert client.get("/healthz").status_code == 200
+
+
+def fill_up() -> None:
+    """Let the database of the process refuse a write, as on a full disk."""
+    full = "PRAGMA query_only = 1" if get_engine().dialect.name == "sqlite" else "SET TRANSACTION READ ONLY"
+    with transaction() as session:
+        session.execute(text(full))
+        with pytest.raises(DatabaseFull):
+            session.execute(text("UPDATE projects SET name = 'x'"))
+        session.rollback()
+
+
+def test_a_database_that_took_nothing_is_not_ready_until_it_takes_something(client: TestClient) -> None:
+    fill_up()
+    answer = client.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json()["detail"] == "the database takes nothing: its disk is full, or it may only be read; make room"
+    get_engine().dispose()
+    with transaction() as session:
+        session.execute(text("UPDATE projects SET name = 'x'"))
+    assert client.get("/readyz").json()["status"] == "ok"
+
+
+@on_sqlite
+def test_a_full_disk_is_told(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", ("total", "used", "free"))
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: usage(100, 100, 4096))
+        answer = client.get("/readyz")
+    wanted = "the disk of the database is full: 4,096 bytes are free, and 16,777,216 are wanted; make room"
+    assert (answer.status_code, answer.json()["detail"]) == (503, wanted)
+
+    def no_room(*_: object, **__: object) -> None:
+        raise OSError(122, "Disk quota exceeded")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", no_room)
+    detail = client.get("/readyz").json()["detail"]
+    assert detail == "the folder of the database takes no file: Disk quota exceeded; make room"

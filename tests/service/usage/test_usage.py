@@ -12,13 +12,13 @@ from starlette.testclient import TestClient
 
 from service.artifacts.repository import add_artifact
 from service.blobs.references import blobs_of
-from service.blobs.repository import commit_blob, write_blob
+from service.blobs.repository import begin_blob, commit_blob, drop_private, write_blob
 from service.db import Base, reading, transaction
-from service.errors import TooLarge
+from service.errors import TooLarge, TooManyRequests
 from service.jobs.models import JobRow
 from service.projects.models import ProjectRow
 from service.rates import Rates
-from service.usage.service import check_upload
+from service.usage.service import check_part, check_upload
 from tests.service.conftest import bearing
 
 
@@ -146,6 +146,33 @@ def test_who_stores_too_much_makes_no_job_and_uploads_nothing(client: TestClient
     room = "the project stores 500 bytes of the 1,000 that it may, so 501 more find no room"
     with pytest.raises(TooLarge, match=room), transaction() as session:
         check_upload(session, project_id(), 501)
+
+
+def test_bytes_on_their_way_count(client: TestClient) -> None:
+    limit(client, max_stored_bytes=1000)
+    here = project_id()
+
+    def begin(size: int, missing: int) -> str:
+        with transaction() as session:
+            check_part(session, here, size, missing)
+            return begin_blob(session, draft_of=here, draft_bytes=size)
+
+    def stored_now() -> int:
+        return int(client.get("/v1/usage").json()["used"]["stored_bytes"])
+
+    declared = {"name": "x.tar", "kind": "dataset", "size": 1000, "sha256": "0" * 64}
+    assert client.post("/v1/uploads", json=declared).status_code == 201
+    first = begin(600, 1000)  # of an upload that fits exactly
+    begin(400, 1000)
+    assert stored_now() == 2000
+    # The same parts again, over connections that were not given up yet.
+    with pytest.raises(TooManyRequests, match="send the part again in 5 s") as refused:
+        begin(600, 1000)
+    assert refused.value.headers == {"Retry-After": "5"}
+    drop_private(first)
+    begin(600, 1000)
+    assert stored_now() == 2000
+    assert client.post("/v1/uploads", json={**declared, "size": 1}).status_code == 413
 
 
 def test_a_full_store_takes_no_job(client: TestClient, recipe: dict[str, Any]) -> None:

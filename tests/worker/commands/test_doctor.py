@@ -121,6 +121,17 @@ def test_a_clock_that_is_off_is_told_by_how_much(
     assert 88 < float(found["found"].split()[0]) < 92
 
 
+def test_a_database_without_room_fails(
+    sqlite_database: str, environment: Environment, nowhere: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment(database_url=sqlite_database)
+    monkeypatch.setattr("service.health.service.LEAST_FREE_BYTES", 2**62)
+    found = checked()[1]["database"]
+    assert found["status"] == "fail"
+    assert " the disk of the database is full: " in found["found"]
+    assert found["advice"] == "Make room on that disk."
+
+
 def test_servers_that_are_down_are_told_without_their_passwords(
     environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
