@@ -4,11 +4,13 @@ ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy
 WORKDIR /src
 RUN python -m venv /opt/retort && pip install --no-cache-dir uv==0.13.8
 COPY requirements.lock pyproject.toml README.md LICENSE ./
+# Packages change less often than the project itself.
+RUN uv pip install --no-cache --python /opt/retort/bin/python --constraint requirements.lock \
+    --requirements pyproject.toml --extra worker
 COPY retort retort
 COPY service service
 COPY worker worker
-RUN uv pip install --no-cache --python /opt/retort/bin/python \
-    --constraint requirements.lock --build-constraint requirements.lock '.[worker]'
+RUN uv pip install --no-cache --python /opt/retort/bin/python --no-deps --build-constraint requirements.lock .
 
 FROM python:3.11-slim
 RUN useradd --system --create-home --home-dir /var/lib/retort --uid 10001 retort

@@ -147,6 +147,11 @@ class Retort:
     def url(self) -> str:
         return self._transport.url
 
+    @property
+    def has_key(self) -> bool:
+        """Whether its requests bear a key."""
+        return self._transport.has_key
+
     def ready(self) -> dict[str, str]:
         """The state of the service's components by name. Raises ServerError when the service cannot work."""
         answer: dict[str, str] = self._transport.json(self._transport.request("GET", "/readyz", retry=False))

@@ -36,6 +36,7 @@ class Transport:
         self.url = (url or os.environ.get("RETORT_URL") or DEFAULT_URL).rstrip("/")
         check_url(self.url)
         key = key or os.environ.get("RETORT_KEY") or read_embedded_key(self.url)
+        self.has_key = bool(key)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx2.Client(base_url=self.url, timeout=TIMEOUT, headers=headers)
 

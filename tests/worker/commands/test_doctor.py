@@ -309,6 +309,15 @@ def test_a_key_that_does_not_open(service: Service, monkeypatch: pytest.MonkeyPa
     assert found["service"]["status"] == "ok"
 
 
+def test_a_server_needs_no_key(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RETORT_KEY", raising=False)
+    monkeypatch.setattr(
+        "retort.client._transport.LOOPBACK", frozenset()
+    )  # an embedded service's key is read from its file
+    found = checked()[1]["key"]
+    assert (found["status"], found["found"]) == ("warn", "none is set here, which the service itself does not need")
+
+
 def program(folder: Path, name: str, script: str) -> None:
     file = folder / name
     file.write_text(f"#!/bin/sh\n{script}\n")
