@@ -92,8 +92,9 @@ APART = 0x7E028000
 """Flags of clone for new namespaces, and for a child of the parent."""
 F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY = 8, 10, 15, 1024, 1026
 FIOSETOWN, SIOCSPGRP = 0x8901, 0x8902
-OF_FILES = (ord("f") << 8, ord("X") << 8)
-"""Kinds of ioctl that change flags of files, also of such as are open for reading: immutable, sealed by fs-verity."""
+OF_FILES = (ord("f") << 8, ord("X") << 8, 0x94 << 8)
+"""Kinds of ioctl that change flags of files, also of such as are open for reading: immutable, sealed by fs-verity, a
+subvolume of btrfs that can no longer be written."""
 PR_SCHED_CORE = 62
 SOCK_DGRAM = 2
 

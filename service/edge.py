@@ -27,8 +27,8 @@ from service.wire import HEADERS, SLOWEST_BYTES_PER_SECOND, new_request_id, runn
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 ONCE = frozenset({
-    b"authorization", b"content-digest", b"content-encoding", b"content-length", b"content-type", b"host",
-    b"idempotency-key", b"if-range", b"last-event-id", b"range", b"repr-digest", b"transfer-encoding",
+    "authorization", "content-digest", "content-encoding", "content-length", "content-type", "host",
+    "idempotency-key", "if-range", "last-event-id", "range", "repr-digest", "transfer-encoding",
 })  # fmt: skip
 """Headers that a request has once at most: of two, a proxy may believe the other one."""
 DOCS = "/docs"
@@ -115,8 +115,8 @@ class Exchange:
         """Raise BadRequest or TooLarge where the request's head alone is enough for that."""
         if b"\0" in self._scope["path"].encode() or b"\0" in unquote_to_bytes(self._scope["query_string"]):
             raise BadRequest("the address holds a NUL character (%00); no name has one")
-        self._check_headers()
         headers = Headers(scope=self._scope)
+        self._check_headers(headers)
         self._check_host(headers.get("host", ""))
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > self._limit:
@@ -192,16 +192,16 @@ class Exchange:
             more = message.get("more_body", False)
             self._read_bytes += len(message.get("body", b""))
 
-    def _check_headers(self) -> None:
+    def _check_headers(self, headers: Headers) -> None:
         """Raise BadRequest for headers that others on the way may understand otherwise."""
-        times = Counter(name for name, _ in self._scope["headers"])
+        times = Counter(headers.keys())
         for name in ONCE & times.keys():
             if times[name] > 1:
-                raise BadRequest(f"the request has {times[name]} headers {name.decode()}; wanted one")
-        coding = Headers(scope=self._scope).get("transfer-encoding", "chunked")
+                raise BadRequest(f"the request has {times[name]} headers {name}; wanted one")
+        coding = headers.get("transfer-encoding", "chunked")
         if coding.lower() != "chunked":
             raise BadRequest(f"the body's Transfer-Encoding is {quote_value(coding)}; wanted 'chunked' or none")
-        if b"host" not in times and self._scope["http_version"] == "1.1":
+        if "host" not in times and self._scope["http_version"] == "1.1":
             raise BadRequest("the request has no header host; HTTP/1.1 wants one")
 
     def _check_host(self, header: str) -> None:

@@ -70,7 +70,6 @@ TRY_SECONDS = 120.0
 TRIAL = """
 import ssl, sys, tempfile
 from retort.confine import enter
-from retort.limits import memory
 from retort.order import Confinement
 enter(**Confinement.model_validate_json(sys.argv[1]).model_dump())
 tempfile.TemporaryFile().write(b"x")

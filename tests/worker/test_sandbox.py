@@ -281,6 +281,7 @@ tried("which signal", lambda: fcntl.fcntl(pipe[0], 10, 9))
 tried("a lease", lambda: fcntl.fcntl(reading, fcntl.F_SETLEASE, fcntl.F_RDLCK))
 tried("a file that is sealed", lambda: fcntl.ioctl(reading, 0x40086602, bytes(8)))
 tried("a file's project", lambda: fcntl.ioctl(reading, 0x401C5820, bytes(32)))
+tried("flags of a subvolume", lambda: fcntl.ioctl(reading, 0x4008941A, bytes(8)))
 tried("cookies of cores", lambda: call("prctl", 62, 1, order["bystander"], 0, 0))
 tried("a child of its parent", lambda: call("syscall", (56, 220)[column], 0x8011, 0, 0, 0, 0))
 """,
