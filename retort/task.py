@@ -158,6 +158,10 @@ class Task(ABC):
         """Sentences about what is odd about a user model for such data; `role` names it in them."""
         yield from ()
 
+    def teacher_warnings(self, size: int, facts: DataFacts) -> Iterator[str]:
+        """Sentences about what is odd about such data for a teacher that came trained on inputs of that size."""
+        yield from ()
+
     # Networks
 
     @abstractmethod

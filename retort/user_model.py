@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from retort.architecture import Card
@@ -15,30 +15,47 @@ from retort.spec import Spec
 
 ONNX = "onnx"
 """Name of an ONNX file's network in the place of an architecture."""
-MOST_CLASSES = 100_000
+FEWEST_CLASSES, MOST_CLASSES = 2, 100_000
+LARGEST_SIDE = 1024
+"""Pixels of the side of an image."""
+GREY_SHARES = (0.299, 0.587, 0.114)
+"""Shares of red, green and blue in grey (ITU-R BT.601, as torchvision and Pillow have them); their sum is 1."""
 
 ModelId = Annotated[str, StringConstraints(pattern=r"^model_[0-9a-z]+$")]
 Form = Literal["safetensors", "onnx"]
-ClassName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-Three = tuple[float, float, float]
+ClassName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
+ChannelValues = Annotated[tuple[float, ...], Field(min_length=1, max_length=3)]
+"""A number for each channel that a network reads: three, or one of grey images."""
+ChannelOrder = Literal["rgb", "bgr", "grey"]
 
 
 class Expects(Spec):
     """Images that the network expects; the engine converts the student's views to them."""
 
-    size: int = Field(ge=1, le=1024)
+    size: int = Field(ge=1, le=LARGEST_SIDE)
     """Side of the square image, in pixels; others are resized (bilinear, antialiased)."""
-    channel_order: Literal["rgb", "bgr"]
-    """Order of the colours."""
+    channel_order: ChannelOrder
+    """Order of the colours; `grey` is one channel, 0.299 red + 0.587 green + 0.114 blue."""
     range: tuple[float, float]
     """Values of the darkest and the brightest pixel, before mean and std: [0, 1] or [0, 255], for example."""
-    mean: Three
-    """Subtracted from each channel, in that range and that order of the colours."""
-    std: Three
-    """Divides each channel after that."""
+    mean: ChannelValues
+    """Subtracted from each channel, in that range and that order of the colours; one number for grey, else three."""
+    std: ChannelValues
+    """Divides each channel after that; as many numbers."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image: 1 for grey, else 3."""
+        return 1 if self.channel_order == "grey" else 3
 
     @model_validator(mode="after")
-    def _divides(self) -> Expects:
+    def _agrees(self) -> Expects:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                counted = {"found": len(values), "wanted": self.channels, "order": self.channel_order, "field": name}
+                raise PydanticCustomError(
+                    name, "{field} has {found} numbers; wanted {wanted}, as channel_order is {order}", counted
+                )
         if min(self.std) <= 0:
             raise PydanticCustomError(
                 "std", "std is {found}; wanted numbers above 0", {"found": str(list(self.std)), "field": "std"}
@@ -51,12 +68,14 @@ class Expects(Spec):
         return self
 
     def input(self) -> Input:
-        """The same for the engine's images, RGB in [0, 1]."""
+        """The same for the engine's images, RGB in [0, 1]; a network of grey images mixes the three channels itself."""
         low, width = self.range[0], self.range[1] - self.range[0]
-        order = 1 if self.channel_order == "rgb" else -1
-        mean = [(value - low) / width for value in self.mean][::order]
-        std = [value / width for value in self.std][::order]
-        return Input.model_validate({"size": self.size, "mean": mean, "std": std, "channel_order": self.channel_order})
+        order = -1 if self.channel_order == "bgr" else 1
+        each = 3 // self.channels
+        mean = [(value - low) / width for value in self.mean * each][::order]
+        std = [value / width for value in self.std * each][::order]
+        colours = "bgr" if self.channel_order == "bgr" else "rgb"
+        return Input.model_validate({"size": self.size, "mean": mean, "std": std, "channel_order": colours})
 
 
 class UserModel(Spec):
@@ -66,7 +85,7 @@ class UserModel(Spec):
     form: Form
     architecture: str
     """Name in the catalogue, or `onnx`."""
-    classes: int | None = Field(ge=2, le=MOST_CLASSES)
+    classes: int | None = Field(ge=FEWEST_CLASSES, le=MOST_CLASSES)
     """Number of its outputs; null for an ONNX file that was not checked yet."""
     class_names: tuple[ClassName, ...] | None
     """Name of each class, in the order of the logits; null where unknown."""
@@ -74,6 +93,8 @@ class UserModel(Spec):
     """Images that it expects; null as `classes` is."""
     card: Card | None = None
     """The card of an ONNX file; other models' are in the catalogue."""
+    warnings: tuple[str, ...] = ()
+    """Sentences of its check about what is odd; they are repeated for each recipe that names it."""
 
     @property
     def file(self) -> str:
@@ -88,9 +109,9 @@ class UserModel(Spec):
     def completed(
         self, *, outputs: int, class_names: tuple[str, ...] | None, expects: Expects, card: Card
     ) -> UserModel:
-        """The record of an ONNX file after its check."""
+        """The record of an ONNX file after its check. Raises ValidationError where it would be none."""
         update = {"classes": outputs, "class_names": class_names, "expects": expects, "card": card}
-        return self.model_copy(update=update)
+        return UserModel.model_validate({name: getattr(self, name) for name in UserModel.model_fields} | update)
 
 
 RECORD = "model.json"
@@ -134,9 +155,10 @@ def from_timm(config: Mapping[str, Any]) -> dict[str, Any]:
     """Expects in timm's pretrained_cfg: `input_size` (C, H, W), `mean` and `std` of RGB in [0, 1]."""
     found = {name: config[name] for name in ("mean", "std") if name in config}
     size = config.get("input_size")
+    grey = False
     if isinstance(size, list) and len(size) == 3:
-        found["size"] = size[-1]
-    return {"channel_order": "rgb", "range": [0.0, 1.0]} | found if found else {}
+        found["size"], grey = size[-1], size[0] == 1
+    return {"channel_order": "grey" if grey else "rgb", "range": [0.0, 1.0]} | found if found else {}
 
 
 def _object(text: str | None) -> dict[str, Any] | None:
@@ -185,10 +207,30 @@ def class_sentence(name: str, model_names: tuple[str, ...] | None, data_names: t
     return None
 
 
-def parsed_expects(fields: Mapping[str, Any]) -> tuple[Expects | None, tuple[str, ...]]:
-    """The expectation, or the names of the fields that are missing or wrong."""
+def parsed_expects(fields: Mapping[str, Any]) -> tuple[Expects | None, dict[str, str]]:
+    """The expectation, or the fields that are missing or wrong, each with the reason."""
     try:
-        return Expects.model_validate(fields), ()
+        return Expects.model_validate(fields), {}
     except ValidationError as error:
-        found = (e["loc"] or (e.get("ctx", {}).get("field", "expects"),) for e in error.errors())
-        return None, tuple(dict.fromkeys("/".join(map(str, where)) for where in found))
+        wrong: dict[str, str] = {}
+        for each in error.errors():
+            where = each["loc"] or (each.get("ctx", {}).get("field", "expects"),)
+            wrong.setdefault("/".join(map(str, where)), each["msg"])
+        return None, wrong
+
+
+def parsed_class_names(found: Any) -> tuple[str, ...]:
+    """The class names of a file's metadata. Raises ValueError, in one sentence, for anything else."""
+    try:
+        names = _CLASS_NAMES.validate_python(found)
+    except ValidationError:
+        names = ()
+    if not FEWEST_CLASSES <= len(names) <= MOST_CLASSES:
+        raise ValueError(
+            f"the class names in the file's metadata are not a list of {FEWEST_CLASSES} to {MOST_CLASSES:,} texts of 1 "
+            "to 200 characters; give class_names"
+        )
+    return names
+
+
+_CLASS_NAMES: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[ClassName, ...])

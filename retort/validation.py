@@ -239,8 +239,22 @@ def model_warnings(recipe: Recipe, facts: DataFacts | None, models: Mapping[str,
     task = TASKS[recipe.task]
     for role, network in _user_models(recipe):
         model = models.get(network.model or "")
-        if model is not None and isinstance(facts, task.facts_type):
+        if model is None:
+            continue
+        for sentence in model.warnings:
+            yield f"{role} ({model.id}): {sentence}"
+        if isinstance(facts, task.facts_type):
             yield from task.model_warnings(role, model, facts)
+            if network is recipe.teacher and model.expects is not None:
+                yield from teacher_warnings(recipe, model.expects.size, facts)
+
+
+def teacher_warnings(recipe: Recipe, size: int, facts: DataFacts | None) -> Iterator[str]:
+    """Sentences about what is odd about the data for the recipe's teacher, which came trained on inputs of that
+    size; none where it is taught further, or nothing is known of the data."""
+    task = TASKS[recipe.task]
+    if recipe.teacher is not None and recipe.teacher.teach is None and isinstance(facts, task.facts_type):
+        yield from task.teacher_warnings(size, facts)
 
 
 def _user_models(recipe: Recipe) -> Iterator[tuple[str, Teacher | Student]]:
@@ -269,12 +283,15 @@ def _model_problems(
     if teacher.architecture == ONNX and teacher.teach is not None:
         yield Problem("/teacher/teach", f"{teacher.model} is an ONNX file, which cannot be taught; teach must be null")
     model = models.get(teacher.model or "")
-    if model is not None and facts is not None and teacher.teach is None and model.outputs != task.outputs(facts):
-        yield Problem(
-            "/teacher/model",
-            f"the teacher {model.id} gives {model.outputs} {task.output_word}, the data set has {task.outputs(facts)}; "
-            "give teach, to tune it on the data set",
-        )
+    if model is not None and facts is not None and teacher.teach is None:
+        for sentence in output_problems(model, task, facts):
+            yield Problem("/teacher/model", f"the teacher {sentence}; give teach, to tune it on the data set")
+
+
+def output_problems(model: UserModel, task: Task, facts: DataFacts) -> Iterator[str]:
+    """A sentence where a user model does not give as many outputs as such data have."""
+    if model.outputs != task.outputs(facts):
+        yield f"{model.id} gives {model.outputs} {task.output_word}, the data set has {task.outputs(facts)}"
 
 
 def _data_problems(
@@ -338,6 +355,8 @@ def _warnings(recipe: Recipe, task: Task, facts: DataFacts | None, cards: Mappin
                     f"teacher ({teacher.architecture}, {large:,})"
                 )
     yield from _mix_warnings(recipe)
+    if teacher and recipe.teacher and recipe.teacher.weights == "published":
+        yield from teacher_warnings(recipe, teacher.image_size, facts)
     if recipe.teacher is not None and not any(m.needs_teacher for s in recipe.students for m in s.methods):
         yield "a teacher is given, but no method reads it"
     if facts is not None and facts.train and facts.train < recipe.training.batch_size:

@@ -109,6 +109,8 @@ class JobInfo(Answer):
     """The spec as stored, a recipe for a distillation; lists of jobs leave it out."""
     waiting: WaitingInfo | None = None
     """Given for a single job that is queued."""
+    warnings: list[str] | None = None
+    """Warnings about the recipe; given for a job that was just made of one."""
 
 
 class EventInfo(Answer):

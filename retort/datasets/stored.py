@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -40,7 +40,16 @@ class StoredDataset(Dataset):
         archive = Archive(file)
         facts = self.at_its_size(archive.description.facts())
         train, validation, test = (archive.listed()[split] for split in SPLITS)
-        return load_pictures(facts, archive, train, validation, test, (), checked=file.name)
+        warnings = tuple(self.size_warnings(archive.description.facts()))
+        return load_pictures(facts, archive, train, validation, test, warnings, checked=file.name)
+
+    def size_warnings(self, own: ImageClassFacts) -> Iterator[str]:
+        """A sentence where this recipe enlarges the images of a data set with these facts."""
+        if self.image_size is not None and self.image_size > own.image_size:
+            yield (
+                f"image_size is {self.image_size}, and the data set was taken in with images of {own.image_size} "
+                "pixels a side, which are enlarged; take it in again with a larger image_size"
+            )
 
     def at_its_size(self, facts: ImageClassFacts) -> ImageClassFacts:
         """The data set's facts as this recipe wants it: statistics hold for the size at which they were measured."""

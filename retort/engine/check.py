@@ -16,7 +16,9 @@ from retort.engine.evaluate import passes
 from retort.engine.event_log import EventLog
 from retort.engine.group import ALONE, Group
 from retort.engine.interrupt import Impossible, Interrupt
-from retort.engine.onnx_network import OnnxBody, completed, load_onnx
+from retort.engine.onnx_model import OnnxBody, completed
+from retort.engine.onnx_network import load_onnx
+from retort.engine.user_weights import BuiltModel, user_network
 from retort.network import Network
 from retort.order import Paths
 from retort.task import ModelTrial
@@ -45,8 +47,9 @@ class ModelCheck:
         with self.interrupt.at_once(nothing_to_keep=True):
             self.event_log.enter("checking the model")
             record = user_weights.read_record(self.spec.model, self.paths.weights)
-            record, network = self._built(record)
-            network = networks.placed(networks.freeze(network), self.device)
+            record, built = self._built(record)
+            self.sentences += built.warnings
+            network = networks.placed(networks.freeze(built.network), self.device)
             card = user_weights.cards_for([record.architecture], {record.id: record})[record.architecture]
             report = {
                 "model": record.model_dump(mode="json"),
@@ -55,6 +58,7 @@ class ModelCheck:
                 "multiply_adds_image_size": card.image_size,
                 "smallest_image": card.smallest_image,
                 "embedding": card.embedding,
+                "unread": list(built.unread),
             } | self._tried(network, record)
             if self.spec.dataset is not None:
                 data = self.spec.dataset.load(self.paths.data_roots)
@@ -66,11 +70,12 @@ class ModelCheck:
             with Packer(self.paths.directory) as packer:
                 packer.write_json(REPORT, None, report)
 
-    def _built(self, record: UserModel) -> tuple[UserModel, Network]:
+    def _built(self, record: UserModel) -> tuple[UserModel, BuiltModel]:
         folder = self.paths.weights / record.id
         if record.form == "onnx":
-            record = completed(record, load_onnx(folder / record.file))
-        return record, user_weights.user_network(record, folder)
+            size = record.expects.size if record.expects is not None else None
+            record = completed(record, load_onnx(folder / record.file, size))
+        return record, user_network(record, folder)
 
     def _tried(self, network: Network, record: UserModel) -> dict[str, Any]:
         """Its outputs for noise, the shapes on the way, and its time."""
@@ -88,7 +93,6 @@ class ModelCheck:
             found, word = list(outputs.logits.shape), self.task.output_word
             raise Impossible(f"it gives {found} for {TIMED_BATCH} images and {record.outputs} {word}")
         _check_finite(outputs.logits)
-        self._find_probabilities(outputs.logits)
         names = network.layout.stages
         shapes = [{"name": name, "shape": list(one.shape[1:])} for name, one in zip(names, outputs.maps, strict=True)]
         return {
@@ -103,13 +107,6 @@ class ModelCheck:
         begin = time.perf_counter()
         float(network(images).sum())  # fetched, so that a GPU has ended
         return time.perf_counter() - begin
-
-    def _find_probabilities(self, logits: Tensor) -> None:
-        sums = logits.double().sum(1)
-        if bool((logits >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()):
-            self.sentences.append(
-                "its outputs are probabilities and not logits: methods with a temperature need the inputs of softmax"
-            )
 
     def _on_data(self, network: Network, record: UserModel, data: LoadedDataset) -> dict[str, Any]:
         split = data.validation

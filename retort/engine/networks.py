@@ -92,7 +92,7 @@ def _weighted(task: Task, wanted: Teacher | Student, facts: DataFacts, weights: 
 def _user_model(task: Task, model_id: str, facts: DataFacts, weights: Path) -> tuple[Network, int]:
     """A user model, its outputs in the data set's order where their names allow it."""
     record = read_record(model_id, weights)
-    network = user_network(record, weights / model_id)
+    network = user_network(record, weights / model_id).network
     assert record.outputs is not None, "a checked model's outputs are known"
     task.align(network, record, facts)
     return network, record.outputs

@@ -19,6 +19,10 @@ PARSED_ROOM = 512 * 2**20
 of floats; a network of 10,000 nodes takes 16 MiB. An empty message takes 150 bytes, where it had 2 in the file."""
 STANDARD = frozenset({"", "ai.onnx"})
 """Domains whose operators are ONNX's own."""
+AS_FLOATS = "export network.float(), with opset_version=18"
+"""Advice where operators are not offered for a dtype."""
+EXPORTED_WITHOUT = {"com.microsoft": "export it without onnxruntime's optimisation"}
+"""Advice by the domain of operators that are not read."""
 MOST_NODES = 100_000
 MOST_TENSORS = 100_000
 DEEPEST = 32
@@ -60,6 +64,15 @@ def spell(shape: list[int | None]) -> str:
 def first_line(error: Exception) -> str:
     """The first line of a library's error, cut to the length of a sentence."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def too_new(model: Any) -> str:
+    """A sentence about a file of a later version than is read."""
+    opsets = " and ".join(str(each.version) for each in model.opset_import[:3])
+    return (
+        f"the ONNX file has opset {opsets} and IR version {model.ir_version}, later ones than are read: export it with "
+        "opset_version=18"
+    )
 
 
 def _parsed(file: Path) -> Any:
@@ -117,14 +130,18 @@ def _check_contents(model: Any) -> None:
         for node in part.node:
             if node.domain not in STANDARD and (node.domain, node.op_type) not in own:
                 raise Impossible(
-                    f"the ONNX file uses the operator {node.op_type} of {node.domain!r}; wanted ONNX's own alone"
+                    f"the ONNX file uses the operator {node.op_type} of {node.domain!r}; wanted ONNX's own alone: "
+                    f"{EXPORTED_WITHOUT.get(node.domain, 'export a network of them')}"
                 )
             _check_numbers(node)
     for tensor in _tensors(model):
         if tensor.data_type == tensor.STRING:
             raise Impossible(f"the tensor {tensor.name!r} of the ONNX file holds texts; wanted numbers alone")
         if tensor.data_location == tensor.EXTERNAL or len(tensor.external_data):
-            raise Impossible(f"the tensor {tensor.name!r} lies outside the ONNX file; wanted all of it in one file")
+            raise Impossible(
+                f"the tensor {tensor.name!r} lies outside the ONNX file; wanted all of it in one file: "
+                "torch.onnx.export(..., external_data=False)"
+            )
         # No number takes less than half a byte.
         if min(tensor.dims, default=0) < 0 or prod(tensor.dims) > 2 * tensor.ByteSize():
             raise Impossible(
@@ -195,4 +212,7 @@ def _check_standard(model: Any) -> None:
     try:
         checker.check_model(model, full_check=True)
     except (checker.ValidationError, shape_inference.InferenceError, ValueError) as error:
-        raise Impossible(f"the ONNX file is not valid: {first_line(error)}") from error
+        if "is higher than the checker's" in str(error):
+            raise Impossible(too_new(model)) from error
+        advice = f"; {AS_FLOATS}" if "unsupported type" in str(error) else ""
+        raise Impossible(f"the ONNX file is not valid: {first_line(error)}{advice}") from error

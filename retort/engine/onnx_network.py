@@ -1,7 +1,9 @@
-"""ONNX files as networks, run unchanged by onnxruntime on the CPU."""
+"""ONNX graphs in onnxruntime, run unchanged on the CPU: images in, logits out."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from hashlib import sha256
 from math import prod
@@ -9,19 +11,26 @@ from pathlib import Path
 from threading import Timer
 from typing import Any
 
+import numpy
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from retort.architecture import Card
 from retort.datasets._pictures import memory_budget
 from retort.engine.interrupt import Impossible
-from retort.engine.onnx_graph import LOADING_SECONDS, SLOW_TO_LOAD, first_line, parse_onnx, spell
-from retort.engine.onnx_shapes import Shape, dimension, multiply_adds, peak_bytes, shapes_for
+from retort.engine.onnx_ends import ImageForm, LogitEnd, image_end, logit_end
+from retort.engine.onnx_graph import (
+    AS_FLOATS,
+    LOADING_SECONDS,
+    SLOW_TO_LOAD,
+    first_line,
+    parse_onnx,
+    spell,
+    too_new,
+)
+from retort.engine.onnx_shapes import Shape, peak_bytes, shapes_for
 from retort.engine.watchdog import ends_within
-from retort.user_model import ONNX, Expects, UserModel, expects_in, parsed_expects
+from retort.user_model import GREY_SHARES, LARGEST_SIDE, expects_in
 
-TRIED_SIZE = 224
-"""Side in pixels of the image for a trial run of a network that reads any size, before its record gives one."""
 SECONDS_PER_IMAGE, SECONDS_PER_BATCH = 60.0, 600.0
 """Longest run for each image of a batch, and for all of it; it stops networks that loop without end."""
 MOST_AT_ONCE = 64
@@ -30,75 +39,86 @@ UNINTERRUPTED_SECONDS = 3.0
 """Seconds that an operator may go on beyond that bound: onnxruntime stops a run between two of them."""
 NO_MEMORY = ("Available memory of", "Failed to allocate memory", "bad_alloc", "bad allocation")
 """Parts of onnxruntime's errors where it gets no memory."""
+TOO_NEW = ("ONNX Runtime only *guarantees* support", "Unsupported model IR version")
+"""Parts of onnxruntime's errors about files of later versions."""
+TRIED_IMAGES = 3
+"""Images of a trial run: networks are exported with a batch of one or two, which may be fixed inside."""
+MADE_OF_LOGITS: dict[str, Callable[[Tensor], Tensor]] = {
+    "Softmax": lambda logits_NK: logits_NK.softmax(1),
+    "LogSoftmax": lambda logits_NK: logits_NK.log_softmax(1),
+    "Sigmoid": Tensor.sigmoid,
+}
+"""The operators of onnx_ends.LAST."""
+CLOSE = 1 / 128
+"""Difference of numbers that are the same, where they may have been rounded to 8 bits."""
+DYNAMIC = "dynamic_shapes=({0: torch.export.Dim('N')},)"
 
 
-def load_onnx(file: Path) -> OnnxNetwork:
-    """The network of an ONNX file, ready to run. Raises Impossible, in one sentence, for everything unwanted."""
-    return OnnxNetwork(parse_onnx(file), file)
+class TooMuch(Impossible):
+    """A run takes more memory or time than it may."""
 
 
-def metadata_of(network: OnnxNetwork) -> dict[str, str]:
-    """The file's own metadata, texts by key."""
-    return {entry.key: entry.value for entry in network.model.metadata_props}
+def load_onnx(file: Path, size: int | None = None) -> OnnxNetwork:
+    """The network of an ONNX file, ready to run, on images of `size` pixels a side where it reads any.
+
+    Raises Impossible, in one sentence, for everything unwanted.
+    """
+    return OnnxNetwork(parse_onnx(file), file, size)
 
 
 class OnnxNetwork:
     """A checked ONNX network in onnxruntime: (N, 3, S, S) images in, (N, K) logits out. Copies share the session."""
 
-    def __init__(self, model: Any, file: Path) -> None:
-        import onnxruntime
+    form: ImageForm
+    """The form of the images that the graph gets."""
+    batch: int | None
+    """Images in each of its batches; None is any number."""
+    at_once: int
+    """Most images in one run."""
+    outputs: int
+    """K, the number of logits."""
+
+    def __init__(self, model: Any, file: Path, size: int | None = None) -> None:
+        from onnx import helper
 
         self.model = model
-        self._input = self._only_input()
-        self._output = self._only_output()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        _bound_memory()
-        options.add_session_config_entry("session.use_env_allocators", "1")
-        shape = [dimension(d) for d in self._input.type.tensor_type.shape.dim]
-        self.channels_last = shape[1] != 3 and shape[3] == 3
-        self.batch = shape[0]
-        """Images in each of its batches; None is any number."""
-        sides = shape[1:3] if self.channels_last else shape[2:]
-        if shape[3 if self.channels_last else 1] != 3 or (None not in sides and sides[0] != sides[1]):
-            raise Impossible(
-                f"the ONNX file's input {self._input.name!r} has the shape {spell(shape)}; wanted (N, 3, S, S) or "
-                "(N, S, S, 3)"
-            )
-        self.size = sides[0] or sides[1]
+        self.metadata = {entry.key: entry.value for entry in model.metadata_props}
+        self.warnings: list[str] = []
+        """Sentences about what is odd."""
+        self._input = image_end(model.graph)
+        self._dtype = helper.tensor_dtype_to_np_dtype(self._input.kind)
+        self._declared = self._output = logit_end(model.graph)
+        self._takes_logarithm = False
+        self.size = self._input.size
         """Side of its images, in pixels; None is any."""
-        self.at_once = self.batch or self._images_that_fit()
-        """Most images in one run."""
-        try:
-            # From bytes, so that no file beside it can be named; constants are computed in the run, where memory and
-            # time are bounded.
-            with ends_within(LOADING_SECONDS, SLOW_TO_LOAD):
-                self._session = onnxruntime.InferenceSession(
-                    file.read_bytes(),
-                    options,
-                    providers=["CPUExecutionProvider"],
-                    disabled_optimizers=["ConstantFolding"],
-                )
-        except Exception as error:  # onnxruntime's own errors have no base of their own
-            raise Impossible(f"onnxruntime cannot load the ONNX file: {first_line(error)}") from error
+        tried = self.size or size or expects_in(self.metadata).get("expects", {}).get("size")
+        if not isinstance(tried, int):
+            raise Impossible("the ONNX file does not describe the images that it expects; give expects.size")
+        if not 1 <= tried <= LARGEST_SIDE:
+            raise Impossible(
+                f"the ONNX file takes images of {tried:,} pixels a side; at most {LARGEST_SIDE:,} are read"
+            )
+        self._session = _session(model, file, self._output.before)
+        self._settle(tried)
+
+    @property
+    def reads_pixels(self) -> bool:
+        """Whether the graph takes whole numbers, those of pixels: 0 to 255."""
+        return bool(self._dtype == numpy.uint8)
+
+    @property
+    def digest(self) -> bytes:
+        """sha256 of the graph and of the way in which it is read."""
+        made = sha256(self.model.SerializeToString(deterministic=True))
+        made.update(repr((self.form, self._output, self._takes_logarithm)).encode())
+        return made.digest()
 
     def shapes(self, size: int) -> dict[str, Shape]:
         """Shape and item size of each tensor of the outermost graph, by name, as far as they can be inferred.
 
         They hold for one image of `size` pixels a side, or for a fixed batch of them.
         """
-        sides = (size, size, 3) if self.channels_last else (3, size, size)
-        return shapes_for(self.model, self._input.name, (self.batch or 1, *sides))
-
-    def _images_that_fit(self) -> int:
-        """Most images that a run may hold. Raises Impossible where not even one fits."""
-        budget = memory_budget()
-        needed = peak_bytes(self.model.graph, self.shapes(self.size or TRIED_SIZE))
-        if needed > budget:
-            raise Impossible(f"the ONNX network takes {needed:,} bytes for one image; at most {budget:,} are available")
-        return min(MOST_AT_ONCE, max(1, budget // (2 * max(1, needed))))
+        return shapes_for(self.model, self._input.name, self._input.kind, self.form.shape(self.batch or 1, size))
 
     def run(self, images: Tensor) -> Tensor:
         """(N, K) float32 logits of (N, 3, S, S), on the images' device. Raises Impossible where it cannot be run."""
@@ -106,20 +126,75 @@ class OnnxNetwork:
         logits = [self._run(batch)[: len(batch)] for batch in torch.split(images, self.at_once)]
         return torch.cat(logits).to(images.device)
 
+    def _settle(self, size: int) -> None:
+        """Find by runs on noise the form of its images and the way to read its output. Raises Impossible."""
+        forms, failures = self._input.forms, []
+        for form in forms:
+            for batch in [self._input.batch] if self._input.batch else [None, 1]:
+                self.form, self.batch = form, batch
+                try:
+                    self._try(size)
+                except TooMuch:
+                    raise
+                except Impossible as error:
+                    failures.append(error)
+                    continue
+                return
+        if len(forms) == 1:
+            raise failures[0]
+        raise Impossible(
+            f"{failures[0]} (as {forms[0]}, nor does it run as {' or '.join(map(str, forms[1:]))}, of {size} pixels a "
+            "side); export it with the shape of its images"
+        )
+
+    def _try(self, size: int) -> None:
+        """Run it on noise in the present form, and find the way in which its output is read. Raises Impossible."""
+        self.at_once = self._images_that_fit(size)
+        count = self.batch or min(TRIED_IMAGES, self.at_once)
+        images = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+        images = images * 255 if self.reads_pixels else images
+        names = [self._declared.name, *filter(None, [self._declared.before])]
+        given, *before = self._infer(self._batch(images), names)
+        reading = _reading(self._declared, _rows(given, len(images)), before[0] if before else None)
+        self._output, self._takes_logarithm, warning = reading
+        self.outputs = self._run(images).shape[1]
+        self.warnings = [warning] if warning else []
+        if len(self._input.forms) > 1:
+            self.warnings.append(f"its input does not say the order of its axes; images are given as {self.form}")
+        if self.batch == 1:
+            self.warnings.append(f"it takes one image at a time, which is slow; wanted an export with {DYNAMIC}")
+
+    def _images_that_fit(self, size: int) -> int:
+        """Most images that a run may hold; those of a fixed batch. Raises TooMuch where not even these fit."""
+        budget = memory_budget()
+        images = torch.float32.itemsize * prod(self.form.shape(self.batch or 1, size))
+        needed = max(images, peak_bytes(self.model.graph, self.shapes(size)))
+        if needed > budget:
+            count = f"a batch of {self.batch:,}" if self.batch else "one image"
+            raise TooMuch(f"the ONNX network takes {needed:,} bytes for {count}; at most {budget:,} are available")
+        return self.batch or min(MOST_AT_ONCE, max(1, budget // (2 * needed)))
+
     def _run(self, images: Tensor) -> Tensor:
         missing = (self.batch or len(images)) - len(images)
-        batch = images.detach().float().cpu()
         if missing:
-            batch = torch.cat([batch, batch[:1].expand(missing, -1, -1, -1)])
-        batch = batch.permute(0, 2, 3, 1) if self.channels_last else batch
-        logits = self._infer(batch)
-        if logits.ndim != 2 or len(logits) != len(batch):
-            raise Impossible(
-                f"the ONNX network gives {spell(list(logits.shape))} for {len(batch)} images; wanted (N, K) logits"
-            )
-        return torch.from_numpy(logits)
+            images = torch.cat([images, images[:1].expand(missing, -1, -1, -1)])
+        (found,) = self._infer(self._batch(images), [self._output.before or self._output.name])
+        # The tensor before an output has as many numbers, perhaps on more axes.
+        logits = _rows(numpy.reshape(found, (len(images), -1)) if self._output.before else found, len(images))
+        if self._takes_logarithm:
+            return logits.clamp(min=torch.finfo(torch.float32).tiny).log()
+        return torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
 
-    def _infer(self, batch: Tensor) -> Any:
+    def _batch(self, images: Tensor) -> Any:
+        """(N, 3, S, S) as the graph takes them."""
+        batch = images.detach().float().cpu()
+        if self.form.channels == 1:
+            batch = (batch * torch.tensor(GREY_SHARES).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        batch = batch.permute(0, 2, 3, 1) if self.form.channels_last else batch
+        batch = batch.round().clamp(0, 255) if self.reads_pixels else batch
+        return batch.contiguous().numpy().astype(self._dtype, copy=False)
+
+    def _infer(self, batch: Any, names: list[str]) -> list[Any]:
         from onnxruntime import RunOptions
 
         options = RunOptions()
@@ -130,133 +205,106 @@ class OnnxNetwork:
         timer.start()
         try:
             with ends_within(seconds + UNINTERRUPTED_SECONDS, too_slow):
-                (logits,) = self._session.run(
-                    [self._output.name], {self._input.name: batch.contiguous().numpy()}, options
-                )
+                found: list[Any] = self._session.run(names, {self._input.name: batch}, options)
         except Exception as error:
             if "terminate flag" in str(error):
-                raise Impossible(too_slow) from error
+                raise TooMuch(too_slow) from error
             if any(words in str(error) for words in NO_MEMORY):
-                raise Impossible(
+                raise TooMuch(
                     f"the ONNX network takes more memory for a batch of {len(batch)} than the {memory_budget():,} "
                     "bytes that are available"
                 ) from error
-            raise Impossible(f"the ONNX network cannot be run: {first_line(error)}") from error
+            advice = "" if self.batch else f"; where its batch is fixed inside, export it with {DYNAMIC}"
+            raise Impossible(
+                f"the ONNX network cannot be run on a batch of {len(batch)}: {first_line(error)}{advice}"
+            ) from error
         finally:
             timer.cancel()
-        return logits
-
-    def _only_input(self) -> Any:
-        graph = self.model.graph
-        constants = {tensor.name for tensor in graph.initializer}
-        inputs = [value for value in graph.input if value.name not in constants]
-        if len(inputs) != 1:
-            raise Impossible(f"the ONNX file has {len(inputs)} inputs; wanted one, the images")
-        self._check_float(inputs[0], "input")
-        if len(inputs[0].type.tensor_type.shape.dim) != 4:
-            found = spell([dimension(d) for d in inputs[0].type.tensor_type.shape.dim])
-            raise Impossible(f"the ONNX file's input has the shape {found}; wanted (N, 3, S, S) or (N, S, S, 3)")
-        return inputs[0]
-
-    def _only_output(self) -> Any:
-        outputs = self.model.graph.output
-        if len(outputs) != 1:
-            raise Impossible(f"the ONNX file has {len(outputs)} outputs; wanted one, the logits")
-        self._check_float(outputs[0], "output")
-        return outputs[0]
-
-    def _check_float(self, value: Any, role: str) -> None:
-        from onnx import TensorProto
-
-        kind = value.type.tensor_type.elem_type
-        if not value.type.HasField("tensor_type") or kind != TensorProto.FLOAT:
-            named = TensorProto.DataType.Name(kind) if value.type.HasField("tensor_type") else "no tensor"
-            raise Impossible(f"the ONNX file's {role} {value.name!r} is {named}; wanted a tensor of float32")
+        return found
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OnnxNetwork:
         return self
 
 
-class OnnxBody(nn.Module):
-    """An ONNX network in the place of a body; its only module of torch puts the logits into an order."""
+def _session(model: Any, file: Path, further: str | None) -> Any:
+    """onnxruntime's session of a model, with a further tensor as its output."""
+    import onnxruntime
 
-    fingerprint: Tensor
-
-    def __init__(self, network: OnnxNetwork) -> None:
-        super().__init__()
-        self.network = network
-        digest = sha256(network.model.SerializeToString(deterministic=True)).digest()
-        # Networks are compared by their tensors.
-        self.register_buffer("fingerprint", torch.tensor(list(digest), dtype=torch.uint8))
-        self.classifier = OutputOrder(_outputs(network))
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.network.run(images))
-        return logits
-
-
-class OutputOrder(nn.Module):
-    """A permutation of the K columns of (N, K) logits."""
-
-    order: Tensor
-
-    def __init__(self, outputs: int) -> None:
-        super().__init__()
-        self.register_buffer("order", torch.arange(outputs))
-
-    def forward(self, logits_NK: Tensor) -> Tensor:
-        return logits_NK[:, self.order]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    _bound_memory()
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    content = file.read_bytes() if further is None else _with_output(model, further)
+    try:
+        # From bytes, so that no file beside it can be named; constants are computed in the run, where memory and time
+        # are bounded.
+        with ends_within(LOADING_SECONDS, SLOW_TO_LOAD):
+            return onnxruntime.InferenceSession(
+                content, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"]
+            )
+    except Exception as error:  # onnxruntime's own errors have no base of their own
+        if any(words in str(error) for words in TOO_NEW):
+            raise Impossible(too_new(model)) from error
+        advice = f"; {AS_FLOATS}" if "NOT_IMPLEMENTED" in str(error) else ""
+        raise Impossible(f"onnxruntime cannot load the ONNX file: {first_line(error)}{advice}") from error
 
 
-def _outputs(network: OnnxNetwork) -> int:
-    size = network.size or TRIED_SIZE
-    return network.run(torch.zeros(network.batch or 1, 3, size, size)).shape[1]
+def _with_output(model: Any, name: str) -> bytes:
+    """The model's bytes with one output more; its type is inferred."""
+    from onnx import ValueInfoProto
+
+    if any(value.name == name for value in model.graph.output):
+        return bytes(model.SerializeToString())
+    model.graph.output.append(ValueInfoProto(name=name))
+    content = bytes(model.SerializeToString())
+    del model.graph.output[-1]
+    return content
 
 
-def onnx_card(network: OnnxNetwork, expects: Expects) -> Card:
-    """The card of an ONNX network: its counts, and nothing to read but logits."""
-    graph = network.model.graph
-    counts = [prod(tensor.dims) for tensor in graph.initializer]
-    return Card(
-        architecture=ONNX,
-        family=ONNX,
-        stages=(),
-        embedding=0,
-        head="other",
-        preactivations=False,
-        body_parameters=sum(counts),
-        image_size=expects.size,
-        multiply_adds=multiply_adds(network.model.graph, network.shapes(expects.size)) // (network.batch or 1),
-        classifier_bias=False,
-    )
+def _rows(found: Any, count: int) -> Tensor:
+    """(N, K) float32 of an output for N images, of whose further axes one at most is longer than 1.
 
-
-def completed(record: UserModel, network: OnnxNetwork) -> UserModel:
-    """The record, completed from the file's metadata where the user left fields empty.
-
-    Raises Impossible where neither gives an expectation, or where the file contradicts the record.
+    Raises Impossible for other shapes.
     """
-    metadata = metadata_of(network)
-    stated = expects_in(metadata)
-    expects = record.expects
-    if expects is None:
-        from_file = dict(stated.get("expects", {}))
-        if "retort" in metadata:
-            # Retort's exports normalise images in [0, 1] themselves.
-            from_file |= {"channel_order": "rgb", "mean": [0.0] * 3, "std": [1.0] * 3}
-        if network.size is not None:
-            from_file["size"] = network.size
-        expects, wrong = parsed_expects(from_file)
-        if expects is None:
-            raise Impossible(f"the ONNX file does not describe the images that it expects; give expects.{wrong[0]}")
-    if network.size is not None and expects.size != network.size:
-        raise Impossible(f"the ONNX file takes images of {network.size} pixels a side; expects says {expects.size}")
-    names = record.class_names or tuple(map(str, stated.get("class_names", ()))) or None
-    found = network.run(torch.rand(network.batch or 1, 3, expects.size, expects.size)).shape[1]
-    for source, count in (("its record", record.outputs), ("its class names", names and len(names))):
-        if count is not None and count != found:
-            raise Impossible(f"the ONNX network gives {found} outputs; wanted {count} by {source}")
-    return record.completed(outputs=found, class_names=names, expects=expects, card=onnx_card(network, expects))
+    shape = list(numpy.shape(found))
+    if not shape or shape[0] != count or sum(side != 1 for side in shape[1:]) > 1:
+        advice = f": export it with {DYNAMIC}" if shape[:1] != [count] else ""
+        raise Impossible(f"the ONNX network gives {spell(shape)} for a batch of {count}; wanted (N, K) logits{advice}")
+    return torch.from_numpy(numpy.asarray(found, numpy.float32).reshape(count, -1))
+
+
+def _reading(end: LogitEnd, given: Tensor, before: Any) -> tuple[LogitEnd, bool, str | None]:
+    """The way to read an output as logits: the tensor, whether its logarithm is taken, and a sentence where that is
+    odd. Raises Impossible where it cannot be read.
+
+    `given` is the (N, K) output for noise, `before` the tensor before its last operator, of any shape.
+    """
+    if before is not None and before.size == given.numel() and (end.last == "Sigmoid" or given.shape[1] > 1):
+        logits = torch.from_numpy(numpy.asarray(before, numpy.float32)).view_as(given)
+        if torch.allclose(MADE_OF_LOGITS[end.last](logits), given, rtol=CLOSE, atol=CLOSE):
+            return end, False, _before_sentence(end.last, given.shape[1])
+    plain = replace(end, before=None, last="")
+    if given.shape[1] == 1:
+        raise Impossible(
+            "the ONNX network gives one number an image; wanted a logit for each class: export two, or end it with "
+            "Sigmoid where it is the logit of the second of two classes"
+        )
+    if bool(((given == 0) | (given == 1)).all()):
+        raise Impossible("the ONNX network gives nothing but 0 and 1; wanted logits: export it without argmax")
+    if bool((given >= 0).all()) and bool(((given.double().sum(1) - 1).abs() < CLOSE).all()):
+        return plain, True, "its outputs are probabilities: their logarithms are read as logits"
+    if bool(((given.double().norm(dim=1) - 1).abs() < 1e-3).all()):
+        return plain, False, "its outputs have length 1 for every image, as embeddings have; wanted logits of classes"
+    return plain, False, f"of its outputs {end.name!r} is read" if end.others else None
+
+
+def _before_sentence(last: str, outputs: int) -> str:
+    if outputs == 1:
+        return "it ends with one Sigmoid, the probability of the second class: the logits 0 and that before it are read"
+    each = " for each class" if last == "Sigmoid" else ""
+    return f"it ends with {last}{each}: the tensor before it is read as logits"
 
 
 @cache

@@ -20,19 +20,19 @@ Shape = tuple[list[int | None], int]
 UNKNOWN: Shape = ([None], 0)
 
 
-def shapes_for(model: Any, name: str, images: tuple[int, ...]) -> dict[str, Shape]:
-    """Shape of each tensor by name, for images of that shape at the input `name`.
+def shapes_for(model: Any, name: str, kind: int, images: tuple[int, ...]) -> dict[str, Shape]:
+    """Shape of each tensor by name, for images of that shape and dtype (of TensorProto) at the input `name`.
 
     Inferred without the weights, and without the shapes that the file itself declares. Raises Impossible for a graph
     that is not valid.
     """
-    from onnx import ModelProto, TensorProto, helper, shape_inference
+    from onnx import ModelProto, helper, shape_inference
 
     bare = ModelProto(ir_version=max(4, model.ir_version), opset_import=model.opset_import, functions=model.functions)
     graph = bare.graph
     graph.name = model.graph.name
     graph.node.extend(model.graph.node)
-    graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, images))
+    graph.input.append(helper.make_tensor_value_info(name, kind, images))
     for value in model.graph.output:
         graph.output.append(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, None))
     for tensor in model.graph.initializer:

@@ -12,6 +12,7 @@ from retort.engine.train_state import TrainState, snapshot
 from retort.engine.trainer import epoch_plan_of
 from retort.network import Network
 from retort.recipe import TEACHER_NAME
+from retort.validation import teacher_warnings
 
 
 def teach(context: RunContext, trainer: SectionRunner) -> NetworkResult | None:
@@ -22,6 +23,9 @@ def teach(context: RunContext, trainer: SectionRunner) -> NetworkResult | None:
     with context.redoing(begun=context.begun):
         network = networks.teacher_network(context.task, teacher, context.data.facts, context.paths.weights)
         network = networks.placed(network, context.device)
+    if teacher.weights is not None:
+        for warning in teacher_warnings(context.recipe, network.image.size, context.data.facts):
+            context.warn(warning)
     result = NetworkResult(
         TEACHER_NAME,
         "teacher",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,23 +17,38 @@ from retort.architectures import ARCHITECTURES, CARDS
 from retort.engine.cards import card_of
 from retort.engine.interrupt import Impossible
 from retort.engine.onnx_graph import first_line
-from retort.engine.onnx_network import OnnxBody, load_onnx
+from retort.engine.onnx_model import OnnxBody
+from retort.engine.onnx_network import load_onnx
+from retort.engine.tensor_names import COUNTER, NameMatch, match_names
 from retort.network import Layout, Network
 from retort.recipe import Recipe
 from retort.tensor_file import TensorFileError, read_header
-from retort.user_model import RECORD, UserModel
+from retort.user_model import GREY_SHARES, RECORD, UserModel
 
-PREFIXES = ("module.", "model.", "backbone.", "_orig_mod.", "ema.", "module_ema.", "state_dict.")
-"""Prefixes of DataParallel, Lightning, torch.compile and averages before the names of a network's tensors."""
 NAMED = 20
-"""Most tensors that a sentence names."""
+"""Most tensors of the network, and as many of the file, that a refusal names."""
+WARNED = 5
+"""Most tensors that a warning names."""
 LONGEST_NAME = 500
-"""Characters of a tensor's name, or of its shape, in a sentence."""
+"""Characters of a tensor's name, or of its shape, in a refusal."""
+LONGEST_WARNED = 100
+"""Characters of a tensor's name in a warning."""
 MOST_TENSORS = 50_000
 DTYPES = frozenset({"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"})
 """Dtypes of weights and counters. torch cannot tell whether numbers of four bits are finite."""
-COUNTERS = "num_batches_tracked"
-"""A counter of batch norm that nothing reads; files of old versions lack it."""
+OF_TRAINING = ("loss", "criterion", "metric", "total_ops", "total_params")
+"""Words in the last parts of names that losses, metrics and thop's counters have, which no network computes with."""
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """A user model's network, and all that its check has to say about the file."""
+
+    network: Network
+    unread: tuple[str, ...] = ()
+    """Tensors of the file that the network does not have."""
+    warnings: tuple[str, ...] = ()
+    """Sentences about what is odd."""
 
 
 def read_record(model_id: str, weights: Path) -> UserModel:
@@ -59,20 +75,18 @@ def cards_for(architectures: Iterable[str], models: Mapping[str, UserModel]) -> 
     return {name: recorded.get(name) or CARDS.get(name) or card_of(name) for name in architectures}
 
 
-def user_network(record: UserModel, folder: Path) -> Network:
+def user_network(record: UserModel, folder: Path) -> BuiltModel:
     """The network in eval mode on the CPU, with the input that its record gives.
 
     `folder` holds its file. Raises Impossible, in one sentence, for every fault of the file.
     """
     file = folder / record.file
-    if record.form == "onnx":
-        network = Network(OnnxBody(load_onnx(file)), Layout(stages=(), classifier="classifier"))
-    else:
-        network = _from_tensors(record, file)
+    built = _from_onnx(record, file) if record.form == "onnx" else _from_tensors(record, file)
     if record.expects is None:
         raise Impossible(f"the record of {record.id} does not describe the images that it expects")
-    network.set_input(record.expects.input())
-    return network.eval()
+    built.network.set_input(record.expects.input())
+    built.network.eval()
+    return built
 
 
 def load_tensors(file: Path) -> dict[str, Tensor]:
@@ -109,7 +123,13 @@ def _check_header(file: Path) -> None:
                 )
 
 
-def _from_tensors(record: UserModel, file: Path) -> Network:
+def _from_onnx(record: UserModel, file: Path) -> BuiltModel:
+    onnx = load_onnx(file, record.expects.size if record.expects is not None else None)
+    network = Network(OnnxBody(onnx), Layout(stages=(), classifier="classifier"))
+    return BuiltModel(network, warnings=tuple(onnx.warnings))
+
+
+def _from_tensors(record: UserModel, file: Path) -> BuiltModel:
     tensors = load_tensors(file)
     if record.architecture not in ARCHITECTURES:
         raise Impossible(f"{record.id} is a {record.architecture!r}; no such architecture is installed here")
@@ -122,76 +142,111 @@ def _from_tensors(record: UserModel, file: Path) -> Network:
     layout = network.layout
     heads = tuple(f"{name}." for name in (layout.classifier, *layout.further_classifiers))
     wanted = network.body.state_dict()
-    found = {own: tensors[name] for name, own in stripped(tensors, wanted, heads).items()}
-    _check_fit(record, found, wanted, heads)
+    match = match_names(tensors, wanted, heads)
+    _check_copies(record, match, tensors)
+    found = _in_three_channels(record, {own: tensors[name] for own, name in match.found.items()}, wanted)
+    _check_outputs(record, found, wanted, heads)
+    _check_fit(record, match, tensors, found, wanted)
     _check_numbers(found)
     network.body.load_state_dict({name: found.get(name, wanted[name]) for name in wanted})
-    return network
+    large = [name for name in match.left if tensors[name].numel() > 1 and not _is_of_training(name)]
+    return BuiltModel(network, match.left, tuple(_unread_warnings(record, large)))
 
 
-def stripped(names: Iterable[str], wanted: Iterable[str], heads: tuple[str, ...] = ()) -> dict[str, str]:
-    """A file's names, each with the same name less the prefixes that frameworks put before it.
+def _unread_warnings(record: UserModel, names: list[str]) -> Iterator[str]:
+    if names:
+        more = f" and {len(names) - WARNED} more" if len(names) > WARNED else ""
+        listed = ", ".join(name[:LONGEST_WARNED] for name in names[:WARNED])
+        yield f"the file has tensors that {record.architecture} does not have, which are not read: {listed}{more}"
 
-    A prefix is removed when all names have it, or all but the classifiers' (`heads`), and more names then fit `wanted`,
-    or may once further prefixes are removed. Names that already fit stay.
+
+def _is_of_training(name: str) -> bool:
+    return any(word in part for part in name.lower().split(".")[-2:] for word in OF_TRAINING)
+
+
+def _check_copies(record: UserModel, match: NameMatch, tensors: Mapping[str, Tensor]) -> None:
+    """Raise Impossible where the file holds the network more than once, with other numbers."""
+    for copy in match.copies.values():
+        if any(_differ(tensors[copy.get(own, name)], tensors[name]) for own, name in match.found.items()):
+            named = ", ".join(repr(one[:LONGEST_NAME]) for one in [*match.copies][:NAMED])
+            raise Impossible(
+                f"the file holds {record.architecture} {len(match.copies)} times, under the prefixes {named}, with "
+                "other numbers each time; write a file with the one that is meant"
+            )
+
+
+def _differ(one: Tensor, other: Tensor) -> bool:
+    return one is not other and (one.dtype != other.dtype or not one.equal(other))
+
+
+def _in_three_channels(
+    record: UserModel, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The tensors, with a first layer that reads grey spread over red, green and blue, by their shares in grey.
+
+    The outputs are the same as of the grey of an image. Raises Impossible where the record says other channels.
     """
-    known = set(wanted)
-    current = {name: name for name in names}
-
-    def fitting(renamed: Mapping[str, str]) -> int:
-        return len(known.intersection(renamed.values()))
-
-    best = current
-    while True:
-        prefix = _shared_prefix(current.values(), heads)
-        if prefix is None:
-            return best
-        shorter = {name: own.removeprefix(prefix) for name, own in current.items()}
-        if len(set(shorter.values())) < len(shorter):
-            return best
-        current = shorter
-        if fitting(current) > fitting(best):
-            best = current
+    shapes = {name: ((*wanted[name].shape[:1], 1, *wanted[name].shape[2:]), wanted[name].shape) for name in found}
+    grey = [n for n, (one, three) in shapes.items() if three[1:2] == (3,) and found[n].shape == one]
+    says_grey = record.expects is not None and record.expects.channel_order == "grey"
+    if says_grey != bool(grey):
+        raise Impossible(
+            f"{grey[0]} reads one channel; wanted the channel_order grey and one number each as mean and std in expects"
+            if grey
+            else "the file's network reads three channels; expects says the channel_order grey"
+        )
+    shares = torch.tensor(GREY_SHARES)
+    return dict(found) | {n: found[n] * shares.to(found[n].dtype).view(1, 3, *[1] * (found[n].ndim - 2)) for n in grey}
 
 
-def _shared_prefix(names: Iterable[str], heads: tuple[str, ...]) -> str | None:
-    names = list(names)
-    for prefix in PREFIXES:
-        without = [name for name in names if not name.startswith(prefix)]
-        if len(without) < len(names) and all(name.startswith(heads) for name in without):
-            return prefix
-    return None
+def _check_outputs(
+    record: UserModel, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], heads: tuple[str, ...]
+) -> None:
+    """Raise Impossible where the file's classifier gives another number of outputs."""
+    for name in sorted(name for name in found if name.startswith(heads)):
+        has, wants = tuple(found[name].shape), tuple(wanted[name].shape)
+        if len(has) == len(wants) and has[0] != wants[0] and has[1:] == wants[1:]:
+            one = "; one output for two classes is given as two, the first with weights and bias of 0" * (has[0] == 1)
+            raise Impossible(
+                f"the classifier of the file gives {has[0]} outputs ({name} has the shape {list(has)}); wanted "
+                f"{record.outputs}, as its record says{one}"
+            )
 
 
 def _check_fit(
-    record: UserModel, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], heads: tuple[str, ...]
+    record: UserModel,
+    match: NameMatch,
+    tensors: Mapping[str, Tensor],
+    found: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
 ) -> None:
-    """Raise Impossible with every tensor that is missing, unexpected or of another shape."""
-    for name in sorted(found.keys() & wanted.keys()):
-        has, wants = tuple(found[name].shape), tuple(wanted[name].shape)
-        if name.startswith(heads) and len(has) == len(wants) and has[0] != wants[0] and has[1:] == wants[1:]:
-            raise Impossible(
-                f"the classifier of the file gives {has[0]} outputs ({name} has the shape {list(has)}); wanted "
-                f"{record.outputs}, as its record says"
-            )
-    differences = list(_differences(found, wanted))
-    if differences:
-        more = f", and {len(differences) - NAMED} more" if len(differences) > NAMED else ""
-        raise Impossible(f"the weights do not fit {record.architecture}: {', '.join(differences[:NAMED])}{more}")
+    """Raise Impossible where tensors of the network are missing or of another shape, or others stand among them; it
+    names both sides."""
+    differing = list(_differences(found, wanted))
+    floats = [name for name in match.left if tensors[name].is_floating_point() and not _is_of_training(name)]
+    # Beside the network there may be anything, unless the network itself is not whole.
+    odd = floats if differing else [name for name in floats if name.startswith(match.prefix)]
+    unexpected = [f"{name[:LONGEST_NAME]} is unexpected" for name in odd]
+    if differing or unexpected:
+        listed = ", ".join([*_cut(differing), *_cut(unexpected)])
+        raise Impossible(f"the weights do not fit {record.architecture}: {listed}")
+
+
+def _cut(sentences: list[str]) -> list[str]:
+    more = len(sentences) - NAMED
+    return [*sentences[:NAMED], f"and {more} more"] if more > 0 else sentences
 
 
 def _differences(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Iterator[str]:
     for name in wanted:
         if name not in found:
-            if not name.endswith(COUNTERS):
+            if not name.endswith(COUNTER):
                 yield f"{name} is missing"
         elif found[name].shape != wanted[name].shape:
             shape = str(list(found[name].shape))[:LONGEST_NAME]
             yield f"{name} has the shape {shape} and not {list(wanted[name].shape)}"
         elif found[name].is_floating_point() != wanted[name].is_floating_point():
             yield f"{name} holds {found[name].dtype} and not {wanted[name].dtype}"
-    for name in sorted(found.keys() - wanted.keys()):
-        yield f"{name[:LONGEST_NAME]} is unexpected"
 
 
 def _check_numbers(tensors: Mapping[str, Tensor]) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from retort.network import Network
 
 MIDDLE_GREY = (0.5, 0.5, 0.5)
+ENLARGED = 1.25
+"""Factor above which images are too small for a network: those of 28 pixels still serve one of 32."""
 
 
 def image_facts(facts: DataFacts) -> ImageFacts:
@@ -40,6 +42,16 @@ class ImageTask(Task):
             yield (
                 f"{card.architecture} reads images of {card.smallest_image} pixels a side at least; "
                 f"the data set's have {size}"
+            )
+
+    def teacher_warnings(self, size: int, facts: DataFacts) -> Iterator[str]:
+        """Images that are enlarged for the teacher: `size` is the side that it expects, in pixels."""
+        found = image_facts(facts).image_size
+        if size > ENLARGED * found:
+            yield (
+                f"the teacher expects images of {size} pixels a side, and the data set's have {found}: trained "
+                f"networks recognise little in enlarged images; take the data set in with image_size {size} (the "
+                "student may still see less)"
             )
 
     def build(self, family: Architecture, architecture: str, facts: DataFacts) -> Network:

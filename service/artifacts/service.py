@@ -82,8 +82,11 @@ def read_description(project_id: str, job_id: str, network: str) -> Mapping[str,
 
 
 def _is_description(value: Any) -> bool:
-    """Whether JSON that an engine wrote names an architecture and, if it has one, its wrapper's method."""
+    """Whether JSON that an engine wrote names an architecture and, if it has them, its wrapper's method and the size
+    of its input."""
     if not isinstance(value, dict) or not isinstance(value.get("architecture"), str):
         return False
-    wrapper = value.get("wrapper")
+    wrapper, image = value.get("wrapper"), value.get("input")
+    if image is not None and not (isinstance(image, dict) and isinstance(image.get("size"), int)):
+        return False
     return wrapper is None or (isinstance(wrapper, dict) and isinstance(wrapper.get("method"), str))

@@ -5,9 +5,12 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import JSON, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
+from retort.dataset import ImageClassFacts
+from retort.spec import wrong_at
 from service.blobs import references
 from service.jobs import uses
 from service.products.models import ProductRow
@@ -41,3 +44,12 @@ class DatasetRow(ProductRow):
 
 references.register(DatasetRow)
 uses.register("dataset", DatasetRow)
+
+
+def fault_of(dataset: DatasetRow) -> str | None:
+    """One sentence on the fault of a data set's facts, as an earlier version may have stored them."""
+    try:
+        ImageClassFacts.model_validate(dataset.facts)
+    except ValidationError as error:
+        return f"{wrong_at('record', error)}; take the data set in again"
+    return None

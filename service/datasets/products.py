@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from retort.ingest import ARCHIVE
-from service.datasets.models import DatasetRow, DatasetState
+from service.datasets.models import DatasetRow, DatasetState, fault_of
 from service.products.models import ProductStage
 from service.products.service import ProductKind
 
@@ -18,6 +18,7 @@ PRODUCTS = ProductKind(
     },
     pending="it is still being taken in",
     failure=lambda job, detail: f"its job {job.id} failed: {detail}",
+    fault_of=fault_of,
     deletable_while_pending=False,
     shared_artifact=ARCHIVE,
 )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from retort.ingest import THUMBNAILS, Origin
 from retort.tasks import AnyFacts
 from service.datasets.models import DatasetRow, DatasetState
 from service.datasets.products import PRODUCTS
 from service.jobs.models import JobRow
-from service.schemas import ResponseModel
+from service.schemas import DescribedBy, ResponseModel
+
+StoredFacts = Annotated[dict[str, Any], DescribedBy(AnyFacts)]
 
 
 class DatasetLinks(ResponseModel):
@@ -40,7 +42,7 @@ class DatasetRead(ResponseModel):
     """sha256, hex, of its archive: the same images, names and settings give the same. Null until it is ready."""
     size: int | None
     """Bytes of its archive."""
-    facts: AnyFacts | None
+    facts: StoredFacts | None
     """Classes, splits and statistics."""
     job_id: str | None
     """The job that makes or made it."""

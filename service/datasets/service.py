@@ -75,18 +75,33 @@ def create(
     return (dataset, job), False
 
 
+def dataset_warnings(project_id: str, dataset: Dataset) -> list[str]:
+    """Sentences about what is odd about the use of a data set that can be used; none for others."""
+    if not isinstance(dataset, StoredDataset):
+        return []
+    try:
+        return list(dataset.size_warnings(_own_facts(project_id, dataset)))
+    except DatasetError:
+        return []
+
+
 def facts_of(project_id: str, dataset: Dataset) -> DataFacts | None:
     """The facts of a data set that a spec names, as far as they are known here: those of users' own are in the
     database; None where only a worker knows them. Raises DatasetError and OSError."""
     if not isinstance(dataset, StoredDataset):
         return dataset.facts(get_settings().data_roots)
+    return dataset.at_its_size(_own_facts(project_id, dataset))
+
+
+def _own_facts(project_id: str, dataset: StoredDataset) -> ImageClassFacts:
+    """The facts of a user data set, at its own size. Raises DatasetError where it cannot be used."""
     with reading() as session:
         found = PRODUCTS.find(session, project_id, dataset.dataset)
     if found is None:
         raise DatasetError(f"there is no data set {dataset.dataset!r}")
     if trouble := PRODUCTS.trouble_of(*found):
         raise DatasetError(f"data set {dataset.dataset} cannot be used: {trouble}")
-    return dataset.at_its_size(ImageClassFacts.model_validate(found[0].facts))
+    return ImageClassFacts.model_validate(found[0].facts)
 
 
 def dataset_problem(project_id: str, dataset: Dataset) -> str | None:

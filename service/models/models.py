@@ -5,9 +5,11 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
+from retort.spec import wrong_at
 from retort.user_model import UserModel
 from service.blobs import references
 from service.jobs import uses
@@ -53,6 +55,18 @@ uses.register("model", ModelRow)
 
 
 def record_of(model: ModelRow) -> UserModel:
-    """The record of a model for the engine."""
+    """The record of a model for the engine. Raises ValidationError where an earlier version made another one."""
     fields = ("id", "form", "architecture", "classes", "class_names", "expects", "card")
-    return UserModel.model_validate({name: getattr(model, name) for name in fields})
+    warnings = (model.report or {}).get("sentences", ())
+    return UserModel.model_validate({name: getattr(model, name) for name in fields} | {"warnings": warnings})
+
+
+def fault_of(model: ModelRow) -> str | None:
+    """One sentence on the fault of a model's record, as an earlier version may have made it."""
+    try:
+        record = record_of(model)
+    except ValidationError as error:
+        return f"{wrong_at('record', error)}; add the model again"
+    if record.outputs is None or record.expects is None:
+        return "its record does not describe its outputs and images; add the model again"
+    return None

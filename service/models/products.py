@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.models.models import ModelRow, ModelState
+from service.models.models import ModelRow, ModelState, fault_of
 from service.products.models import ProductStage
 from service.products.service import ProductKind
 
@@ -17,4 +17,5 @@ PRODUCTS = ProductKind(
     },
     pending="it is still being checked",
     failure=lambda job, detail: detail,
+    fault_of=fault_of,
 )

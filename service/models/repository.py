@@ -31,7 +31,8 @@ def note_result(session: Session, claim: Claim, blobs: Mapping[str, str]) -> Non
     found = report.get("model")
     known = {name: found.get(name) for name in FOUND} if isinstance(found, dict) else {}
     try:
-        UserModel.model_validate({"id": "model_0", "form": ONNX, "architecture": ONNX, **known})
+        shown = {"id": "model_0", "form": ONNX, "architecture": ONNX, "warnings": report.get("sentences")}
+        UserModel.model_validate({**shown, **known})
     except ValidationError as error:
         raise InvalidRecord(wrong_at(f"model in {REPORT}", error)) from None
     changed = update(ModelRow).where(ModelRow.job_id == claim.job_id)

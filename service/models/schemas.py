@@ -3,31 +3,43 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from retort.recipe import NetworkName
-from retort.user_model import MOST_CLASSES, ClassName, Expects, Form, Three
+from retort.user_model import (
+    FEWEST_CLASSES,
+    LARGEST_SIDE,
+    MOST_CLASSES,
+    ChannelOrder,
+    ChannelValues,
+    ClassName,
+    Expects,
+    Form,
+)
 from service.jobs.models import JobRow
 from service.models.models import ModelRow, ModelState
 from service.models.products import PRODUCTS
-from service.schemas import RequestModel, ResponseModel
+from service.schemas import DescribedBy, RequestModel, ResponseModel
+
+StoredExpects = Annotated[dict[str, Any], DescribedBy(Expects)]
+StoredNames = Annotated[list[str], DescribedBy(list[str])]
 
 
 class ExpectsCreate(RequestModel):
     """The form of the network's images; fields that are left out here must be in the file."""
 
-    size: int | None = Field(default=None, ge=1, le=1024)
+    size: int | None = Field(default=None, ge=1, le=LARGEST_SIDE)
     """Side of the square image, in pixels."""
-    channel_order: Literal["rgb", "bgr"] | None = None
-    """Order of the colours."""
+    channel_order: ChannelOrder | None = None
+    """Order of the colours; `grey` is one channel, 0.299 red + 0.587 green + 0.114 blue."""
     range: tuple[float, float] | None = None
     """Values of the darkest and the brightest pixel, before mean and std: [0, 1] or [0, 255], say."""
-    mean: Three | None = None
-    """Subtracted from each channel, in that range and order."""
-    std: Three | None = None
-    """Divides each channel after that."""
+    mean: ChannelValues | None = None
+    """Subtracted from each channel, in that range and order; one number for grey, else three."""
+    std: ChannelValues | None = None
+    """Divides each channel after that; as many numbers."""
 
 
 class ModelCreate(RequestModel):
@@ -41,9 +53,9 @@ class ModelCreate(RequestModel):
     """The format of the uploaded file."""
     architecture: str | None = Field(default=None, max_length=200)
     """Of safetensors: the architecture's name in the catalogue."""
-    classes: int | None = Field(default=None, ge=2, le=MOST_CLASSES)
+    classes: int | None = Field(default=None, ge=FEWEST_CLASSES, le=MOST_CLASSES)
     """Number of its classes, where class_names are not given."""
-    class_names: tuple[ClassName, ...] | None = Field(default=None, min_length=2, max_length=MOST_CLASSES)
+    class_names: tuple[ClassName, ...] | None = Field(default=None, min_length=FEWEST_CLASSES, max_length=MOST_CLASSES)
     """Name of each class, in the order of its outputs."""
     expects: ExpectsCreate = ExpectsCreate()
     """The form of its images."""
@@ -77,9 +89,9 @@ class ModelRead(ResponseModel):
     """Name in the catalogue, or `onnx`."""
     classes: int | None
     """Null until its job has looked into an ONNX file, as the fields below."""
-    class_names: list[str] | None
+    class_names: StoredNames | None
     """Name of each class, in the order of its outputs; null where they are unknown."""
-    expects: Expects | None
+    expects: StoredExpects | None
     """The form of its images."""
     size: int
     """Bytes of its file."""

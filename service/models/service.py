@@ -13,15 +13,17 @@ from retort.architectures import ARCHITECTURES
 from retort.check import Check
 from retort.kinds import CHECK
 from retort.registry import nearest
+from retort.tasks import TASKS
 from retort.tensor_file import TensorFileError, parse_metadata, read_header
-from retort.user_model import ONNX, expects_in, from_description, parsed_expects
+from retort.user_model import ONNX, expects_in, from_description, parsed_class_names, parsed_expects
+from retort.validation import output_problems
 from service.access.caller import Caller
 from service.artifacts.repository import find_artifact
 from service.artifacts.service import read_description
 from service.blobs.models import BlobRow
 from service.blobs.repository import BlobDraft, BlobGone, refer
 from service.blobs.service import read_bytes
-from service.datasets.service import dataset_problem
+from service.datasets.service import dataset_problem, facts_of
 from service.db import read_now, reading, transaction
 from service.errors import Conflict, FieldError, Invalid, quote
 from service.fields import field_errors
@@ -30,7 +32,7 @@ from service.job_creation.service import Submission, enqueue, made_before
 from service.jobs import repository as jobs
 from service.jobs.models import JobRow, State
 from service.jobs.uses import hold
-from service.models.models import ModelRow
+from service.models.models import ModelRow, record_of
 from service.models.products import PRODUCTS
 from service.models.schemas import ModelCreate
 from service.products.repository import RowAndJob, add
@@ -116,13 +118,26 @@ def check(
     except ValidationError as error:
         raise Invalid.of(field_errors(error, Check)) from None
     assert spec.dataset is not None
-    if problem := dataset_problem(caller.project_id, spec.dataset):
+    if problem := _check_problem(caller.project_id, spec, model):
         raise Invalid.of([FieldError(pointer="/dataset", detail=problem)])
     made = made_before(session, caller, sent)
     if made is not None:
         return made, True
     needs = hold(session, caller.project_id, CHECK, spec.model_dump(mode="json"))
     return enqueue(session, caller, sent, spec, name=f"checks {model.name}"[:200], needs_disk_bytes=needs)
+
+
+def _check_problem(project_id: str, spec: Check, model: ModelRow) -> str | None:
+    """One sentence why the model cannot be tried on the data set, if that shows here."""
+    assert spec.dataset is not None
+    if problem := dataset_problem(project_id, spec.dataset):
+        return problem
+    facts, task = facts_of(project_id, spec.dataset), TASKS[spec.task]
+    if facts is None:
+        return None
+    if not isinstance(facts, task.facts_type):
+        return f"data set {spec.dataset.name} does not hold examples of the task {task.name} ({task.title})"
+    return next(output_problems(record_of(model), task, facts), None)
 
 
 def _held(session: Session, source: ModelSource) -> str:
@@ -196,19 +211,20 @@ def _metadata(blob: BlobRow) -> Mapping[str, str]:
 
 def _merged(form: str, known: Mapping[str, Any], blob: BlobRow, asked: ModelCreate) -> ModelSource:
     """The source from the user's fields and, where those are missing, the file's. Raises Invalid."""
-    names = list(asked.class_names) if asked.class_names is not None else known.get("class_names")
+    names, name_errors = _class_names(known, asked)
     classes = asked.classes if names is None else len(names)
-    architecture = asked.architecture or known.get("architecture")
+    architecture = asked.architecture or _text(known.get("architecture"))
     given = {**known.get("expects", {}), **asked.expects.model_dump(exclude_none=True)}
     expects, wrong = parsed_expects(given)
     if form == ONNX:
         architecture = architecture or ONNX
         # What is missing the file may say, which a worker looks into.
-        wrong = () if not given else wrong
+        wrong = {} if not given else wrong
     errors = [
         *_architecture_errors(form, architecture),
-        *_class_errors(form, asked, classes),
-        *(_expects_error(name, given) for name in wrong),
+        *name_errors,
+        *_class_errors(form, asked, classes, named=not name_errors),
+        *(_expects_error(name, reason, given) for name, reason in wrong.items()),
     ]
     if errors or architecture is None:
         raise Invalid.of(errors)
@@ -222,6 +238,22 @@ def _merged(form: str, known: Mapping[str, Any], blob: BlobRow, asked: ModelCrea
         size=blob.size or 0,
         sha256=blob.sha256 or "",
     )
+
+
+def _text(found: Any) -> str | None:
+    return found if isinstance(found, str) else None
+
+
+def _class_names(known: Mapping[str, Any], asked: ModelCreate) -> tuple[list[str] | None, list[FieldError]]:
+    """The names that the user gives or, where there are none, the file; and what is wrong in the file's."""
+    if asked.class_names is not None:
+        return list(asked.class_names), []
+    if "class_names" not in known:
+        return None, []
+    try:
+        return list(parsed_class_names(known["class_names"])), []
+    except ValueError as error:
+        return None, [FieldError(pointer="/class_names", detail=str(error))]
 
 
 def _architecture_errors(form: str, architecture: str | None) -> Iterator[FieldError]:
@@ -240,26 +272,25 @@ def _architecture_errors(form: str, architecture: str | None) -> Iterator[FieldE
         yield FieldError(pointer="/architecture", detail=f"no architecture {quote(architecture)}{hint}")
 
 
-def _class_errors(form: str, asked: ModelCreate, classes: int | None) -> Iterator[FieldError]:
-    if classes is None and form != ONNX:
+def _class_errors(form: str, asked: ModelCreate, classes: int | None, *, named: bool) -> Iterator[FieldError]:
+    if classes is None and form != ONNX and named:
         yield FieldError(pointer="/class_names", detail="class_names are missing, or their number as classes")
     if asked.classes is not None and classes != asked.classes:
         yield FieldError(pointer="/classes", detail=f"classes is {asked.classes}, but there are {classes} class_names")
 
 
-def _expects_error(name: str, given: Mapping[str, Any]) -> FieldError:
+def _expects_error(name: str, reason: str, given: Mapping[str, Any]) -> FieldError:
     wanted = {
         "size": "the side of its images in pixels",
-        "channel_order": "rgb or bgr",
+        "channel_order": "rgb, bgr or grey",
         "range": "the values of the darkest and the brightest pixel, such as [0, 1] or [0, 255]",
-        "mean": "what is subtracted from each channel",
-        "std": "what each channel is divided by",
+        "mean": "the number that is subtracted from each channel",
+        "std": "the number that each channel is divided by",
     }
     field = name.partition("/")[0]
-    known = given.get(field)
     detail = (
         f"expects.{field} is missing, and the file does not say it; wanted {wanted[field]}"
-        if known is None and field in wanted
-        else f"expects is wrong in {name}: the darkest value comes first, and std is above 0"
+        if field in wanted and given.get(field) is None
+        else f"expects is wrong in {name}: {reason}"
     )
     return FieldError(pointer=f"/expects/{name}" if field in wanted else "/expects", detail=detail)

@@ -41,25 +41,33 @@ class ProductKind(Generic[Row, State]):
     failure: Callable[[JobRow, str], str]
     """One sentence why it cannot be used, from the job that failed and the detail of its error."""
     deletable_while_pending: bool = True
+    fault_of: Callable[[Row], str | None] = lambda product: None
+    """One sentence why a product that is ready is of no use: an earlier version may have made its record."""
     shared_artifact: str | None = None
     """Name of the job's artifact that is the same file and is deleted with it."""
 
     def state_of(self, product: Row, job: JobRow | None) -> State:
         """The state of a product, in the kind's words."""
-        return self.states[stage_of(product, job)]
+        return self.states[self._stage_of(product, job)]
 
     def trouble_of(self, product: Row, job: JobRow | None) -> str | None:
         """One sentence why it cannot be used, if it cannot."""
-        match stage_of(product, job):
+        match self._stage_of(product, job):
             case ProductStage.ready:
                 return None
             case ProductStage.pending:
                 return f"{self.pending} by job {product.job_id}"
+        if product.report is not None:
+            return self.fault_of(product)
         if job is None:
             return "its job was deleted before it was taken in"
         if job.error is not None:
             return self.failure(job, job.error["detail"])
         return f"its job {job.id} was {job.state.value}"
+
+    def _stage_of(self, product: Row, job: JobRow | None) -> ProductStage:
+        found = stage_of(product, job)
+        return ProductStage.failed if found is ProductStage.ready and self.fault_of(product) else found
 
     def fields(self, product: Row, job: JobRow | None) -> dict[str, Any]:
         """The fields of a product that the API shows alike for every kind; `links` is a mapping of paths."""

@@ -12,10 +12,9 @@ from service.audit.service import recorded
 from service.body import described, sent_json
 from service.errors import problems
 from service.idempotency import IdempotencyKey
-from service.jobs.schemas import JobDetail
 from service.jobs.service import describe
 from service.recipes import service
-from service.recipes.schemas import Validation
+from service.recipes.schemas import CreatedJob, Validation
 from service.schemas import spelled
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -24,15 +23,15 @@ SentRecipe = Annotated[Any, Depends(sent_json)]
 RECIPE = described({"$ref": "#/components/schemas/Recipe"})
 
 
-@router.post("", status_code=201, response_model=JobDetail, responses=problems(413, 415, 422), openapi_extra=RECIPE)
+@router.post("", status_code=201, response_model=CreatedJob, responses=problems(413, 415, 422), openapi_extra=RECIPE)
 def create_job(
     caller: Annotated[Caller, needs("jobs:write")], body: SentRecipe, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Validate a recipe and queue it."""
     with recorded(caller) as session:
-        job, replayed = service.create(session, caller, body, idempotency_key)
+        job, replayed, warnings = service.create(session, caller, body, idempotency_key)
         caller.note.add(job_id=job.id)
-        made = describe(session, job)
+        made = CreatedJob(**dict(describe(session, job)), warnings=list(warnings))
     replay = {"Idempotent-Replayed": "true"} if replayed else {}
     return spelled(made, 201, {"Location": f"/v1/jobs/{job.id}", **replay})
 
@@ -49,13 +48,13 @@ def estimate_job(
     body: SentRecipe,
     response: Response,
     idempotency_key: IdempotencyKey = None,
-) -> JobDetail:
+) -> CreatedJob:
     """Run some real steps of a recipe and estimate the rest: a job of kind `estimate`, whose report holds seconds,
     memory and sizes."""
     with recorded(caller) as session:
-        job, replayed = service.estimate(session, caller, body, idempotency_key)
+        job, replayed, warnings = service.estimate(session, caller, body, idempotency_key)
         caller.note.add(job_id=job.id)
-        made = describe(session, job)
+        made = CreatedJob(**dict(describe(session, job)), warnings=list(warnings))
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     if replayed:
         response.headers["Idempotent-Replayed"] = "true"

@@ -7,10 +7,18 @@ from typing import Annotated, Any
 from retort.recipe import Recipe
 from retort.tasks import AnyFacts
 from service.errors import FieldError
+from service.jobs.schemas import JobDetail
 from service.schemas import DescribedBy, ResponseModel
 
 StoredRecipe = Annotated[dict[str, Any], DescribedBy(Recipe)]
 """Never validated again: it stays readable when a method's fields have changed since."""
+
+
+class CreatedJob(JobDetail):
+    """A job that was just made of a recipe."""
+
+    warnings: list[str]
+    """Warnings about the recipe, in sentences."""
 
 
 class Validation(ResponseModel):

@@ -33,8 +33,11 @@ def validate(caller: Caller, body: Any) -> Validation:
     )
 
 
-def create(session: Session, caller: Caller, body: Any, idempotency_key: str | None) -> tuple[JobRow, bool]:
-    """A new queued job, or the one that the same key and body made before, and whether it is that one.
+def create(
+    session: Session, caller: Caller, body: Any, idempotency_key: str | None
+) -> tuple[JobRow, bool, tuple[str, ...]]:
+    """A new queued job, or the one that the same key and body made before, whether it is that one, and the recipe's
+    warnings.
 
     Raises Invalid with all that is wrong. The session takes no connection before the recipe has been validated, which
     may look through a folder of images.
@@ -44,14 +47,14 @@ def create(session: Session, caller: Caller, body: Any, idempotency_key: str | N
     sent = Submission(DISTILL, body, idempotency_key)
     made = made_before(session, caller, sent)
     if made is not None:
-        return made, True
+        return made, True, validation.warnings
     if validation.problems:
         raise Invalid.of(validation.problems)
     recipe = validation.resolved
     if recipe is None:
         raise RuntimeError("a recipe without problems was not resolved")
     held = hold_sent(session, caller.project_id, sent, recipe)
-    return enqueue(
+    job, replayed = enqueue(
         session,
         caller,
         sent,
@@ -63,20 +66,23 @@ def create(session: Session, caller: Caller, body: Any, idempotency_key: str | N
         needs_memory_bytes=int(recipe.needs.memory_gib * 2**30),
         needs_disk_bytes=disk_bytes(recipe) + held,
     )
+    return job, replayed, validation.warnings
 
 
-def estimate(session: Session, caller: Caller, body: Any, idempotency_key: str | None) -> tuple[JobRow, bool]:
-    """A queued job that estimates a recipe, or the one that the same key and body made before, and whether
-    it is that one. Raises Invalid with all that is wrong."""
+def estimate(
+    session: Session, caller: Caller, body: Any, idempotency_key: str | None
+) -> tuple[JobRow, bool, tuple[str, ...]]:
+    """A queued job that estimates a recipe, or the one that the same key and body made before, whether it is that one,
+    and the recipe's warnings. Raises Invalid with all that is wrong."""
     validation = check_recipe(caller.project_id, body)
     sent = Submission(ESTIMATE, body, idempotency_key)
     made = made_before(session, caller, sent)
     if made is not None:
-        return made, True
+        return made, True, validation.warnings
     recipe = validation.resolved
     if recipe is None:
         raise Invalid.of(validation.problems)
-    return enqueue(
+    job, replayed = enqueue(
         session,
         caller,
         sent,
@@ -86,6 +92,7 @@ def estimate(session: Session, caller: Caller, body: Any, idempotency_key: str |
         needs_memory_bytes=int(recipe.needs.memory_gib * 2**30),
         needs_disk_bytes=hold_sent(session, caller.project_id, sent, recipe),
     )
+    return job, replayed, validation.warnings
 
 
 def hold_sent(session: Session, project_id: str, sent: Submission, recipe: Recipe) -> int:

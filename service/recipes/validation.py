@@ -16,9 +16,9 @@ from retort.student import StudentError, outputs_of, task_of
 from retort.task import Task
 from retort.tasks import TASKS
 from retort.user_model import UserModel
-from retort.validation import Problem, validate
+from retort.validation import Problem, teacher_warnings, validate
 from service.artifacts.service import read_description
-from service.datasets.service import facts_of
+from service.datasets.service import dataset_warnings, facts_of
 from service.db import reading
 from service.errors import FieldError
 from service.fields import field_errors
@@ -59,9 +59,14 @@ def check_recipe(project_id: str, body: Any) -> RecipeCheck:
     cards = {model.architecture: model.card for model in models.values() if model.card is not None}
     found = validate(recipe, facts, CARDS | cards, models)
     problems += [*found.problems, *_weight_problems(project_id, recipe, facts)]
+    warnings = (
+        *dataset_warnings(project_id, recipe.dataset),
+        *found.warnings,
+        *_weight_warnings(project_id, recipe, facts),
+    )
     return RecipeCheck(
         problems=as_sent(problems, body),
-        warnings=found.warnings,
+        warnings=warnings,
         sharing=found.sharing,
         facts=facts,
         resolved=None if problems else found.resolved,
@@ -126,6 +131,14 @@ def _weight_problems(project_id: str, recipe: Recipe, facts: DataFacts | None) -
             yield from _one_weight_problem(
                 f"{pointer}/weights", project_id, network.weights, network.architecture, TASKS[recipe.task], facts
             )
+
+
+def _weight_warnings(project_id: str, recipe: Recipe, facts: DataFacts | None) -> Iterator[str]:
+    """Sentences about what is odd about the data for a teacher that an earlier job made."""
+    source = recipe.teacher.weights if recipe.teacher is not None else None
+    described = read_description(project_id, source.job, source.network) if isinstance(source, JobWeights) else None
+    if described is not None and described.get("input"):
+        yield from teacher_warnings(recipe, described["input"]["size"], facts)
 
 
 def _one_weight_problem(

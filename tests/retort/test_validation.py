@@ -3,7 +3,8 @@ import pytest
 from retort.architectures import CARDS
 from retort.dataset import ImageClassFacts
 from retort.method import MethodError
-from retort.recipe import Recipe
+from retort.recipe import Recipe, Teacher
+from retort.user_model import UserModel
 from retort.validation import label_weight, resolve, validate
 
 FACTS = ImageClassFacts(classes=10, class_names=tuple("0123456789"), image_size=8, train=1257, validation=180, test=360)
@@ -60,6 +61,31 @@ def test_a_student_larger_than_its_teacher_is_odd_but_allowed():
 
 def test_a_teacher_that_nobody_reads_is_odd():
     assert validate(recipe(), FACTS).warnings == ("a teacher is given, but no method reads it",)
+
+
+def test_a_teacher_of_larger_images_than_the_data_is_odd():
+    expects = {"channel_order": "rgb", "range": [0, 1], "mean": [0] * 3, "std": [1] * 3}
+    fields = {"id": "model_1", "form": "safetensors", "architecture": "resnet20", "classes": 10, "class_names": None}
+
+    def warnings(size, image_size, **teacher):
+        model = UserModel.model_validate(fields | {"expects": expects | {"size": size}, "warnings": ["it is odd"]})
+        named = {"architecture": "resnet20", "model": "model_1"} | teacher
+        one = recipe("kd").model_copy(update={"teacher": Teacher.model_validate(named)})
+        return validate(one, FACTS.model_copy(update={"image_size": image_size}), models={"model_1": model}).warnings
+
+    assert warnings(224, 32)[0] == "the teacher (model_1): it is odd"
+    assert warnings(224, 32)[2] == (
+        "the teacher expects images of 224 pixels a side, and the data set's have 32: trained networks recognise "
+        "little in enlarged images; take the data set in with image_size 224 (the student may still see less)"
+    )
+    for size, image_size, count in ((224, 64, 3), (299, 224, 3), (32, 28, 2), (32, 32, 2), (32, 224, 2)):
+        assert len(warnings(size, image_size)) == count
+    assert len(warnings(224, 32, teach={})) == 2
+    published = recipe("kd", teacher="torchvision.resnet18")
+    teacher = Teacher.model_validate({"architecture": "torchvision.resnet18", "weights": "published"})
+    published = published.model_copy(update={"teacher": teacher})
+    for size, count in ((32, 1), (224, 0)):
+        assert len(validate(published, FACTS.model_copy(update={"image_size": size})).warnings) == count
 
 
 def test_nothing_to_learn_from():

@@ -23,6 +23,7 @@ CLEARLY = 0.05
 NORMALISATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "ImageNet's mean and std": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "CIFAR's mean and std": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "MNIST's mean and std": ((0.1307, 0.1307, 0.1307), (0.3081, 0.3081, 0.3081)),
     "0 to 1": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     "0 to 255": ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)),
     "-1 to 1": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -77,10 +78,10 @@ def _permuted(trial: ModelTrial, logits_NK: Tensor, targets_N: Tensor, class_nam
 def _normalisations(trial: ModelTrial) -> dict[str, float]:
     """Accuracies under other preparations of the same images."""
     network, positions = trial.network, trial.positions[:COMPARED_IMAGES]
-    given, classes = network.image, 2
+    given, expects, classes = network.image, trial.record.expects, 2
     found: dict[str, float] = {}
     try:
-        for name, image in _preparations(given):
+        for name, image in _preparations(given, grey=expects is not None and expects.channels == 1):
             network.set_input(image)
             trial.place()
             logits_NK, targets_N = trial.predict(positions)
@@ -99,12 +100,15 @@ def _normalisations(trial: ModelTrial) -> dict[str, float]:
     return found
 
 
-def _preparations(given: Input) -> Iterator[tuple[str, Input]]:
+def _preparations(given: Input, *, grey: bool) -> Iterator[tuple[str, Input]]:
+    """The preparations to try, the given one first; of grey images those that are alike in all channels."""
     yield "as given", given
-    flipped = "bgr" if given.channel_order == "rgb" else "rgb"
-    yield flipped.upper(), given.model_copy(update={"channel_order": flipped})
+    if not grey:
+        flipped = "bgr" if given.channel_order == "rgb" else "rgb"
+        yield flipped.upper(), given.model_copy(update={"channel_order": flipped})
     for name, (mean, std) in NORMALISATIONS.items():
-        yield name, given.model_copy(update={"mean": mean, "std": std})
+        if not grey or len({*mean}) == 1:
+            yield name, given.model_copy(update={"mean": mean, "std": std})
 
 
 def best_order(guesses_N: Tensor, targets_N: Tensor, classes: int) -> list[int]:

@@ -19,19 +19,20 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file, save_file
 
-from retort.architectures import CARDS
+from retort.architectures import ARCHITECTURES, CARDS
 from retort.dataset import ImageClassFacts
 from retort.engine import onnx_graph, onnx_network
 from retort.engine.__main__ import carry_out
 from retort.engine.event_log import EventLog
 from retort.engine.interrupt import FINISHED, IMPOSSIBLE, Impossible, Interrupt
 from retort.engine.onnx_network import load_onnx
-from retort.engine.user_weights import stripped
+from retort.engine.user_weights import user_network
 from retort.kinds import CHECK, DISTILL
 from retort.method import Setup
 from retort.methods import METHODS
 from retort.order import Order, Paths
 from retort.tasks import TASKS
+from retort.user_model import UserModel
 from retort.validation import check_methods
 from tests.retort.engine.runs import TRAINING
 
@@ -106,25 +107,6 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(tmp_path_factory.mktemp("bench"))
 
 
-# Names of tensors
-
-
-@pytest.mark.parametrize(
-    ("names", "becomes"),
-    [
-        (["module.a", "module.fc.w"], ["a", "fc.w"]),
-        (["_orig_mod.module.model.a", "_orig_mod.module.model.fc.w"], ["a", "fc.w"]),
-        (["backbone.a", "fc.w"], ["a", "fc.w"]),
-        (["model.backbone.a", "model.fc.w"], ["a", "fc.w"]),
-        (["a", "fc.w"], ["a", "fc.w"]),
-        (["ema.a", "a", "fc.w"], ["ema.a", "a", "fc.w"]),
-        (["module.x", "module.y"], ["module.x", "module.y"]),
-    ],
-)
-def test_prefixes_go_where_all_names_bear_them(names: list[str], becomes: list[str]) -> None:
-    assert list(stripped(names, ["a", "fc.w"], ("fc.",)).values()) == becomes
-
-
 # Weights
 
 
@@ -140,6 +122,67 @@ def test_a_network_with_prefixes_is_taken_in_and_as_good_as_before(bench: Bench)
     assert report["permuted"]["order"] == list(range(10))
 
 
+def test_what_training_left_beside_a_network_is_not_read(bench: Bench) -> None:
+    """AveragedModel's counter, thop's, a loss's weights; and layers beside the network, which a warning names."""
+    averaged = {f"module.{name}": tensor for name, tensor in bench.tensors.items()} | {"n_averaged": torch.tensor(5)}
+    counted = {"total_ops": torch.zeros(1, dtype=torch.float64), "layer1.total_params": torch.ones(1)}
+    bench.store(averaged | counted | {"module.criterion.weight": torch.ones(10), "module.fc.total_ops": torch.ones(1)})
+    assert bench.run(CHECK, {"model": ID}) == FINISHED
+    report = bench.report()
+    assert report["sentences"] == []
+    assert report["unread"] == sorted([*counted, "module.criterion.weight", "module.fc.total_ops", "n_averaged"])
+    bench.store(averaged | {"projector.weight": torch.ones(3, 4), "n" * 300: torch.ones(2)})
+    assert bench.run(CHECK, {"model": ID}) == FINISHED
+    (sentence,) = bench.report()["sentences"]
+    assert sentence == (
+        f"the file has tensors that resnet8 does not have, which are not read: {'n' * 100}, projector.weight"
+    )
+    assert bench.texts("warning") == [sentence]
+
+
+def test_several_copies_are_refused_unless_they_are_equal(bench: Bench) -> None:
+    once = {f"model.{name}": tensor for name, tensor in bench.tensors.items()}
+    again = {f"model_ema.module.{name}": tensor.clone() for name, tensor in bench.tensors.items()}
+    bench.store(once | again)
+    assert bench.run(CHECK, {"model": ID, "dataset": DIGITS, "images": 100}) == FINISHED
+    assert bench.report()["accuracy"] > 0.7
+    again["model_ema.module.fc.bias"] += 1
+    bench.store(once | again)
+    assert bench.run(CHECK, {"model": ID}) == IMPOSSIBLE
+    assert bench.refusal() == (
+        "the file holds resnet8 2 times, under the prefixes 'model.', 'model_ema.module.', with other numbers each "
+        "time; write a file with the one that is meant"
+    )
+
+
+def test_a_network_of_grey_images_gives_the_same_outputs(bench: Bench) -> None:
+    """Digits are grey: the sum of the first layer over its channels reads one of them."""
+    expects = {"size": 8, "channel_order": "grey", "range": [0, 255], "mean": [51.0], "std": [25.5]}
+    one = bench.tensors["conv1.weight"].sum(1, keepdim=True)
+    bench.store(bench.tensors | {"conv1.weight": one}, expects=expects)
+    record = UserModel.model_validate_json((bench.weights / ID / "model.json").read_bytes())
+    images = torch.rand(4, 3, 8, 8)
+    grey = (images * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    body = ARCHITECTURES["resnet8"].build("resnet8", 10).body
+    body.load_state_dict(bench.tensors)
+    with torch.no_grad():
+        wanted = body.eval()(((grey * 255 - 51) / 25.5).expand(-1, 3, -1, -1))
+        torch.testing.assert_close(
+            user_network(record, bench.weights / ID).network(images), wanted, rtol=1e-3, atol=1e-3
+        )
+    assert bench.run(CHECK, {"model": ID, "dataset": DIGITS, "images": 50}) == FINISHED
+    assert {"BGR", "ImageNet's mean and std"}.isdisjoint(bench.report()["normalisations"])
+
+    bench.store(bench.tensors, expects=expects)
+    assert bench.run(CHECK, {"model": ID}) == IMPOSSIBLE
+    assert bench.refusal() == "the file's network reads three channels; expects says the channel_order grey"
+    bench.store(bench.tensors | {"conv1.weight": one})
+    assert bench.run(CHECK, {"model": ID}) == IMPOSSIBLE
+    assert bench.refusal() == (
+        "conv1.weight reads one channel; wanted the channel_order grey and one number each as mean and std in expects"
+    )
+
+
 def test_missing_unexpected_and_wrong_tensors_are_named_one_by_one(bench: Bench) -> None:
     tensors = dict(bench.tensors)
     del tensors["conv1.weight"]
@@ -153,12 +196,15 @@ def test_missing_unexpected_and_wrong_tensors_are_named_one_by_one(bench: Bench)
     )
 
 
-def test_twenty_are_named_and_the_others_counted(bench: Bench) -> None:
-    bench.store({"fc.weight": bench.tensors["fc.weight"]})
+def test_twenty_of_each_side_are_named_and_the_others_counted(bench: Bench) -> None:
+    strange = {f"stem.{number}.weight": torch.ones(2) for number in range(25)}
+    bench.store({"fc.weight": bench.tensors["fc.weight"]} | strange)
     assert bench.run(CHECK, {"model": ID}) == IMPOSSIBLE
     missing = [name for name in bench.tensors if name != "fc.weight" and "num_batches" not in name]
     assert bench.refusal().count("is missing") == 20
-    assert bench.refusal().endswith(f"and {len(missing) - 20} more")
+    assert bench.refusal().count("is unexpected") == 20
+    assert f"and {len(missing) - 20} more, stem.0.weight is unexpected" in bench.refusal()
+    assert bench.refusal().endswith("and 5 more")
 
 
 def test_another_number_of_outputs_is_refused_as_such(bench: Bench) -> None:
@@ -318,13 +364,6 @@ def two_inputs() -> onnx.ModelProto:
     return small_onnx(inputs=inputs)
 
 
-def grey() -> onnx.ModelProto:
-    return small_onnx(
-        inputs=[helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 1, 8, 8])],
-        weight=numpy_helper.from_array(numpy.ones((1, 4), numpy.float32), "w"),
-    )
-
-
 def shaped(*nodes: onnx.NodeProto, functions: Any = (), **tensors: Any) -> onnx.ModelProto:
     """Nodes from images `x` to `z`, before the mean over space; with arrays, or tensors, by name."""
     tail = [
@@ -419,7 +458,6 @@ HOSTILE: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "external data in a graph within": (external_within, "lies outside the ONNX file"),
     "an operator of others": (of_others, "uses the operator Evil of 'com.evil'"),
     "two inputs": (two_inputs, "has 2 inputs"),
-    "one channel": (grey, "(any, 1, 8, 8); wanted (N, 3, S, S)"),
     "no graph": (onnx.ModelProto, "is not valid"),
     "twelve terabytes of activations": (huge, "takes 12,000,000,000,092 bytes for one image; at most"),
     "a list that doubles": (doubling, "bytes for one image; at most"),
@@ -458,8 +496,8 @@ def test_hostile_onnx_files_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (huge_when_it_runs, "takes more memory for a batch of 1 than the"),
-        (endless, "has no output for a batch of 1 after 0.3 s"),
+        (huge_when_it_runs, "takes more memory for a batch of 3 than the"),
+        (endless, "has no output for a batch of 3 after 0.9 s"),
     ],
 )
 def test_a_hostile_network_is_stopped_when_it_runs(
@@ -468,9 +506,8 @@ def test_a_hostile_network_is_stopped_when_it_runs(
     monkeypatch.setattr(onnx_network, "SECONDS_PER_IMAGE", 0.3)
     file = tmp_path / "m.onnx"
     file.write_bytes(make().SerializeToString())
-    network = load_onnx(file)
     with pytest.raises(Impossible) as refusal:
-        network.run(torch.rand(1, 3, 8, 8))
+        load_onnx(file)
     assert says in str(refusal.value)
 
 

@@ -126,6 +126,40 @@ def test_an_onnx_file_is_taken_in_as_it_is(client: TestClient, work: Work) -> No
 
 
 @on_sqlite
+def test_what_is_odd_about_a_teacher_is_said_wherever_it_is_named(client: TestClient, work: Work) -> None:
+    weight = numpy_helper.from_array(numpy.ones((3, 10), numpy.float32), "w")
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", "C", "H", "W"])
+    output = helper.make_tensor_value_info("z", TensorProto.FLOAT, ["N", 10])
+    odd = small_onnx(weight=weight, inputs=[image], outputs=[output])
+    odd.graph.node.append(helper.make_node("Softmax", ["y"], ["z"], axis=1))
+    expects = {**EXPECTS, "size": 64}
+    body = asked(bring(client, odd.SerializeToString()), form="onnx", architecture=None, expects=expects)
+    model = client.post("/v1/models", json=body).json()["id"]
+    assert work() is State.succeeded
+    said = [
+        f"the teacher ({model}): it ends with Softmax: the tensor before it is read as logits",
+        f"the teacher ({model}): its input does not say the order of its axes; images are given as (N, 3, S, S)",
+        "the teacher expects images of 64 pixels a side, and the data set's have 8: trained networks recognise little "
+        "in enlarged images; take the data set in with image_size 64 (the student may still see less)",
+    ]
+    assert client.post("/v1/jobs/validate", json=recipe(model)).json()["warnings"] == said
+    assert client.post("/v1/jobs/estimate", json=recipe(model)).json()["warnings"] == said
+    job = client.post("/v1/jobs", json=recipe(model), headers={"Idempotency-Key": "one"}).json()
+    assert job["warnings"] == said
+    again = client.post("/v1/jobs", json=recipe(model), headers={"Idempotency-Key": "one"}).json()
+    assert (again["id"], again["warnings"]) == (job["id"], said)
+
+
+@on_sqlite
+def test_a_check_on_data_of_another_number_of_classes_is_refused_at_once(
+    client: TestClient, ready: dict[str, Any]
+) -> None:
+    answer = client.post(f"/v1/models/{ready['id']}/check", json={"dataset": {"name": "cifar100"}})
+    assert detail(answer, "/dataset") == f"{ready['id']} gives 10 classes, the data set has 100"
+    assert client.get("/v1/jobs", params={"state": "queued"}).json()["items"] == []
+
+
+@on_sqlite
 def test_a_file_that_is_none_is_refused_at_once(client: TestClient) -> None:
     hostile = struct.pack("<Q", 2 * 10**9) + b"{}" * 40
     answer = client.post("/v1/models", json=asked(bring(client, hostile)))
@@ -141,8 +175,12 @@ def test_a_file_that_is_none_is_refused_at_once(client: TestClient) -> None:
         ({"class_names": None}, "/class_names", "class_names are missing"),
         ({"class_names": ["a", "b"], "classes": 3}, "/classes", "classes is 3, but there are 2"),
         ({"expects": {**EXPECTS, "std": None}}, "/expects/std", "expects.std is missing, and the file does not say it"),
-        ({"expects": {}}, "/expects/channel_order", "wanted rgb or bgr"),
-        ({"expects": {**EXPECTS, "range": [255, 0]}}, "/expects/range", "the darkest value comes first"),
+        ({"expects": {}}, "/expects/channel_order", "wanted rgb, bgr or grey"),
+        (
+            {"expects": {**EXPECTS, "range": [255, 0]}},
+            "/expects/range",
+            "range is [255.0, 0.0]; wanted the darkest value first",
+        ),
         ({"form": None}, "/form", "form is missing"),
         ({"upload": None}, "/upload", "neither upload nor job is given"),
         ({"upload": "upload_0"}, "/upload", "there is no upload"),
