@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="List, show, create and delete data sets.", no_args_is_help=True)
 
+SPLITS = ("train", "validation", "test")
+Layout = Literal["auto", "folders", "split_folders", "inner_folders", "file_names", "list"]
 DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="The data set's id.")]
 
 
@@ -81,11 +84,34 @@ def create(
     test_share: Annotated[float, typer.Option(help="Share of the training images for a missing test split.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Seed of the choice of those images.")] = 0,
     broken: Annotated[int, typer.Option(min=0, help="Number of broken images that are allowed.")] = 0,
+    missing: Annotated[
+        int, typer.Option(min=0, help="Number of files that lists may name and that are not there.")
+    ] = 0,
     image_size: Annotated[int, typer.Option(help="Side of the square that recipes bring images to, in pixels.")] = 224,
     background: Annotated[
         tuple[int, int, int],
         typer.Option(metavar="RED GREEN BLUE", help="Colour on which transparent pixels are laid, 0 to 255 each."),
     ] = (255, 255, 255),
+    layout: Annotated[
+        Layout, typer.Option(help="The source of classes and splits; auto fails where it is unclear.")
+    ] = "auto",
+    lists: Annotated[
+        list[str] | None,
+        typer.Option("--list", metavar="FILE", help="A file that is a list of the images, if not all."),
+    ] = None,
+    path_column: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the files, in lists.")] = None,
+    label_column: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the classes.")] = None,
+    split_column: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the splits.")] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="Code page of names and lists that are not UTF-8: cp1252, gbk, ...")
+    ] = None,
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", metavar="NAME", help="A class; images of others are left out.")
+    ] = None,
+    split_names: Annotated[
+        list[str] | None,
+        typer.Option("--split-name", metavar="SPLIT=NAME", help="A name of a split, such as test=fold5."),
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow its job to the end.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -98,10 +124,20 @@ def create(
             name,
             upload=upload,
             folder=folder,
-            splits={"validation_share": validation_share, "test_share": test_share, "seed": seed},
-            limits={"broken": broken},
+            splits={
+                "validation_share": validation_share,
+                "test_share": test_share,
+                "seed": seed,
+                "names": _by_split(split_names or ()),
+            },
+            limits={"broken": broken, "missing": missing},
             image_size=image_size,
             background=background,
+            layout=layout,
+            lists=lists or (),
+            columns={"path": path_column, "label": label_column, "split": split_column},
+            encoding=encoding,
+            classes=classes or (),
         )
         if not watch:
             print_json(found) if as_json else print_line(found.id)
@@ -125,6 +161,17 @@ def delete(dataset: DatasetId) -> None:
     with Retort() as client:
         client.datasets.delete(dataset)
     print_line(f"{dataset} is deleted.")
+
+
+def _by_split(names: Sequence[str]) -> dict[str, list[str]]:
+    """Names of splits, given as split=name, by the split."""
+    found: dict[str, list[str]] = {}
+    for text in names:
+        split, sign, name = text.partition("=")
+        if split not in SPLITS or not sign or not name:
+            raise CommandError(f"--split-name is {text!r}; wanted {', '.join(SPLITS)}, and a name after =", USAGE)
+        found.setdefault(split, []).append(name)
+    return found
 
 
 def _upload(client: Retort, source: str) -> str:
@@ -162,9 +209,8 @@ def _print_facts_and_classes(one: DatasetInfo) -> None:
     for label, value in _lines(one):
         print_field(label, value, 9)
     if one.report:
-        splits = ("train", "validation", "test")
-        rows = ((each["name"], *(str(each[split]) for split in splits)) for each in one.report["classes"])
-        print_table(("class", *splits), rows, right=splits)
+        rows = ((each["name"], *(str(each[split]) for split in SPLITS)) for each in one.report["classes"])
+        print_table(("class", *SPLITS), rows, right=SPLITS)
 
 
 def _lines(one: DatasetInfo) -> list[tuple[str, str]]:

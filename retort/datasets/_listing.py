@@ -17,13 +17,14 @@ Labelled = tuple[str, int]
 
 
 def images_in(files: Files, place: str, stray: list[str]) -> Iterator[str]:
-    """The images below a folder, relative to the data set's, in a fixed order; what is none goes to the stray files."""
+    """The images below a folder, relative to the data set's, in a fixed order; what is none goes to the stray files,
+    and hidden folders are not looked into."""
     for root, folders, names in os.walk(files.folder / place):
-        folders.sort()
+        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
         stray += [path for path in (os.path.join(root, inner) for inner in folders) if os.path.islink(path)]
         inside = os.path.relpath(root, files.folder)
         for name in sorted(names):
-            file = os.path.join(inside, name)
+            file = os.path.normpath(os.path.join(inside, name))
             if not name.startswith(".") and files.hold(file) and may_be_picture(name, partial(_head, files, file)):
                 yield file
             else:
@@ -45,7 +46,14 @@ def stray_warning(stray: list[str]) -> Iterator[str]:
 def first_few(names: list[str]) -> str:
     """The first few, sorted, and how many more there are."""
     more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
-    return ", ".join(sorted(names)[:NAMED_AT_MOST]) + more
+    return ", ".join(map(escaped, sorted(names)[:NAMED_AT_MOST])) + more
+
+
+def escaped(name: str) -> str:
+    """A name for a sentence: characters that cannot be seen, or that turn the text around, as `\\u202e`."""
+    if name.isprintable():
+        return name
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 def short(file: str) -> str:

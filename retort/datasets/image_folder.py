@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from retort.dataset import WHITE, Colour, Dataset, DatasetError, Decoding, ImageClassFacts, LoadedDataset
+from retort.datasets._archive import SPLITS
+from retort.datasets._folders import read_folders
 from retort.datasets._listing import Labelled, images_in, stray_warning
 from retort.datasets._roots import LONGEST_PATH, PATH_PATTERN, Files, Roots, reading
 from retort.datasets._split import take_splits
-
-SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val"),
-    "test": ("test", "testing"),
-}
 
 
 @dataclass
@@ -29,7 +27,9 @@ class FolderContents:
     splits: dict[str, list[Labelled]]
     """The images of each split, in a fixed order."""
     stray: list[str] = field(default_factory=list)
-    """Files that were passed over: no images, hidden, or links out of the allowed folders."""
+    """Files that were passed over: no images, hidden, of no class, or links out of the allowed folders."""
+    warnings: list[str] = field(default_factory=list)
+    """Sentences on folders that were left out."""
 
 
 class ImageFolder(Dataset):
@@ -69,8 +69,8 @@ class ImageFolder(Dataset):
         allowed = Roots(roots)
         files = Files(allowed.folder(self.path), allowed)
         found = self._find(files)
-        train, validation, test = (found.splits[split] for split in SPLIT_FOLDERS)
-        warnings = tuple(stray_warning(found.stray))
+        train, validation, test = (found.splits[split] for split in SPLITS)
+        warnings = (*found.warnings, *stray_warning(found.stray))
         return load_pictures(self._facts(found), Folder(files.folder), train, validation, test, warnings)
 
     def _facts(self, found: FolderContents) -> ImageClassFacts:
@@ -90,32 +90,18 @@ class ImageFolder(Dataset):
             return self._listing(files)
 
     def _listing(self, files: Files) -> FolderContents:
-        named = {split: _first_folder(files, names) for split, names in SPLIT_FOLDERS.items()}
-        training = named["train"] or ""
-        class_names = tuple(files.folders(training))
+        stray: list[str] = []
+        found = read_folders([name.replace(os.sep, "/") for name in images_in(files, "", stray)])
+        class_names = tuple(sorted(set(found.splits["train"].values())))
         if len(class_names) < 2:
             raise DatasetError(f"{self.path!r} holds {len(class_names)} class folders; at least 2 are needed")
-        found = FolderContents(class_names, {"train": [], "validation": [], "test": []})
-        found.stray += [str(child) for child in (files.folder / training).iterdir() if not child.is_dir()]
-        for split, place in {**named, "train": training}.items():
-            if place is not None:
-                found.splits[split] = list(_images(files, place, found))
+        order = {name: label for label, name in enumerate(class_names)}
+        splits: dict[str, list[Labelled]] = {}
+        for split, images in found.splits.items():
+            if strangers := set(images.values()).difference(order):
+                raise DatasetError(f"the {split} split holds classes that training lacks: {sorted(strangers)}")
+            splits[split] = sorted(((name, order[label]) for name, label in images.items()), key=itemgetter(1))
         shares = {"validation": self.validation_share, "test": self.test_share}
-        missing = {split: share for split, share in shares.items() if named[split] is None}
-        found.splits |= take_splits(found.splits["train"], found.class_names, missing, self.split_seed)
-        return found
-
-
-def _first_folder(files: Files, names: tuple[str, ...]) -> str | None:
-    """The first that holds folders itself; one that holds images is a class of that name."""
-    return next((name for name in names if (files.folder / name).is_dir() and files.folders(name)), None)
-
-
-def _images(files: Files, place: str, found: FolderContents) -> Iterator[Labelled]:
-    """The images of one part with their labels, in order; what is none of the classes' is an error."""
-    strangers = set(files.folders(place)) - set(found.class_names)
-    if strangers:
-        raise DatasetError(f"the folder {place!r} holds classes that training lacks: {sorted(strangers)}")
-    for label, name in enumerate(found.class_names):
-        for file in images_in(files, f"{place}/{name}" if place else name, found.stray):
-            yield file, label
+        missing = {split: share for split, share in shares.items() if split not in splits}
+        splits |= take_splits(splits["train"], class_names, missing, self.split_seed)
+        return FolderContents(class_names, splits, stray + found.stray, found.warnings)

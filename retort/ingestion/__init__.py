@@ -27,7 +27,7 @@ from retort.engine.interrupt import Impossible, Interrupt, NothingToKeep
 from retort.ingest import ARCHIVE, REPORT, THUMBNAILS, Ingest
 from retort.ingestion.blank import refuse_blank
 from retort.ingestion.inspection import LARGEST_FILE, ImageFindings, inspect_image, measure_image
-from retort.ingestion.layout import MANIFEST_BYTES, ImageLayout, find_layout, is_named_manifest, may_matter
+from retort.ingestion.layout import LIST_BYTES, ImageLayout, find_layout, is_named_list, lists_among, may_matter
 from retort.ingestion.members import Bounds, Member, Stray, files_of, members_of, shown
 from retort.ingestion.report import Broken, report_of
 from retort.ingestion.thumbnails import draw_thumbnails
@@ -67,8 +67,8 @@ class Ingestion:
     def _take_in(self) -> None:
         with _spool(self.paths.directory / "spool") as spool:
             pieces = self._read(spool)
-            manifests = self._manifests(spool, pieces)
-            layout = find_layout([name for name in pieces if name not in manifests], manifests)
+            lists, images = self._lists_and_images(spool, pieces)
+            layout = find_layout(images, lists, self.spec)
             self.stray.extend(layout.stray)
             findings, broken = self._inspect(spool, pieces, layout)
             self._refuse_broken(broken, len(findings) + len(broken))
@@ -97,20 +97,24 @@ class Ingestion:
             self._progress(number, None)
         return pieces
 
-    def _manifests(self, spool: int, pieces: dict[str, Piece]) -> dict[str, bytes]:
-        """Content of files that may be manifests, by name. Raises DatasetError for more bytes than are read."""
-        found = {
-            name: piece
-            for name, piece in pieces.items()
-            if is_named_manifest(name) and format_of(os.pread(spool, HEAD_BYTES, piece[0])[: piece[1]]) is None
+    def _lists_and_images(self, spool: int, pieces: dict[str, Piece]) -> tuple[dict[str, bytes], list[str]]:
+        """Content of files that may be lists, by name, none where folders alone are asked for; and names of images.
+        Raises DatasetError for more bytes of lists than are read."""
+        named = {
+            name
+            for name, (place, size) in pieces.items()
+            if is_named_list(name) and format_of(os.pread(spool, HEAD_BYTES, place)[:size]) is None
         }
-        size = sum(size for _, size in found.values())
-        if size > MANIFEST_BYTES:
+        wanted = lists_among(named) if self.spec.layout in ("auto", "list") else []
+        self.stray.extend(named.difference(wanted))
+        size = sum(pieces[name][1] for name in wanted)
+        if size > LIST_BYTES:
             raise DatasetError(
-                f"{len(found)} files that may be manifests ({first_few([*found])}) have {size:,} bytes; at most "
-                f"{MANIFEST_BYTES:,} are read"
+                f"{len(wanted)} files that may be lists ({first_few(wanted)}) have {size:,} bytes; at most "
+                f'{LIST_BYTES:,} are read, and none with `layout` "folders"'
             )
-        return {name: b"".join(in_blocks(spool, *piece)) for name, piece in found.items()}
+        lists = {name: b"".join(in_blocks(spool, *pieces[name])) for name in wanted}
+        return lists, [name for name in pieces if name not in named]
 
     def _members(self) -> Iterator[Member]:
         source, bounds = self.spec.source, replace(self.bounds, files=self.spec.limits.files or self.bounds.files)
@@ -119,12 +123,12 @@ class Ingestion:
             folder = roots.folder(source.folder)
             if not folder.is_dir():
                 raise DatasetError(f"{source.folder!r} is not a folder")
-            return files_of(Files(folder, roots), self.stray, bounds)
+            return files_of(Files(folder, roots), self.stray, bounds, self.spec.encoding)
         assert source.upload is not None, "the spec says so"
         file = fetched(self.paths.data_roots, source.upload)
         if file is None:
             raise DatasetError(f"the upload {source.upload!r} was not fetched to this machine")
-        return members_of(file, bounds)
+        return members_of(file, bounds, self.spec.encoding)
 
     # Inspecting
 
@@ -293,10 +297,8 @@ def _spool(path: Path) -> Iterator[int]:
 
 
 def _is_wanted(member: Member, head: bytes) -> bool:
-    """Whether a file is a picture or may be a manifest, by its name and beginning."""
-    if is_named_manifest(member.name) and format_of(head) is None:
-        return member.size <= MANIFEST_BYTES
-    return may_be_picture(member.name, lambda: head)
+    """Whether a file is a picture or may be a list, by its name and beginning."""
+    return is_named_list(member.name) or may_be_picture(member.name, lambda: head)
 
 
 def _copy(blocks: Iterable[bytes], spool: int) -> None:

@@ -1,26 +1,42 @@
-"""Class and split of each image, by folders' names or by a manifest; before any image is decoded."""
+"""Class and split of each image, by lists or by folders' names; before any image is decoded, and never guessed."""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
-from typing import Any
 
 from retort.dataset import DatasetError
 from retort.datasets._archive import SPLITS
-from retort.datasets._listing import Labelled, first_few
-from retort.datasets.image_folder import SPLIT_FOLDERS
-from retort.ingestion.members import safe_name, shown
+from retort.datasets._class_names import ClassFinder, loose, merged_spellings, odd_characters
+from retort.datasets._folders import MOST_LEFT_OUT, FolderLayout, FolderWish, read_folders
+from retort.datasets._listing import Labelled, escaped, first_few
+from retort.datasets._outline import ImageTree, outline
+from retort.datasets._split_words import split_named
+from retort.ingest import MOST_CLASSES, Ingest
+from retort.ingestion.columns import ListColumns, columns_shown
+from retort.ingestion.encodings import has_unknown_bytes, unknown_bytes
+from retort.ingestion.lists import (
+    SUBMISSION,
+    FoundLists,
+    find_lists,
+    read_lists,
+    refuse_unclear,
+    split_by_lists,
+    with_only_label,
+)
+from retort.ingestion.members import shown
 
-MANIFEST_ENDINGS = (".csv", ".jsonl", ".ndjson")
-MANIFEST_BYTES = 256 << 20
-"""Largest manifest that is read."""
+LIST_ENDINGS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson")
+LIST_BYTES = 256 << 20
+"""Bytes of all lists together that are read."""
+DEEPEST_LIST = 3
+"""Folders above a list at most."""
+MOST_LISTS = 50
+"""Files of one ending in one folder that are looked at as lists; more are notes on single images."""
 JUNK = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 """Names that systems leave in folders, besides hidden files."""
-MOST_CLASSES = 100_000
+PROSE = ("readme", "license", "licence", "changelog", "requirements", "notice", "copying")
+"""Beginnings of names of texts that are no lists."""
 LONGEST_LABEL = 200
 
 
@@ -34,7 +50,9 @@ class ImageLayout:
     splits: dict[str, list[Labelled]]
     """The images of each split, sorted by class and name; only `train`, and others that the source has."""
     stray: list[str] = field(default_factory=list)
-    """Images that no class claims."""
+    """Images that no class claims, and files that are no lists."""
+    warnings: list[str] = field(default_factory=list)
+    """Sentences on what was left out or read in an unusual way."""
 
 
 def may_matter(name: str) -> bool:
@@ -42,163 +60,206 @@ def may_matter(name: str) -> bool:
     return not any(step.startswith(".") or step in JUNK for step in name.split("/"))
 
 
-def is_named_manifest(name: str) -> bool:
-    """Whether a file may be a manifest: it lies at the top, or in the one folder that wraps all."""
-    return name.lower().endswith(MANIFEST_ENDINGS) and name.count("/") <= 1
+def is_named_list(name: str) -> bool:
+    """Whether a file may be a list of images by its name and place."""
+    file = name.rpartition("/")[2].lower()
+    return file.endswith(LIST_ENDINGS) and not file.startswith(PROSE) and name.count("/") <= DEEPEST_LIST
 
 
-def find_layout(images: Sequence[str], manifests: Mapping[str, bytes]) -> ImageLayout:
-    """The layout by the names of images, or by a manifest among the files that may be one. Raises DatasetError."""
+def lists_among(names: Iterable[str]) -> list[str]:
+    """The files that may be lists of images, without those of which a folder has very many, as notes on single
+    images."""
+    by_kind: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        if is_named_list(name):
+            by_kind.setdefault((name.rpartition("/")[0], name.rpartition(".")[2].lower()), []).append(name)
+    return [name for same in by_kind.values() if len(same) <= MOST_LISTS for name in same]
+
+
+def find_layout(images: Sequence[str], lists: Mapping[str, bytes], spec: Ingest) -> ImageLayout:
+    """The layout of images, by those of the files that are lists or by the images' names, as the spec wants it.
+
+    Raises DatasetError, with what was seen and the field that settles it, where more than one reading is possible.
+    """
     if not images:
-        raise DatasetError("no image was found; wanted files like class/1.jpg, or a manifest beside the images")
-    rows = {name: found for name, content in manifests.items() if (found := _rows(name, content)) is not None}
-    if len(rows) > 1:
-        raise DatasetError(f"{len(rows)} manifests were found ({first_few([*rows])}); wanted one")
-    layout = _by_manifest(images, *rows.popitem()) if rows else _by_folders(images)
-    _check_classes(layout)
+        raise DatasetError("no image was found; wanted files like class/1.jpg, or a list beside the images")
+    found, used = _read(images, lists, spec)
+    layout = _settled(found, spec, by_number=bool(used))
+    layout.stray += [name for name in lists if name not in used]
+    if unreadable := [name for name in images if has_unknown_bytes(name)]:
+        layout.warnings.append(f"{len(unreadable):,} names are not text, such as {unknown_bytes(min(unreadable))}")
     for images_of_split in layout.splits.values():
         images_of_split.sort(key=lambda item: (item[1], item[0]))
-    layout.stray += [name for name in manifests if layout.found_by != _manifest_words(name)]
     return layout
 
 
-# Folders
+def _read(images: Sequence[str], lists: Mapping[str, bytes], spec: Ingest) -> tuple[FolderLayout, set[str]]:
+    """The images with the labels that lists or folders give, and the names of the lists that were read."""
+    if spec.layout not in ("auto", "list"):
+        return _by_folders(images, spec), set()
+    found = find_lists(images, lists, spec)
+    if found.labelled:
+        return _by_lists(found, found.labelled, images, spec)
+    if spec.layout == "list":
+        if len(found.unclear) == 1 and len(found.unclear[0].others) == 1:
+            return _by_lists(found, [with_only_label(found.unclear[0])], images, spec)
+        raise DatasetError(_no_list(found, lists))
+    if found.unclear:
+        return _by_unclear_list(found, images, spec)
+    folders = _by_folders(images, spec)
+    if found.plain and len(folders.splits) == 1:
+        divided = split_by_lists(found, found.plain, folders, spec)
+        if divided is not None:
+            return divided, {one.table.name for one in found.plain}
+    return folders, set()
 
 
-def _by_folders(images: Sequence[str]) -> ImageLayout:
-    paths = [PurePosixPath(name).parts for name in images]
-    tops = {path[0] for path in paths}
-    wrapped = len(tops) == 1 and _split_of(next(iter(tops))) is None and any(len(path) > 2 for path in paths)
-    depth = 1 if wrapped else 0
-    named = _split_folders({path[depth] for path in paths if len(path) > depth + 2})
-    claimed: dict[str, list[tuple[str, str]]] = {split: [] for split in named.values() or ("train",)}
-    stray: list[str] = []
-    for name, path in zip(images, paths, strict=True):
-        inner = path[depth:]
-        split = named.get(inner[0]) if named else "train"
-        label = inner[1 if named else 0]
-        if split is None or len(inner) < (3 if named else 2):
-            stray.append(name)
+def _by_folders(images: Sequence[str], spec: Ingest) -> FolderLayout:
+    layout = "auto" if spec.layout == "list" else spec.layout
+    return read_folders(images, FolderWish(layout, spec.classes, spec.splits.names.by_name()))
+
+
+def _by_unclear_list(found: FoundLists, images: Sequence[str], spec: Ingest) -> tuple[FolderLayout, set[str]]:
+    """A list with one more column, which is the class where folders give none."""
+    one = found.unclear[0]
+    if len(found.unclear) == len(one.others) == 1:
+        try:
+            _settled(_by_folders(images, spec), spec, by_number=False)
+        except DatasetError:
+            return _by_lists(found, [with_only_label(one)], images, spec)
+    refuse_unclear(found, images)
+    raise AssertionError("it was refused")
+
+
+def _by_lists(
+    found: FoundLists, labelled: Sequence[ListColumns], images: Sequence[str], spec: Ingest
+) -> tuple[FolderLayout, set[str]]:
+    warnings = []
+    counted = [one for one in labelled if SUBMISSION not in one.table.name.lower()] or [*labelled]
+    if len(counted) < len(labelled):
+        left = first_few([one.table.name for one in labelled if one not in counted])
+        warnings.append(f"left out, as a form for answers: {left}")
+    layout, used = read_lists(found, counted, images, spec)
+    layout = _with_folders(layout, spec)
+    layout.warnings += warnings
+    return layout, used
+
+
+def _with_folders(layout: FolderLayout, spec: Ingest) -> FolderLayout:
+    """The layout of lists, with images that they do not name: those of a split that the lists have not are of the
+    classes of its folders, or left out where they have none.
+
+    Raises DatasetError where so many others are left that the lists were not understood.
+    """
+    given = spec.splits.names.by_name()
+    by_split: dict[str | None, list[str]] = {}
+    for name in layout.stray:
+        split = next((split for step in name.split("/")[:-1] if (split := split_named(step, given))), None)
+        by_split.setdefault(None if layout.splits.get(split or "") else split, []).append(name)
+    layout.stray = by_split.pop(None, [])
+    for split, names in by_split.items():
+        assert split is not None, "they were taken out"
+        labels = {label for images in layout.splits.values() for label in images.values()}
+        own = {name: folder for name in names if (folder := _first_among(name.split("/")[:-1], labels)) is not None}
+        if 2 * len(own) > len(names):
+            layout.splits[split] = own
+            layout.found_by += f", and folders of classes for the {split} split"
+            layout.stray += [name for name in names if name not in own]
         else:
-            claimed[split].append((name, label))
-    classes = sorted({label for _, label in claimed["train"]})
-    found_by = "folders of classes in folders of splits" if named else "folders of classes"
-    return ImageLayout(found_by, tuple(classes), _labelled(claimed, classes), stray)
+            text = f"{len(names):,} images of the {split} split, such as {escaped(min(names))}, stand in no list"
+            layout.warnings.append(f"{text} and are left out")
+    taken = sum(map(len, layout.splits.values()))
+    whole = len(layout.stray) + taken
+    if spec.layout == "auto" and taken and len(layout.stray) > MOST_LEFT_OUT * whole:
+        raise DatasetError(
+            f"{layout.found_by} names {taken:,} of {whole:,} images, and not "
+            f'{escaped(min(layout.stray))} ({outline(ImageTree.of(layout.stray))}); `layout` "list" leaves the others '
+            'out, "folders" leaves the list out'
+        )
+    return layout
 
 
-def _split_folders(names: set[str]) -> dict[str, str]:
-    """The folders that hold class folders and are named as splits, if one of them is for training."""
-    found = {name: split for name in sorted(names) if (split := _split_of(name)) is not None}
-    if found and set(found) == names and "train" not in found.values():
-        raise DatasetError(f"the folders {first_few([*found])} hold images, and none to train on was found")
-    for split in SPLITS:
-        same = [name for name in found if found[name] == split]
-        if len(same) > 1 and "train" in found.values():
-            raise DatasetError(f"the folders {first_few(same)} are both the {split} split; wanted one")
-    return found if "train" in found.values() else {}
+def _first_among(steps: Sequence[str], labels: set[str]) -> str | None:
+    return next((step for step in steps if step in labels), None)
 
 
-def _split_of(name: str) -> str | None:
-    return next((split for split, names in SPLIT_FOLDERS.items() if name.casefold() in names), None)
+def _no_list(found: FoundLists, lists: Mapping[str, bytes]) -> str:
+    tables = [one.table for one in found.lists] + found.others
+    seen = "; ".join(f"{escaped(table.name)} has the columns {columns_shown(table)}" for table in tables[:3])
+    return (
+        f"no list with a column of images and one of classes was found among {first_few([*lists]) or 'no files'}"
+        f"{f' ({seen})' if seen else ''}; `columns` names them"
+    )
 
 
-def _labelled(claimed: Mapping[str, Iterable[tuple[str, str]]], classes: Sequence[str]) -> dict[str, list[Labelled]]:
+# Classes
+
+
+def _settled(found: FolderLayout, spec: Ingest, *, by_number: bool) -> ImageLayout:
+    """The layout with the final names and the order of its classes. Raises DatasetError for names that are no plain
+    text, or one name in two spellings, and for classes without a training image."""
+    stray, warnings = [*found.stray], [*found.warnings]
+    if spec.classes:
+        finder = ClassFinder(spec.classes)
+        claimed: dict[str, dict[str, str]] = {}
+        for split, images in found.splits.items():
+            claimed[split] = {}
+            for name, label in images.items():
+                if (wanted := finder.find(label)) is None:
+                    stray.append(name)
+                else:
+                    claimed[split][name] = wanted
+        names: list[str] = [*spec.classes]
+        missing = set(names).difference(claimed["train"].values())
+        if missing:
+            raise DatasetError(
+                f"`classes` names {first_few(sorted(missing))}, of which no training image was found; found were "
+                f"{first_few(sorted(set(found.splits['train'].values()))) or 'none'}"
+            )
+    else:
+        claimed = _one_spelling(found.splits, warnings)
+        names = sorted(set(claimed["train"].values()), key=_by_number if by_number else None)
+    plain = tuple(name.strip() for name in names)
+    _check_classes(plain)
+    return ImageLayout(found.found_by, plain, _labelled(claimed, names), stray, warnings)
+
+
+def _one_spelling(splits: Mapping[str, Mapping[str, str]], warnings: list[str]) -> dict[str, dict[str, str]]:
+    """The images with the classes of other splits spelt as in training. Raises DatasetError for training classes that
+    are one name in two spellings."""
+    trained = set(splits["train"].values())
+    for group in merged_spellings(trained):
+        raise DatasetError(
+            f"the classes {', '.join(map(shown, group))} are one name in several spellings; `classes` with the names "
+            "of all classes takes them for one, or for several if it names each"
+        )
+    spelt = {loose(name): name for name in trained}
+    claimed: dict[str, dict[str, str]] = {}
+    for split, images in splits.items():
+        claimed[split] = {}
+        for name, label in images.items():
+            claimed[split][name] = label if label in trained else spelt.get(loose(label), label)
+        for label in sorted(set(images.values()) - trained):
+            if loose(label) in spelt:
+                wanted = spelt[loose(label)]
+                warnings.append(f"the {split} split's class {shown(label)} is taken for the class {shown(wanted)}")
+    return claimed
+
+
+def _labelled(claimed: Mapping[str, Mapping[str, str]], classes: Sequence[str]) -> dict[str, list[Labelled]]:
     order = {name: label for label, name in enumerate(classes)}
     for split, images in claimed.items():
-        strangers = {label for _, label in images}.difference(order)
+        strangers = set(images.values()).difference(order)
         if strangers:
             raise DatasetError(
-                f"the {split} split holds classes that the train split lacks: {first_few(sorted(strangers))}"
+                f"the {split} split holds classes that the train split lacks: {first_few(sorted(strangers))}; "
+                "`classes` names those that count"
             )
-    return {split: [(name, order[label]) for name, label in images] for split, images in claimed.items()}
-
-
-# Manifest
-
-
-def _by_manifest(images: Sequence[str], manifest: str, rows: Iterable[Mapping[str, Any]]) -> ImageLayout:
-    base = manifest.rpartition("/")[0]
-    held = set(images)
-    claimed: dict[str, dict[str, str]] = {split: {} for split in SPLITS}
-    missing: list[str] = []
-    seen: dict[str, tuple[str, str]] = {}
-    for number, row in enumerate(rows, 1):
-        where = f"row {number} of {manifest}"
-        path, label, split = _row(row, where)
-        name = next((name for name in (f"{base}/{path}" if base else path, path) if name in held), None)
-        if name is None:
-            missing.append(path)
-        elif seen.setdefault(name, (label, split)) != (label, split):
-            raise DatasetError(f"{where} gives {shown(path)} another label or split than a row before")
-        else:
-            claimed[split][name] = label
-    if missing:
-        raise DatasetError(
-            f"{manifest} names {len(missing)} files that are not there or are no pictures: {first_few(missing)}"
-        )
-    classes = sorted(set(claimed["train"].values()), key=_by_number)
-    splits = {split: list(labels.items()) for split, labels in claimed.items() if labels or split == "train"}
-    stray = [name for name in images if name not in seen]
-    return ImageLayout(_manifest_words(manifest), tuple(classes), _labelled(splits, classes), stray)
-
-
-def _manifest_words(manifest: str) -> str:
-    return f"the manifest {manifest}"
-
-
-def _rows(name: str, content: bytes) -> Iterable[Mapping[str, Any]] | None:
-    """The rows of a manifest; None for a file that is not one."""
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return None
-    lines = text.splitlines()
-    if name.lower().endswith(".csv"):
-        reader = csv.DictReader(lines, skipinitialspace=True, strict=True)
-        try:
-            columns = {column.strip().lower() for column in reader.fieldnames or ()}
-        except csv.Error:
-            return None
-        if not {"path", "label"} <= columns:
-            return None
-        reader.fieldnames = [column.strip().lower() for column in reader.fieldnames or ()]
-        return _checked_rows(name, reader)
-    first = next((line for line in lines if line.strip()), "")
-    try:
-        begins = json.loads(first)
-    except ValueError:
-        return None
-    if not isinstance(begins, dict) or not {"path", "label"} <= set(begins):
-        return None
-    return _checked_rows(name, (json.loads(line) for line in lines if line.strip()))
-
-
-def _checked_rows(name: str, rows: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
-    """The rows; an error of their reader becomes a DatasetError."""
-    number = 0
-    try:
-        for row in rows:
-            number += 1
-            if not isinstance(row, dict):
-                raise DatasetError(f"row {number} of {name} is not an object with path and label")
-            yield row
-    except DatasetError:
-        raise
-    except (csv.Error, RecursionError, ValueError) as error:
-        raise DatasetError(f"row {number + 1} of {name} cannot be read: {error}") from error
-
-
-def _row(row: Mapping[str, Any], where: str) -> tuple[str, str, str]:
-    """Path, label and split of one row."""
-    path, label, split = row.get("path"), row.get("label"), row.get("split")
-    if not isinstance(path, str) or not path:
-        raise DatasetError(f"{where} has no path")
-    if isinstance(label, bool) or not isinstance(label, str | int) or not str(label).strip():
-        raise DatasetError(f"{where} has no label; wanted text or a whole number")
-    found = "train" if split in (None, "") else _split_of(str(split).strip())
-    if found is None:
-        raise DatasetError(f"{where} has the split {shown(str(split))}; wanted train, validation or test")
-    return safe_name(path), str(label).strip(), found
+    return {
+        split: [(name, order[label]) for name, label in claimed[split].items()]
+        for split in SPLITS
+        if claimed.get(split) or split == "train"
+    }
 
 
 def _by_number(label: str) -> tuple[int, str]:
@@ -206,19 +267,25 @@ def _by_number(label: str) -> tuple[int, str]:
     return (int(label), label) if label.isdecimal() and len(label) < 19 else (10**19, label)
 
 
-def _check_classes(layout: ImageLayout) -> None:
-    names = layout.class_names
+def _check_classes(names: Sequence[str]) -> None:
     if len(names) < 2:
         found = f"only one class was found, {shown(names[0])}" if names else "no class was found"
         raise DatasetError(
             f"{found}; at least 2 are wanted, each a folder of images (class/1.jpg), in train/, validation/ and test/ "
-            "or without them, or labels of a manifest"
+            "or without them, or labels of a list"
         )
     if len(names) > MOST_CLASSES:
         raise DatasetError(f"{len(names):,} classes were found; at most {MOST_CLASSES:,} are taken in")
     for name in names:
-        if not name.isprintable() or "\\x" in name or len(name) > LONGEST_LABEL:
+        if has_unknown_bytes(name):
+            raise DatasetError(f"the class {unknown_bytes(name)}")
+        if odd := odd_characters(name):
             raise DatasetError(
-                f"the class {shown(name)} has a name that is not plain text in UTF-8 of at most {LONGEST_LABEL} "
-                "characters"
+                f"the class {shown(name)} has a name that is not plain text: {first_few(odd)}; `classes` gives all "
+                "classes names without it"
+            )
+        if len(name) > LONGEST_LABEL:
+            raise DatasetError(
+                f"the class {shown(name)} has a name that is not plain text of at most {LONGEST_LABEL} characters: it "
+                f"has {len(name):,}"
             )

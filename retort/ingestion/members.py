@@ -17,7 +17,7 @@ import tarfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -53,7 +53,12 @@ DEEPEST = 32
 """Folders in a name at most."""
 LOCAL_HEADER = 30
 """Bytes that stand before an entry of a zip at least."""
+UNICODE_PATH = 0x7075
+"""Mark of the further field of a zip's entry that has its name in UTF-8."""
+FEW_CHARACTERS = 3
+"""Different characters beyond ASCII below which names in UTF-8 may be in another encoding by chance."""
 DRIVE = re.compile(r"[A-Za-z]:")
+SURROGATE = re.compile("[\ud800-\udfff]")
 PLAIN = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9_. -]*/)*[A-Za-z0-9_-][A-Za-z0-9_. -]*")
 """Names that need no second look."""
 SLASHES = str.maketrans(dict.fromkeys("\\\u2044\u2215\u2216\u29f5\u29f8\u29f9", "/"))
@@ -127,12 +132,15 @@ class Member:
             raise DatasetError(f"{shown(self.name)} has {size:,} bytes where {self.size:,} were announced")
 
 
-def members_of(file: Path, bounds: Bounds) -> Iterator[Member]:
-    """The regular files of an archive: tar, tar.gz, tar.zst or zip, whatever it is called. Raises DatasetError."""
+def members_of(file: Path, bounds: Bounds, encoding: str | None = None) -> Iterator[Member]:
+    """The regular files of an archive: tar, tar.gz, tar.zst or zip, whatever it is called. Raises DatasetError.
+
+    `encoding` is that of names which are not in UTF-8.
+    """
     with file.open("rb") as opened:
         begins = opened.read(2)
     with readable_errors():
-        yield from _zip_members(file, bounds) if begins == b"PK" else _tar_members(file, bounds)
+        yield from _zip_members(file, bounds, encoding) if begins == b"PK" else _tar_members(file, bounds, encoding)
 
 
 @contextmanager
@@ -147,9 +155,12 @@ def readable_errors() -> Iterator[None]:
         raise DatasetError(f"the archive cannot be read: {reason}") from error
 
 
-def files_of(files: Files, stray: Stray, bounds: Bounds) -> Iterator[Member]:
-    """The regular files of a folder that do not lead out of the allowed ones; all others are stray."""
-    yield from _folder_members(files, stray, bounds)
+def files_of(files: Files, stray: Stray, bounds: Bounds, encoding: str | None = None) -> Iterator[Member]:
+    """The regular files of a folder that do not lead out of the allowed ones; all others are stray.
+
+    `encoding` is that of names which are not in UTF-8.
+    """
+    yield from _folder_members(files, stray, bounds, encoding)
 
 
 def safe_name(found: str) -> str:
@@ -171,7 +182,20 @@ def safe_name(found: str) -> str:
             f"the name {shown(found)} has {len(name)} characters in {len(steps)} parts; at most {LONGEST_NAME} in "
             f"{DEEPEST} are read"
         )
-    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return name if name.isascii() else SURROGATE.sub(_escaped_byte, name)
+
+
+def _escaped_byte(found: re.Match[str]) -> str:
+    """A byte that is not text, which stands in a name as a lone surrogate."""
+    code = ord(found[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+
+
+def decoded(name: str, encoding: str | None) -> str:
+    """A name whose bytes that are not UTF-8 stand as lone surrogates, in that encoding where it has any."""
+    if encoding is None or name.isascii() or not SURROGATE.search(name):
+        return name
+    return name.encode(errors="surrogateescape").decode(encoding, "surrogateescape")
 
 
 def shown(name: str) -> str:
@@ -200,7 +224,7 @@ class Count:
 # Tar
 
 
-def _tar_members(file: Path, bounds: Bounds) -> Iterator[Member]:
+def _tar_members(file: Path, bounds: Bounds, encoding: str | None) -> Iterator[Member]:
     with file.open("rb") as stored, _inflated(stored) as plain:
         forward = Forward(plain, file.stat().st_size, bounds)
         try:
@@ -215,14 +239,14 @@ def _tar_members(file: Path, bounds: Bounds) -> Iterator[Member]:
                 if len(tar.pax_headers) > GLOBAL_FIELDS:
                     raise DatasetError(f"the archive sets more than {GLOBAL_FIELDS} fields for all of its entries")
                 forward.enter_content()
-                if (member := _tar_member(tar, info)) is not None:
+                if (member := _tar_member(tar, info, encoding)) is not None:
                     yield member
                 forward.enter_header()
         forward.finish()
 
 
-def _tar_member(tar: tarfile.TarFile, info: tarfile.TarInfo) -> Member | None:
-    name = safe_name(info.name)
+def _tar_member(tar: tarfile.TarFile, info: tarfile.TarInfo, encoding: str | None) -> Member | None:
+    name = safe_name(decoded(info.name, encoding))
     if info.isdir():
         return None
     if info.issym() or info.islnk():
@@ -359,7 +383,7 @@ class Directory:
             place += DIRECTORY_ENTRY.size + sum(lengths)
 
 
-def _zip_members(file: Path, bounds: Bounds) -> Iterator[Member]:
+def _zip_members(file: Path, bounds: Bounds, encoding: str | None) -> Iterator[Member]:
     with file.open("rb") as stored:
         directory = Directory(stored, bounds)
         with closing(zipfile.ZipFile(cast("BinaryIO", directory))) as opened:
@@ -367,20 +391,46 @@ def _zip_members(file: Path, bounds: Bounds) -> Iterator[Member]:
             entries = opened.infolist()
             check_size(sum(info.file_size for info in entries), file.stat().st_size, bounds)
             _refuse_overlaps(entries, opened.start_dir)
-            for info in entries:
-                name = safe_name(_zip_name(info))
+            for info, found in zip(entries, _zip_names(entries, encoding), strict=True):
+                name = safe_name(found)
                 if _is_zip_file(info):
                     yield Member(name, info.file_size, partial(opened.open, info))
 
 
-def _zip_name(info: zipfile.ZipInfo) -> str:
-    """The name; where the entry is not marked as UTF-8, it is taken for that if it can be."""
-    if info.flag_bits & 0x800 or info.orig_filename.isascii():
-        return info.orig_filename
-    try:
-        return info.orig_filename.encode("cp437").decode()
-    except UnicodeError:
-        return info.orig_filename
+def _zip_names(entries: Sequence[zipfile.ZipInfo], encoding: str | None) -> list[str]:
+    """The names. Those that are not marked as UTF-8 are in one encoding, which no archive names: UTF-8 if all of them
+    can be that, and else the one that is given; without one, bytes that are not ASCII become lone surrogates."""
+    contents = {
+        info.orig_filename: info.orig_filename.encode("cp437")
+        for info in entries
+        if not (info.flag_bits & 0x800 or info.orig_filename.isascii())
+    }
+    texts = {name: content.decode(errors="surrogateescape") for name, content in contents.items()}
+    characters = {c for text in texts.values() for c in text if not c.isascii()}
+    # Two bytes of another encoding happen to be UTF-8 now and then; Windows writes its own code pages.
+    by_chance = len(characters) < FEW_CHARACTERS and all(info.create_system == 0 for info in entries)
+    if by_chance or any(map(SURROGATE.search, texts.values())):
+        texts = {name: content.decode(encoding or "ascii", "surrogateescape") for name, content in contents.items()}
+    return [
+        info.orig_filename
+        if info.flag_bits & 0x800
+        else _unicode_path(info) or texts.get(info.orig_filename, info.orig_filename)
+        for info in entries
+    ]
+
+
+def _unicode_path(info: zipfile.ZipInfo) -> str | None:
+    """The name in UTF-8 that an entry may have besides, if it belongs to its other one."""
+    place = 0
+    while place + 4 <= len(info.extra):
+        kind, length = struct.unpack_from("<HH", info.extra, place)
+        field = info.extra[place + 4 : place + 4 + length]
+        if kind == UNICODE_PATH and len(field) > 5 and field[0] == 1:
+            (checksum,) = struct.unpack_from("<I", field, 1)
+            if checksum == zlib.crc32(info.orig_filename.encode("cp437")):
+                return field[5:].decode()
+        place += 4 + length
+    return None
 
 
 def _is_zip_file(info: zipfile.ZipInfo) -> bool:
@@ -413,7 +463,7 @@ def _refuse_overlaps(entries: list[zipfile.ZipInfo], ends_at: int) -> None:
 # Folder
 
 
-def _folder_members(files: Files, stray: Stray, bounds: Bounds) -> Iterator[Member]:
+def _folder_members(files: Files, stray: Stray, bounds: Bounds, encoding: str | None) -> Iterator[Member]:
     count = 0
     for root, folders, names in os.walk(files.folder):
         folders.sort()
@@ -431,4 +481,4 @@ def _folder_members(files: Files, stray: Stray, bounds: Bounds) -> Iterator[Memb
                 continue
             path = files.folder / file
             opens = cast("Callable[[], IO[bytes]]", partial(path.open, "rb"))
-            yield Member(safe_name(file), path.stat().st_size, opens)
+            yield Member(safe_name(decoded(file, encoding)), path.stat().st_size, opens)

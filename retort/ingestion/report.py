@@ -77,7 +77,7 @@ def report_of(
         "stray": {"count": stray.count, "files": stray.first()},
         "folders_without_images": _folders_without_images(stray.first(), [*listed, *broken]),
     }
-    return {**report, "warnings": [*_warnings(report), *_odd_warnings(odd), *_faint_warnings(used)]}
+    return {**report, "warnings": [*layout.warnings, *_warnings(report), *_odd_warnings(odd), *_faint_warnings(used)]}
 
 
 def _classes(layout: ImageLayout, splits: Mapping[str, Sequence[Labelled]]) -> list[dict[str, Any]]:

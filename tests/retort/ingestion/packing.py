@@ -149,6 +149,11 @@ class Taken:
         return [line["text"] for line in self.lines if line.get("kind") == "warning"]
 
 
+def request(**fields: Any) -> Ingest:
+    """A spec for images that come from nowhere."""
+    return Ingest.model_validate({"name": "flowers", "source": {"upload": "upload_1"}, **fields})
+
+
 def take_in(
     place: Path, content: bytes | Path, bounds: Bounds | None = None, root: Path | None = None, **spec: Any
 ) -> Taken:

@@ -326,7 +326,8 @@ def test_noise_never_does_more_than_be_refused(tmp_path: Path) -> None:
     assert {file.parts[len(tmp_path.parts)][:8] for file in tmp_path.rglob("*")} == {"attempt-"}
 
 
-def test_files_that_may_be_manifests_are_bounded_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingestion, "MANIFEST_BYTES", 1000)
+def test_files_that_may_be_lists_are_bounded_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingestion, "LIST_BYTES", 1000)
     said = refusal(tmp_path, tar({**flowers(), "a.csv": bytes(600), "b.csv": bytes(600)}))
-    assert said == "2 files that may be manifests (a.csv, b.csv) have 1,200 bytes; at most 1,000 are read"
+    assert said.startswith("2 files that may be lists (a.csv, b.csv) have 1,200 bytes; at most 1,000 are read")
+    take_in(tmp_path, tar({**flowers(), "a.csv": bytes(1200)}), layout="folders")

@@ -1,4 +1,4 @@
-"""Which image is of which class and part, by the names of folders and by manifests."""
+"""Which image is of which class and split, by the names of folders and by lists."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from retort.dataset import DatasetError
-from retort.ingestion.layout import ImageLayout, find_layout, may_matter
-from tests.retort.ingestion.packing import flowers, pictures, take_in, tar, zipped
+from retort.ingestion.layout import ImageLayout, find_layout, lists_among, may_matter
+from tests.retort.ingestion.packing import flowers, pictures, request, take_in, tar, zipped
 
 
-def found(*names: str, **manifests: str) -> ImageLayout:
-    """The layout of files; a manifest's name is given with _ for its point."""
-    return find_layout(names, {name.replace("_", "."): text.encode() for name, text in manifests.items()})
+def found(*names: str, **lists: str) -> ImageLayout:
+    """The layout of files; a list's name is given with _ for its point."""
+    return find_layout(names, {name.replace("_", "."): text.encode() for name, text in lists.items()}, request())
 
 
 @pytest.mark.parametrize("before", ["", "flowers/", "Train/"])
@@ -51,7 +51,7 @@ def test_folders_of_parts(before: str, names: tuple[str, str, str]) -> None:
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        ((), "no image was found; wanted files like class/1.jpg, or a manifest beside the images"),
+        ((), "no image was found; wanted files like class/1.jpg, or a list beside the images"),
         (("1.png", "2.png"), "no class was found; at least 2 are wanted"),
         (("aster/1.png", "aster/2.png"), "only one class was found, 'aster'; at least 2 are wanted"),
         (("val/a/1.png", "test/a/1.png"), "the folders test, val hold images, and none to train on was found"),
@@ -63,24 +63,27 @@ def test_folders_of_parts(before: str, names: tuple[str, str, str]) -> None:
             ("train/a/1.png", "train/b/1.png", "test/c/1.png"),
             "the test split holds classes that the train split lacks: c",
         ),
-        (("a\tb/1.png", "c/1.png"), "the class 'a\\tb' has a name that is not plain text in UTF-8"),
-        (("caf\\xe9/1.png", "c/1.png"), "the class 'caf\\\\xe9' has a name that is not plain text in UTF-8"),
+        (("a\tb/1.png", "c/1.png"), "the class 'a\\tb' has a name that is not plain text: U+0009; `classes` gives"),
+        (("a\u202eb/1.png", "c/1.png"), "the class 'a\\u202eb' has a name that is not plain text: U+202E RIGHT-TO-"),
+        (("caf\\xe9/1.png", "c/1.png"), "the class 'caf\\xe9' is not in UTF-8 ('café' in cp1252, "),
         (("c" * 201 + "/1.png", "c/1.png"), f"the class '{'c' * 77}...' has a name that is not plain text"),
     ],
 )  # fmt: skip
 def test_what_is_no_data_set_is_told(names: tuple[str, ...], said: str) -> None:
     with pytest.raises(DatasetError) as refused:
-        find_layout(names, {})
+        find_layout(names, {}, request())
     assert str(refused.value).startswith(said)
 
 
 @pytest.mark.parametrize("base", ["", "flowers/"])
-def test_a_manifest_in_csv(base: str) -> None:
+def test_a_list_in_csv(base: str) -> None:
     rows = ("\ufeffPath, Label, split, note", "a.png,poppy,train,", "deep/b.png,aster,,", "./c.png,aster,val,x")
     text = "\r\n".join([*rows, "d.png,poppy,Test,", ""])
     names = [base + name for name in ("a.png", "deep/b.png", "c.png", "d.png", "e.png")]
-    layout = find_layout(names, {f"{base}labels.csv": text.encode(), f"{base}other.csv": b"size,price\n1,2\n"})
-    assert layout.found_by == f"the manifest {base}labels.csv"
+    layout = find_layout(
+        names, {f"{base}labels.csv": text.encode(), f"{base}other.csv": b"size,price\n1,2\n"}, request()
+    )
+    assert layout.found_by == f"the list {base}labels.csv (Path as path, Label as label, split as split)"
     assert layout.class_names == ("aster", "poppy")
     assert layout.splits == {
         "train": [(f"{base}deep/b.png", 0), (f"{base}a.png", 1)],
@@ -92,7 +95,7 @@ def test_a_manifest_in_csv(base: str) -> None:
 
 def test_labels_that_are_numbers_sort_as_numbers() -> None:
     lines = [json.dumps({"path": f"{label}.png", "label": label}) for label in (10, 9, 2)]
-    layout = found("10.png", "9.png", "2.png", manifest_jsonl="\n".join([*lines, ""]))
+    layout = found("10.png", "9.png", "2.png", list_jsonl="\n".join([*lines, ""]))
     assert layout.class_names == ("2", "9", "10")
     assert layout.splits == {"train": [("2.png", 0), ("9.png", 1), ("10.png", 2)]}
 
@@ -106,25 +109,26 @@ def test_labels_that_are_numbers_sort_as_numbers() -> None:
         ("m_csv", "path,label\na.png,\n", "row 1 of m.csv has no label; wanted text or a whole number"),
         ("m_csv", "path,label\n,x\n", "row 1 of m.csv has no path"),
         ("m_csv", 'path,label\n"a.png,x\n', "row 1 of m.csv cannot be read: "),
-        ("m_csv", "path,label\n../a.png,x\n", "the name '../a.png' leads out of the archive"),
-        ("m_csv", "path,label\n/etc/a.png,x\n", "the name '/etc/a.png' is absolute"),
+        ("m_csv", "path,label\n../z.png,x\n", "m.csv names 1 files that are not there or are no pictures: "),
+        ("m_csv", "path,label\n/etc/passwd,x\n", "m.csv names 1 files that are not there or are no pictures: "),
         ("m_csv", "path,label\n", "no class was found"),
         ("m_jsonl", '{"path": "a.png", "label": 1}\n{"path": "b.png"\n', "row 2 of m.jsonl cannot be read: "),
         ("m_jsonl", '{"path": "a.png", "label": 1}\n[]\n', "row 2 of m.jsonl is not an object with path and label"),
         ("m_jsonl", '{"path": "a.png", "label": true}\n', "row 1 of m.jsonl has no label; wanted text"),
         ("m_jsonl", '{"path": "a.png", "label": 1}\n' + "9" * 5000, "row 2 of m.jsonl cannot be read: Exceeds the"),
         ("m_csv", '"path,label\n', "no class was found"),
-        ("m_jsonl", '{"path": 5, "label": 1}\n', "row 1 of m.jsonl has no path"),
+        ("m_jsonl", '{"path": [5], "label": 1}\n', "row 1 of m.jsonl has no path"),
+        ("m_jsonl", '{"path": 5, "label": 1}\n', "m.jsonl names 1 files that are not there or are no pictures: "),
     ],
 )  # fmt: skip
-def test_a_wrong_manifest_is_told_by_its_row(name: str, text: str, said: str) -> None:
+def test_a_wrong_list_is_told_by_its_row(name: str, text: str, said: str) -> None:
     with pytest.raises(DatasetError) as refused:
         found("a.png", "b.png", **{name: text})
     assert str(refused.value).startswith(said)
 
 
-def test_two_manifests_are_one_too_many() -> None:
-    with pytest.raises(DatasetError, match=r"2 manifests were found \(a.csv, b.csv\); wanted one"):
+def test_two_lists_are_one_too_many() -> None:
+    with pytest.raises(DatasetError, match=r"2 lists were found \(a.csv, b.csv\); wanted one"):
         found("1.png", a_csv="path,label\n1.png,x\n", b_csv="path,label\n1.png,x\n")
 
 
@@ -137,6 +141,11 @@ def test_two_manifests_are_one_too_many() -> None:
 )
 def test_what_systems_leave_does_not_matter(name: str) -> None:
     assert not may_matter(name)
+
+
+def test_notes_on_single_images_are_no_lists() -> None:
+    notes = [f"labels/{i}.txt" for i in range(51)]
+    assert lists_among([*notes, "labels/all.csv", "1.txt", "1.png"]) == ["labels/all.csv", "1.txt"]
 
 
 @pytest.mark.parametrize("pack", [tar, zipped])

@@ -70,7 +70,7 @@ def test_a_data_set_is_made_by_a_job(client: TestClient, spec: dict[str, Any]) -
     job = client.get(made["links"]["job"]).json()
     assert (job["kind"], job["name"], job["state"], job["id"]) == ("ingest", "flowers", "queued", made["job_id"])
     assert job["spec"]["source"] == {"upload": None, "folder": spec["source"]["folder"]}
-    assert job["spec"]["limits"] == {"broken": 0, "files": 1_500_000}
+    assert job["spec"]["limits"] == {"broken": 0, "missing": 0, "files": 1_500_000}
     assert job["spec"]["deadline"] == {"seconds": 21600.0, "then": "fail"}
     taken = take()
     assert (taken.kind, taken.job_id) == ("ingest", job["id"])

@@ -1,0 +1,115 @@
+"""The images that the cells of a list mean, in whatever way paths are written there."""
+
+from __future__ import annotations
+
+import posixpath
+import unicodedata
+from collections.abc import Sequence
+from urllib.parse import unquote, urlsplit
+
+from retort.dataset import DatasetError
+from retort.datasets._picture_formats import PICTURE_ENDINGS
+from retort.ingestion.members import SLASHES, shown
+
+SAME_ENDINGS = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tiff": ".tif"}
+"""Endings that mean the same."""
+
+
+class ImageIndex:
+    """All images of a source, found by paths as lists write them: relative to the list's folder, to the top or to any
+    other folder, absolute on the author's machine, with backslashes, without endings, in other cases. A path is only
+    compared with names here, never followed."""
+
+    def __init__(self, images: Sequence[str]) -> None:
+        self._names = frozenset(images)
+        self._by_stem: dict[str, list[str]] = {}
+        for name in images:
+            self._by_stem.setdefault(_stem(name.rpartition("/")[2])[0], []).append(name)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def find(self, cell: str, base: str = "", inside: str = "") -> str | None:
+        """The image that a cell means in a list of the folder `base`; of several alike the one below the folder
+        `inside`, or below `base`. Raises DatasetError where several are left."""
+        for spelt in dict.fromkeys((cell, unquote(cell))):
+            plain = _plain(spelt)
+            for name in dict.fromkeys((posixpath.normpath(posixpath.join(base, plain)), posixpath.normpath(plain))):
+                if name in self._names:
+                    return name
+            alike = self._alike(plain)
+            if alike and (best := self._best(cell, plain, alike, base, inside)) is not None:
+                return best
+        return None
+
+    def knows(self, cell: object, base: str = "") -> bool:
+        """Whether a cell means an image."""
+        try:
+            return isinstance(cell, str | int) and self.find(str(cell), base) is not None
+        except DatasetError:
+            return True
+
+    def _alike(self, plain: str) -> list[str]:
+        """Images of that stem, and of that ending where one is given."""
+        last = plain.rstrip("/").rpartition("/")[2]
+        stem, ending = _stem(last)
+        found = [name for name in self._by_stem.get(stem, ()) if not ending or _stem(name)[1] == ending]
+        return found if found or not ending else self._by_stem.get(_folded(last), [])
+
+    def _best(self, cell: str, plain: str, found: Sequence[str], base: str, inside: str) -> str | None:
+        """The one whose folders are most like those of the cell; None where none is."""
+        wanted = _folders(plain)
+        shared = {name: _shared(wanted, _folders(name)) for name in found}
+        whole = [name for name in found if shared[name] == min(len(wanted), len(_folders(name)))]
+        if not whole:
+            return None
+        most = max(shared[name] for name in whole)
+        left = [name for name in whole if shared[name] == most]
+        last = plain.rpartition("/")[2]
+        for narrower in (
+            [name for name in left if inside and f"/{inside}/" in f"/{name}"],
+            [name for name in left if base and name.startswith(f"{base}/")],
+            [name for name in left if name.rpartition("/")[2] == last],
+        ):
+            if len(left) > 1 and narrower:
+                left = narrower
+        if len(left) > 1:
+            raise DatasetError(
+                f"{shown(cell)} may be {shown(left[0])} or {shown(left[1])}; wanted paths that tell them apart"
+            )
+        return left[0]
+
+
+def _plain(cell: str) -> str:
+    """A path with slashes, in Unicode's composed form, without its drive, its host or dots at its beginning."""
+    text = unicodedata.normalize("NFC", cell.strip().strip("\"'"))
+    if "://" in text[:10]:
+        text = urlsplit(text).path
+    steps = [step for step in text.translate(SLASHES).split("/") if step not in ("", ".")]
+    return "/".join(steps)
+
+
+def _folders(path: str) -> list[str]:
+    return [step.casefold() for step in path.split("/")[:-1] if step != ".."]
+
+
+def _shared(first: Sequence[str], second: Sequence[str]) -> int:
+    """Steps at the end that both have."""
+    count = 0
+    for one, other in zip(reversed(first), reversed(second), strict=False):
+        if one != other:
+            break
+        count += 1
+    return count
+
+
+def _stem(file: str) -> tuple[str, str]:
+    """A file's name without the ending of an image, and that ending, in one case."""
+    stem, ending = posixpath.splitext(_folded(file))
+    if ending not in PICTURE_ENDINGS:
+        return _folded(file), ""
+    return stem, SAME_ENDINGS.get(ending, ending)
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFC", text.casefold())
