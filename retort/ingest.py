@@ -39,12 +39,11 @@ CodePage = Literal[
 
 def _common_name(found: Any) -> Any:
     """The name of a code page as it stands above, where it was given by another that Python knows."""
-    if not isinstance(found, str) or found in get_args(CodePage):
-        return found
     try:
-        return codecs.lookup(found).name
-    except (LookupError, ValueError):
+        name = codecs.lookup(found).name
+    except (LookupError, TypeError, ValueError):
         return found
+    return name if name in get_args(CodePage) else found
 
 
 Layout = Literal["auto", "folders", "split_folders", "inner_folders", "file_names", "list"]

@@ -63,14 +63,15 @@ class ImageTree:
 
 def outline(tree: ImageTree) -> str:
     """A tree in one line: `train/ (8 images: cat/ 4, dog/ 4), test1/ (10 images: 1.jpg, 2.jpg, ...)`."""
-    parts = [f"{escaped(name)}/ ({_contents(folder)})" for name, folder in sorted(tree.folders.items())]
+    shown = sorted(tree.folders)[: SHOWN_FOLDERS + 1]
+    parts = [f"{escaped(name)}/ ({_contents(tree.folders[name])})" for name in shown]
     if tree.images:
         parts.append(f"{_images(len(tree.images))} beside them" if parts else _contents(tree))
     return _first(parts, SHOWN_FOLDERS)
 
 
 def _contents(tree: ImageTree) -> str:
-    inner = [f"{escaped(name)}/ {folder.count():,}" for name, folder in sorted(tree.folders.items())]
+    inner = [f"{escaped(name)}/ {tree.folders[name].count():,}" for name in sorted(tree.folders)[: SHOWN_INNER + 1]]
     inner += [escaped(name.rpartition("/")[2]) for name in sorted(tree.images)[: SHOWN_INNER + 1]]
     return f"{_images(tree.count())}: {_first(inner, SHOWN_INNER)}"
 

@@ -91,7 +91,12 @@ class ImageFolder(Dataset):
 
     def _listing(self, files: Files) -> FolderContents:
         stray: list[str] = []
-        found = read_folders([name.replace(os.sep, "/") for name in images_in(files, "", stray)])
+        try:
+            found = read_folders([name.replace(os.sep, "/") for name in images_in(files, "", stray)])
+        except DatasetError as error:
+            raise DatasetError(
+                f"{error}; image_folder has no such fields: `retort datasets create NAME {self.path} --on-workers` has"
+            ) from None
         class_names = tuple(sorted(set(found.splits["train"].values())))
         if len(class_names) < 2:
             raise DatasetError(f"{self.path!r} holds {len(class_names)} class folders; at least 2 are needed")

@@ -28,6 +28,8 @@ SPLIT_NAMES = frozenset({
 """Usual names of columns, in small letters without anything between them."""
 FLAG = re.compile(r"is_?(train|valid|val|validation|test)(ing)?(_?(img|image|set))?", re.IGNORECASE)
 """Names of columns of yes and no about one split."""
+SCORED_ROWS = 100
+"""Rows by which a separator is told."""
 YES, NO = frozenset({"1", "1.0", "true", "yes"}), frozenset({"0", "0.0", "false", "no"})
 
 
@@ -100,7 +102,7 @@ def recognise(
 def points(table: Table, knows: Callable[[object], bool]) -> int:
     """The different images that a table's best column means, among the first rows; less than one image counts a header
     that names columns of files and of labels."""
-    sample = table.sample()[:200]
+    sample = table.sample()[:SCORED_ROWS]
     rows = [*sample, table.header or ()]
     width = max((len(row) for row in rows), default=0)
     best = max((len({cell for row in rows if knows(cell := _cell(row, at))}) for at in range(width)), default=0)

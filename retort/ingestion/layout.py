@@ -16,6 +16,7 @@ from retort.ingest import MOST_CLASSES, Ingest
 from retort.ingestion.columns import ListColumns, columns_shown
 from retort.ingestion.encodings import has_unknown_bytes, unknown_bytes
 from retort.ingestion.lists import (
+    SHEET_ENDINGS,
     SUBMISSION,
     FoundLists,
     find_lists,
@@ -26,13 +27,13 @@ from retort.ingestion.lists import (
 )
 from retort.ingestion.members import shown
 
-LIST_ENDINGS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson")
+LIST_ENDINGS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", *SHEET_ENDINGS)
 LIST_BYTES = 256 << 20
 """Bytes of all lists together that are read."""
 DEEPEST_LIST = 3
 """Folders above a list at most."""
-MOST_LISTS = 50
-"""Files of one ending in one folder that are looked at as lists; more are notes on single images."""
+MOST_LISTS, MOST_LISTS_IN_ALL = 50, 1000
+"""Files of one ending in one folder, and in all, that are looked at as lists; more are notes on single images."""
 JUNK = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 """Names that systems leave in folders, besides hidden files."""
 PROSE = ("readme", "license", "licence", "changelog", "requirements", "notice", "copying")
@@ -73,7 +74,8 @@ def lists_among(names: Iterable[str]) -> list[str]:
     for name in names:
         if is_named_list(name):
             by_kind.setdefault((name.rpartition("/")[0], name.rpartition(".")[2].lower()), []).append(name)
-    return [name for same in by_kind.values() if len(same) <= MOST_LISTS for name in same]
+    found = [name for same in by_kind.values() if len(same) <= MOST_LISTS for name in same]
+    return sorted(found, key=lambda name: (name.count("/"), name))[:MOST_LISTS_IN_ALL]
 
 
 def find_layout(images: Sequence[str], lists: Mapping[str, bytes], spec: Ingest) -> ImageLayout:

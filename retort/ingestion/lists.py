@@ -22,6 +22,8 @@ from retort.ingestion.tables import JSON_ENDINGS, Table, json_tables, plain_tabl
 
 SUBMISSION = "submission"
 """A word in names of lists whose labels are examples of the form that answers are to have."""
+SHEET_ENDINGS = (".xlsx", ".xls", ".ods", ".parquet")
+"""Endings of tables that are no text."""
 SEVERAL = ("|", ";", ",")
 """Characters between the classes of an image that has several."""
 
@@ -96,6 +98,11 @@ def _is_among(name: str, lists: Iterable[str]) -> bool:
 
 
 def _tables(name: str, content: bytes, spec: Ingest, knows: Any, given: Mapping[str, str]) -> list[Table]:
+    if name.lower().endswith(SHEET_ENDINGS):
+        raise DatasetError(
+            f'{escaped(name)} may be a list of the images and is no text; wanted it as CSV, or `layout` "folders" to '
+            "leave it out, or `lists` with the names of others"
+        )
     text = text_of(name, content, spec.encoding)
     if name.lower().endswith(JSON_ENDINGS):
         return json_tables(name, text, lambda word: split_named(word, given))

@@ -11,6 +11,8 @@ from retort.dataset import DatasetError
 from retort.datasets._picture_formats import PICTURE_ENDINGS
 from retort.ingestion.members import SLASHES, shown
 
+FEW = 64
+"""Images of one stem that are compared with a path one by one."""
 SAME_ENDINGS = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tiff": ".tif"}
 """Endings that mean the same."""
 
@@ -22,12 +24,17 @@ class ImageIndex:
 
     def __init__(self, images: Sequence[str]) -> None:
         self._names = frozenset(images)
-        self._by_stem: dict[str, list[str]] = {}
+        self._by_stem: dict[str, str | list[str]] = {}
+        """The image of each stem, or several."""
         for name in images:
-            self._by_stem.setdefault(_stem(name.rpartition("/")[2])[0], []).append(name)
-
-    def __len__(self) -> int:
-        return len(self._names)
+            stem = _stem(name.rpartition("/")[2])[0]
+            match self._by_stem.setdefault(stem, name):
+                case str(other) if other is not name:
+                    self._by_stem[stem] = [other, name]
+                case list(others):
+                    others.append(name)
+        self._by_folder: dict[str, dict[str, list[str]]] = {}
+        """Of stems that very many images share, the images by the folders that they lie in."""
 
     def find(self, cell: str, base: str = "", inside: str = "") -> str | None:
         """The image that a cell means in a list of the folder `base`; of several alike the one below the folder
@@ -49,12 +56,25 @@ class ImageIndex:
         except DatasetError:
             return True
 
-    def _alike(self, plain: str) -> list[str]:
+    def _alike(self, plain: str) -> Sequence[str]:
         """Images of that stem, and of that ending where one is given."""
-        last = plain.rstrip("/").rpartition("/")[2]
-        stem, ending = _stem(last)
-        found = [name for name in self._by_stem.get(stem, ()) if not ending or _stem(name)[1] == ending]
-        return found if found or not ending else self._by_stem.get(_folded(last), [])
+        stem, ending = _stem(plain.rpartition("/")[2])
+        found = [name for name in self._of_stem(stem, plain) if not ending or _stem(name)[1] == ending]
+        return found if found or not ending else self._of_stem(_folded(plain.rpartition("/")[2]), plain)
+
+    def _of_stem(self, stem: str, plain: str) -> Sequence[str]:
+        """Images of that stem; of very many those that lie in a folder of that path's name, or in none."""
+        found = self._by_stem.get(stem, [])
+        if isinstance(found, str):
+            return [found]
+        if len(found) <= FEW:
+            return found
+        if stem not in self._by_folder:
+            by_folder = self._by_folder.setdefault(stem, {})
+            for name in found:
+                by_folder.setdefault(_last_folder(name), []).append(name)
+        by_folder, folder = self._by_folder[stem], _last_folder(plain)
+        return [*by_folder.get(folder, found[:FEW] if not folder else ()), *by_folder.get("", ())][:FEW]
 
     def _best(self, cell: str, plain: str, found: Sequence[str], base: str, inside: str) -> str | None:
         """The one whose folders are most like those of the cell; None where none is."""
@@ -91,6 +111,10 @@ def _plain(cell: str) -> str:
 
 def _folders(path: str) -> list[str]:
     return [step.casefold() for step in path.split("/")[:-1] if step != ".."]
+
+
+def _last_folder(path: str) -> str:
+    return (_folders(path) or [""])[-1]
 
 
 def _shared(first: Sequence[str], second: Sequence[str]) -> int:

@@ -16,6 +16,13 @@ from retort.dataset import DatasetError
 
 SAMPLE_ROWS = 1000
 """Rows by which columns are recognised."""
+SAMPLE_CELLS = 1 << 16
+"""Cells of those rows, from which on no further row is taken."""
+LONGEST_LINE = 1 << 18
+"""Characters of a line."""
+MOST_COLUMNS = 10_000
+HEAD_CHARACTERS = 1 << 19
+"""Characters by which a separator is told."""
 JSON_BYTES = 64 << 20
 """Largest JSON file that is read whole; of JSON lines only one line is in memory at once."""
 MOST_WRAPPERS = 3
@@ -48,8 +55,13 @@ class Table:
     def sample(self) -> list[Row]:
         """The first rows, up to one that cannot be read."""
         found: list[Row] = []
+        cells = 0
         with suppress(DatasetError):
-            found.extend(islice(self.rows(), SAMPLE_ROWS))
+            for row in islice(self.rows(), SAMPLE_ROWS):
+                found.append(row)
+                cells += len(row)
+                if cells > SAMPLE_CELLS:
+                    break
         return found
 
 
@@ -81,23 +93,26 @@ def separated(name: str, text: str, score: Callable[[Table], int]) -> Table | No
     """The table of a text, by the separator with which a column scores most; None where none scores."""
     if text.startswith("sep="):  # with which Excel marks the separator
         text = text.partition("\n")[2]
-    found: Table | None = None
-    best = 0
-    for splitter in SPLITTERS:
-        table = _separated_table(name, text, splitter)
-        if (points := score(table)) > best:
-            found, best = table, points
-    return found
+    head = _head(text)
+    scores = [(score(_separated_table(name, head, splitter)), splitter) for splitter in SPLITTERS]
+    best, splitter = max(scores, key=lambda one: one[0])
+    return _separated_table(name, text, splitter) if best else None
 
 
 def plain_table(name: str, text: str) -> Table | None:
     """The table of a text whose rows all have two cells, or one, by the first separator that gives such."""
+    head = _head(text)
     for width in (2, 1):
         for splitter in SPLITTERS:
-            table = without_header(_separated_table(name, text, splitter))
-            if {len(row) for row in table.sample()} == {width}:
-                return table
+            if {len(row) for row in without_header(_separated_table(name, head, splitter)).sample()} == {width}:
+                return without_header(_separated_table(name, text, splitter))
     return None
+
+
+def _head(text: str) -> str:
+    """The first lines, by which a separator is told."""
+    head = text[:HEAD_CHARACTERS]
+    return head if len(head) == len(text) or "\n" not in head else head[: head.rindex("\n") + 1]
 
 
 def _separated_table(name: str, text: str, splitter: Splitter) -> Table:
@@ -122,14 +137,28 @@ def without_header(table: Table) -> Table:
 
 def _by_character(separator: str) -> Splitter:
     def split(text: str) -> Iterator[Row]:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
-        return ([cell.strip() for cell in row] for row in reader if any(row))
+        reader = csv.reader(_lines(text), delimiter=separator, skipinitialspace=True, strict=True)
+        return ([cell.strip() for cell in _bounded(row)] for row in reader if any(row))
 
     return split
 
 
 def _by_space(cut: Callable[[str], list[str]]) -> Splitter:
-    return lambda text: (cut(line) for line in text.splitlines() if line.strip())
+    return lambda text: (_bounded(cut(line)) for line in _lines(text) if line.strip())
+
+
+def _lines(text: str) -> Iterator[str]:
+    """The lines, with their ends. Raises ValueError for a longer one than is read."""
+    for line in io.StringIO(text, newline=""):
+        if len(line) > LONGEST_LINE:
+            raise ValueError(f"a line has {len(line):,} characters; at most {LONGEST_LINE:,} are read")
+        yield line
+
+
+def _bounded(row: list[str]) -> list[str]:
+    if len(row) > MOST_COLUMNS:
+        raise ValueError(f"it has {len(row):,} columns; at most {MOST_COLUMNS:,} are read")
+    return row
 
 
 SPLITTERS: tuple[Splitter, ...] = (
@@ -159,14 +188,15 @@ def _numbered_rows(name: str, rows: Iterable[Row]) -> Iterator[Row]:
 def json_tables(name: str, text: str, is_split: Callable[[str], str | None]) -> list[Table]:
     """The tables in a file of JSON, or of JSON lines: one, or one a split. None in a file that is neither."""
     if not name.lower().endswith(".json"):
-        lines = [line for line in text.splitlines() if line.strip()]
+
+        def objects() -> Iterator[Any]:
+            return (json.loads(line) for line in _lines(text) if line.strip())
+
         try:
-            first = json.loads(lines[0]) if lines else None
+            first = next(objects(), None)
         except (ValueError, RecursionError):
             return []
-        if not isinstance(first, dict):
-            return []
-        return [_object_table(name, lambda: map(json.loads, lines), tuple(first))]
+        return [_object_table(name, objects, tuple(first)[:MOST_COLUMNS])] if isinstance(first, dict) else []
     if len(text) > JSON_BYTES:
         raise DatasetError(f"{name} has {len(text):,} characters; of JSON at most {JSON_BYTES:,} are read")
     try:
@@ -180,7 +210,7 @@ def _tables_in(name: str, value: Any, is_split: Callable[[str], str | None], dep
     match value:
         case [dict(), *_]:
             header = tuple(dict.fromkeys(key for one in value[:SAMPLE_ROWS] if isinstance(one, dict) for key in one))
-            return [_object_table(name, lambda: iter(value), header)]
+            return [_object_table(name, lambda: iter(value), header[:MOST_COLUMNS])]
         case [list(), *_]:
             return [Table(name, None, lambda: _numbered_rows(name, map(_as_list, value)))]
         case [str(), *_]:
@@ -214,7 +244,7 @@ def _tables_of_object(
         )
         rows = ({"": key, **(one if isinstance(one, dict) else {})} for key, one in value.items())
         held = [*rows]
-        return [_object_table(name, lambda: iter(held), ("", *fields))]
+        return [_object_table(name, lambda: iter(held), ("", *fields[:MOST_COLUMNS]))]
     if isinstance(first, list):  # files by class, or classes by file
         pairs = [[item, key] for key, inner in value.items() if isinstance(inner, list) for item in inner]
         return [Table(name, None, lambda: iter(pairs))]

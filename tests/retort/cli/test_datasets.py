@@ -50,6 +50,32 @@ def test_an_earlier_upload_or_a_folder_may_be_named(retort: Run, tmp_path: Path)
     assert "this server allows no local folders" in refused.stderr
 
 
+def test_the_layout_is_given_by_options(retort: Run, tmp_path: Path) -> None:
+    archive = tmp_path / "flowers.tar"
+    archive.write_bytes(b"an archive")
+    given = (
+        *("--layout", "list", "--list", "a.csv", "--list", "b.csv", "--label-column", "Art", "--encoding", "cp1252"),
+        *("--class", "poppy", "--class", "aster", "--split-name", "test=fold5", "--split-name", "test=fold6"),
+        *("--missing", "3"),
+    )
+    made = json.loads(retort("datasets", "create", "flowers", str(archive), *given, "--json").stdout)
+    again = json.loads(retort("datasets", "create", "flowers", str(archive), "--json").stdout)
+    assert again["source"] == made["source"]
+    spec = take(made["job_id"]).spec
+    assert {field: spec[field] for field in ("layout", "lists", "columns", "encoding", "classes")} == {
+        "layout": "list",
+        "lists": ["a.csv", "b.csv"],
+        "columns": {"path": None, "label": "Art", "split": None},
+        "encoding": "cp1252",
+        "classes": ["poppy", "aster"],
+    }
+    assert spec["splits"]["names"] == {"train": [], "validation": [], "test": ["fold5", "fold6"]}
+    assert spec["limits"]["missing"] == 3
+    for wrong in ("fold5", "dev=fold5", "test="):
+        refused = retort("datasets", "create", "flowers", str(archive), "--split-name", wrong)
+        assert "wanted train, validation, test, and a name after =" in refused.stderr
+
+
 def test_built_in_ones_are_listed(retort: Run) -> None:
     shown = retort("datasets", "list", "--builtin").stdout
     assert "digits" in shown

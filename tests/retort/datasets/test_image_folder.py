@@ -59,6 +59,27 @@ def test_parts_that_are_named_are_taken_as_they_are(root: Path) -> None:
     assert (facts.train, facts.validation, facts.test) == (15, 6, 9)
 
 
+def test_folders_are_read_as_those_of_an_archive(root: Path) -> None:
+    for split, images in (("training_set", 4), ("Test Images", 2)):
+        trees(root / "named" / split, images)
+    facts = folder(root / "named").facts([root])
+    assert facts is not None
+    assert (facts.class_names, facts.train, facts.test) == (("ash", "birch", "cedar"), 9, 6)
+    for name in ("bus", "plane", "train"):
+        for i in range(6):
+            paint(root / "vehicles" / name / str(2019 + i % 2) / f"{i}.png", RED)
+    facts = folder(root / "vehicles").facts([root])
+    assert facts is not None
+    assert (facts.class_names, facts.train) == (("bus", "plane", "train"), 12)
+    for fold in ("fold1", "fold2"):
+        trees(root / "folds" / fold, 2)
+    sentence = refusal(folder(root / "folds"), [root])
+    assert sentence.startswith(
+        "the classes may be the outer or the inner folders (fold1/ (6 images: ash/ 2, birch/ 2, "
+    )
+    assert sentence.endswith(f"`retort datasets create NAME {root}/folds --on-workers` has")
+
+
 @pytest.mark.parametrize("word", ["val", "valid", "validation"])
 def test_only_what_is_missing_is_split_off(root: Path, word: str) -> None:
     for split in ("train", word):

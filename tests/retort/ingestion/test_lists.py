@@ -148,3 +148,38 @@ def test_numbers_are_named_by_a_file_of_classes() -> None:
         assert layout.class_names == ("cat", "dog"), name
         assert layout.splits["train"] == [("1.jpg", 0), ("0.jpg", 1)], name
         assert layout.found_by.endswith(f", names of classes in {name}")
+
+
+def test_tables_that_are_no_text_are_not_passed_over() -> None:
+    images = ("camera_1/1.jpg", "camera_2/1.jpg")
+    with pytest.raises(DatasetError, match=r"labels.xlsx may be a list of the images and is no text; wanted it as CSV"):
+        find_layout(images, {"labels.xlsx": b"PK"}, request())
+    assert find_layout(images, {"labels.xlsx": b"PK"}, request(layout="folders")).stray == ["labels.xlsx"]
+
+
+def test_a_column_that_no_list_has_is_named() -> None:
+    with pytest.raises(
+        DatasetError, match=r"`columns.label` is 'x', which no list has \(l.csv has the columns kind, path"
+    ):
+        find_layout(("1.jpg", "2.jpg"), {"l.csv": b"path,kind\n1.jpg,a\n2.jpg,b\n"}, request(columns={"label": "x"}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"1.jpg," * 200_000, b"\n" * 500_000, (b"1.jpg," * 2_000 + b"\n") * 20, b"x" * 2_000_000, b"\0" * 1000],
+)
+def test_lists_that_somebody_made_to_do_harm_cost_little(text: bytes) -> None:
+    layout = find_layout(("a/1.jpg", "b/2.jpg"), {"l.csv": text}, request())
+    assert layout.class_names == ("a", "b")
+
+
+def test_many_images_of_one_name_are_told_apart_by_their_folders() -> None:
+    images = [f"photos/{i}/1.jpg" for i in range(200)]
+    rows = "".join(f"old/place/{i}/1.jpg,{'ab'[i % 2]}\n" for i in range(200))
+    with pytest.raises(DatasetError, match=r"l.csv names 200 files that are not there"):
+        find_layout(images, {"l.csv": f"path,label\n{rows}".encode()}, request())
+    rows = rows.replace("old/place", "old/photos")
+    layout = find_layout(images, {"l.csv": f"path,label\n{rows}".encode()}, request())
+    assert dict(layout.splits["train"]) == {name: i % 2 for i, name in enumerate(images)}
+    with pytest.raises(DatasetError, match=r"row 1 of l.csv: '1.jpg' may be 'photos/0/1.jpg' or 'photos/1/1.jpg'"):
+        find_layout(images, {"l.csv": b"path,label\n1.jpg,a\n"}, request())

@@ -193,6 +193,15 @@ def test_a_key_whose_data_set_was_deleted_is_told_so(client: TestClient, spec: d
         ({"source": {"upload": "../x"}}, "/source/upload", "source.upload is '../x'; wanted text that matches"),
         ({"splits": {"test_share": 0.5}}, "/splits/test_share", "splits.test_share is 0.5; wanted less than 0.5"),
         ({"limits": {"files": 1_500_001}}, "/limits/files", "1,500,001 files are more than the 1,500,000 that"),
+        ({"layout": "guess"}, "/layout", "layout is 'guess'; wanted"),
+        ({"encoding": "utf-7"}, "/encoding", "encoding is 'utf-7'; wanted"),
+        ({"encoding": "rot13"}, "/encoding", "encoding is 'rot13'; wanted"),
+        ({"classes": ["one"]}, "", "classes has one name; wanted at least two, each once, or none"),
+        (
+            {"splits": {"names": {"train": ["a"], "test": ["a"]}}},
+            "/splits/names",
+            "splits.names: the name 'a' stands twice",
+        ),
         ({"limits": {"broken": -1}}, "/limits/broken", "limits.broken is -1; wanted at least 0"),
         ({"background": [0, 0, 256]}, "/background/2", "background[2] is 256; wanted at most 255"),
         ({"size": 224}, "/size", "the body has no field 'size'"),
@@ -328,6 +337,29 @@ def test_an_upload_becomes_a_data_set(client: TestClient, bring: Callable[..., d
     assert job.needs_disk_bytes == 3 * len(b"an archive")
     finish(take())
     assert client.delete(f"/v1/uploads/{upload['id']}").status_code == 204
+    assert client.get(made["links"]["self"]).json()["state"] == "ready"
+
+
+def test_a_layout_that_was_not_clear_is_settled_with_the_same_upload(
+    client: TestClient, bring: Callable[..., dict[str, Any]]
+) -> None:
+    upload = bring(b"an archive", name="flowers.tar")
+    spec = {"name": "flowers", "source": {"upload": upload["id"]}}
+    failed = make(client, spec)
+    with transaction() as session:
+        fail(
+            session, take_this(failed["job_id"]), Trouble("spec", "impossible", "the classes may be ...; `layout` ...")
+        )
+    assert "`layout`" in client.get(failed["links"]["self"]).json()["error"]
+    settled = {"layout": "inner_folders", "encoding": "GBK", "classes": ["poppy", "aster"],
+               "splits": {"names": {"test": ["fold5"]}}, "columns": {"label": "2"}, "lists": ["l.csv"]}  # fmt: skip
+    made = make(client, {**spec, **settled})
+    assert (made["source"], made["state"]) == (failed["source"], "ingesting")
+    stored = client.get(made["links"]["job"]).json()["spec"]
+    assert stored["encoding"] == "gbk"
+    assert stored["classes"] == ["poppy", "aster"]
+    assert stored["splits"]["names"] == {"train": [], "validation": [], "test": ["fold5"]}
+    finish(take_this(made["job_id"]))
     assert client.get(made["links"]["self"]).json()["state"] == "ready"
 
 
