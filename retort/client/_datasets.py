@@ -32,9 +32,9 @@ class Datasets:
         """Make a user data set from an upload, or from a folder that the service's operator allows.
 
         `settings` are further fields of the request: `splits`, `limits`, `image_size`, `background`, `deadline`; and,
-        where the archive's layout is not clear by itself, `layout`, `lists`, `columns`, `encoding`, `classes`. The same key and
-        request give the same data set; without a key one is made for this call. A job ingests the images: follow it to
-        see the data set become ready. One that failed over its layout is made again of the same upload.
+        where the archive's layout is not clear by itself, `layout`, `lists`, `columns`, `encoding`, `classes`. The same
+        key and request give the same data set; without a key one is made for this call. A job ingests the images:
+        follow it to see the data set become ready. One that failed over its layout is made again of the same upload.
         """
         source = {field: value for field, value in {"upload": upload, "folder": folder}.items() if value is not None}
         headers = {"Idempotency-Key": idempotency_key or uuid4().hex}

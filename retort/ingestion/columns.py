@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +28,8 @@ SPLIT_NAMES = frozenset({
 """Usual names of columns, in small letters without anything between them."""
 FLAG = re.compile(r"is_?(train|valid|val|validation|test)(ing)?(_?(img|image|set))?", re.IGNORECASE)
 """Names of columns of yes and no about one split."""
+FEW_ROWS = 10
+"""Rows from which on a column of values that are all different is none of classes."""
 SCORED_ROWS = 100
 """Rows by which a separator is told."""
 YES, NO = frozenset({"1", "1.0", "true", "yes"}), frozenset({"0", "0.0", "false", "no"})
@@ -96,6 +98,7 @@ def recognise(
     hot = tuple(at for at in rest if table.header and _is_flag(columns[at]))
     if len(hot) > 1:
         return replace(found, one_hot=hot)
+    rest = [at for at in rest if not _are_all_different(columns[at])]
     return replace(found, others=tuple(at for at in rest if len(rest) == 1 or _may_be_labels(columns[at])))
 
 
@@ -114,6 +117,10 @@ def _is_named_list(table: Table) -> bool:
     return any(name in PATH_NAMES for name in names) and any(name in LABEL_NAMES for name in names)
 
 
+def _is_named(table: Table, at: int, names: Set[str]) -> bool:
+    return table.header is not None and _key(table.header[at]) in names
+
+
 def _path_column(
     table: Table, columns: Sequence[Sequence[Any]], knows: Callable[[object], bool], wish: Columns
 ) -> int | None:
@@ -121,7 +128,7 @@ def _path_column(
         return _wished(table, wish.path, len(columns))
     # Numbers may be names of files by chance: they count where the column is called so, or none is called anything.
     may_be = [
-        table.header is None or _key(table.header[at]) in PATH_NAMES or not _is_number(column)
+        table.header is None or _is_named(table, at, PATH_NAMES) or not _is_number(column)
         for at, column in enumerate(columns)
     ]
     counts = [
@@ -130,10 +137,10 @@ def _path_column(
     ]
     most = max(counts, default=0)
     if most:
-        leading = [at for at, count in enumerate(counts) if count == most]
-        leading.sort(key=lambda at: table.header is None or _key(table.header[at]) not in PATH_NAMES)
-        different = len({str(cell) for cell in columns[leading[0]]})
-        return leading[0] if 2 * most >= different or _is_named_list(table) else None
+        leading = [at for at, count in enumerate(counts) if 2 * count >= most]
+        best = min(leading, key=lambda at: (_is_number(columns[at]), -counts[at], not _is_named(table, at, PATH_NAMES)))
+        different = len({str(cell) for cell in columns[best]})
+        return best if 2 * counts[best] >= different or _is_named_list(table) else None
     if table.header is None or not _is_named_list(table):
         return None
     names = [_key(name) for name in table.header]
@@ -151,7 +158,7 @@ def _split_column(
         if at != path and (flag := _flag_of(table, at)) is not None and _is_flag(columns[at]):
             return at, flag
     others = [at for at in range(len(columns)) if at != path]
-    named = [at for at in others if table.header and _key(table.header[at]) in SPLIT_NAMES]
+    named = [at for at in others if _is_named(table, at, SPLIT_NAMES)]
     if "split" in map(_key, table.header or ()):
         return next((at for at in named if table.header and _key(table.header[at]) == "split"), None), None
     values = {at: {_text(cell) for cell in columns[at]} - {""} for at in others}
@@ -164,13 +171,14 @@ def _label_column(table: Table, columns: Sequence[Sequence[Any]], found: ListCol
     if wish.label is not None:
         return _wished(table, wish.label, len(columns))
     rest = [at for at in range(len(columns)) if at not in (found.path, found.split)]
-    named = [at for at in rest if table.header and _key(table.header[at]) in LABEL_NAMES]
+    named = [at for at in rest if _is_named(table, at, LABEL_NAMES)]
     if len(named) > 1:
         named = _one_of(table, columns, named)
     if named:
         return named[0]
     if table.header is not None:
         return None
+    rest = [at for at in rest if not _are_all_different(columns[at])]
     texts = [at for at in rest if not _is_number(columns[at])]
     return rest[0] if len(rest) == 1 else texts[0] if len(texts) == 1 else None
 
@@ -230,6 +238,11 @@ def _is_flag(column: Sequence[Any]) -> bool:
 
 def _is_number(column: Sequence[Any]) -> bool:
     return all(re.fullmatch(r"[-+]?\d*[.,]?\d*(e[-+]?\d+)?", _text(cell).casefold()) for cell in column)
+
+
+def _are_all_different(column: Sequence[Any]) -> bool:
+    """Whether a column numbers or names its rows; of few rows that says nothing."""
+    return len(column) >= FEW_ROWS and len(set(map(_text, column))) == len(column)
 
 
 def _may_be_labels(column: Sequence[Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -231,14 +232,15 @@ class Assignment:
             elif isinstance(value, list) and value:
                 raise DatasetError(f"{where} has {len(value)} labels; wanted one class an image")
             if label := self._text(columns, row, columns.label, where):
-                return label
+                return unicodedata.normalize("NFC", label)
             raise DatasetError(f"{where} has no label; wanted text or a whole number")
         hot = [at for at in columns.one_hot if is_yes(row[at] if at < len(row) else None)]
         if len(hot) != 1:
             names = [column_name(columns.table, at) for at in hot]
             found = f"{len(hot)} classes ({', '.join(names)})" if hot else "no class"
             raise DatasetError(f"{where} has {found} in its columns of 0 and 1; wanted one class an image")
-        return column_name(columns.table, hot[0])
+        assert columns.table.header is not None, "columns of classes have names"
+        return unicodedata.normalize("NFC", columns.table.header[hot[0]])
 
     def _split(self, columns: ListColumns, row: Sequence[Any], where: str) -> str | None:
         if columns.split is None:

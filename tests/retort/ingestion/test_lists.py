@@ -150,6 +150,22 @@ def test_numbers_are_named_by_a_file_of_classes() -> None:
         assert layout.found_by.endswith(f", names of classes in {name}")
 
 
+def test_numbers_of_rows_are_no_classes() -> None:
+    images = [f"images/{'ab'[i % 2]}/{i}.jpg" for i in range(12)]
+    numbered = "".join(f"{i + 1} {name.removeprefix('images/')}\n" for i, name in enumerate(images))
+    layout = find_layout(images, {"images.txt": numbered.encode()}, request())
+    assert (layout.class_names, layout.found_by) == (("a", "b"), "folders of classes")
+    with_index = ",id,file,label\n" + "".join(f"{i},{i},{i}.jpg,{'xy'[i % 2]}\n" for i in range(12))
+    layout = find_layout(images, {"l.csv": with_index.encode()}, request())
+    assert layout.found_by == "the list l.csv (file as path, label as label)"
+
+
+def test_labels_are_in_the_composed_form() -> None:
+    text = "path,label\na.jpg,caf\u00e9\nb.jpg,cafe\u0301\nc.jpg,bar\n"
+    layout = find_layout(("a.jpg", "b.jpg", "c.jpg"), {"l.csv": text.encode()}, request())
+    assert layout.class_names == ("bar", "caf\u00e9")
+
+
 def test_tables_that_are_no_text_are_not_passed_over() -> None:
     images = ("camera_1/1.jpg", "camera_2/1.jpg")
     with pytest.raises(DatasetError, match=r"labels.xlsx may be a list of the images and is no text; wanted it as CSV"):
