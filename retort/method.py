@@ -280,12 +280,19 @@ class Method(Spec):
     """The class of `wrapper`'s result, to build a shipped student again."""
     refuses: ClassVar[str] = ""
     """The refusals of `check`, in a few words; empty where it refuses nothing."""
+    with_two_classes: ClassVar[str] = ""
+    """A clause on the terms that two classes leave without a gradient; empty where there is none."""
     chooses_images: ClassVar[bool] = False
     """Whether the method chooses the training images of an epoch; such a student has a pass over the data of its
     own. One a student at most."""
 
     def check(self, setup: Setup) -> None:
         """Raise MethodError, in one sentence, if this method cannot serve that pair and data; reads cards alone."""
+
+    @property
+    def smallest_map(self) -> int:
+        """Side, in positions, of the smallest last map from which a method that reads maps has something to teach."""
+        return 2
 
     @abstractmethod
     def taps(self, setup: Setup) -> frozenset[Tap]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from retort.draws import DrawPoint
     from retort.method import Batch
     from retort.network import Network
+    from retort.recipe import Training
     from retort.user_model import UserModel
 
 
@@ -53,6 +54,17 @@ class Metric:
     def worst(self) -> float:
         """A value that every score is better than."""
         return float("-inf") if self.more_is_better else float("inf")
+
+
+@dataclass(frozen=True)
+class Chance:
+    """The headline metric of a guess that is made without a look at the inputs."""
+
+    value: float
+    guess: str
+    """That guess in words, as the subject of a sentence."""
+    error: float = 0.0
+    """Standard error of the metric on a split of that size."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +174,18 @@ class Task(ABC):
         """Sentences about what is odd about such data for a teacher that came trained on inputs of that size."""
         yield from ()
 
+    def random_start_warnings(self, networks: str, facts: DataFacts) -> Iterator[str]:
+        """Sentences about what is odd about networks, named in words, that start from random weights on such data."""
+        yield from ()
+
+    def training_warnings(self, pointer: str, training: Training, facts: DataFacts) -> Iterator[str]:
+        """Sentences about what is odd about a training on such data, the recipe's field at `pointer`."""
+        yield from ()
+
+    def input_size(self, facts: DataFacts) -> int:
+        """Side of the images that a network gets unless it has a size of its own, in pixels; 0 for other inputs."""
+        return 0
+
     # Networks
 
     @abstractmethod
@@ -213,6 +237,10 @@ class Task(ABC):
     @abstractmethod
     def meter(self, device: torch.device) -> Meter:
         """A meter of this task's metrics."""
+
+    def chance(self, targets: Tensor) -> Chance | None:
+        """Chance on a split with these (M, ...) targets; None for a task that has none."""
+        return None
 
     def compare(self, score: Score, other: Score) -> dict[str, float]:
         """Metrics of how alike two networks are on the same split, by name."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from retort.architecture import Card
 from retort.architectures import CARDS
 from retort.dataset import DataFacts
-from retort.method import TEACHER, Method, MethodError, Setup
+from retort.method import STUDENT, TEACHER, Method, MethodError, NetworkSpec, Setup
 from retort.outputs import READS
 from retort.recipe import BASELINE_NAME, SGD, Recipe, Student, Teacher, Training
 from retort.task import Task
@@ -22,6 +22,10 @@ REFERENCE_BATCH = 64
 """The batch for which the papers' CIFAR protocol gives its learning rate."""
 
 
+TWO = 2
+"""Classes of which one is known from the other."""
+MAPS = frozenset({"maps", "preactivations", "class_maps"})
+"""Readings that have positions."""
 CHECKPOINT_COPIES = 5
 """Copies of a trained network's parameters in a checkpoint: the newest, the best, the average, two of the optimizer."""
 CHECKPOINT_FILES = 3
@@ -75,7 +79,7 @@ def validate(
     return RecipeValidation(
         resolved=recipe if problems else resolve(recipe),
         problems=tuple(problems),
-        warnings=(*_warnings(recipe, task, facts, cards), *model_warnings(recipe, facts, models)),
+        warnings=(*_warnings(recipe, task, facts, cards, models), *model_warnings(recipe, facts, models)),
         sharing=tuple(tuple(recipe.students[i].name for i in group) for group in sharing_groups(recipe)),
     )
 
@@ -342,7 +346,9 @@ def _micro_batch_problems(student: Student, training: Training) -> Iterator[tupl
             )
 
 
-def _warnings(recipe: Recipe, task: Task, facts: DataFacts | None, cards: Mapping[str, Card]) -> Iterator[str]:
+def _warnings(
+    recipe: Recipe, task: Task, facts: DataFacts | None, cards: Mapping[str, Card], models: Mapping[str, UserModel]
+) -> Iterator[str]:
     outputs = task.outputs(facts) if facts else 1000
     teacher = cards.get(recipe.teacher.architecture) if recipe.teacher else None
     for student in recipe.students:
@@ -364,6 +370,78 @@ def _warnings(recipe: Recipe, task: Task, facts: DataFacts | None, cards: Mappin
             f"the batch ({recipe.training.batch_size} examples) is larger than the training split "
             f"({facts.train}): an epoch is one step"
         )
+    if facts is not None:
+        yield from _training_warnings(recipe, task, facts)
+        yield from _method_warnings(recipe, task, facts, cards, models)
+
+
+def _training_warnings(recipe: Recipe, task: Task, facts: DataFacts) -> Iterator[str]:
+    """Networks that start from random weights, and settings of their trainings."""
+    trainings = [("training", recipe.training)]
+    started: list[tuple[str, Teacher | Student]] = [
+        (f"student {student.name!r}", student) for student in recipe.students
+    ]
+    if recipe.teacher is not None and recipe.teacher.teach is not None:
+        trainings.append(("teacher.teach", recipe.teacher.teach))
+        started.append(("the teacher", recipe.teacher))
+    random = [role for role, network in started if network.weights is None and network.model is None]
+    if random:
+        verb = "starts" if len(random) == 1 else "start"
+        yield from task.random_start_warnings(f"{', '.join(random)} {verb}", facts)
+    for pointer, training in trainings:
+        yield from task.training_warnings(pointer, training, facts)
+
+
+def _method_warnings(
+    recipe: Recipe, task: Task, facts: DataFacts, cards: Mapping[str, Card], models: Mapping[str, UserModel]
+) -> Iterator[str]:
+    """Methods that have little or nothing to teach on such data with such networks."""
+    for student in recipe.students:
+        setup = setup_for(student, recipe, facts, cards)
+        if setup is None or not student.methods:
+            continue
+        sides: dict[NetworkSpec, int] = {STUDENT: _last_side(student, setup.student, task, facts, models)}
+        if recipe.teacher is not None and setup.teacher is not None:
+            sides[TEACHER] = _last_side(recipe.teacher, setup.teacher, task, facts, models)
+        for method in student.methods:
+            name = f"{method.name} of student {student.name!r}"
+            if setup.outputs == TWO and task.class_targets and method.with_two_classes:
+                yield f"{name}: the data set has two classes, and {method.with_two_classes}"
+            small = {network: sides.get(network, 0) for network in _read_by_maps(method, setup)}
+            for network, side in small.items():
+                if 0 < side < method.smallest_map:
+                    card = setup.student if network == STUDENT else setup.teacher
+                    assert card is not None, "a network that is read has a card"
+                    yield (
+                        f"{name} reads maps, and the last one of {card.architecture} has {side} x {side} positions; "
+                        f"{method.smallest_map} x {method.smallest_map} or more are wanted: take larger images, or an "
+                        "architecture with a smaller stride"
+                    )
+
+
+def _read_by_maps(method: Method, setup: Setup) -> list[NetworkSpec]:
+    """Teacher and student, as far as a method reads their maps."""
+    try:
+        taps = method.taps(setup).union(*(phase.taps for phase in method.phases(setup)))
+    except MethodError:
+        return []  # `check` gives the reason
+    read = {tap.network for tap in taps if tap.reads in MAPS}
+    return [network for network in (STUDENT, TEACHER) if network in read]
+
+
+def _last_side(
+    network: Teacher | Student, card: Card, task: Task, facts: DataFacts, models: Mapping[str, UserModel]
+) -> int:
+    """Side of a network's last map, in positions, by its card; 0 where it is not known."""
+    if not card.stages:
+        return 0
+    pixels = task.input_size(facts)
+    if network.model is not None:
+        model = models.get(network.model)
+        pixels = model.expects.size if model is not None and model.expects is not None else 0
+    elif network.weights == "published":
+        pixels = card.image_size
+    return -(-pixels // card.stages[-1].stride)
 
 
 def _mix_warnings(recipe: Recipe) -> Iterator[str]:

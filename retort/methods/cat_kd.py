@@ -59,6 +59,11 @@ class CATKD(Method):
         if self._compared == 0:
             raise MethodError("with the published counting, 1 class means none; give 2 or more")
 
+    @property
+    def smallest_map(self) -> int:
+        """A map that is averaged to `resolution` has no fewer positions."""
+        return max(2, self.resolution)
+
     def taps(self, setup: Setup) -> frozenset[Tap]:
         return frozenset({Tap(STUDENT, "class_maps"), Tap(TEACHER, "class_maps")})
 

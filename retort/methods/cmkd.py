@@ -36,6 +36,9 @@ class CMKD(Method):
         "rank(t)))], s and t standardised logits, w = entropy(p_t) / log K"
     )
     reconstruction: ClassVar[bool] = True
+    with_two_classes: ClassVar[str] = (
+        "two probabilities correlate by 1 or -1 whatever they are, so that no term has a gradient"
+    )
 
     name: Literal["cmkd"] = "cmkd"
     temperature: float = Field(default=2.0, gt=0, le=100)

@@ -32,6 +32,9 @@ class DIST(Method):
     )
     label_weight: ClassVar[float | None] = 1.0
     couples_batch: ClassVar[bool] = True
+    with_two_classes: ClassVar[str] = (
+        "the two probabilities of an image correlate by 1 or -1 whatever they are, so that inter has no gradient"
+    )
 
     name: Literal["dist"] = "dist"
     temperature: float = Field(default=4.0, gt=0, le=100)

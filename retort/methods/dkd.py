@@ -32,6 +32,7 @@ class DKD(Method):
     )
     label_weight: ClassVar[float | None] = 1.0
     reads_labels: ClassVar[bool] = True
+    with_two_classes: ClassVar[str] = "one class is left beside the label's, so that non_target is always 0"
 
     name: Literal["dkd"] = "dkd"
     temperature: float = Field(default=4.0, gt=0, le=100)

@@ -37,6 +37,9 @@ class LSKD(Method):
     couples_batch: ClassVar[bool] = True  # with the base mlld
     refuses: ClassVar[str] = "what its base refuses"
     reads_labels: ClassVar[bool] = True  # with the bases dkd and mlld
+    with_two_classes: ClassVar[str] = (
+        "two standardised logits are the same whatever they were, but for their order, so that no term has a gradient"
+    )
 
     name: Literal["lskd"] = "lskd"
     base: Annotated[KD | DKD | MLLD, Field(discriminator="name")] = KD(temperature=2, weight=9)

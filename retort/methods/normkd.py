@@ -30,6 +30,9 @@ class NormKD(Method):
         "weight * mean_n T_t^2 * KL(softmax(z_t / T_t) || softmax(z_s / T_s)), T = temperature_norm * std_k z"
     )
     label_weight: ClassVar[float | None] = 0.1
+    with_two_classes: ClassVar[str] = (
+        "two logits over their deviation differ by the same number whatever they are, so that soft has no gradient"
+    )
 
     name: Literal["normkd"] = "normkd"
     temperature_norm: float = Field(default=2.0, gt=0, le=100)

@@ -79,6 +79,9 @@ class R2KD(Method):
     )
     label_weight: ClassVar[float | None] = 1.0
     couples_batch: ClassVar[bool] = True
+    with_two_classes: ClassVar[str] = (
+        "two ranks correlate by 1 or -1 whatever the logits are, so that rank has no gradient"
+    )
 
     name: Literal["r2kd"] = "r2kd"
     temperature: float = Field(default=4.0, gt=0, le=100)

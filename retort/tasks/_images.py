@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 
     from retort.draws import DrawPoint
     from retort.network import Network
+    from retort.recipe import Training
 
 MIDDLE_GREY = (0.5, 0.5, 0.5)
 ENLARGED = 1.25
 """Factor above which images are too small for a network: those of 28 pixels still serve one of 32."""
+SMALLEST_PHOTOGRAPH = 16
+"""Side, in pixels, of images below which there is no advice for photographs."""
+FEW_PHOTOGRAPHS = 10_000
+"""Training images below which a start from random weights is odd."""
 
 
 def image_facts(facts: DataFacts) -> ImageFacts:
@@ -53,6 +58,24 @@ class ImageTask(Task):
                 f"networks recognise little in enlarged images; take the data set in with image_size {size} (the "
                 "student may still see less)"
             )
+
+    def random_start_warnings(self, networks: str, facts: DataFacts) -> Iterator[str]:
+        found = image_facts(facts)
+        if found.image_size >= SMALLEST_PHOTOGRAPH and 0 < found.train < FEW_PHOTOGRAPHS:
+            yield (
+                f"{networks} from random weights, for which {found.train:,} training images are few: published weights "
+                "(of a torchvision or timm architecture) or a model as the start usually end far better"
+            )
+
+    def training_warnings(self, pointer: str, training: Training, facts: DataFacts) -> Iterator[str]:
+        if image_facts(facts).image_size >= SMALLEST_PHOTOGRAPH and training.augmentation == Augmentation():
+            yield (
+                f"{pointer}.augmentation is off: each epoch sees the very same images; crop_padding or resized_crop, "
+                "and flip where a mirrored image means the same, usually help"
+            )
+
+    def input_size(self, facts: DataFacts) -> int:
+        return image_facts(facts).image_size
 
     def build(self, family: Architecture, architecture: str, facts: DataFacts) -> Network:
         """The network's input is normalised with the data's statistics."""

@@ -117,6 +117,59 @@ def test_students_of_a_recipe_share():
     assert validate(recipe("kd", baseline=True), FACTS).sharing == (("student", "baseline"),)
 
 
+PHOTOGRAPHS = ImageClassFacts(
+    classes=5, class_names=tuple("abcde"), image_size=32, train=3457, validation=430, test=430
+)  # fmt: skip
+
+
+def warnings_of(facts, *methods, **more):
+    return validate(recipe(*methods, fields={"labels": {"weight": 1}}, **more), facts).warnings
+
+
+def test_photographs_are_few_for_random_weights_and_want_augmentation():
+    augmented = {"augmentation": {"flip": True}}
+    random = warnings_of(PHOTOGRAPHS, "kd", training=augmented)[0]
+    assert random.startswith(
+        "student 'student', the teacher start from random weights, for which 3,457 training images"
+    )
+    many = PHOTOGRAPHS.model_copy(update={"train": 50_000})
+    (off,) = warnings_of(many, "kd", training=augmented)
+    assert off.startswith("teacher.teach.augmentation is off: ")
+    assert warnings_of(FACTS, "kd") == (), "scans of 8 pixels are no photographs"
+    published = {"architecture": "torchvision.resnet18", "weights": "published"}
+    found = validate(
+        Recipe.model_validate({
+            "dataset": {"name": "digits"}, "teacher": published, "student": published, "methods": [{"name": "kd"}],
+            "training": augmented,
+        }), PHOTOGRAPHS,
+    )  # fmt: skip
+    assert found.warnings == ()
+
+
+@pytest.mark.parametrize(("method", "term"), [
+    ("dkd", "non_target is always 0"), ("dist", "inter has no gradient"), ("lskd", "no term has a gradient"),
+    ("normkd", "soft has no gradient"), ("cmkd", "no term has a gradient"), ("r2kd", "rank has no gradient"),
+])  # fmt: skip
+def test_two_classes_leave_a_method_less_to_teach(method, term):
+    two = {"classes": 2, "class_names": ("a", "b")}
+    (warning,) = warnings_of(FACTS.model_copy(update=two), method)
+    assert warning.startswith(f"{method} of student 'student': the data set has two classes, and ")
+    assert warning.endswith(term)
+    assert warnings_of(FACTS, method) == ()
+
+
+@pytest.mark.parametrize(("method", "size", "networks"), [
+    ("at", 8, ["resnet8", "resnet20"]), ("at", 12, []), ("fitnet", 8, []), ("fitnet", 4, ["resnet8", "resnet20"]),
+    ({"name": "cat_kd", "resolution": 4}, 12, ["resnet8", "resnet20"]), ("kd", 4, []), ("crd", 4, []),
+    ("fsp", 4, ["resnet8", "resnet20"]),
+])  # fmt: skip
+def test_maps_may_be_too_small_for_a_method(method, size, networks):
+    found = warnings_of(FACTS.model_copy(update={"image_size": size}), method)
+    assert len(found) == len(networks)
+    for warning, network in zip(found, networks, strict=True):
+        assert f"reads maps, and the last one of {network} has {size // 4} x {size // 4} positions" in warning
+
+
 def test_methods_that_read_labels_are_told_that_images_are_mixed():
     mixed = {"training": {"augmentation": {"mix": {"name": "cutmix"}}}}
     (warning,) = validate(recipe("kd", "dkd", "crd", fields={"labels": {"weight": 1}}, **mixed), FACTS).warnings
