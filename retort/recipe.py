@@ -354,6 +354,10 @@ class Recipe(Spec):
     require_teacher: float | None = None
     """Headline metric (accuracy, for classification) that the teacher must reach on the validation split before the
     first student's step; otherwise the job fails and names both numbers. Null asks for none."""
+    fail_if_worse_than_chance: bool = True
+    """Whether the job fails, and keeps its files nonetheless, where a student that was trained to its end is no better
+    than chance (for classification, than always guessing the most frequent class) on both the test and the validation
+    split. Trainings of fewer than 20 steps, and false, let it succeed with a warning."""
     students: Annotated[tuple[Student, ...], AtMost(64)] = ()
     """The networks to train; they share each pass over the data and each pass of the teacher."""
     student: StudentShorthand | None = Field(default=None, exclude=True)

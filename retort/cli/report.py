@@ -40,7 +40,9 @@ def known_form(report: str) -> Iterator[None]:
 
 
 def _print_networks(report: dict[str, Any]) -> None:
-    """Metrics of each network on the test split, and its size."""
+    """Warnings first, then metrics of each network on the test split, and its size."""
+    for sentence in report.get("warnings", ()):
+        typer.echo(f"Warning: {sentence}.")
     metrics = [name for name in report.get("columns", COLUMNS) if name != "images"]
     names = [name.replace("_", " ") for name in metrics]
     columns = ("network", "architecture", f"test {names[0]}", *names[1:], "parameters", "best epoch")

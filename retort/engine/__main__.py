@@ -15,8 +15,9 @@ Exit codes, all but the first with a last record that gives the reason: 0 finish
 impossible, or a file keeps a library busy without end; 69 a download failed through the network; 70 a fault of the
 engine's own, whose trace is on standard error; 71 the first batch does not fit into the device's memory; 72 memory ran
 out later; 73 asked to finish before any student was trained; 74 the disk is full; 75 stopped by SIGTERM or by the
-parent's end, resumable, without such a record; 76 the machine failed. It is ended by SIGALRM, without a record, where a
-library stays busy and lets no thread run; anything else is a crash.
+parent's end, resumable, without such a record; 76 the machine failed; 77 a student has learned nothing, but all files
+are there. It is ended by SIGALRM, without a record, where a library stays busy and lets no thread run; anything else is
+a crash.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ class NetworkResult:
     extent: TrainingExtent | None = None
     """Extent of its training; None for a teacher that came trained."""
     wrapper: tuple[str, Wrapper] | None = None
+    signs: Mapping[str, str] = field(default_factory=dict)
+    """The signs, present at the end of its training, that it has not learned: each with its sentence."""
 
     def load(self, which: str, weights_dtype: str) -> None:
         """Take the weights of the best or the last epoch, rounded to the precision in which they are stored."""

@@ -19,9 +19,11 @@ from retort.engine.interrupt import (
     MACHINE_FAILED,
     MEMORY_RAN_OUT,
     OUT_OF_MEMORY,
+    STUDENTS_FAILED,
     UNREACHABLE,
     Impossible,
     MemoryExhausted,
+    StudentsFailed,
 )
 from retort.spec import wrong_at
 from retort.task import TaskError
@@ -63,6 +65,8 @@ def cause_of(error: Exception, places: tuple[Path, ...]) -> tuple[int, str] | No
     if any(map(is_machines, behind)):
         words = next(str(one) for one in behind if is_machines(one)).partition("\n")[0]
         return MACHINE_FAILED, f"the machine failed: {words}"
+    if isinstance(error, StudentsFailed):
+        return STUDENTS_FAILED, str(error)
     if isinstance(error, Unreachable):
         return UNREACHABLE, str(error)
     if isinstance(error, ValidationError):

@@ -25,7 +25,7 @@ from retort.order import Paths
 from retort.recipe import Recipe, Training
 from retort.task import Task
 from retort.tasks import TASKS
-from retort.validation import model_warnings, resolve, validate
+from retort.validation import resolve, validate
 
 STUDENTS = "students"
 """Beginning of the names of sections in which students are trained on all their terms."""
@@ -115,7 +115,9 @@ def recipe_digest(recipe: Recipe) -> str:
 
 
 def _deciding_json(recipe: Recipe) -> str:
-    return recipe.model_dump_json(exclude={"name", "tags", "priority", "needs", "deadline"})
+    return recipe.model_dump_json(
+        exclude={"name", "tags", "priority", "needs", "deadline", "fail_if_worse_than_chance"}
+    )
 
 
 def prepare(
@@ -140,10 +142,10 @@ def prepare(
         warn(warning)
     models = user_weights.records(recipe, paths.weights)
     cards = CARDS | user_weights.cards_for(_architectures(recipe), models)
-    problems = validate(recipe, data.facts, cards, models).problems
-    if problems:
-        raise Impossible("; ".join(problem.detail for problem in problems))
-    for warning in model_warnings(recipe, data.facts, models):
+    found = validate(recipe, data.facts, cards, models)
+    if found.problems:
+        raise Impossible("; ".join(problem.detail for problem in found.problems))
+    for warning in found.warnings:
         warn(warning)
     checkpoints = Checkpoints(
         paths.checkpoints,

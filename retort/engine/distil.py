@@ -19,8 +19,12 @@ from retort.network import Network
 from retort.outputs import Outputs, Read
 
 
-def distil(context: RunContext, trainer: SectionRunner, teacher: NetworkResult | None) -> list[NetworkResult]:
-    """The students whose training was begun, in the recipe's order. Raises Impossible and NothingToKeep."""
+def distil(
+    context: RunContext, trainer: SectionRunner, teacher: NetworkResult | None
+) -> tuple[list[NetworkResult], dict[str, str]]:
+    """The students whose training was begun, in the recipe's order, but for those that were left out because a number
+    of theirs was not finite; of these the sentence that says so, by name. Raises Impossible and NothingToKeep.
+    """
     recipe = context.recipe
     factory = StudentFactory(
         task=context.task,
@@ -42,7 +46,8 @@ def distil(context: RunContext, trainer: SectionRunner, teacher: NetworkResult |
             network = networks.placed(network, context.device)
             students.append(make_student_state(student, network, context.cards[student.architecture], factory))
     extents = train_sections(context, trainer, students, factory)
-    return [_result(state, extents[state.train_state.name]) for state in students if state.train_state.name in extents]
+    trained = [_result(state, extents[state.student.name]) for state in students if state.student.name in extents]
+    return trained, {state.student.name: state.train_state.lost for state in students if state.train_state.lost}
 
 
 def _teacher_pass(
@@ -75,4 +80,5 @@ def _result(state: StudentState, extent: TrainingExtent) -> NetworkResult:
         train_state.best.epoch,
         extent,
         state.wrapper,
+        train_state.watch.signs,
     )

@@ -147,7 +147,7 @@ class Estimation:
     def __init__(
         self, spec: Estimate, paths: Paths, event_log: EventLog, interrupt: Interrupt, group: Group = ALONE
     ) -> None:
-        self.recipe = resolve_for(spec.recipe.model_copy(update={"require_teacher": None}), group.device)
+        self.recipe = resolve_for(spec.recipe, group.device)
         self.paths = paths.model_copy(update={"teacher_cache": None})
         self.event_log = event_log
         self.interrupt = interrupt
@@ -161,7 +161,7 @@ class Estimation:
         preparing = time.monotonic() - begin
         timer = SectionTimer(context, self.timed_steps)
         teacher = teach(context, timer)
-        students = distil(context, timer, teacher)
+        students, _ = distil(context, timer, teacher)
         results = [teacher, *students] if teacher else students
         testing, exporting, sizes = _time_testing(context, results), *_time_exports(context, results)
         report = _report(context, timer, preparing, testing, exporting, sizes)

@@ -16,10 +16,19 @@ NOTHING_TO_KEEP = 73
 DISK_FULL = 74
 STOPPED = 75
 MACHINE_FAILED = 76
+STUDENTS_FAILED = 77
 
 
 class Impossible(Exception):
     """The recipe is well formed, but it cannot be carried out; the sentence gives the reason."""
+
+
+class Diverged(Impossible):
+    """A number of each network that is trained side by side was not finite."""
+
+
+class StudentsFailed(Exception):
+    """The run has ended and left its files, but a student has learned nothing; the sentence says which and why."""
 
 
 class MemoryExhausted(Exception):

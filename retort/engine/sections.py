@@ -11,7 +11,7 @@ from retort.engine import networks
 from retort.engine.checkpoint import State
 from retort.engine.context import STUDENTS, RunContext
 from retort.engine.epoch_plan import TrainingExtent
-from retort.engine.interrupt import NOT_TRAINED, NothingToKeep
+from retort.engine.interrupt import NOT_TRAINED, Diverged, NothingToKeep
 from retort.engine.students import StudentFactory, StudentState, phase_train_state
 from retort.engine.train_state import MethodState, TrainState
 from retort.engine.trainer import Trainer, epoch_plan_of
@@ -165,19 +165,21 @@ def _resume(
 def train_sections(
     context: RunContext, trainer: SectionRunner, students: list[StudentState], factory: StudentFactory
 ) -> dict[str, TrainingExtent]:
-    """Train section by section, from where the checkpoint stands. Returns the extent of each begun training, by name.
+    """Train section by section, from where the checkpoint stands. Returns the extent of each begun training, by name,
+    but for students that were left out because a number of theirs was not finite.
 
-    Raises NothingToKeep when asked to finish before that.
+    Raises NothingToKeep when asked to finish before that, and Diverged where all were left out.
     """
     sections = list(sections_of(context.recipe, students, factory))
     train_states = {student.train_state.name: student.train_state for student in students}
     first, trained = _resume(trainer.saved, sections, train_states, factory)
     extents: dict[str, TrainingExtent] = {}
+    diverged: Diverged | None = None
     for section in sections[:first]:
         if section.phase == DISTILLING:
             here, training = section.start()
             plan = epoch_plan_of(here, training, context.data.facts)
-            extents |= {train_state.name: plan.extent(plan.steps) for train_state in here}
+            extents |= {train_state.name: plan.extent(plan.steps) for train_state in here if train_state.lost is None}
     for section in sections[first:]:
         context.event_log.enter(section.phase)
         here, training = section.start()
@@ -191,14 +193,22 @@ def train_sections(
             }
 
         in_loop = section.phase == DISTILLING
-        extent = trainer.train(section.name, here, training, factory.frozen, rest, evaluates=in_loop, in_loop=in_loop)
+        try:
+            extent = trainer.train(
+                section.name, here, training, factory.frozen, rest, evaluates=in_loop, in_loop=in_loop
+            )
+        except Diverged as error:
+            if not in_loop:
+                raise  # no student has been trained yet, so that nothing is lost
+            diverged = error
+            continue
         if in_loop and extent.steps:
-            extents |= {train_state.name: extent for train_state in here}
+            extents |= {train_state.name: extent for train_state in here if train_state.lost is None}
         if not extent.end:
             break
         if section.trains is not None:
             networks.freeze(factory.frozen[section.trains])
             trained.append(section.trains)
     if not extents:
-        raise NothingToKeep(NOT_TRAINED)
+        raise diverged or NothingToKeep(NOT_TRAINED)
     return extents

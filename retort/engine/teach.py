@@ -1,4 +1,4 @@
-"""The teacher of a run: built, taught where the recipe has `teach`, and compared with `require_teacher`."""
+"""The teacher of a run: built, taught where the recipe has `teach`, and validated."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from retort.engine.artifacts import NetworkResult
 from retort.engine.context import RunContext
 from retort.engine.evaluate import score
 from retort.engine.interrupt import Impossible
+from retort.engine.learning import AT_CHANCE, DOUBTED_ERRORS, at_chance, compared
 from retort.engine.sections import TEACHING, SectionRunner
 from retort.engine.train_state import TrainState, snapshot
 from retort.engine.trainer import epoch_plan_of
@@ -40,6 +41,8 @@ def teach(context: RunContext, trainer: SectionRunner) -> NetworkResult | None:
         if trainer.teacher_state is None:
             context.event_log.enter(TEACHING)
             trainer.train(TEACHING, [train_state], teacher.teach, {})
+            if (sentence := train_state.watch.signs.get(AT_CHANCE)) is not None and _is_read(context):
+                _warn(context, sentence)
             best = train_state.best
             trainer.teacher_state = {
                 "last": snapshot(train_state.evaluated),
@@ -52,21 +55,37 @@ def teach(context: RunContext, trainer: SectionRunner) -> NetworkResult | None:
         result.extent = plan.extent(plan.steps)
         result.load(context.recipe.evaluation.ship, "float32")
     networks.freeze(network)
-    if context.recipe.require_teacher is not None and not context.begun:
-        _require(context, network, context.recipe.require_teacher)
     return result
 
 
-def _require(context: RunContext, teacher: Network, wanted: float) -> None:
-    """Raise Impossible where the teacher is worse on the validation split than the recipe requires."""
+def validate_teacher(context: RunContext, teacher: Network) -> None:
+    """Evaluate a teacher that came trained, or of which the recipe requires something, before the first student's step.
+
+    Warns where it is at chance. Raises Impossible where it is worse than the recipe requires.
+    """
+    wanted, settings = context.recipe.require_teacher, context.recipe.teacher
+    came_trained = settings is not None and settings.teach is None
+    if context.begun or not (wanted is not None or (came_trained and _is_read(context))):
+        return
     context.event_log.enter("validating the teacher")
-    size, split = context.recipe.evaluation.batch_size, context.data.validation
-    found = score(context.task, teacher, split, size, context.device, context.interrupt, context.group)
+    size, split, task = context.recipe.evaluation.batch_size, context.data.validation, context.task
+    found = score(task, teacher, split, size, context.device, context.interrupt, context.group)
     context.event_log.record("evaluation", network=TEACHER_NAME, values=found.values("validation"))
-    metric = context.task.headline
+    metric, chance = task.headline, task.chance(split.targets)
     value = found.metrics[metric.name]
-    if metric.better(wanted, value):
+    if wanted is not None and metric.better(wanted, value):
         raise Impossible(
             f"the teacher's {metric.name} on the validation split is {value:.4f} ({len(split)} examples); "
             f"require_teacher is {wanted:g}"
         )
+    if came_trained and chance is not None and at_chance(task, value, chance, DOUBTED_ERRORS):
+        _warn(context, f"the teacher is {compared(task, 'validation', value, chance)}")
+
+
+def _is_read(context: RunContext) -> bool:
+    return any(method.needs_teacher for student in context.recipe.students for method in student.methods)
+
+
+def _warn(context: RunContext, sentence: str) -> None:
+    text = f"{sentence}; distilling from it teaches nothing"
+    context.event_log.record("warning", network=TEACHER_NAME, text=text)

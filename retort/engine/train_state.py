@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from retort.engine.checkpoint import State
+from retort.engine.learning import LearningWatch
 from retort.engine.optimize import averaged, load_optimizer, make_optimizer, take_step
 from retort.engine.term_sums import TermSums
 from retort.method import STUDENT, Batch, Choice, Method, NetworkSpec, Phase, Tap
@@ -87,6 +88,9 @@ class TrainState:
         self.average = averaged(network, training) if averages else None
         self.best = BestEpoch()
         self.term_sums = TermSums()
+        self.watch = LearningWatch(name, self.optimizer)
+        self.lost: str | None = None
+        """The sentence on a number that was not finite: it is not trained any further, nor shipped."""
 
     @property
     def evaluated(self) -> Network:
@@ -99,6 +103,7 @@ class TrainState:
 
     def step(self, factor: float) -> None:
         """Move the weights along their gradients, at that share of the learning rate."""
+        self.watch.before_step(self.term_sums.latest)
         take_step(self.optimizer, factor, self.clip_norm)
         self.term_sums.steps += 1
         if self.average is not None:
@@ -174,6 +179,8 @@ class TrainState:
             "average": self.average.state_dict() if self.average is not None else None,
             "best": {"epoch": self.best.epoch, "value": self.best.value, "weights": self.best.weights},
             "term_sums": self.term_sums.state(),
+            "watch": self.watch.state(),
+            "lost": self.lost,
         }
 
     def load(self, state: State) -> None:
@@ -186,3 +193,6 @@ class TrainState:
             self.average.load_state_dict(state["average"])
         self.best = BestEpoch(**state["best"])
         self.term_sums.load(state["term_sums"])
+        if "watch" in state:  # not in checkpoints of versions 0.1 and 0.2
+            self.watch.load(state["watch"])
+            self.lost = state["lost"]

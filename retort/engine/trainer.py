@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,8 @@ from retort.engine.evaluate import score
 from retort.engine.event_log import EventLog
 from retort.engine.frozen import FrozenNetworks, autocast, frozen_taps
 from retort.engine.group import ALONE, Group
-from retort.engine.interrupt import Impossible, Interrupt, Stopped
+from retort.engine.interrupt import Diverged, Interrupt, Stopped
+from retort.engine.learning import FEWEST_STEPS, SHARE_LOOKED_AT
 from retort.engine.loading import LoadedBatch, batches, chosen_batches
 from retort.engine.memory import first_step
 from retort.engine.optimize import course
@@ -132,13 +133,14 @@ class Trainer:
         try:
             while self.step < self.steps and not self._ends_early:
                 self._run_epoch(self.epoch_plan.epoch(self.step))
+            self._write_progress()
         finally:
             self.frozen.discard()
         return not self._ends_early
 
     def evaluate_unevaluated(self) -> None:
         """Evaluate those that no epoch's end did: as they are now they are their best."""
-        for train_state in self.train_states:
+        for train_state in self.live:
             if not train_state.best.weights:
                 self._evaluate(train_state, self.epoch_plan.epoch(self.step))
 
@@ -164,6 +166,11 @@ class Trainer:
             yield from (each.modules for each in train_state.method_states if each.modules is not None)
             if train_state.average is not None:
                 yield train_state.average
+
+    @property
+    def live(self) -> list[TrainState]:
+        """The networks whose numbers have all been finite."""
+        return [train_state for train_state in self.train_states if train_state.lost is None]
 
     @property
     def device(self) -> torch.device:
@@ -202,7 +209,7 @@ class Trainer:
         self.frozen.use(context.cache, facts.train, context.task.outputs(facts), decides)
 
     def _run_epoch(self, epoch: int) -> None:
-        for train_state in self.train_states:
+        for train_state in self.live:
             train_state.network.train()
         self.frozen.begin_epoch(epoch)
         first, last = self.epoch_plan.within(self.step), self.epoch_plan.batches[epoch]
@@ -213,7 +220,7 @@ class Trainer:
                 return
             if number == 0:
                 # After the checkpoint, so that a resumed run does not do it twice.
-                for train_state in self.train_states:
+                for train_state in self.live:
                     train_state.begin_epoch(epoch)
             if loading is None:
                 loading = self._load(epoch, first)
@@ -240,15 +247,16 @@ class Trainer:
             self.context.group.wait()
             raise Stopped
         if request == FINISH:
-            for train_state in self.train_states:
-                self._refuse_nonsense(train_state)
+            self._leave_out_nonsense()
             self._ends_early = True
         elif self.context.checkpoint_is_due():
             self._save()
 
     def _save(self) -> None:
-        for train_state in self.train_states:
-            self._refuse_nonsense(train_state)
+        # One process alone saves, and networks are left out where all processes do so. A network that will be left out
+        # at the end of the epoch does no harm until then.
+        if all(train_state.term_sums.first_wrong() for train_state in self.live):
+            self._leave_out_nonsense()
         self.save(self.state())
 
     def _take_step(self, epoch: int, loaded: LoadedBatch) -> None:
@@ -278,7 +286,7 @@ class Trainer:
                 micro_batch.inputs, self._views, self.training.augmentation, self.context.data.facts, point
             )
             outputs = self.frozen.read(views, micro_batch)
-            for train_state in self.train_states:
+            for train_state in self.live:
                 if number == 0:
                     train_state.optimizer.zero_grad(set_to_none=True)
                 share = len(micro_batch.targets) / len(loaded.targets)
@@ -329,21 +337,22 @@ class Trainer:
     def _finish_epoch(self, epoch: int) -> None:
         """Record the means of an epoch's terms, and evaluate where that is due; `epoch` counts the finished ones."""
         due = self.evaluates and (epoch % self.context.evaluation.every_epochs == 0 or self.step == self.steps)
-        for train_state in self.train_states:
-            self._refuse_nonsense(train_state)
+        self._leave_out_nonsense()
+        for train_state in self.live:
             means = train_state.term_sums.means()
             means["learning_rate"] = train_state.optimizer.param_groups[0]["lr"]
             self.context.event_log.record(
                 "metrics", network=train_state.name, epoch=epoch, step=self.step, values=means
             )
+            self._tell(train_state, train_state.watch.end_epoch(means["loss"], epoch))
             if due:
                 self._evaluate(train_state, epoch)
 
     def _evaluate(self, train_state: TrainState, epoch: int) -> None:
-        context = self.context
+        context, task = self.context, self.context.task
         # Not to be interrupted: between here and the next step the state has no name to be saved under.
         found = score(
-            context.task,
+            task,
             train_state.evaluated,
             context.data.validation,
             context.evaluation.batch_size,
@@ -353,42 +362,56 @@ class Trainer:
         )
         wrong = [f"validation.{name}" for name, value in found.metrics.items() if not math.isfinite(value)]
         if wrong:
-            raise Impossible(self._nonsense(train_state.name, ", ".join(wrong), self.step, epoch))
-        self._value = found.metrics[context.task.headline.name]
+            self._leave_out(train_state, ", ".join(wrong), self.step, epoch)
+            return
+        self._value = found.metrics[task.headline.name]
         train_state.keep_if_best(epoch, self._value)
         context.event_log.record(
             "evaluation", network=train_state.name, epoch=epoch, step=self.step, values=found.values("validation")
         )
+        chance = task.chance(context.data.validation.targets)
+        long = self.step >= FEWEST_STEPS or train_state.watch.signs
+        if chance is not None and long and self.step >= SHARE_LOOKED_AT * self.steps:
+            self._tell(train_state, train_state.watch.evaluated(task, self._value, chance, epoch))
 
-    def _refuse_nonsense(self, train_state: TrainState) -> None:
-        wrong = train_state.term_sums.first_wrong()
-        if wrong is not None:
-            step, terms = wrong
-            raise Impossible(
-                self._nonsense(train_state.name, ", ".join(terms), step + 1, self.epoch_plan.epoch(step) + 1)
+    def _tell(self, train_state: TrainState, sentences: Iterable[str]) -> None:
+        for sentence in sentences:
+            self.context.event_log.record("warning", network=train_state.name, step=self.step, text=sentence)
+
+    def _leave_out_nonsense(self) -> None:
+        """Train those no further of whose terms one was not a finite number. Raises Diverged where none is left."""
+        for train_state in self.live:
+            if (wrong := train_state.term_sums.first_wrong()) is not None:
+                step, terms = wrong
+                self._leave_out(train_state, ", ".join(terms), step + 1, self.epoch_plan.epoch(step) + 1)
+
+    def _leave_out(self, train_state: TrainState, what: str, step: int, epoch: int) -> None:
+        """Train a network no further; step and epoch are those of a number that is not finite, counted from 1."""
+        train_state.lost = (
+            f"{train_state.name}: {what} was not a finite number in step {step}, epoch {epoch}; a smaller learning "
+            "rate or weight may help"
+        )
+        self.context.event_log.record("warning", network=train_state.name, step=step, text=train_state.lost)
+        if not self.live:
+            raise Diverged(
+                f"{train_state.lost}; the last good checkpoint is {self.context.last_checkpoint() or 'none'}"
             )
 
-    def _nonsense(self, name: str, what: str, step: int, epoch: int) -> str:
-        """The sentence on a number that is not finite; step and epoch are counted from 1."""
-        last = self.context.last_checkpoint()
-        return (
-            f"{name}: {what} was not a finite number in step {step}, epoch {epoch}; a smaller learning rate or weight "
-            f"may help; the last good checkpoint is {last or 'none'}"
-        )
-
     def _write_progress(self) -> None:
+        """Write where the training stands; speed and time left once steps were taken, and are left."""
         since, step_then = self._started
-        seconds, steps = time.monotonic() - since, self.step - step_then
+        seconds, steps, left = time.monotonic() - since, self.step - step_then, self.steps - self.step
+        goes_on = bool(steps and left and not self._ends_early)
         examples = sum(self.epoch_plan.examples) / self.steps
         self.context.event_log.progress(
-            network=", ".join(train_state.name for train_state in self.train_states),
+            network=", ".join(train_state.name for train_state in self.live),
             epoch=self.epoch_plan.epoch(self.step),
             epochs=self.training.epochs,
             step=self.step,
             steps=self.steps,
-            examples_per_second=round(steps * examples / seconds, 1),
-            seconds_left=round((self.steps - self.step) * seconds / steps, 1),
-            loss=_finite(float(self.train_states[0].term_sums.latest)),
+            examples_per_second=round(steps * examples / seconds, 1) if goes_on else None,
+            seconds_left=round(left * seconds / steps, 1) if goes_on else None,
+            loss=_finite(float(self.live[0].term_sums.latest)),
             metric=self.context.task.headline.name,
             value=self._value,
         )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from math import sqrt
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from retort.architecture import Card
 from retort.dataset import DataFacts, ImageClassFacts
-from retort.task import Metric, ModelTrial, Score, TaskError
+from retort.task import Chance, Metric, ModelTrial, Score, TaskError
 from retort.tasks._images import ImageTask
 from retort.user_model import UserModel, class_order, class_sentence
 
@@ -105,6 +106,11 @@ class Classification(ImageTask):
         from retort.tasks.classification.metrics import ClassificationMeter
 
         return ClassificationMeter(device)
+
+    def chance(self, targets: Tensor) -> Chance:
+        """The accuracy of always guessing the most frequent class."""
+        share = int(targets.bincount().max()) / len(targets)
+        return Chance(share, "guessing the most frequent class", sqrt(share * (1 - share) / len(targets)))
 
     def compare(self, score: Score, other: Score) -> dict[str, float]:
         """`agreement`: share of images for which both networks guess the same class, in [0, 1]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -16,7 +17,8 @@ def neural_collapse(network: Network, embeddings: Iterable[tuple[Tensor, Tensor]
 
     `nc1` tr(Sigma_W pinv(Sigma_B)) / K; `nc2_norms` the spread of the centred class means' norms (std over mean);
     `nc2_angles` their mean |cos + 1/(K-1)|; `nc3` the mean cosine between them and the classifier's rows, 1 when
-    aligned, left out where the classifier has no rows for classes. float64.
+    aligned, left out where the classifier has no rows for classes. float64. None at all where the class means are one,
+    as those of a dead network are, or not finite.
     """
     features, labels = [], []
     for batch_ND, labels_N in embeddings:
@@ -28,6 +30,8 @@ def neural_collapse(network: Network, embeddings: Iterable[tuple[Tensor, Tensor]
     sums_KD = torch.zeros(classes, features_ND.shape[1], dtype=torch.float64).index_add_(0, labels_N, features_ND)
     means_KD = sums_KD / counts_K.clamp(min=1)[:, None]
     centred_KD = (means_KD - means_KD[present].mean(0))[present]
+    if not 0 < float(centred_KD.norm()) < math.inf:
+        return {}
     within_ND = features_ND - means_KD[labels_N]
     within_DD = within_ND.T @ within_ND / len(features_ND)
     between_DD = centred_KD.T @ centred_KD / len(centred_KD)

@@ -25,6 +25,11 @@ def test_an_early_stop_is_shown_with_each_network_s_epochs(capsys: pytest.Captur
     ]
 
 
+def test_warnings_come_first(capsys: pytest.CaptureFixture[str]) -> None:
+    print_report("distill", {"warnings": ["a is at chance"], "ship": "best", "networks": [row("a")]})
+    assert capsys.readouterr().out.startswith("Warning: a is at chance.\n")
+
+
 def test_a_report_of_an_older_job_is_read(capsys: pytest.CaptureFixture[str]) -> None:
     print_report("distill", {"ship": "best", "networks": [row("student")]})
     shown = capsys.readouterr().out
