@@ -19,6 +19,7 @@ from retort.engine.interrupt import (
     NOTHING_TO_KEEP,
     OUT_OF_MEMORY,
     STOPPED,
+    STUDENTS_FAILED,
     UNREACHABLE,
 )
 from retort.order import CacheDirectory, Order, Paths
@@ -235,6 +236,8 @@ class Attempt:
             return self._conclude(service.cancel)
         if end.code == FINISHED:
             return self._store_files()
+        if end.code == STUDENTS_FAILED:
+            return self._store_files(Trouble("spec", "students_failed", self._refusal(end)))
         if end.code == IMPOSSIBLE:
             return self._conclude(service.fail, Trouble("spec", "impossible", self._refusal(end)))
         if end.code == -signal.SIGALRM:
@@ -264,8 +267,8 @@ class Attempt:
 
         return may_wait
 
-    def _store_files(self) -> State:
-        """Store the engine's files, then end the job with all of them at once."""
+    def _store_files(self, trouble: Trouble | None = None) -> State:
+        """Store the engine's files, then end the job with all of them at once; it fails where there is a trouble."""
         try:
             files = self._workspace.shipped()
             self._check_room(files)
@@ -279,6 +282,8 @@ class Attempt:
         except ValueError as error:
             detail = f"the engine left no valid result: {plain(str(error))}"
             return self._conclude(service.fail, Trouble("spec", "broken_result", detail))
+        if trouble is not None:
+            return self._conclude(service.fail, trouble, stored)
         return self._conclude(service.succeed, stored, EFFECTS)
 
     def _check_room(self, files: Sequence[tuple[ShippedFile, Path]]) -> None:

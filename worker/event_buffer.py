@@ -77,6 +77,9 @@ class EventBuffer:
             self._bytes += len(line)
             if self._bytes > MOST_BYTES:
                 raise InvalidRecord(f"the engine reported more than {MOST_BYTES:,} bytes of events in one attempt")
+            if record.kind == "phase":
+                # Numbers of the phase before are none of this one.
+                self._progress = Progress(phase=record.phase)
         return record if isinstance(record, Checkpoint) else None
 
     def full(self) -> bool:

@@ -222,10 +222,12 @@ def _doing(job: JobInfo) -> str:
     if job.terminal:
         return ""
     wanted = f"to {WANTED[job.wanted]}" if job.wanted in WANTED and job.state != "paused" else ""
-    if job.state != "running" or job.progress is None:
-        return wanted or job.phase or ""
-    at = job.progress
-    parts = [at.phase, at.network or "", f"{at.epoch}/{at.epochs}" if at.epochs else "", wanted]
+    if job.state != "running":
+        return wanted
+    parts = [job.phase or "", wanted]
+    if (at := job.progress) is not None and at.phase == job.phase:
+        done, whole = (at.epoch, at.epochs) if at.epochs else (at.step, at.steps)
+        parts[1:1] = [at.network or "", f"{done or 0}/{whole}" if whole else ""]
     return " ".join(part for part in parts if part)
 
 

@@ -21,17 +21,17 @@ POLL_SECONDS = 0.5
 
 
 def watch_to_the_end(client: Retort, job_id: str, *, as_json: bool = False, with_report: bool = True) -> JobInfo:
-    """Show a job until it ends, then its report. Raises typer.Exit when it did not succeed."""
+    """Show a job until it ends, then its report, also of one that failed. Raises typer.Exit when it did not succeed."""
     follow(client, job_id, as_json=as_json)
     job = client.jobs.get(job_id)
-    if job.state != "succeeded":
-        exit_with(_ending(job), REFUSED)
     if with_report and not as_json:
         from retort.cli.report import find_report, print_report
 
         report = find_report(client, job_id)
         if report:
             print_report(job.kind, report)
+    if job.state != "succeeded":
+        exit_with(_ending(job), REFUSED)
     return job
 
 
@@ -108,6 +108,8 @@ class PhaseBars:
         self._tasks: dict[str, TaskID] = {}
         self._newest: dict[str, ProgressInfo] = {}
         self._current: str | None = None
+        self._stops = False
+        """Whether the training was asked to end early, so that the end of a phase need not be that of its epochs."""
 
     def __enter__(self) -> PhaseBars:
         self._bars.start()
@@ -118,12 +120,18 @@ class PhaseBars:
 
     def add(self, event: EventInfo) -> None:
         """Show an event: a phase begins, a warning, the end of the job."""
+        self._stops |= event.kind == "stop_wanted"
         if event.kind == "phase" and event.phase:
             self._start(event.phase)
+        elif event.kind == "metrics" and event.phase in self._newest and event.epoch is not None:
+            # Progress is asked for now and then; events tell each epoch.
+            self._newest[event.phase] = self._newest[event.phase].model_copy(update={"epoch": event.epoch})
         elif event.kind in ("warning", "requeued", "cancel_wanted") or (event.kind == "failed" and event.text):
             self._bars.console.print(printable(f"{event.kind}: {event.text or ''}"), markup=False)
-        elif event.kind == "succeeded":
+        if event.kind == "succeeded":
             self._finish()
+        elif event.kind in ("failed", "cancelled", "paused", "requeued"):
+            self._halt()
 
     def update(self, at: ProgressInfo) -> None:
         """Show the newest progress; that of a phase that is over is ignored."""
@@ -147,13 +155,22 @@ class PhaseBars:
         self._current = phase
 
     def _finish(self) -> None:
-        """Fill the bar of the phase that is over, without its time left."""
+        """Fill the bar of the phase that is over; of a training that was asked to end early, as far as it came."""
         if self._current is None:
             return
-        numbers = ""
-        if at := self._newest.get(self._current):
-            numbers = format_progress(at.model_copy(update={"epoch": at.epochs, "seconds_left": None}))
+        at = self._newest.get(self._current)
+        if at is not None and at.epochs and self._stops:
+            self._halt()
+            return
+        numbers = format_progress(at.model_copy(update={"epoch": at.epochs, "seconds_left": None})) if at else ""
         self._bars.update(self._tasks[self._current], total=1, completed=1, numbers=numbers)
+        self._current = None
+
+    def _halt(self) -> None:
+        """Leave the bar of the present phase where it stands, without its speed and time left."""
+        if self._current is not None and (at := self._newest.get(self._current)):
+            rest = at.model_copy(update={"examples_per_second": None, "seconds_left": None})
+            self._bars.update(self._tasks[self._current], numbers=format_progress(rest))
         self._current = None
 
 

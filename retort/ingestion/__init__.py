@@ -82,7 +82,7 @@ class Ingestion:
         """Copy all that may matter to the spool. Returns the place of each file there, by its name."""
         self.event_log.enter("reading")
         pieces: dict[str, Piece] = {}
-        end = 0
+        end = number = 0
         for number, member in enumerate(self._members(), 1):
             with closing(member.blocks()) as blocks:
                 first = next(blocks, b"") if may_matter(member.name) else None
@@ -95,6 +95,7 @@ class Ingestion:
                     pieces[member.name] = (end, member.size)
                     end += member.size
             self._progress(number, None)
+        self._ended(number)
         return pieces
 
     def _lists_and_images(self, spool: int, pieces: dict[str, Piece]) -> tuple[dict[str, bytes], list[str]]:
@@ -159,6 +160,7 @@ class Ingestion:
         # Those of more than 8 bits wait until all are seen: one white holds for the whole set.
         self.decoding = self.decoding.model_copy(update={"white": white_of(dict(sorted(deep.items())))})
         self._for_each(look, [*deep], len(names) - len(deep))
+        self._ended(len(names))
         return findings, dict(sorted(broken.items()))
 
     def _for_each(self, look: Callable[[str], None], names: Sequence[str], done: int) -> None:
@@ -251,6 +253,11 @@ class Ingestion:
         for number, image in enumerate(images):
             self._progress(number, len(images))
             yield in_blocks(spool, *pieces[image.source])
+        self._ended(len(images))
+
+    def _ended(self, steps: int) -> None:
+        """Write that all of a phase is done."""
+        self.event_log.progress(step=steps, steps=steps)
 
     def _progress(self, step: int, steps: int | None) -> None:
         if self.event_log.progress_is_due():

@@ -159,6 +159,12 @@ def last_change(session: Session, job_id: str, kinds: Sequence[str]) -> EventRow
     return session.scalar(found)
 
 
+def read_progress(session: Session, job_id: str) -> dict[str, Any] | None:
+    """The newest progress of a job."""
+    progress: dict[str, Any] | None = session.scalars(select(JobRow.progress).where(JobRow.id == job_id)).one()
+    return progress
+
+
 def read_latest(session: Session, job_id: str) -> dict[str, Any]:
     """The newest metrics of each network."""
     latest: dict[str, Any] = session.scalars(select(JobRow.latest).where(JobRow.id == job_id)).one()

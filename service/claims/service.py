@@ -22,7 +22,7 @@ from service.claims.records import check_network, resolved_spec, with_metrics
 from service.claims.repository import Claim, ClaimConflict, JobStanding
 from service.db import LOST, database_now, read_now
 from service.jobs.event_log import Entry, append, change
-from service.jobs.models import TERMINAL, JobRow, State, Wanted
+from service.jobs.models import TERMINAL, JobRow, State, Wanted, at_rest
 from service.jobs.rules import LONGEST_PAUSE_SECONDS, Asker, check_follow
 from service.workers.repository import Machine
 
@@ -91,11 +91,12 @@ def claim(session: Session, worker_id: str, lease_seconds: float, machine: Machi
 def _begin_attempt(session: Session, taken: Claim) -> None:
     """Note that the job is claimed, that its worker before was lost, and when its time is over."""
     lost = _lost_before(session, taken)
-    values: dict[str, Any] = {"error": asdict(lost), "progress": None} if lost else {}
+    values: dict[str, Any] = {"phase": None, "progress": None}
+    if lost:
+        values["error"] = asdict(lost)
     if deadline := _deadline(taken.spec):
         values["deadline_at"] = func.coalesce(JobRow.deadline_at, JobRow.started_at + deadline.seconds)
-    if values:
-        repository.write(session, taken, **values)
+    repository.write(session, taken, **values)
     entries = [_change(taken, "requeued", lost.detail, **asdict(lost))] if lost else []
     append(session, taken.job_id, taken.attempt, [*entries, _change(taken, "claimed")])
 
@@ -182,22 +183,30 @@ def succeed(session: Session, claim: Claim, files: Sequence[NewArtifact], effect
     Raises LostLease, and BlobGone when a file waited too long.
     """
     _end(session, claim, State.succeeded, error=None)
-    blobs: dict[str, str] = {}
-    for made in sorted(files, key=lambda made: (made.written.sha256, made.name)):
-        blob_id = blobs[made.name] = commit_blob(session, made.written)
-        add_artifact(
-            session, claim.job_id, name=made.name, network=made.network, media_type=made.media_type, blob_id=blob_id
-        )
+    blobs = _add_files(session, claim, files)
     if effect := effects.get(claim.kind):
         effect(session, claim, blobs)
     append(session, claim.job_id, claim.attempt, [_change(claim, "succeeded", artifacts=sorted(blobs))])
     return State.succeeded
 
 
-def fail(session: Session, claim: Claim, trouble: Trouble) -> State:
-    """End the job for good. Raises LostLease."""
+def _add_files(session: Session, claim: Claim, files: Sequence[NewArtifact]) -> dict[str, str]:
+    """Note the files of a job that ends; gives the ids of their blobs by name."""
+    blobs: dict[str, str] = {}
+    for made in sorted(files, key=lambda made: (made.written.sha256, made.name)):
+        blob_id = blobs[made.name] = commit_blob(session, made.written)
+        add_artifact(
+            session, claim.job_id, name=made.name, network=made.network, media_type=made.media_type, blob_id=blob_id
+        )
+    return blobs
+
+
+def fail(session: Session, claim: Claim, trouble: Trouble, files: Sequence[NewArtifact] = ()) -> State:
+    """End the job for good, with the files that it made nonetheless. Raises LostLease, and BlobGone as `succeed`."""
     _end(session, claim, State.failed, error=asdict(trouble))
-    append(session, claim.job_id, claim.attempt, [_change(claim, "failed", trouble.detail, **asdict(trouble))])
+    blobs = _add_files(session, claim, files)
+    left = {"artifacts": sorted(blobs)} if blobs else {}
+    append(session, claim.job_id, claim.attempt, [_change(claim, "failed", trouble.detail, **asdict(trouble), **left)])
     return State.failed
 
 
@@ -219,7 +228,7 @@ def retry(session: Session, claim: Claim, trouble: Trouble) -> State:
     It fails when this was its last attempt, or the second that ends through the code; it is cancelled or paused when
     its owner wants that.
     """
-    wanted = repository.write(session, claim, progress=None).wanted
+    wanted = repository.write(session, claim).wanted
     if wanted is Wanted.cancel:
         return cancel(session, claim)
     most = min(claim.max_attempts, ATTEMPTS_OF_CODE) if trouble.fault == "service" else claim.max_attempts
@@ -236,7 +245,7 @@ def hand_back(session: Session, claim: Claim) -> State:
 
     The attempt does not count.
     """
-    wanted = repository.write(session, claim, progress=None).wanted
+    wanted = repository.write(session, claim).wanted
     if wanted is Wanted.cancel:
         return cancel(session, claim)
     stopped = _change(claim, "requeued", "its worker was asked to stop")
@@ -245,6 +254,7 @@ def hand_back(session: Session, claim: Claim) -> State:
 
 def _put_back(session: Session, claim: Claim, wanted: Wanted, why: Entry, **values: Any) -> State:
     """Leave a job that has not ended: to the queue, or to its owner who paused it."""
+    values |= {"phase": None, "progress": None}
     if wanted is Wanted.pause:
         _leave(session, claim, State.paused, **values)
         failed = why.body["data"].get("cause") is not None
@@ -257,7 +267,8 @@ def _put_back(session: Session, claim: Claim, wanted: Wanted, why: Entry, **valu
 
 
 def _end(session: Session, claim: Claim, state: State, **values: Any) -> None:
-    _leave(session, claim, state, ended_at=database_now(), **values)
+    progress = at_rest(repository.read_progress(session, claim.job_id))
+    _leave(session, claim, state, ended_at=database_now(), progress=progress, **values)
     checkpoints.drop_all(session, claim.job_id)
 
 
@@ -292,6 +303,9 @@ def _settle_unheld(session: Session, job: JobRow, standing: JobStanding, worker_
         state, entry = State.failed, change("failed", trouble.detail, **held, **asdict(trouble))
     check_follow(job.id, job.state, state, Asker.worker)
     job.state, job.lease_owner, job.lease_ends = state, None, None
+    job.progress = at_rest(job.progress)
+    if state is State.paused:
+        job.phase = job.progress = None
     if state in TERMINAL:
         job.ended_at = now
         checkpoints.drop_all(session, job.id)

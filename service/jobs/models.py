@@ -64,6 +64,7 @@ class JobRow(Base):
     """The resolved recipe, or the spec of another kind, kept as it was: it stays readable when a method's fields have
     changed since."""
     phase: Mapped[str | None]
+    """Of the attempt that runs, or that was the last of a job that has ended; null while it waits."""
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     """The engine's newest Progress."""
     latest: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
@@ -95,6 +96,11 @@ class JobRow(Base):
     created_at: Mapped[float]
     started_at: Mapped[float | None]
     ended_at: Mapped[float | None]
+
+
+def at_rest(progress: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The progress of a job that does not run any more: the place that it reached, without speed and time left."""
+    return progress and {**progress, "examples_per_second": None, "seconds_left": None}
 
 
 class JobTagRow(Base):

@@ -98,9 +98,10 @@ class JobRead(ResponseModel):
     terminal: bool
     """Whether its state is final."""
     phase: str | None
-    """Its present work: preparing, teaching, a method's own phase, distilling, compressing, exporting, evaluating."""
+    """Its present work: preparing, teaching, a method's own phase, distilling, compressing, exporting, evaluating; the
+    last that it did once it has ended, and null while it waits or is paused."""
     progress: StoredProgress | None
-    """Its progress in that phase."""
+    """Its progress in that phase; of a job that has ended the place that it reached, without speed and time left."""
     latest: dict[str, dict[str, float]]
     """The newest metrics of each network, by its name."""
     priority: int

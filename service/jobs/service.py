@@ -12,7 +12,7 @@ from service.db import read_now, reading
 from service.errors import NotFound, quote
 from service.jobs import repository, rules, waiting
 from service.jobs.event_log import append, change
-from service.jobs.models import TERMINAL, JobRow, State, Wanted
+from service.jobs.models import TERMINAL, JobRow, State, Wanted, at_rest
 from service.jobs.schemas import JobDetail, JobQuery, detail
 from service.jobs.uses import check_unused
 from service.paging import Position
@@ -86,6 +86,9 @@ def _move(session: Session, job: JobRow, new: State, now: float) -> None:
         job.lease_owner = job.lease_ends = None
         job.fence += 1  # a worker that lost its lease and still writes is refused
     job.state = new
+    job.progress = at_rest(job.progress)
+    if new is State.paused:
+        job.phase = job.progress = None
     if new is State.queued:
         wake_after_commit(session)
     if new in TERMINAL:

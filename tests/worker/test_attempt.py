@@ -121,6 +121,36 @@ def test_events_are_written_soon_though_the_engine_goes_on(project_id: str) -> N
         assert row(job_id).state is State.running
 
 
+def test_a_job_whose_student_learned_nothing_fails_with_its_files(project_id: str) -> None:
+    refusal = ("event", {"kind": "failed", "phase": "exporting", "text": "student is no better than chance"})
+    job_id = add_play(project_id, ("ship", {"good.txt": "weights"}), refusal, ("exit", 76))
+    with running_agent():
+        job = wait_for_state(job_id, State.failed)
+    assert error(job_id) == {
+        "fault": "spec",
+        "cause": "students_failed",
+        "detail": "student is no better than chance",
+    }
+    assert (job.attempt, files(job_id)) == (1, {"good.txt": "weights"})
+    assert kinds(job_id) == ["claimed", "failed"]
+    assert lines(job_id)[-1].body["data"]["artifacts"] == ["good.txt"]
+
+
+def test_progress_is_that_of_the_phase_and_after_the_end_has_no_time_left(project_id: str) -> None:
+    running = {"network": "student", "epoch": 2, "epochs": 6, "examples_per_second": 10.0, "seconds_left": 40.0}
+    stopped = add_play(project_id, ("progress", running), ("exit", 2))
+    exported = add_play(
+        project_id, ("progress", running), ("event", {"kind": "phase", "phase": "exporting"}), ("ship", {})
+    )
+    with running_agent():
+        failed, succeeded = wait_for_state(stopped, State.failed), wait_for_state(exported, State.succeeded)
+    at_rest = running | {"examples_per_second": None, "seconds_left": None}
+    assert {name: value for name, value in (failed.progress or {}).items() if name in running} == at_rest
+    assert (failed.phase, succeeded.phase) == ("distilling", "exporting")
+    assert {name for name, value in (succeeded.progress or {}).items() if value is not None} == {"phase"}
+    assert (succeeded.progress or {})["phase"] == "exporting"
+
+
 def test_an_impossible_recipe_fails_with_the_engines_sentence(project_id: str) -> None:
     refusal = ("event", {"kind": "failed", "text": "the student has no stages"})
     job_id = add_play(project_id, refusal, ("words", "the student has no stages"), ("exit", 2))

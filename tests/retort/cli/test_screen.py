@@ -53,6 +53,24 @@ def test_an_event_is_a_line() -> None:
     assert format_event(metrics) == "12:00:01 metrics distilling student epoch 2  loss=0.5"
 
 
+@pytest.mark.parametrize(("end", "numbers"), [
+    (("stop_wanted", "phase", "succeeded"), "epoch 2/6"), (("phase", "succeeded"), "epoch 6/6"),
+    (("failed",), "epoch 2/6"), (("paused",), "epoch 2/6"), (("cancelled",), "epoch 2/6"),
+])  # fmt: skip
+def test_a_bar_ends_where_the_training_ended(end: tuple[str, ...], numbers: str) -> None:
+    out = StringIO()
+    with PhaseBars(Console(file=out, force_terminal=True, width=140)) as bars:
+        bars.add(event("phase", phase="distilling"))
+        bars.update(progress(epoch=1, epochs=6, examples_per_second=500.0, seconds_left=9))
+        bars.add(event("metrics", phase="distilling", network="student", epoch=2))
+        for kind in end:
+            bars.add(event(kind, phase="exporting" if kind == "phase" else None))
+    shown = out.getvalue()
+    last = shown[shown.rindex("distilling student") :].splitlines()[0]
+    assert numbers in last
+    assert "left" not in last
+
+
 def test_each_phase_has_a_bar_that_fills() -> None:
     out = StringIO()
     with PhaseBars(Console(file=out, force_terminal=True, width=140)) as bars:
