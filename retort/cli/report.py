@@ -42,7 +42,7 @@ def known_form(report: str) -> Iterator[None]:
 def _print_networks(report: dict[str, Any]) -> None:
     """Warnings first, then metrics of each network on the test split, and its size."""
     for sentence in report.get("warnings", ()):
-        typer.echo(f"Warning: {sentence}.")
+        print_line(f"Warning: {sentence}.")
     metrics = [name for name in report.get("columns", COLUMNS) if name != "images"]
     names = [name.replace("_", " ") for name in metrics]
     columns = ("network", "architecture", f"test {names[0]}", *names[1:], "parameters", "best epoch")

@@ -160,8 +160,8 @@ def last_change(session: Session, job_id: str, kinds: Sequence[str]) -> EventRow
 
 
 def read_progress(session: Session, job_id: str) -> dict[str, Any] | None:
-    """The newest progress of a job."""
-    progress: dict[str, Any] | None = session.scalars(select(JobRow.progress).where(JobRow.id == job_id)).one()
+    """The newest progress of a job; None without one."""
+    progress: dict[str, Any] | None = session.scalar(select(JobRow.progress).where(JobRow.id == job_id))
     return progress
 
 
