@@ -8,7 +8,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from uuid import uuid4
 
 from sqlalchemy.orm import Session
@@ -175,12 +175,23 @@ class Agent:
         if time.monotonic() < self._sweep_at:
             return
         self._sweep_at = time.monotonic() + SWEEP_SECONDS
-        uploads = sweep_uploads()
-        old = sweep_old()
-        blobs = sweep(settings.sweep_grace_seconds)
-        forget_old(settings.audit_days)
-        folders = sweep_folders(settings.storage, settings.sweep_grace_seconds)
-        sweep_scratch(settings.storage)
+        uploads = _swept(sweep_uploads)
+        old = _swept(sweep_old)
+        blobs = _swept(lambda: sweep(settings.sweep_grace_seconds))
+        _swept(lambda: forget_old(settings.audit_days))
+        folders = _swept(lambda: sweep_folders(settings.storage, settings.sweep_grace_seconds))
+        _swept(lambda: sweep_scratch(settings.storage))
         with transaction() as session:
             repository.forget_silent(session, SILENT_WORKER_SECONDS)
         log.info("swept %d uploads, %d old things, %d blobs and %d folders", uploads, old, blobs, folders)
+
+
+def _swept(sweep_one: Callable[[], int | None]) -> int:
+    """The number of things that a sweep removed. One that fails holds up no other, and is logged."""
+    try:
+        return sweep_one() or 0
+    except LOST:
+        raise
+    except Exception:
+        log.exception("a sweep failed; the others go on")
+        return 0

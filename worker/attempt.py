@@ -28,13 +28,12 @@ from service.claims import service
 from service.claims.records import InvalidRecord
 from service.claims.repository import LostLease
 from service.claims.service import Directive, NewArtifact, Trouble
-from service.db import LOST, is_unwritable, reading, transaction, why
+from service.db import LOST, is_unwritable, transaction, why
 from service.jobs.models import TERMINAL, State, Wanted
 from service.kinds import EFFECTS
 from service.logs import logger_for
-from service.projects.models import ProjectRow
 from service.settings import Settings
-from service.usage.service import limits_of
+from service.usage.service import most_stored_bytes
 from worker import metrics
 from worker.checkpoints import CheckpointCopies
 from worker.engine_process import End, EngineProcess
@@ -289,9 +288,7 @@ class Attempt:
     def _check_room(self, files: Sequence[tuple[ShippedFile, Path]]) -> None:
         """Raise ValueError where the files have more bytes than the whole project may store."""
         size = sum(file.stat(follow_symlinks=False).st_size for _, file in files)
-        with reading() as session:
-            most = limits_of(session.get_one(ProjectRow, self._claim.project_id)).max_stored_bytes
-        if size > most:
+        if size > (most := most_stored_bytes(self._claim.project_id)):
             raise ValueError(f"its files have {size:,} bytes; the project may store {most:,}")
 
     def _store(self, path: Path) -> BlobDraft:
@@ -304,8 +301,12 @@ class Attempt:
         return written
 
     def _refusal(self, end: End) -> str:
-        """The engine's reason, which is its last line on standard error as well; above that may be a trace."""
-        return self._events.refusal or plain(end.stderr_tail.rpartition("\n")[2])
+        """The engine's reason, which is its last line on standard error as well; above that may be a trace. It names no
+        folder of this machine."""
+        reason = self._events.refusal or plain(end.stderr_tail.rpartition("\n")[2])
+        for folder in (self._settings.storage, self._settings.data_dir, Path.home()):
+            reason = reason.replace(f"{folder}", "...")
+        return reason
 
     def _crash(self, end: End) -> Trouble:
         """The trouble that an engine's crash is to its job: a fault of the code, unless it was ended from outside."""

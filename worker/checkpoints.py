@@ -13,6 +13,7 @@ from service.blobs.repository import BlobGone, write_blob
 from service.claims import service
 from service.claims.repository import Claim, LostLease
 from service.db import LOST, transaction, why
+from service.usage.service import most_stored_bytes
 from worker import metrics
 from worker.lease import RETRY_SECONDS
 from worker.workspace import open_left
@@ -81,6 +82,8 @@ class CheckpointCopies:
                 pass  # the engine has dropped it for newer ones
             except (OSError, ValueError) as error:
                 self._log.error("checkpoint %r is not copied: %s", checkpoint.file, error)
+            except Exception:  # the next one may be copied all the same
+                self._log.exception("checkpoint %r is not copied", checkpoint.file)
             with self._changed:
                 if self._newest is checkpoint:
                     self._newest = None
@@ -103,7 +106,7 @@ class CheckpointCopies:
         if Path(checkpoint.file).name != checkpoint.file:
             raise ValueError(f"{checkpoint.file!r} is not the name of a file in the checkpoints' folder")
         with open_left(self._folder / checkpoint.file) as file:
-            written = write_blob(file)
+            written = write_blob(file, most_stored_bytes(self._claim.project_id))
         with transaction() as session:
             service.store_checkpoint(session, self._claim, checkpoint, written)
         metrics.count_file("checkpoint", written.size)

@@ -38,10 +38,11 @@ class BlobDraft:
     size: int
 
 
-def write_blob(file: BinaryIO) -> BlobDraft:
+def write_blob(file: BinaryIO, at_most: int | None = None) -> BlobDraft:
     """Copy a file into the database, a chunk at a time, each in a transaction of its own.
 
-    Raises BlobGone when it was swept meanwhile, for it was written too slowly.
+    Raises BlobGone when it was swept meanwhile, for it was written too slowly, and ValueError when it has more bytes
+    than it may: somebody may go on writing to it.
     """
     digest, size = hashlib.sha256(), 0
     with transaction() as session:
@@ -49,6 +50,8 @@ def write_blob(file: BinaryIO) -> BlobDraft:
     for number, content in enumerate(iter(lambda: file.read(CHUNK_BYTES), b"")):
         digest.update(content)
         size += len(content)
+        if at_most is not None and size > at_most:
+            raise ValueError(f"the file has more than {at_most:,} bytes")
         write_chunk(blob_id, number, content)
     return BlobDraft(blob_id, digest.hexdigest(), size)
 

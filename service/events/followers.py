@@ -11,12 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from anyio import CapacityLimiter
 from anyio.lowlevel import RunVar
 from anyio.to_thread import run_sync
 from fastapi.sse import format_sse_event
+from pydantic import ValidationError
 
 from service.db import LOST, reading, why
 from service.events import repository
@@ -147,7 +149,8 @@ def look(followers: Collection[Follower]) -> EventLook:
         events = repository.newest(session, near, depth) if near else ()
         lines: dict[str, list[tuple[int, bytes]]] = {}
         for event in events:
-            lines.setdefault(event.job_id, []).append((event.number, text_of(shown(event))))
+            with suppress(ValidationError):  # its follower reads it by itself, and no other waits for it
+                lines.setdefault(event.job_id, []).append((event.number, text_of(shown(event))))
     return EventLook(heads, lines, keys)
 
 

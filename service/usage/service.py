@@ -60,6 +60,12 @@ def usage(session: Session, project_id: str) -> Usage:
     return Usage(project=project.name, limits=limits_of(project), used=used)
 
 
+def most_stored_bytes(project_id: str) -> int:
+    """Bytes that the project may store; no file of one of its jobs may have more."""
+    with reading() as session:
+        return limits_of(repository.read(session, project_id)).max_stored_bytes
+
+
 def uploads_retention_seconds(session: Session, project_id: str) -> float:
     """Seconds for which a complete upload of the project stays after something was last made of it."""
     return limits_of(repository.read(session, project_id)).uploads_retention_days * DAY_SECONDS

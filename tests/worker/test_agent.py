@@ -14,6 +14,7 @@ from service.blobs.repository import write_blob
 from service.db import reading
 from service.jobs.models import State
 from tests.conftest import wait_until
+from tests.service.conftest import on_sqlite
 from tests.service.rows import add_project
 from tests.worker.plays import add_play, running_agent, wait_for_state
 from worker.agent import Agent
@@ -88,3 +89,19 @@ def test_it_sweeps_what_nothing_refers_to(
         wait_until(lambda: "swept 0 uploads, 0 old things, 1 blobs and 0 folders" in caplog.text, "it sweeps")
     with reading() as session:
         assert session.get(BlobRow, written.id) is None
+
+
+@on_sqlite
+def test_a_sweep_that_fails_holds_up_no_other(
+    database: str, environment: Environment, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment(database_url=database)
+    caplog.set_level(logging.INFO)
+
+    def broken() -> int:
+        raise KeyError("deadline")
+
+    monkeypatch.setattr("worker.agent.sweep_old", broken)
+    with running_agent():
+        wait_until(lambda: "swept 0 uploads, 0 old things, 0 blobs and 0 folders" in caplog.text, "it sweeps")
+    assert "a sweep failed; the others go on" in caplog.text

@@ -18,6 +18,7 @@ from service.blobs.repository import read_chunk
 from service.claims import service
 from service.db import database_now, reading, transaction
 from service.jobs.models import JobRow, State, Wanted
+from service.settings import get_settings
 from service.workers.models import WorkerRow
 from tests.conftest import wait_until
 from tests.service.conftest import on_postgresql
@@ -159,6 +160,25 @@ def test_an_impossible_recipe_fails_with_the_engines_sentence(project_id: str) -
     assert error(job_id) == {"fault": "spec", "cause": "impossible", "detail": "the student has no stages"}
     assert job.attempt == 1
     assert kinds(job_id) == ["claimed", "failed"]
+
+
+def test_a_reason_names_no_folder_of_the_machine(project_id: str) -> None:
+    text = f"the disk is full: 12 bytes are free in {get_settings().storage}/jobs, without what did not fit"
+    job_id = add_play(project_id, ("event", {"kind": "failed", "text": text}), ("exit", 74), max_attempts=1)
+    with running_agent():
+        wait_for_state(job_id, State.failed)
+    reason = "the disk is full: 12 bytes are free in .../jobs, without what did not fit"
+    assert error(job_id)["detail"] == f"attempt 1 of 1: {reason}"
+
+
+def test_a_checkpoint_larger_than_the_project_may_store_is_not_copied(
+    project_id: str, environment: Environment, caplog: pytest.LogCaptureFixture
+) -> None:
+    environment(max_stored_bytes=3)
+    job_id = add_play(project_id, ("checkpoint", "four"), ("sleep", 1), ("ship", {}))
+    with running_agent():
+        wait_for_state(job_id, State.succeeded)
+    assert "is not copied: the file has more than 3 bytes" in caplog.text
 
 
 def test_out_of_memory_on_the_device_fails_at_once(project_id: str) -> None:

@@ -149,7 +149,9 @@ def test_a_deadline_fails_the_job_or_stops_it_with_what_it_has(project_id: str) 
     assert (stored(late), stored(kept)) == ([], [])
 
 
-@pytest.mark.parametrize(("code", "cause"), [(69, "unreachable"), (72, "memory_ran_out"), (74, "disk_full")])
+@pytest.mark.parametrize(
+    ("code", "cause"), [(69, "unreachable"), (72, "memory_ran_out"), (74, "disk_full"), (76, "machine_failed")]
+)
 def test_what_the_machine_could_not_do_is_tried_again(project_id: str, code: int, cause: str) -> None:
     refusal = ("event", {"kind": "failed", "text": "it said why"})
     job_id = add_play(project_id, refusal, ("fail_once", code), ("ship", {}))
