@@ -200,3 +200,17 @@ def test_migrations_log_alike(environment: Callable[..., None]) -> None:
         [sys.executable, "-m", "service.migrations"], capture_output=True, text=True, timeout=60, check=True
     )
     assert lines(result.stderr)[-1]["message"].startswith("the database is at revision 00")
+
+
+def test_text_for_a_terminal_cannot_steer_it(written: Callable[..., str]) -> None:
+    def say(log: Any) -> None:
+        try:
+            raise ValueError("c\x1b[2Jd")
+        except ValueError:
+            log.exception("job %s\nforged line", "a\x9b31m\u202eb")
+
+    text = written(say, as_json=False)
+    assert "\x1b" not in text
+    assert r"job a\u009b31m\u202eb\u000aforged line" in text
+    assert r"ValueError: c\u001b[2Jd" in text
+    assert "\n  File " in text, "a trace has its lines"

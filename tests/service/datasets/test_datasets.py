@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,14 @@ import pytest
 from sqlalchemy import func, select
 from starlette.testclient import TestClient
 
+from retort.ingest import ARCHIVE
 from service.blobs.models import BlobRow
-from service.blobs.repository import sweep
-from service.claims.service import Trouble, fail
+from service.blobs.repository import sweep, write_blob
+from service.claims.records import InvalidRecord
+from service.claims.service import NewArtifact, Trouble, fail, succeed
 from service.db import reading, transaction
 from service.jobs.models import JobRow
+from service.kinds import EFFECTS
 from tests.service.conftest import on_sqlite
 from tests.service.datasets.taking import FACTS, REPORT, finish, take
 from tests.service.uploads.conftest import begin
@@ -384,3 +389,27 @@ def test_an_upload_that_is_none_unfinished_a_models_or_anothers_is_told(
     )
     assert theirs == none
     assert client.get("/v1/jobs").json()["items"] == []
+
+
+@on_sqlite
+def test_a_report_of_another_form_than_it_must_have_is_not_stored(client: TestClient, spec: dict[str, Any]) -> None:
+    """Lists of data sets would answer 500 with it."""
+    made = make(client, spec)
+    taken = take()
+    good = {"facts": FACTS, "report": REPORT}
+    wrong: dict[str, dict[str, bytes]] = {
+        "no report.json": {ARCHIVE: b"archive"},
+        f"no {ARCHIVE}": {"report.json": json.dumps(good).encode()},
+        "cannot be read": {ARCHIVE: b"", "report.json": b"[" * 100_000},
+        "holds a NUL": {ARCHIVE: b"", "report.json": json.dumps({**good, "report": {"layout": "a\0"}}).encode()},
+        "hex escape": {ARCHIVE: b"", "report.json": b'{"facts": {}, "report": {"layout": "\\ud800"}}'},
+        "not a JSON object": {ARCHIVE: b"", "report.json": b"[]"},
+        "classes": {ARCHIVE: b"", "report.json": json.dumps({**good, "facts": {**FACTS, "classes": "two"}}).encode()},
+    }
+    for words, files in wrong.items():
+        artifacts = [NewArtifact(name, None, "a/b", write_blob(io.BytesIO(content))) for name, content in files.items()]
+        with pytest.raises(InvalidRecord, match=words), transaction() as session:
+            succeed(session, taken, artifacts, EFFECTS)
+    assert client.get(made["links"]["self"]).json()["state"] == "ingesting"
+    finish(taken)
+    assert client.get("/v1/datasets").json()["items"][0]["state"] == "ready"
