@@ -32,7 +32,8 @@ from retort.engine.watchdog import ends_within
 from retort.user_model import GREY_SHARES, LARGEST_SIDE, expects_in
 
 SECONDS_PER_IMAGE, SECONDS_PER_BATCH = 60.0, 600.0
-"""Longest run for each image of a batch, and for all of it; it stops networks that loop without end."""
+"""Longest run for each image of a batch, and for all of it; it stops networks that loop without end. The first run of
+all has the time of one image, whatever its batch."""
 MOST_AT_ONCE = 64
 """Most images in one run: on a CPU more are no quicker, and each run has its bound of time."""
 UNINTERRUPTED_SECONDS = 3.0
@@ -154,7 +155,7 @@ class OnnxNetwork:
         images = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0))
         images = images * 255 if self.reads_pixels else images
         names = [self._declared.name, *filter(None, [self._declared.before])]
-        given, *before = self._infer(self._batch(images), names)
+        given, *before = self._infer(self._batch(images), names, SECONDS_PER_IMAGE)
         reading = _reading(self._declared, _rows(given, len(images)), before[0] if before else None)
         self._output, self._takes_logarithm, warning = reading
         self.outputs = self._run(images).shape[1]
@@ -194,11 +195,11 @@ class OnnxNetwork:
         batch = batch.round().clamp(0, 255) if self.reads_pixels else batch
         return batch.contiguous().numpy().astype(self._dtype, copy=False)
 
-    def _infer(self, batch: Any, names: list[str]) -> list[Any]:
+    def _infer(self, batch: Any, names: list[str], most_seconds: float | None = None) -> list[Any]:
         from onnxruntime import RunOptions
 
         options = RunOptions()
-        seconds = min(SECONDS_PER_IMAGE * len(batch), SECONDS_PER_BATCH)
+        seconds = min(SECONDS_PER_IMAGE * len(batch), most_seconds or SECONDS_PER_BATCH)
         too_slow = f"the ONNX network has no output for a batch of {len(batch)} after {seconds:g} s"
         timer = Timer(seconds, setattr, (options, "terminate", True))
         timer.daemon = True
