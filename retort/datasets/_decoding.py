@@ -12,15 +12,15 @@ from PIL.ImageFile import ImageFile
 
 from retort.dataset import Decoding
 from retort.datasets._deep import DeepRange, decode_deep, is_deep, measure
-from retort.datasets._picture_formats import ENDINGS, HEAD_BYTES, unread
+from retort.datasets._picture_formats import BINARY_PIXMAP, ENDINGS, HEAD_BYTES, format_of, unread
 
 MOST_PIXELS = 50_000_000
 """Pixels of the largest image that is decoded, a JPEG's after its reduction: a small file can claim any number."""
 MOST_COSTLY_PIXELS = MOST_PIXELS // 2
 """The same for images that are held twice while they are decoded."""
-MOST_SLOW_PIXELS = MOST_PIXELS // 10
+MOST_SLOW_PIXELS = MOST_PIXELS // 25
 """The same for images that Pillow decodes in Python."""
-SLOW_DECODERS = ("ppm", "ppm_plain")
+SLOW_DECODER = "ppm"
 FORMATS = tuple(ENDINGS)
 """Formats that are decoded, whatever a file's name: Pillow has others, which run other programs."""
 WARNED_PIXELS = 89_478_485
@@ -37,6 +37,7 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 def opened(file: OpenFile) -> ImageFile:
     """An image by its header, not decoded yet. Raises ValueError for what is none, whatever it is called."""
+    _refuse_pixmap_as_text(file)
     try:
         return Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError:
@@ -44,6 +45,17 @@ def opened(file: OpenFile) -> ImageFile:
     except UnidentifiedImageError:
         file.seek(0)
         raise ValueError(unread(file.read(HEAD_BYTES))) from None
+
+
+def _refuse_pixmap_as_text(file: OpenFile) -> None:
+    """Raise ValueError for a PPM whose pixels are text or whose header is long: Pillow takes hours for comments."""
+    head = file.read(HEAD_BYTES)
+    file.seek(0)
+    if format_of(head) == "PPM" and BINARY_PIXMAP.match(head) is None:
+        raise ValueError(
+            f"a PPM whose pixels are text, or whose header has more than {HEAD_BYTES} bytes, is not read; wanted its "
+            "binary form"
+        )
 
 
 def upright(image: ImageFile, side: int, decoding: Decoding | None) -> Image.Image:
@@ -102,7 +114,7 @@ def refuse_costly(image: ImageFile) -> None:
         refuse_huge(image)
     if image.format == "AVIF":
         refuse_huge(image, MOST_COSTLY_PIXELS)
-    if image.tile and image.tile[0][0] in SLOW_DECODERS:
+    if image.tile and image.tile[0].codec_name == SLOW_DECODER and not is_deep(image):
         refuse_huge(image, MOST_SLOW_PIXELS)
     tags = getattr(image, "tag_v2", {})
     wide, high = (tags.get(tag, 0) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))

@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
 from typing import IO, Any
 
 import numpy as np
@@ -23,7 +22,6 @@ OTHER_BYTE = {"B": "L", "L": "B"}
 """Pillow takes the upper byte of each 16-bit value; with the other order of bytes it takes the lower one."""
 LAYOUTS = re.compile(r"(RGB|RGBA|RGBX);16([BLN])")
 """Arrangements of 16-bit values, in Pillow's words, that are read by both bytes."""
-COMMENT, WORD = re.compile(rb"#[^\r\n]*"), re.compile(rb"\S+")
 
 
 @dataclass(frozen=True)
@@ -159,12 +157,8 @@ def _pixmap(image: ImageFile) -> NDArray[Any]:
     shape = (image.height, image.width) if image.mode == "I" else (image.height, image.width, 3)
     count = int(np.prod(shape))
     file.seek(tile.offset)
-    if tile.codec_name == "ppm_plain":
-        words = WORD.finditer(COMMENT.sub(b"", file.read()))
-        values = np.fromiter((int(word[0]) for word in islice(words, count)), np.int64)
-    else:
-        content = file.read(2 * count)
-        values = np.frombuffer(content[: len(content) // 2 * 2], ">u2")
+    content = file.read(2 * count)
+    values = np.frombuffer(content[: len(content) // 2 * 2], ">u2")
     if len(values) < count:
         raise ValueError("it is cut short")
     if values.max() > most:

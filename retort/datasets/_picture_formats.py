@@ -27,6 +27,9 @@ BITMAP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 """Sizes that the second header of a BMP may have: its two first letters begin many a text."""
 PIXMAP = re.compile(rb"P[1-7fF][ \t\r\n]+[#\d-]|P7\n")
 
+BINARY_PIXMAP = re.compile(rb"P[4-6fF](?:(?:[ \t\r\n]|#[^\r\n]*[\r\n])+-?[\d.]+){2,3}[ \t\r\n]")
+"""Header of a PPM whose pixels are bytes."""
+
 
 def _begins(*marks: bytes, at: int = 0) -> Callable[[bytes], bool]:
     return lambda head: head[at:].startswith(marks)
@@ -106,4 +109,4 @@ def unread(head: bytes) -> str:
         return f"no image of a kind that is read: {read}"
     if found not in ENDINGS:
         return f"{found} is not read; wanted one of {read}"
-    return f"a {found} of bits, channels or a compression that are not read, or a broken one"
+    return f"{found} of bits, channels or a compression that are not read, or a broken file"

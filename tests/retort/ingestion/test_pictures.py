@@ -232,7 +232,7 @@ def test_a_picture_is_one_whatever_it_is_called(tmp_path: Path, ending: str) -> 
         (".dat", b"8BPS\0\1" + bytes(99), "Photoshop is not read"),
         (".tga", bytes(99), "no image of a kind that is read"),
         (".jpg", b"<html>not found</html>", "no image of a kind that is read"),
-        (".tif", b"II*\0\x08\0\0\0\0\0" + bytes(99), "a TIFF of bits, channels or a compression that are not read, or"),
+        (".tif", b"II*\0\x08\0\0\0\0\0" + bytes(99), "TIFF of bits, channels or a compression that are not read, or"),
     ],
 )
 def test_a_class_that_cannot_be_decoded_fails_it_and_is_not_left_out(
