@@ -26,8 +26,8 @@ HEAD_BYTES = 512
 BITMAP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 """Sizes that the second header of a BMP may have: its two first letters begin many a text."""
 PIXMAP = re.compile(rb"P[1-7fF][ \t\r\n]+[#\d-]|P7\n")
-
-BINARY_PIXMAP = re.compile(rb"P[4-6fF](?:(?:[ \t\r\n]|#[^\r\n]*[\r\n])+-?[\d.]+){2,3}[ \t\r\n]")
+NUMBER = rb"(?:[ \t\r\n]|#[^\r\n]*[\r\n])+-?[\d.]+"
+BINARY_PIXMAP = re.compile(rb"(?:P4(?:%b){2}|P[56fF](?:%b){3})[ \t\r\n]" % (NUMBER, NUMBER))
 """Header of a PPM whose pixels are bytes."""
 
 

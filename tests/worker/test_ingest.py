@@ -46,3 +46,4 @@ def test_a_network_is_trained_on_a_users_archive(client: TestClient, bring: Call
         assert agent.join(60)
     described = client.get(f"/v1/jobs/{job_id}/artifacts/student.json").json()
     assert (described["class_names"], described["test"]["images"]) == (["aster", "poppy"], 4)
+    assert described["decoding"] == dataset["facts"]["decoding"] == {"background": [255, 255, 255], "white": None}

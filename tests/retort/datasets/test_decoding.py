@@ -228,6 +228,7 @@ def test_without_a_decoding_images_are_cut_and_their_transparency_dropped() -> N
         (pixmap(ONE, 4000), "it holds the value 4095, and its header says that 4000 is the largest"),
         (pixmap(ONE)[:-20], "it is cut short"),
         (b"P2 2 1 255\n7 9\n", "a PPM whose pixels are text, or whose header has more than 512 bytes, is not read"),
+        (b"P5 1 1 #" + b"x" * 600 + b"\n255\n7", "a PPM whose pixels are text, or whose header has more than 512"),
         (b"P5 #" + b"x" * 600 + b"\n1 1 255\n7", "a PPM whose pixels are text, or whose header has more than 512"),
         (deep_tiff(VALUES, "<", subfile=1), "its first image is a small copy of another, as in a camera's raw file"),
     ],
