@@ -32,8 +32,10 @@ def note_result(session: Session, claim: Claim, blobs: Mapping[str, str]) -> Non
     known = {name: found.get(name) for name in FOUND} if isinstance(found, dict) else {}
     try:
         shown = {"id": "model_0", "form": ONNX, "architecture": ONNX, "warnings": report.get("sentences")}
-        UserModel.model_validate({**shown, **known})
+        record = UserModel.model_validate({**shown, **known})
     except ValidationError as error:
         raise InvalidRecord(wrong_at(f"model in {REPORT}", error)) from None
+    if record.outputs is None or record.expects is None:
+        raise InvalidRecord(f"model in {REPORT} does not describe its outputs and images")
     changed = update(ModelRow).where(ModelRow.job_id == claim.job_id)
     session.execute(changed.values(**known, report={k: v for k, v in report.items() if k != "model"}))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
-from retort.engine.tensor_names import match_names
+from retort.engine.tensor_names import INNER, match_names
+from retort.engine.user_weights import OF_TRAINING
 
+DOCS = Path(__file__).parents[3] / "docs/models.md"
 BODY = ("a", "layer1.0.a", "layer1.0.bn.num_batches_tracked")
 WANTED = (*BODY, "fc.w", "fc.b")
 WHOLE = {name: name for name in WANTED}
@@ -63,6 +68,16 @@ def test_all_else_in_the_file_is_left_and_copies_are_found() -> None:
     # A share of a copy is none.
     match = match_names(["ema.a", *WANTED], WANTED, ("fc.",))
     assert (match.found, match.left, [*match.copies]) == (WHOLE, ("ema.a",), [""])
+
+
+def test_the_docs_show_prefixes_and_words_that_are_known() -> None:
+    rows = {row: re.findall("`([^`]+)`", row.partition("| ")[0]) for row in DOCS.read_text().split("\n| ")}
+    shown = {row.partition(":")[0]: words for row, words in rows.items()}
+    for prefix in shown["any prefix"]:
+        assert match_names([prefix + name for name in WANTED], WANTED, ("fc.",)).prefix == prefix
+    assert len(shown["any prefix"]) > 5
+    assert next(frozenset(words) for words in rows.values() if "_orig_mod" in words) == INNER
+    assert [*shown["tensors of losses and metrics"], "total_ops", "total_params"] == [*OF_TRAINING]
 
 
 def test_names_of_another_network_fit_nowhere() -> None:

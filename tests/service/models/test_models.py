@@ -137,6 +137,7 @@ def test_what_is_odd_about_a_teacher_is_said_wherever_it_is_named(client: TestCl
     model = client.post("/v1/models", json=body).json()["id"]
     assert work() is State.succeeded
     said = [
+        "student 'student' (resnet8, 78,042 parameters) is larger than its teacher (onnx, 30)",
         f"the teacher ({model}): it ends with Softmax: the tensor before it is read as logits",
         f"the teacher ({model}): its input does not say the order of its axes; images are given as (N, 3, S, S)",
         "the teacher expects images of 64 pixels a side, and the data set's have 8: trained networks recognise little "
