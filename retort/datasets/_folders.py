@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from retort.dataset import DatasetError
 from retort.datasets._class_names import ClassFinder
 from retort.datasets._listing import escaped, first_few
+from retort.datasets._name_patterns import are_numbered, beginnings
 from retort.datasets._outline import ImageTree, outline
 from retort.datasets._split_words import divided, split_named
 
@@ -22,8 +22,6 @@ NO_CLASS = frozenset({"unknown", "unlabeled", "unlabelled", "all", "none"})
 """Names of a folder that holds a split's images without their classes, besides names of splits."""
 CLASS_AND_SPLIT = "train"
 """The one word for a split that is a usual class, too: beside folders like it that are no splits it is one."""
-MOST_BEGINNINGS = 20
-BEGINNING = re.compile(r"[^\W\d_]+(?:[ _-][^\W\d_]+)*")
 FLAT = "folders of classes"
 SPLIT_FIRST = "folders of classes in folders of splits"
 SPLIT_LAST = "folders of splits in folders of classes"
@@ -104,7 +102,8 @@ class _FolderReading:
                 "names those that are classes"
             )
         parts = {name: part for name in tops if (part := divided(name)) is not None}
-        if len(parts) == len(tops) and "train" in {split for _, split in parts.values()}:
+        splits = {split for _, split in parts.values()}
+        if len(parts) == len(tops) and len(splits) > 1 and "train" in splits:
             return self._divided(place, parts)
         inner = {name: found for name, folder in tops.items() if (found := folder.inner())}
         words = set().union(*inner.values())
@@ -124,7 +123,7 @@ class _FolderReading:
         if not inner:
             return False
         words = set().union(*inner.values())
-        if _are_numbered(words) and not _are_numbered(tops):
+        if are_numbered(words) and not are_numbered(tops):
             return False
         repeated = max(Counter(frozenset(found) for found in inner.values()).values()) > 1
         return len(inner) == len(tops) or repeated
@@ -172,7 +171,7 @@ class _FolderReading:
             words = set().union(*within)
             if (
                 within
-                and not _are_numbered(words)
+                and not are_numbered(words)
                 and not any(top.images for name in named for top in inner[name].folders.values())
             ):
                 raise DatasetError(
@@ -231,7 +230,7 @@ class _FolderReading:
         """Classes that a request names, in the names of folders or at the beginnings of files' names."""
         if not self.wish.classes:
             raise DatasetError(
-                f'`layout` "file_names" wants `classes`, with which the names of files begin{_beginnings(place)}'
+                f'`layout` "file_names" wants `classes`, with which the names of files begin{beginnings(place)}'
             )
         finder = ClassFinder(self.wish.classes)
         splits = named if self._are_splits(named, place.folders) else self._splits_below(place, finder)
@@ -308,7 +307,7 @@ class _FolderReading:
         where = "the splits hold images and no folders of classes" if named else "no class was found"
         raise DatasetError(
             f"{where}; at least 2 are wanted, each a folder of images, or labels of a list ({outline(place)})"
-            f"{_beginnings(place)}"
+            f"{beginnings(place)}"
         )
 
     def _check_left_out(self, place: ImageTree) -> None:
@@ -318,26 +317,3 @@ class _FolderReading:
                 f"{len(self.stray):,} of {whole:,} images would be left out, such as "
                 f"{escaped(min(self.stray))} ({outline(place)}); `layout` or `classes` settles what the folders are"
             )
-
-
-def _are_numbered(names: Iterable[str]) -> bool:
-    """Whether names differ by numbers alone: 2019 and 2020, patient_1 and patient_2."""
-    kinds = {re.sub(r"\d+", "0", name) for name in names}
-    return len(kinds) == 1 and "0" in kinds.pop()
-
-
-def _beginnings(tree: ImageTree) -> str:
-    """A hint at words with which the names of files begin, if few words begin many."""
-    counts = Counter(
-        found[0].casefold()
-        for image in _some(tree.below(), 10_000)
-        if (found := BEGINNING.match(image.rpartition("/")[2].rpartition(".")[0]))
-    )
-    words = [word for word, count in counts.most_common(MOST_BEGINNINGS + 1) if count > 1]
-    if not 2 <= len(words) <= MOST_BEGINNINGS:
-        return ""
-    return f'; file names begin with {first_few(words)}, which `layout` "file_names" with `classes` takes for classes'
-
-
-def _some(images: Iterator[str], count: int) -> Iterator[str]:
-    return (image for _, image in zip(range(count), images, strict=False))

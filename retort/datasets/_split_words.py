@@ -14,7 +14,8 @@ WORDS = {
 BESIDE = (
     *("set", "split", "data", "dataset", "folder", "part", "subset", "image", "images", "img", "imgs", "photo"),
     *("photos", "picture", "pictures", "pics", "sample", "samples", "example", "examples", "file", "files", "list"),
-    *("label", "labels", "annotation", "annotations", "classes", "the", "my"),
+    *("label", "labels", "annotation", "annotations", "classes", "unlabeled", "unlabelled", "unknown", "hidden"),
+    *("public", "private", "original", "resized", "cropped", "the", "my"),
 )
 """Words that may stand beside these and say nothing of their own."""
 JOINED = {

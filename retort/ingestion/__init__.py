@@ -28,7 +28,8 @@ from retort.ingest import ARCHIVE, REPORT, THUMBNAILS, Ingest
 from retort.ingestion.blank import refuse_blank
 from retort.ingestion.inspection import LARGEST_FILE, ImageFindings, inspect_image, measure_image
 from retort.ingestion.layout import LIST_BYTES, ImageLayout, find_layout, is_named_list, lists_among, may_matter
-from retort.ingestion.members import Bounds, Member, Stray, files_of, members_of, shown
+from retort.ingestion.members import Bounds, Member, Stray, files_of, members_of
+from retort.ingestion.names import shown
 from retort.ingestion.report import Broken, report_of
 from retort.ingestion.thumbnails import draw_thumbnails
 from retort.order import Paths

@@ -12,7 +12,7 @@ USUAL = ("cp1252", "cp850", "cp437", "cp1250", "cp1251", "cp866", "gbk", "cp932"
 READINGS = 5
 """Different readings that a sentence gives at most."""
 UNKNOWN = re.compile(r"\\x([0-9a-f]{2})")
-"""Bytes that are not text, as names have them; see retort.ingestion.members."""
+"""Bytes that are not text, as names have them; see retort.ingestion.names."""
 
 
 def has_unknown_bytes(name: str) -> bool:

@@ -25,7 +25,7 @@ from retort.ingestion.lists import (
     split_by_lists,
     with_only_label,
 )
-from retort.ingestion.members import shown
+from retort.ingestion.names import shown
 
 LIST_ENDINGS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", *SHEET_ENDINGS)
 LIST_BYTES = 256 << 20
@@ -108,7 +108,11 @@ def _read(images: Sequence[str], lists: Mapping[str, bytes], spec: Ingest) -> tu
         raise DatasetError(_no_list(found, lists))
     if found.unclear:
         return _by_unclear_list(found, images, spec)
-    folders = _by_folders(images, spec)
+    try:
+        folders = _by_folders(images, spec)
+    except DatasetError as error:
+        seen = first_few([table.name for table in found.others] + [one.table.name for one in found.plain])
+        raise DatasetError(f"{error}{f'; no list of classes was found in {seen}' if seen else ''}") from None
     if found.plain and len(folders.splits) == 1:
         divided = split_by_lists(found, found.plain, folders, spec)
         if divided is not None:

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import gzip
 import os
-import re
 import stat
 import struct
 import sys
 import tarfile
-import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -23,11 +21,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, BinaryIO, cast
-from urllib.parse import unquote
 
 from retort.dataset import DatasetError
 from retort.datasets._roots import Files
 from retort.ingest import MOST_FILES
+from retort.ingestion.names import SURROGATE, decoded, safe_name, shown
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -48,23 +46,12 @@ WINDOW_LOG = 27
 """Bits of the largest window of zstd: 128 MiB, the most that its own command decompresses by default."""
 NAMED = 100
 """Files that a list in the report names at most."""
-LONGEST_NAME = 1024
-DEEPEST = 32
-"""Folders in a name at most."""
 LOCAL_HEADER = 30
 """Bytes that stand before an entry of a zip at least."""
 UNICODE_PATH = 0x7075
 """Mark of the further field of a zip's entry that has its name in UTF-8."""
 FEW_CHARACTERS = 3
 """Different characters beyond ASCII below which names in UTF-8 may be in another encoding by chance."""
-DRIVE = re.compile(r"[A-Za-z]:")
-SURROGATE = re.compile("[\ud800-\udfff]")
-PLAIN = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9_. -]*/)*[A-Za-z0-9_-][A-Za-z0-9_. -]*")
-"""Names that need no second look."""
-SLASHES = str.maketrans(dict.fromkeys("\\\u2044\u2215\u2216\u29f5\u29f8\u29f9", "/"))
-"""Slashes and characters that look like one, besides those that Unicode's compatible form turns into one."""
-
-
 BROKEN = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, zstd.ZstdError, gzip.BadGzipFile, struct.error, EOFError),
     *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, NotImplementedError, RecursionError),
@@ -161,47 +148,6 @@ def files_of(files: Files, stray: Stray, bounds: Bounds, encoding: str | None = 
     `encoding` is that of names which are not in UTF-8.
     """
     yield from _folder_members(files, stray, bounds, encoding)
-
-
-def safe_name(found: str) -> str:
-    """The name as one that leads to a place below where it is. Raises DatasetError for one that does not."""
-    if PLAIN.fullmatch(found) and len(found) <= LONGEST_NAME and found.count("/") < DEEPEST:
-        return found
-    for spelt in {found, unquote(found)}:
-        plain = unicodedata.normalize("NFKC", spelt).translate(SLASHES)
-        if plain.startswith("/") or DRIVE.match(plain):
-            raise DatasetError(f"the name {shown(found)} is absolute; wanted names relative to the archive")
-        if any(step.strip(" .") == "" and step.strip(" ").startswith("..") for step in plain.split("/")):
-            raise DatasetError(f"the name {shown(found)} leads out of the archive")
-    if "\0" in found:
-        raise DatasetError(f"the name {shown(found)} holds a NUL character")
-    steps = [step for step in found.replace("\\", "/").split("/") if step not in ("", ".")]
-    name = unicodedata.normalize("NFC", "/".join(steps))
-    if len(name) > LONGEST_NAME or len(steps) > DEEPEST:
-        raise DatasetError(
-            f"the name {shown(found)} has {len(name)} characters in {len(steps)} parts; at most {LONGEST_NAME} in "
-            f"{DEEPEST} are read"
-        )
-    return name if name.isascii() else SURROGATE.sub(_escaped_byte, name)
-
-
-def _escaped_byte(found: re.Match[str]) -> str:
-    """A byte that is not text, which stands in a name as a lone surrogate."""
-    code = ord(found[0])
-    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
-
-
-def decoded(name: str, encoding: str | None) -> str:
-    """A name whose bytes that are not UTF-8 stand as lone surrogates, in that encoding where it has any."""
-    if encoding is None or name.isascii() or not SURROGATE.search(name):
-        return name
-    return name.encode(errors="surrogateescape").decode(encoding, "surrogateescape")
-
-
-def shown(name: str) -> str:
-    """A name as a sentence quotes it."""
-    name = name if len(name) <= 80 else f"{name[:77]}..."
-    return repr(name.encode(errors="backslashreplace").decode())
 
 
 class Count:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import posixpath
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from urllib.parse import unquote, urlsplit
 
 from retort.dataset import DatasetError
 from retort.datasets._picture_formats import PICTURE_ENDINGS
-from retort.ingestion.members import SLASHES, shown
+from retort.ingestion.names import SLASHES, shown
 
 FEW = 64
 """Images of one stem that are compared with a path one by one."""
@@ -36,16 +36,16 @@ class ImageIndex:
         self._by_folder: dict[str, dict[str, list[str]]] = {}
         """Of stems that very many images share, the images by the folders that they lie in."""
 
-    def find(self, cell: str, base: str = "", inside: str = "") -> str | None:
-        """The image that a cell means in a list of the folder `base`; of several alike the one below the folder
-        `inside`, or below `base`. Raises DatasetError where several are left."""
+    def find(self, cell: str, base: str = "", preferred: Callable[[str], bool] | None = None) -> str | None:
+        """The image that a cell means in a list of the folder `base`; of several alike the one that is preferred, or
+        below `base`. Raises DatasetError where several are left."""
         for spelt in dict.fromkeys((cell, unquote(cell))):
             plain = _plain(spelt)
             for name in dict.fromkeys((posixpath.normpath(posixpath.join(base, plain)), posixpath.normpath(plain))):
                 if name in self._names:
                     return name
             alike = self._alike(plain)
-            if alike and (best := self._best(cell, plain, alike, base, inside)) is not None:
+            if alike and (best := self._best(cell, plain, alike, base, preferred)) is not None:
                 return best
         return None
 
@@ -76,7 +76,9 @@ class ImageIndex:
         by_folder, folder = self._by_folder[stem], _last_folder(plain)
         return [*by_folder.get(folder, found[:FEW] if not folder else ()), *by_folder.get("", ())][:FEW]
 
-    def _best(self, cell: str, plain: str, found: Sequence[str], base: str, inside: str) -> str | None:
+    def _best(
+        self, cell: str, plain: str, found: Sequence[str], base: str, preferred: Callable[[str], bool] | None
+    ) -> str | None:
         """The one whose folders are most like those of the cell; None where none is."""
         wanted = _folders(plain)
         shared = {name: _shared(wanted, _folders(name)) for name in found}
@@ -87,7 +89,7 @@ class ImageIndex:
         left = [name for name in whole if shared[name] == most]
         last = plain.rpartition("/")[2]
         for narrower in (
-            [name for name in left if inside and f"/{inside}/" in f"/{name}"],
+            [name for name in left if preferred is not None and preferred(name)],
             [name for name in left if base and name.startswith(f"{base}/")],
             [name for name in left if name.rpartition("/")[2] == last],
         ):

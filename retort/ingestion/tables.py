@@ -233,8 +233,9 @@ def _tables_of_object(
             for key, inner in filled.items()
             for table in _tables_in(name, inner, is_split, depth + 1)
         ]
-    if len(filled) == 1 and depth < MOST_WRAPPERS:
-        (inner,) = filled.values()
+    listed = [inner for inner in filled.values() if isinstance(inner, list)]
+    if depth < MOST_WRAPPERS and (len(filled) == 1 or (len(listed) == 1 and len(filled) > 1)):
+        (inner,) = listed or filled.values()
         if wrapped := _tables_in(name, inner, is_split, depth + 1):
             return wrapped
     first = next(iter(value.values()))

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from retort.dataset import DatasetError
-from retort.ingestion.members import DEEPEST, LONGEST_NAME, Bounds, members_of, safe_name
+from retort.ingestion.members import Bounds, members_of
+from retort.ingestion.names import DEEPEST, LONGEST_NAME, safe_name
 from tests.retort.ingestion.packing import flowers, gz, tar, zipped, zst
 
 FILES = {**flowers(2), "a" * 120 + "/\u00e9\u2603.png": b"long", "notes": bytes(3000)}
