@@ -92,7 +92,9 @@ def state_of(installation: Installation, job: JobInfo) -> Row:
         return session.get_one(Row, job.id)
 
 
-@pytest.mark.parametrize("disturb", [kill_worker, stop_worker, pytest.param(kill_engine, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "disturb", [kill_worker, *(pytest.param(other, marks=pytest.mark.long) for other in (stop_worker, kill_engine))]
+)
 def test_another_worker_goes_on_to_the_same_bits(
     house: tuple[Installation, Retort], undisturbed: Engine, disturb: Callable[[Installation, Worker], None]
 ) -> None:

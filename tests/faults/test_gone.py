@@ -199,7 +199,7 @@ def test_a_job_that_was_taken_from_a_living_worker_is_written_by_the_new_one_alo
         assert 1 not in {line.attempt for line in lines if line.number > taken_over}
 
 
-@pytest.mark.parametrize("end", ["die", "lose"])
+@pytest.mark.parametrize("end", [pytest.param("die", marks=pytest.mark.long), "lose"])
 def test_a_job_whose_wake_up_never_came_is_run(service: Service, end: str) -> None:
     """The API is killed between its commit and the wake-up, or the wake-up is lost."""
     with service() as (installation, client):
