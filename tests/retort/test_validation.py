@@ -67,11 +67,16 @@ def test_a_teacher_of_larger_images_than_the_data_is_odd():
     expects = {"channel_order": "rgb", "range": [0, 1], "mean": [0] * 3, "std": [1] * 3}
     fields = {"id": "model_1", "form": "safetensors", "architecture": "resnet20", "classes": 10, "class_names": None}
 
+    augmented = {"training": {"augmentation": {"flip": True}}}
+
+    def data(image_size):
+        return FACTS.model_copy(update={"image_size": image_size, "train": 50_000})
+
     def warnings(size, image_size, **teacher):
         model = UserModel.model_validate(fields | {"expects": expects | {"size": size}, "warnings": ["it is odd"]})
         named = {"architecture": "resnet20", "model": "model_1"} | teacher
-        one = recipe("kd").model_copy(update={"teacher": Teacher.model_validate(named)})
-        return validate(one, FACTS.model_copy(update={"image_size": image_size}), models={"model_1": model}).warnings
+        one = recipe("kd", **augmented).model_copy(update={"teacher": Teacher.model_validate(named)})
+        return validate(one, data(image_size), models={"model_1": model}).warnings
 
     assert warnings(224, 32)[0] == "the teacher (model_1): it is odd"
     assert warnings(224, 32)[2] == (
@@ -80,12 +85,12 @@ def test_a_teacher_of_larger_images_than_the_data_is_odd():
     )
     for size, image_size, count in ((224, 64, 3), (299, 224, 3), (32, 28, 2), (32, 32, 2), (32, 224, 2)):
         assert len(warnings(size, image_size)) == count
-    assert len(warnings(224, 32, teach={})) == 2
-    published = recipe("kd", teacher="torchvision.resnet18")
+    assert len(warnings(224, 32, teach=augmented["training"])) == 2
+    published = recipe("kd", teacher="torchvision.resnet18", **augmented)
     teacher = Teacher.model_validate({"architecture": "torchvision.resnet18", "weights": "published"})
     published = published.model_copy(update={"teacher": teacher})
     for size, count in ((32, 1), (224, 0)):
-        assert len(validate(published, FACTS.model_copy(update={"image_size": size})).warnings) == count
+        assert len(validate(published, data(size)).warnings) == count
 
 
 def test_nothing_to_learn_from():
@@ -141,7 +146,7 @@ def test_photographs_are_few_for_random_weights_and_want_augmentation():
         Recipe.model_validate({
             "dataset": {"name": "digits"}, "teacher": published, "student": published, "methods": [{"name": "kd"}],
             "training": augmented,
-        }), PHOTOGRAPHS,
+        }), PHOTOGRAPHS.model_copy(update={"image_size": 224}),
     )  # fmt: skip
     assert found.warnings == ()
 

@@ -165,7 +165,8 @@ def test_a_teacher_at_chance_is_told_before_the_first_step(tmp_path: Path) -> No
     (tmp_path / "came/job_1").mkdir(parents=True)
     for file in (tmp_path / "taught/artifacts").glob("teacher.*"):
         (tmp_path / "came/job_1" / file.name).symlink_to(file)
-    asked["teacher"] = {"architecture": "resnet8x4", "weights": {"job": "job_1", "network": "teacher"}}
+    architecture = asked["teacher"]["architecture"]
+    asked["teacher"] = {"architecture": architecture, "weights": {"job": "job_1", "network": "teacher"}}
     assert attempt(asked, tmp_path / "came") == FINISHED
     (validating,) = said(tmp_path / "came")
     assert (validating["phase"], validating["network"]) == ("validating the teacher", "teacher")
