@@ -21,6 +21,7 @@ from retort.engine.onnx_model import OnnxBody
 from retort.engine.onnx_network import load_onnx
 from retort.engine.tensor_names import COUNTER, NameMatch, match_names
 from retort.network import Layout, Network
+from retort.printable import printable
 from retort.recipe import Recipe
 from retort.tensor_file import TensorFileError, read_header
 from retort.user_model import GREY_SHARES, RECORD, UserModel
@@ -31,6 +32,8 @@ WARNED = 5
 """Most tensors that a warning names."""
 LONGEST_NAME = 500
 """Characters of a tensor's name, or of its shape, in a refusal."""
+MOST_UNREAD = 100
+"""Most tensors that are not read that a report names."""
 LONGEST_WARNED = 100
 """Characters of a tensor's name in a warning."""
 MOST_TENSORS = 50_000
@@ -46,7 +49,7 @@ class BuiltModel:
 
     network: Network
     unread: tuple[str, ...] = ()
-    """Tensors of the file that the network does not have."""
+    """Names of tensors of the file that the network does not have, MOST_UNREAD at most."""
     warnings: tuple[str, ...] = ()
     """Sentences about what is odd."""
 
@@ -150,14 +153,20 @@ def _from_tensors(record: UserModel, file: Path) -> BuiltModel:
     _check_numbers(found)
     network.body.load_state_dict({name: found.get(name, wanted[name]) for name in wanted})
     large = [name for name in match.left if tensors[name].numel() > 1 and not _is_of_training(name)]
-    return BuiltModel(network, match.left, tuple(_unread_warnings(record, large)))
+    unread = tuple(_cut_name(name) for name in match.left[:MOST_UNREAD])
+    return BuiltModel(network, unread, tuple(_unread_warnings(record, large)))
 
 
 def _unread_warnings(record: UserModel, names: list[str]) -> Iterator[str]:
     if names:
         more = f" and {len(names) - WARNED} more" if len(names) > WARNED else ""
-        listed = ", ".join(name[:LONGEST_WARNED] for name in names[:WARNED])
+        listed = ", ".join(_cut_name(name, LONGEST_WARNED) for name in names[:WARNED])
         yield f"the file has tensors that {record.architecture} does not have, which are not read: {listed}{more}"
+
+
+def _cut_name(name: str, length: int = LONGEST_NAME) -> str:
+    """A name of the file for people, cut, with control characters escaped."""
+    return printable(name[:length])
 
 
 def _is_of_training(name: str) -> bool:
@@ -186,17 +195,18 @@ def _in_three_channels(
 
     The outputs are the same as of the grey of an image. Raises Impossible where the record says other channels.
     """
-    shapes = {name: ((*wanted[name].shape[:1], 1, *wanted[name].shape[2:]), wanted[name].shape) for name in found}
-    grey = [n for n, (one, three) in shapes.items() if three[1:2] == (3,) and found[n].shape == one]
+    first = [name for name in found if wanted[name].ndim == 4 and wanted[name].shape[1] == 3]
+    one = {name: torch.Size((wanted[name].shape[0], 1, *wanted[name].shape[2:])) for name in first}
+    grey = [name for name in first if found[name].shape == one[name]]
     says_grey = record.expects is not None and record.expects.channel_order == "grey"
-    if says_grey != bool(grey):
+    if grey and not says_grey:
         raise Impossible(
             f"{grey[0]} reads one channel; wanted the channel_order grey and one number each as mean and std in expects"
-            if grey
-            else "the file's network reads three channels; expects says the channel_order grey"
         )
-    shares = torch.tensor(GREY_SHARES)
-    return dict(found) | {n: found[n] * shares.to(found[n].dtype).view(1, 3, *[1] * (found[n].ndim - 2)) for n in grey}
+    if says_grey and any(found[name].shape == wanted[name].shape for name in first):
+        raise Impossible("the file's network reads three channels; expects says the channel_order grey")
+    shares = torch.tensor(GREY_SHARES).view(1, 3, 1, 1)
+    return dict(found) | {name: found[name] * shares.to(found[name].dtype) for name in grey}
 
 
 def _check_outputs(
@@ -226,7 +236,7 @@ def _check_fit(
     floats = [name for name in match.left if tensors[name].is_floating_point() and not _is_of_training(name)]
     # Beside the network there may be anything, unless the network itself is not whole.
     odd = floats if differing else [name for name in floats if name.startswith(match.prefix)]
-    unexpected = [f"{name[:LONGEST_NAME]} is unexpected" for name in odd]
+    unexpected = [f"{_cut_name(name)} is unexpected" for name in odd]
     if differing or unexpected:
         listed = ", ".join([*_cut(differing), *_cut(unexpected)])
         raise Impossible(f"the weights do not fit {record.architecture}: {listed}")

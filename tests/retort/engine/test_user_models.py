@@ -131,11 +131,12 @@ def test_what_training_left_beside_a_network_is_not_read(bench: Bench) -> None:
     report = bench.report()
     assert report["sentences"] == []
     assert report["unread"] == sorted([*counted, "module.criterion.weight", "module.fc.total_ops", "n_averaged"])
-    bench.store(averaged | {"projector.weight": torch.ones(3, 4), "n" * 300: torch.ones(2)})
+    bench.store(averaged | {"projector.weight": torch.ones(3, 4), "\0\x1b" + "n" * 300: torch.ones(2)})
     assert bench.run(CHECK, {"model": ID}) == FINISHED
     (sentence,) = bench.report()["sentences"]
     assert sentence == (
-        f"the file has tensors that resnet8 does not have, which are not read: {'n' * 100}, projector.weight"
+        "the file has tensors that resnet8 does not have, which are not read: "
+        rf"\u0000\u001b{'n' * 98}, projector.weight"
     )
     assert bench.texts("warning") == [sentence]
 
@@ -287,7 +288,7 @@ def test_an_onnx_file_is_taken_in_checked_and_teaches(bench: Bench) -> None:
     size = report["model"]["card"]["image_size"]
     assert report["multiply_adds"] == pytest.approx(CARDS["resnet8"].multiply_adds * (size / 32) ** 2 + 640, rel=0.02)
 
-    (bench.weights / ID / "model.json").write_text(json.dumps(report["model"]))
+    (bench.weights / ID / "model.json").write_text(json.dumps(report["model"] | {"warnings": ["it is odd"]}))
     recipe = {
         "dataset": DIGITS,
         "teacher": {"model": ID, "architecture": "onnx"},
@@ -297,6 +298,7 @@ def test_an_onnx_file_is_taken_in_checked_and_teaches(bench: Bench) -> None:
         "exports": [{"name": "safetensors"}],
     }
     assert bench.run(DISTILL, recipe | {"require_teacher": 0.8}) == FINISHED
+    assert bench.texts("warning") == [f"the teacher ({ID}): it is odd"]
     assert bench.run(DISTILL, recipe | {"require_teacher": 1.0}) == IMPOSSIBLE
     assert "require_teacher is 1" in bench.refusal()
     assert bench.run(DISTILL, recipe | {"methods": [{"name": "fitnet"}]}) == IMPOSSIBLE
