@@ -3,10 +3,11 @@ FROM python:3.11-slim AS build
 ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy
 WORKDIR /src
 RUN python -m venv /opt/retort && pip install --no-cache-dir uv==0.13.8
-COPY requirements.lock pyproject.toml README.md LICENSE ./
+COPY requirements.lock pyproject.toml ./
 # Packages change less often than the project itself.
 RUN uv pip install --no-cache --python /opt/retort/bin/python --constraint requirements.lock \
     --requirements pyproject.toml --extra service
+COPY README.md LICENSE ./
 COPY retort retort
 COPY service service
 COPY worker worker

@@ -67,6 +67,12 @@ def wait_until_healthy(docker: Docker, services: list[str] = SERVICES) -> None:
     wait_until(healthy, "all containers are healthy", 300)
 
 
+def not_well(docker: Docker, service: str) -> list[str]:
+    """The checks of `retort doctor` in a service's container that are not ok; it ends with 0 where none fails."""
+    checks = json.loads(docker.compose("exec", "-T", service, "retort", "doctor", "--json"))["checks"]
+    return [check["name"] for check in checks if check["status"] != "ok"]
+
+
 def retort(docker: Docker, key: str, *words: str, given: bytes | None = None) -> str:
     """The output of a users' command."""
     return docker.compose("exec", "-T", "-e", f"RETORT_KEY={key}", "api", "retort", *words, given=given)
@@ -99,9 +105,8 @@ def test_it_asks_for_a_password(docker: Docker) -> None:
 def test_all_is_well_with_any_password(docker: Docker, key: str) -> None:
     assert key.startswith("rt_")
     for service in ("api", "worker"):
-        checks = json.loads(docker.compose("exec", "-T", service, "retort", "doctor", "--json"))["checks"]
-        wrong = {check["name"]: check["found"] for check in checks if check["status"] != "ok"}
-        assert wrong == {"key": "none is set here, which the service itself does not need"}
+        # The broker has a second to answer, which is little on a busy machine.
+        wait_until(lambda: not_well(docker, service) == ["key"], f"doctor finds all well in {service}")  # noqa: B023
     volumes = docker.read("volume", "ls", "--quiet").split()
     assert sorted(volumes) == ["retort_database", "retort_storage"]
 
@@ -129,7 +134,7 @@ def test_a_limit_of_a_container_is_seen(docker: Docker) -> None:
 
 def test_a_job_that_runs_while_all_is_stopped_at_once_loses_no_attempt(docker: Docker, key: str) -> None:
     job_id = submit(docker, key, epochs=1000)
-    wait_until(lambda: job(docker, key, job_id)["phase"] == "distilling", "it distils", 300)
+    wait_until(lambda: job(docker, key, job_id)["phase"] == "distilling", "it distils", 1800)
     docker.stop()
     restart(docker)
     wait_until_healthy(docker)
@@ -142,11 +147,11 @@ def test_a_killed_workers_job_is_finished_by_another(docker: Docker, key: str) -
     docker.compose("up", "--detach", "--no-build", "--scale", "worker=2")
     wait_until_healthy(docker, [*SERVICES, "worker"])
     job_id = submit(docker, key, epochs=20)
-    wait_until(lambda: job(docker, key, job_id)["phase"] == "distilling", "it distils", 300)
+    wait_until(lambda: job(docker, key, job_id)["phase"] == "distilling", "it distils", 1800)
     log = docker.compose("logs", "worker").splitlines()
     begun = next(line for line in reversed(log) if f'"job": "{job_id}"' in line)
     docker.read("kill", begun.split("|")[0].strip().replace("worker", "retort-worker", 1))
-    wait_until(lambda: job(docker, key, job_id)["terminal"], "it ends", 900)
+    wait_until(lambda: job(docker, key, job_id)["terminal"], "it ends", 1800)
     ended = job(docker, key, job_id)
     assert (ended["state"], ended["attempt"]) == ("succeeded", 2)
 
