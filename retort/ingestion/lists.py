@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -160,15 +159,14 @@ def _splits_of_lists(lists: Sequence[ListColumns], spec: Ingest) -> dict[tuple[s
 
 
 def _refuse_several_classes(lists: Sequence[ListColumns], claimed: Mapping[str, Mapping[str, str]]) -> None:
-    """Raise DatasetError where labels are put together of others: `cat|dog` beside `cat`."""
+    """Raise DatasetError where labels are put together of others: `cat|dog` beside `cat`, or all of the same few."""
     labels = {label for images in claimed.values() for label in images.values()}
     for separator in SEVERAL:
-        whole = [label for label in labels if separator in label]
-        pieces = Counter(piece.strip() for label in labels for piece in label.split(separator))
-        if whole and (
-            len(pieces) < len(labels)
-            or any(piece in labels for one in whole for piece in map(str.strip, one.split(separator)))
-        ):
+        whole = {label: [piece.strip() for piece in label.split(separator)] for label in labels if separator in label}
+        pieces = {piece for parts in whole.values() for piece in parts}
+        # Names with commas are usual: "Paris, France".
+        are_few = separator != "," and len(pieces | labels.difference(whole)) < len(labels)
+        if whole and (are_few or not pieces.isdisjoint(labels)):
             raise DatasetError(
                 f"{escaped(lists[0].table.name)} gives images several classes, such as {shown(min(whole))}; wanted one "
                 "class an image"

@@ -106,6 +106,13 @@ def test_images_of_several_classes_are_refused(text: str) -> None:
         find_layout(("a.jpg", "b.jpg", "c.jpg", "d.jpg"), {name: text.encode()}, request(layout="list"))
 
 
+def test_commas_within_names_are_no_several_classes() -> None:
+    names = [f"{first}, {second}" for first in "abc" for second in "xyz"]
+    text = "path,label\n" + "".join(f'{i}.jpg,"{name}"\n' for i, name in enumerate(names))
+    layout = find_layout([f"{i}.jpg" for i in range(9)], {"l.csv": text.encode()}, request())
+    assert layout.class_names == tuple(names)
+
+
 def test_a_list_of_other_things_is_left_out_by_name() -> None:
     images = ("x/1.jpg", "x/2.jpg", "y/1.jpg", "y/2.jpg")
     layout = find_layout(images, {"prices.csv": b"day,price\n1,2\n2,3\n", "n.txt": b"hello\n"}, request())
