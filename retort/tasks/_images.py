@@ -55,8 +55,8 @@ class ImageTask(Task):
         if size > ENLARGED * found:
             yield (
                 f"the teacher expects images of {size} pixels a side, and the data set's have {found}: trained "
-                f"networks recognise little in enlarged images; take the data set in with image_size {size} (the "
-                "student may still see less)"
+                f"networks recognise little in enlarged images; give the data set image_size {size} if it has that "
+                "field (the student may still see less)"
             )
 
     def random_start_warnings(self, networks: str, facts: DataFacts) -> Iterator[str]:

@@ -81,7 +81,8 @@ def test_a_teacher_of_larger_images_than_the_data_is_odd():
     assert warnings(224, 32)[0] == "the teacher (model_1): it is odd"
     assert warnings(224, 32)[2] == (
         "the teacher expects images of 224 pixels a side, and the data set's have 32: trained networks recognise "
-        "little in enlarged images; take the data set in with image_size 224 (the student may still see less)"
+        "little in enlarged images; give the data set image_size 224 if it has that field (the student may still see "
+        "less)"
     )
     for size, image_size, count in ((224, 64, 3), (299, 224, 3), (32, 28, 2), (32, 32, 2), (32, 224, 2)):
         assert len(warnings(size, image_size)) == count

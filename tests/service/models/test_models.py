@@ -141,7 +141,7 @@ def test_what_is_odd_about_a_teacher_is_said_wherever_it_is_named(client: TestCl
         f"the teacher ({model}): it ends with Softmax: the tensor before it is read as logits",
         f"the teacher ({model}): its input does not say the order of its axes; images are given as (N, 3, S, S)",
         "the teacher expects images of 64 pixels a side, and the data set's have 8: trained networks recognise little "
-        "in enlarged images; take the data set in with image_size 64 (the student may still see less)",
+        "in enlarged images; give the data set image_size 64 if it has that field (the student may still see less)",
     ]
     assert client.post("/v1/jobs/validate", json=recipe(model)).json()["warnings"] == said
     assert client.post("/v1/jobs/estimate", json=recipe(model)).json()["warnings"] == said
