@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from retort.draws import DrawPoint
     from retort.method import Batch
     from retort.network import Network
-    from retort.recipe import Training
     from retort.user_model import UserModel
 
 
@@ -178,8 +177,8 @@ class Task(ABC):
         """Sentences about what is odd about networks, named in words, that start from random weights on such data."""
         yield from ()
 
-    def training_warnings(self, pointer: str, training: Training, facts: DataFacts) -> Iterator[str]:
-        """Sentences about what is odd about a training on such data, the recipe's field at `pointer`."""
+    def augmentation_warnings(self, pointer: str, augmentation: Augmentation, facts: DataFacts) -> Iterator[str]:
+        """Sentences about what is odd about the augmentation of such data, the recipe's field at `pointer`."""
         yield from ()
 
     def input_size(self, facts: DataFacts) -> int:

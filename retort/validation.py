@@ -389,7 +389,7 @@ def _training_warnings(recipe: Recipe, task: Task, facts: DataFacts) -> Iterator
         verb = "starts" if len(random) == 1 else "start"
         yield from task.random_start_warnings(f"{', '.join(random)} {verb}", facts)
     for pointer, training in trainings:
-        yield from task.training_warnings(pointer, training, facts)
+        yield from task.augmentation_warnings(f"{pointer}.augmentation", training.augmentation, facts)
 
 
 def _method_warnings(

@@ -97,6 +97,8 @@ Moment = ColumnElement[Any] | InstrumentedAttribute[Any]
 
 _refusals: deque[float] = deque(maxlen=1)
 """When, by the monotonic clock, the database last took nothing; empty since something was written."""
+WROTE = "wrote"
+"""Key, in a connection's notes, of a transaction that has written."""
 
 clock_offset_seconds = 0.0
 """Added to the database's clock; only tests set it."""
@@ -159,9 +161,22 @@ def is_near(moment: Moment, seconds: float) -> ColumnElement[bool]:
 
 def make_engine(url: str) -> Engine:
     """An engine for PostgreSQL (psycopg 3) or SQLite, set up as the job's ownership needs it."""
-    if make_url(url).get_backend_name() == "sqlite":
-        return _sqlite_engine(url)
-    return _postgresql_engine(url)
+    engine = _sqlite_engine(url) if make_url(url).get_backend_name() == "sqlite" else _postgresql_engine(url)
+    event.listen(engine, "after_cursor_execute", _note_write)
+    event.listen(engine, "begin", lambda connection: connection.info.pop(WROTE, None))
+    event.listen(engine, "commit", _forget_refusals)
+    return engine
+
+
+def _note_write(connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+    if context.isinsert or context.isupdate or context.isdelete:
+        connection.info[WROTE] = True
+
+
+def _forget_refusals(connection: Connection) -> None:
+    """The database has taken something: a transaction that wrote nothing says nothing of its disk."""
+    if not connection.invalidated and connection.info.pop(WROTE, False):
+        _refusals.clear()
 
 
 def _postgresql_engine(url: str) -> Engine:
@@ -290,7 +305,6 @@ def transaction() -> Iterator[Session]:
     """A session that may write: it commits when the block ends and rolls back when it raises."""
     with Session(get_engine(), expire_on_commit=False) as session, session.begin():
         yield session
-    _refusals.clear()
 
 
 def refused_lately(seconds: float) -> bool:

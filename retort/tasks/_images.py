@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from retort.draws import DrawPoint
     from retort.network import Network
-    from retort.recipe import Training
 
 MIDDLE_GREY = (0.5, 0.5, 0.5)
 ENLARGED = 1.25
@@ -67,10 +66,10 @@ class ImageTask(Task):
                 "(of a torchvision or timm architecture) or a model as the start usually end far better"
             )
 
-    def training_warnings(self, pointer: str, training: Training, facts: DataFacts) -> Iterator[str]:
-        if image_facts(facts).image_size >= SMALLEST_PHOTOGRAPH and training.augmentation == Augmentation():
+    def augmentation_warnings(self, pointer: str, augmentation: Augmentation, facts: DataFacts) -> Iterator[str]:
+        if image_facts(facts).image_size >= SMALLEST_PHOTOGRAPH and augmentation == Augmentation():
             yield (
-                f"{pointer}.augmentation is off: each epoch sees the very same images; crop_padding or resized_crop, "
+                f"{pointer} is off: each epoch sees the very same images; crop_padding or resized_crop, "
                 "and flip where a mirrored image means the same, usually help"
             )
 

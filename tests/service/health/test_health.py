@@ -15,6 +15,7 @@ from service.db import DatabaseFull, get_engine, transaction
 from service.migrations import downgrade
 from service.revisions import head
 from tests.service.conftest import on_sqlite
+from tests.service.rows import add_project
 
 Environment = Callable[..., None]
 
@@ -71,7 +72,9 @@ def test_a_database_that_took_nothing_is_not_ready_until_it_takes_something(clie
     assert answer.json()["detail"] == "the database takes nothing: its disk is full, or it may only be read; make room"
     get_engine().dispose()
     with transaction() as session:
-        session.execute(text("UPDATE projects SET name = 'x'"))
+        session.execute(text("SELECT 1"))
+    assert client.get("/readyz").status_code == 503
+    add_project()
     assert client.get("/readyz").json()["status"] == "ok"
 
 

@@ -197,10 +197,10 @@ def test_a_queued_job_says_why_it_waits(client: TestClient, recipe: dict[str, An
     assert waiting(urgent) == (1, 1, "it is next; a worker takes it in a moment")
     assert waiting(first) == (2, 1, "1 job is before it; 0 of 1 worker is busy")
     assert waiting(third) == (4, 1, "3 jobs are before it; 0 of 1 worker is busy")
-    put(second, not_before=database_now() + 90)
+    put(second, not_before=database_now() + 50)
     position, _, reason = waiting(second)
     assert position == 3
-    assert reason == "the last attempt failed through the machine; the next one starts in 90 s"
+    assert reason == "the last attempt failed through the machine; the next one starts in 50 s"
 
 
 def test_the_snapshot_is_taken_once_a_second_at_most(client: TestClient, recipe: dict[str, Any]) -> None:
