@@ -76,6 +76,7 @@ LOST = (DatabaseAway, DatabaseBusy, DatabaseFull, PoolTimeoutError)
 """Exceptions after which the same may succeed later, for the fault lies with no statement. All other errors of the
 database come again with the same statement."""
 SQLSTATES: dict[str, type[OperationalError]] = {
+    "42P01": DatabaseAway,  # undefined_table: it is not migrated yet
     "08": DatabaseAway, "57P": DatabaseAway, "25P03": DatabaseAway, "25P04": DatabaseAway, "53300": DatabaseAway,
     "40": DatabaseBusy, "55P03": DatabaseBusy, "57014": DatabaseBusy,
     "53000": DatabaseFull, "53100": DatabaseFull, "53200": DatabaseFull, "58": DatabaseFull, "25006": DatabaseFull,
@@ -216,6 +217,8 @@ def _name(context: Any) -> None:
 
 def kind_of(error: BaseException, *, connected: bool = True) -> type[OperationalError] | None:
     """The kind of a driver's error: one of LOST, or None where the same statement would meet it again."""
+    if isinstance(error, sqlite3.OperationalError) and str(error).startswith("no such table"):
+        return DatabaseAway  # it is not migrated yet
     if isinstance(error, sqlite3.Error):
         return SQLITE_CODES.get(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF)
     if not isinstance(error, psycopg.Error):

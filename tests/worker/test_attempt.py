@@ -124,7 +124,7 @@ def test_events_are_written_soon_though_the_engine_goes_on(project_id: str) -> N
 
 def test_a_job_whose_student_learned_nothing_fails_with_its_files(project_id: str) -> None:
     refusal = ("event", {"kind": "failed", "phase": "exporting", "text": "student is no better than chance"})
-    job_id = add_play(project_id, ("ship", {"good.txt": "weights"}), refusal, ("exit", 76))
+    job_id = add_play(project_id, ("ship", {"good.txt": "weights"}), refusal, ("exit", 77))
     with running_agent():
         job = wait_for_state(job_id, State.failed)
     assert error(job_id) == {

@@ -47,12 +47,12 @@ def up(
 ) -> None:
     """Start the service and one worker on this machine, and keep them running until Ctrl-C."""
     settings = settings_of(data_dir)
-    if os.geteuid() == 0:
-        typer.echo(AS_ROOT, err=True)
     os.umask(0o077)  # all that the service writes is its owner's alone
     _make_folder(settings.data_dir)
     with only_one(settings.data_dir), listening(port) as listener:
         _prepare(settings)
+        if os.geteuid() == 0:
+            typer.echo(AS_ROOT, err=True)
         serve(settings, listener, ready_file)
 
 

@@ -26,6 +26,7 @@ RECIPE = {
     "training": COMMON | {"epochs": 3, "augmentation": {"crop_padding": 1}},
     "evaluation": {"every_epochs": 3},
     "exports": [{"name": "safetensors"}],
+    "fail_if_worse_than_chance": False,
 }
 
 

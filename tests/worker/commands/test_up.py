@@ -135,18 +135,3 @@ def test_what_it_cannot_use_it_says_in_one_sentence(
     assert sentence in said.stderr
     assert "Traceback" not in said.stderr
     assert len(said.stderr.splitlines()) == 1
-
-
-def test_the_containers_health_check_sees_the_worker(shared_up: Up, tmp_path: Path) -> None:
-    script = Path(__file__).parents[3] / "docker" / "worker_alive.py"
-
-    def check(database: Path) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "RETORT_DATABASE_URL": f"sqlite:///{database}"}
-        command = [sys.executable, str(script)]
-        return subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=HANG_SECONDS, check=False
-        )
-
-    wait_until(lambda: check(shared_up.folder / "retort.db").returncode == 0, "the worker is seen", HANG_SECONDS)
-    (tmp_path / "empty.db").write_bytes(b"")
-    assert check(tmp_path / "empty.db").returncode != 0
