@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from retort.event import Checkpoint, Event, Progress
 from retort.printable import printable
 from retort.spec import wrong_at
+from retort.storable import most_values
 from service.claims import service
 from service.claims.records import InvalidRecord
 from service.claims.repository import Claim
@@ -121,7 +122,7 @@ class EventBuffer:
 
 def read_record(line: bytes) -> Event | Progress | Checkpoint:
     """The record of a line. Raises as EventBuffer.add."""
-    if sum(line.count(mark) for mark in (b"[", b"{", b",")) > MOST_VALUES:
+    if most_values(line) > MOST_VALUES:
         raise InvalidRecord(f"a record of the engine holds more than {MOST_VALUES:,} values")
     try:
         return LINE.validate_json(line)

@@ -99,7 +99,7 @@ def load_pictures(
         white, clear = _measure(source, every)
         decoding = decoding.model_copy(update={"white": white})
         facts = facts.model_copy(update={"decoding": decoding})
-        # Where it makes no difference nothing is said of it, so that checkpoints of version 0.2 are continued.
+        # Left out where it makes no difference, so that checkpoints of version 0.2 are continued.
         way += f", {decoding.model_dump_json()}" if clear or white is not None else ""
     taken = _digest(source, lists, side, way, look=not fit) if checked is None else _digest_of_checked(checked, way)
     splits: list[Split] = []

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from retort.architecture import Card
 from retort.architectures import ARCHITECTURES, CARDS
+from retort.datasets._listing import first_few
 from retort.engine.cards import card_of
 from retort.engine.interrupt import Impossible
 from retort.engine.onnx_graph import first_line
@@ -28,8 +29,6 @@ from retort.user_model import GREY_SHARES, RECORD, UserModel
 
 NAMED = 20
 """Most tensors of the network, and as many of the file, that a refusal names."""
-WARNED = 5
-"""Most tensors that a warning names."""
 LONGEST_NAME = 500
 """Characters of a tensor's name, or of its shape, in a refusal."""
 MOST_UNREAD = 100
@@ -159,9 +158,8 @@ def _from_tensors(record: UserModel, file: Path) -> BuiltModel:
 
 def _unread_warnings(record: UserModel, names: list[str]) -> Iterator[str]:
     if names:
-        more = f" and {len(names) - WARNED} more" if len(names) > WARNED else ""
-        listed = ", ".join(_cut_name(name, LONGEST_WARNED) for name in names[:WARNED])
-        yield f"the file has tensors that {record.architecture} does not have, which are not read: {listed}{more}"
+        listed = first_few([_cut_name(name, LONGEST_WARNED) for name in names])
+        yield f"the file has tensors that {record.architecture} does not have, which are not read: {listed}"
 
 
 def _cut_name(name: str, length: int = LONGEST_NAME) -> str:
@@ -262,5 +260,4 @@ def _differences(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> I
 def _check_numbers(tensors: Mapping[str, Tensor]) -> None:
     wrong = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if wrong:
-        named = ", ".join(sorted(wrong)[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-        raise Impossible(f"the weights are not finite numbers (NaN or infinite) in {named}")
+        raise Impossible(f"the weights are not finite numbers (NaN or infinite) in {first_few(wrong)}")

@@ -10,7 +10,7 @@ from typing import Any
 from retort.registry import nearest
 from service.artifacts import repository
 from service.artifacts.schemas import ArtifactRead, shown
-from service.blobs.service import LARGEST_JSON, parse_json, read_bytes
+from service.blobs.service import read_json
 from service.db import reading
 from service.errors import NotFound, RangeNotSatisfiable, quote
 
@@ -72,10 +72,9 @@ def read_description(project_id: str, job_id: str, network: str) -> Mapping[str,
         stored = find(project_id, job_id, f"{network}.json")
     except NotFound:
         return None
-    if stored.artifact.size > LARGEST_JSON:
-        return None
     try:
-        described = parse_json(b"".join(read_bytes(stored.blob_id, range(stored.artifact.size))))
+        with reading() as session:
+            described = read_json(session, stored.blob_id)
     except ValueError:
         return None
     return described if _is_description(described) else None

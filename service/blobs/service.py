@@ -33,12 +33,7 @@ def read_json(session: Session, blob_id: str) -> Any:
     if size > LARGEST_JSON:
         raise ValueError(f"its file has {size:,} bytes; at most {LARGEST_JSON:,} are read")
     chunks = select(ChunkRow.content).where(ChunkRow.blob_id == blob_id).order_by(ChunkRow.number)
-    return parse_json(b"".join(session.scalars(chunks, execution_options=AS_BYTES)))
-
-
-def parse_json(content: bytes) -> Any:
-    """The value of JSON that an engine wrote. Raises ValueError where it is none or holds what cannot be stored."""
-    value = from_json(content, allow_inf_nan=False)
+    value = from_json(b"".join(session.scalars(chunks, execution_options=AS_BYTES)), allow_inf_nan=False)
     for _, reason in unstorable(value):
         raise ValueError(reason)
     return value

@@ -29,7 +29,6 @@ from service.workers.repository import Machine
 ANYTHING = Machine(gpu="any")
 """A machine that can run every job."""
 
-
 ATTEMPTS_OF_CODE = 2
 """Attempts of a job that ends through a fault of the code, which does the same thing again."""
 

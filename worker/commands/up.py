@@ -27,7 +27,7 @@ HOST = "127.0.0.1"
 PORT = 8765
 READY_SECONDS = 180.0
 API_STOP_SECONDS = 10.0
-AS_ROOT = (
+ROOT_WARNING = (
     "Warning: this is root. Run it as an ordinary user: engines, which read users' files, are root as well unless they "
     "can become RETORT_ENGINE_USER (`retort doctor` tells)."
 )
@@ -52,7 +52,7 @@ def up(
     with only_one(settings.data_dir), listening(port) as listener:
         _prepare(settings)
         if os.geteuid() == 0:
-            typer.echo(AS_ROOT, err=True)
+            typer.echo(ROOT_WARNING, err=True)
         serve(settings, listener, ready_file)
 
 
