@@ -69,6 +69,11 @@ def test_the_service_needs_no_torch() -> None:
     run_without(TORCH, f"{imports(names)}\nservice.app.create_app().openapi()")
 
 
+def test_commands_start_without_the_recipes_models() -> None:
+    """They take longer to import than all else that a command needs."""
+    run_without(TORCH, "import sys, retort.cli.main\nassert 'retort.recipe' not in sys.modules")
+
+
 def test_the_celery_worker_needs_no_torch() -> None:
     run_without(TORCH, imports(modules("worker")))
 

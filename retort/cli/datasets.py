@@ -11,7 +11,6 @@ import typer
 
 from retort.cli.errors import USAGE, CommandError, report_errors
 from retort.cli.screen import Json, ago, format_facts, print_field, print_json, print_line, print_table, size
-from retort.ingest import THUMBNAILS
 
 if TYPE_CHECKING:
     from retort.client import DatasetInfo, Retort
@@ -224,5 +223,7 @@ def _lines(one: DatasetInfo) -> list[tuple[str, str]]:
         lines += [("layout", one.report["layout"])]
         lines += [("warning", text) for text in one.report["warnings"]]
         if "thumbnails" in one.report and one.job_id:
+            from retort.ingest import THUMBNAILS
+
             lines += [("images", f"retort download {one.job_id} {THUMBNAILS}")]
     return [(label, value) for label, value in lines if value]

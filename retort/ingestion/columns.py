@@ -72,6 +72,11 @@ def columns_shown(table: Table) -> str:
     return first_few([name for name in table.header if name]) if table.header else "without names"
 
 
+def tables_shown(tables: Sequence[Table]) -> str:
+    """The columns of the first few tables, for sentences; empty for none."""
+    return "; ".join(f"{escaped(table.name)} has the columns {columns_shown(table)}" for table in tables[:3])
+
+
 def recognise(
     table: Table, knows: Callable[[object], bool], is_split: Callable[[str], bool], wish: Columns
 ) -> ListColumns | None:

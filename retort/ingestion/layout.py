@@ -13,7 +13,7 @@ from retort.datasets._listing import Labelled, escaped, first_few
 from retort.datasets._outline import ImageTree, outline
 from retort.datasets._split_words import split_named
 from retort.ingest import MOST_CLASSES, Ingest
-from retort.ingestion.columns import ListColumns, columns_shown
+from retort.ingestion.columns import ListColumns, tables_shown
 from retort.ingestion.encodings import has_unknown_bytes, unknown_bytes
 from retort.ingestion.lists import (
     SHEET_ENDINGS,
@@ -191,7 +191,7 @@ def _first_among(steps: Sequence[str], labels: set[str]) -> str | None:
 
 def _no_list(found: FoundLists, lists: Mapping[str, bytes]) -> str:
     tables = [one.table for one in found.lists] + found.others
-    seen = "; ".join(f"{escaped(table.name)} has the columns {columns_shown(table)}" for table in tables[:3])
+    seen = tables_shown(tables)
     return (
         f"no list with a column of images and one of classes was found among {first_few([*lists]) or 'no files'}"
         f"{f' ({seen})' if seen else ''}; `columns` names them"

@@ -14,7 +14,15 @@ from retort.datasets._split_words import split_named
 from retort.ingest import Ingest
 from retort.ingestion.assignment import Assignment
 from retort.ingestion.class_index import INDEX_NAMES, is_index, named_by_index
-from retort.ingestion.columns import ListColumns, column_name, columns_shown, has_column, points, recognise
+from retort.ingestion.columns import (
+    ListColumns,
+    column_name,
+    columns_shown,
+    has_column,
+    points,
+    recognise,
+    tables_shown,
+)
 from retort.ingestion.names import shown
 from retort.ingestion.paths import ImageIndex
 from retort.ingestion.tables import JSON_ENDINGS, Table, json_tables, plain_table, separated, text_of
@@ -86,7 +94,7 @@ def _check_columns(found: FoundLists, spec: Ingest) -> None:
     tables = [one.table for one in found.lists] + found.others
     for field_name, name in spec.columns:
         if name is not None and not any(has_column(table, name) for table in tables):
-            seen = "; ".join(f"{escaped(table.name)} has the columns {columns_shown(table)}" for table in tables[:3])
+            seen = tables_shown(tables)
             raise DatasetError(
                 f"`columns.{field_name}` is {shown(name)}, which no list has ({seen or 'none was found'})"
             )
