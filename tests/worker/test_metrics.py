@@ -211,7 +211,7 @@ def test_an_agent_counts_what_it_does(database: str, environment: Environment, g
             add_project(), metrics, *reports, ("sleep", 1.0), ("checkpoint", "x"), ("ship", {"a": "12345"})
         )
         wait_for_state(first, State.succeeded)
-        crash = add_play("project_default", ("exit", 77))
+        crash = add_play("project_default", ("exit", 99))
         wait_until(lambda: "requeued" in kinds(crash), "it is put back")
     found = counts()
     assert found.pop("renewals") >= 2
