@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from retort.cli.main import app
 from retort.client import Retort
 from service.blobs.repository import write_blob
-from service.claims.service import NewArtifact, succeed
+from service.claims.service import NewArtifact, Trouble, fail, succeed
 from service.db import transaction
 from service.kinds import EFFECTS
 from tests.conftest import wait_until
@@ -27,6 +27,7 @@ from tests.up import Up
 
 Run = Callable[..., Result]
 EXPECTS = {"size": 8, "channel_order": "rgb", "range": [0.0, 1.0], "mean": [0.3] * 3, "std": [0.4] * 3}
+REPORT = {"parameters": 7, "sentences": []}
 DESCRIPTION = ("--architecture", "resnet8", "--classes", "10", "--expects", json.dumps(EXPECTS))
 TINY = {
     "dataset": {"name": "digits", "label_share": 0.1},
@@ -56,9 +57,15 @@ def model_is_checked() -> Iterator[None]:
             (model,) = client.models.list()
         taken = take(model.job_id)
         known = {"classes": 10, "class_names": None, "expects": EXPECTS, "card": None}
-        report = io.BytesIO(json.dumps({"model": known, "parameters": 7}).encode())
-        with transaction() as session:
-            succeed(session, taken, [NewArtifact("report.json", None, "application/json", write_blob(report))], EFFECTS)
+        report = io.BytesIO(json.dumps({"model": known, **REPORT}).encode())
+        files = [NewArtifact("report.json", None, "application/json", write_blob(report))]
+        try:
+            with transaction() as session:
+                succeed(session, taken, files, EFFECTS)
+        except BaseException as error:
+            with transaction() as session:  # whoever follows the job would wait for ever
+                fail(session, taken, Trouble("service", "broken_test", str(error)))
+            raise
 
     worker = threading.Thread(target=work)
     worker.start()
@@ -76,7 +83,7 @@ def test_a_model_is_added_shown_used_and_deleted(retort: Run, service: Service, 
     for word in (model_id, "teacher", "ready", "resnet8"):
         assert word in shown
     shown = json.loads(retort("models", "show", model_id, "--json").stdout)
-    assert (shown["state"], shown["expects"], shown["report"]) == ("ready", EXPECTS, {"parameters": 7})
+    assert (shown["state"], shown["expects"], shown["report"]) == ("ready", EXPECTS, REPORT)
     assert "parameters" in retort("models", "show", model_id).stdout
     job_id = service.create(teacher={"model": model_id})
     used = retort("models", "delete", model_id)
