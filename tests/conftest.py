@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,8 +24,8 @@ from service.db import get_engine, make_engine
 from service.migrations import upgrade
 from service.settings import get_settings
 from service.wake_up import get_sender
-from tests.processes import end_with_this_process
-from tests.servers import PostgreSQL, Redis, free_port, wait_until
+from tests.processes import MARK, end_with_this_process
+from tests.servers import PostgreSQL, Redis, free_port, in_memory, wait_until
 from tests.up import Up, start_up
 
 __all__ = ["free_port", "wait_until"]
@@ -38,6 +39,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
+# Hundreds of interpreters are started, and each would compile hundreds of files anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # Tests that are stopped, killed even, leave no process behind.
 end_with_this_process()
 
@@ -45,7 +50,7 @@ end_with_this_process()
 @pytest.fixture(scope="session")
 def postgresql_url() -> Iterator[str]:
     """URL of the session's PostgreSQL, whose database `migrated` was built by the migrations."""
-    with tempfile.TemporaryDirectory(prefix="retort-postgresql-") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"retort-{os.environ.get(MARK, '')}-", dir=in_memory()) as folder:
         server = PostgreSQL(Path(folder))
         try:
             server.start()

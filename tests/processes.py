@@ -1,8 +1,8 @@
 """Processes that tests start: marked in their environment, and ended with the tests however those end.
 
 `end_with_this_process` marks all that this process starts from now on, and starts a reaper. Once this process is gone,
-killed even, the reaper kills each process that bears the mark, and all that those started. Run by its path this file is
-the reaper.
+killed even, the reaper kills each process that bears the mark, and all that those started, and deletes folders in
+memory whose names have the mark. Run by its path this file is the reaper.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from uuid import uuid4
 
 MARK = "TEST_PROCESSES"
 """The variable that bears the mark."""
+MEMORY = Path("/dev/shm")
+"""The folder whose files are in memory, where there is one."""
 WATCH_SECONDS = 1.0
 REAP_SECONDS = 60.0
 QUIET_LOOKS = 3
@@ -90,7 +93,7 @@ def _environment(pid: int) -> bytes:
 
 
 def reap(mark: str) -> None:
-    """Wait until the parent is gone or closes standard input, then kill all that bears the mark."""
+    """Wait until the parent is gone or closes standard input, then kill and delete all that bears the mark."""
     parent = os.getppid()
     while not select.select([0], [], [], WATCH_SECONDS)[0] and os.getppid() == parent:
         pass
@@ -102,6 +105,8 @@ def reap(mark: str) -> None:
                 os.kill(pid, signal.SIGKILL)
         quiet = 0 if found else quiet + 1
         time.sleep(0.05)
+    for folder in MEMORY.glob(f"*{mark}*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

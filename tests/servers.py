@@ -18,10 +18,13 @@ import psycopg
 import pytest
 import redis
 
-from tests.processes import kill_tree
+from tests.processes import MEMORY, kill_tree
 
 START_SECONDS = 120
 """Seconds after which something that does not come hangs; on a busy machine all takes its time."""
+
+MEMORY_BYTES = 4 * 2**30
+"""Free room of a folder in memory that is used; the servers of all sessions side by side take half a GiB."""
 
 
 def absent(server: str) -> str:
@@ -65,6 +68,15 @@ def binary(name: str) -> str | None:
     """The path of a program of PostgreSQL: of the one on the path, or of Debian's."""
     installed = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
     return shutil.which(name) or (str(installed[-1]) if installed else None)
+
+
+def in_memory() -> str | None:
+    """A folder in memory for what is thrown away, or None where there is no room in one: the usual one for that.
+
+    A database is a thousand files; ext4, which gives no number of a file away again within seconds of its deletion,
+    takes ten times the processor's time of memory to copy one after others were dropped.
+    """
+    return str(MEMORY) if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MEMORY_BYTES else None
 
 
 def unprivileged() -> dict[str, object]:

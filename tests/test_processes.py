@@ -1,4 +1,4 @@
-"""Tests leave no process behind: not when a set-up times out, and not when they are killed."""
+"""Tests leave no process and no folder in memory behind: not when a set-up times out, and not when they are killed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import wait_until
-from tests.processes import MARK, kill_tree, marked
+from tests.processes import MARK, MEMORY, kill_tree, marked
 
 ROOT = Path(__file__).parents[1]
 HANG_SECONDS = 300
@@ -97,5 +97,6 @@ def test_tests_that_are_killed_leave_no_process(tmp_path: Path, fixtures: str, l
         os.kill(tests.pid, signal.SIGKILL)
         tests.wait()
         wait_until(lambda: marked(mark) == [], "all of them end", HANG_SECONDS)
+        wait_until(lambda: not [*MEMORY.glob(f"*{mark}*")], "their memory is given back", HANG_SECONDS)
     finally:
         kill_tree(tests)
