@@ -8,12 +8,14 @@ import random
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
+import httpx2
 import psycopg
 import pytest
 import redis
@@ -25,6 +27,9 @@ START_SECONDS = 120
 
 MEMORY_BYTES = 4 * 2**30
 """Free room of a folder in memory that is used; the servers of all sessions side by side take half a GiB."""
+
+NO_AUTHORITIES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For requests without TLS: by itself each request reads every certificate authority that the machine trusts."""
 
 
 def absent(server: str) -> str:
@@ -62,6 +67,11 @@ def wait_until(answers: Callable[[], object], what: str, seconds: float = START_
             error = raised
         time.sleep(0.02)
     pytest.fail(f"{what}: not within {seconds:g} s ({error!r})")
+
+
+def get(url: str, timeout: float = 5) -> httpx2.Response:
+    """The answer to a GET without TLS, over a connection of its own; cheap enough to be asked again and again."""
+    return httpx2.get(url, timeout=timeout, verify=NO_AUTHORITIES)
 
 
 def binary(name: str) -> str | None:

@@ -15,7 +15,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-import httpx2
 from sqlalchemy import Engine, create_engine
 
 import service.db
@@ -26,7 +25,7 @@ from service.migrations import upgrade
 from service.settings import get_settings
 from service.wake_up import WakeUpSender
 from tests.conftest import forget_settings
-from tests.servers import PostgreSQL, Redis, ended, lasting_port, wait_until
+from tests.servers import PostgreSQL, Redis, ended, get, lasting_port, wait_until
 from worker.engine_process import ENGINE
 
 ROOT = Path(__file__).parents[2]
@@ -133,7 +132,7 @@ class Installation:
         before = self.settings
         self.settings = {**before, **settings}
         try:
-            wait_until(lambda: httpx2.get(f"{self.url}/readyz").is_success, "the service is ready")
+            wait_until(lambda: get(f"{self.url}/readyz").is_success, "the service is ready")
             for number in range(count):
                 self.start_worker(number)
             yield
@@ -264,7 +263,7 @@ class Installation:
         return worker
 
     def wait_for_api(self) -> None:
-        wait_until(lambda: httpx2.get(f"{self.url}/healthz").is_success, "the API answers")
+        wait_until(lambda: get(f"{self.url}/healthz").is_success, "the API answers")
 
     def mend(self) -> None:
         """Start what has died, as a supervisor would."""

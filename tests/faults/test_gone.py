@@ -21,7 +21,7 @@ from tests.faults import stand_in
 from tests.faults.installation import HOUR, Installation, fresh_folder, remove
 from tests.faults.scenario import recipe
 from tests.faults.watch import LINE, Line, check_event_log
-from tests.servers import wait_until
+from tests.servers import get, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -96,7 +96,7 @@ def test_without_redis_jobs_are_accepted_and_run(service: Service, seconds: floa
         wait_for_end(client, client.jobs.create(recipe("stand_in", 1, 2)))
         installation.redis.stop()
         gone_until = time.monotonic() + seconds
-        wait_until(lambda: httpx2.get(f"{installation.url}/readyz").json()["status"] == "degraded", "it says so")
+        wait_until(lambda: get(f"{installation.url}/readyz").json()["status"] == "degraded", "it says so")
         sent = []
         while time.monotonic() < gone_until:
             begun = time.monotonic()
@@ -105,7 +105,7 @@ def test_without_redis_jobs_are_accepted_and_run(service: Service, seconds: floa
             time.sleep(seconds / 8)
         wait_for_end(client, sent[0])  # found by looking
         installation.redis.start()
-        wait_until(lambda: httpx2.get(f"{installation.url}/readyz").json()["status"] == "ok", "it says so", 60)
+        wait_until(lambda: get(f"{installation.url}/readyz").json()["status"] == "ok", "it says so", 60)
         for job in [*sent, client.jobs.create(recipe("stand_in", 7, 4))]:
             wait_for_end(client, job)
         assert not installation.said("the worker failed")

@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
@@ -25,6 +24,7 @@ from service.db import transaction
 from service.keys.service import create_local_key
 from service.settings import get_settings
 from tests.conftest import free_port, wait_until
+from tests.servers import get
 
 ROOT = Path(__file__).parents[2]
 HANG_SECONDS = 300.0
@@ -137,4 +137,4 @@ def answers(server: Server) -> bool:
     """Whether the front end answers; the test fails at once where its process has ended."""
     if server.process.poll() is not None:
         pytest.fail(f"the front end ended with {server.process.returncode}: {server.log.read_text()}")
-    return httpx2.get(f"{server.url}/healthz", timeout=HANG_SECONDS).is_success
+    return get(f"{server.url}/healthz", timeout=HANG_SECONDS).is_success

@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
-import pytest
 from starlette.testclient import TestClient
 
 from service.blobs.models import BlobRow, ChunkRow
@@ -84,11 +83,12 @@ def test_what_can_be_refused_by_its_head_is_refused_before_the_body_is_sent(
             assert sender.recv(100).startswith(b"HTTP/1.1 " + status), headers
 
 
-@pytest.mark.parametrize("length", ["-5", "x", "1e3", "5, 6", "٣"])
 @on_sqlite
-def test_a_length_that_is_none(start: Start, client: TestClient, key: str, length: str) -> None:
+def test_a_length_that_is_none(start: Start, client: TestClient, key: str) -> None:
     server, upload = start(), begin(client)
-    with closing(connect(server)) as sender:
-        sender.sendall(head(server, key, upload, 1, Content_Length=length).decode().encode("latin-1", "replace"))
-        assert sender.recv(100).startswith(b"HTTP/1.1 4")
+    for length in ("-5", "x", "1e3", "5, 6", "٣"):
+        with closing(connect(server)) as sender:
+            wrong = head(server, key, upload, 1, Content_Length=length)
+            sender.sendall(wrong.decode().encode("latin-1", "replace"))
+            assert sender.recv(100).startswith(b"HTTP/1.1 4"), length
     assert put(client, upload, 1).status_code == 200
