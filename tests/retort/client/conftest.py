@@ -15,7 +15,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
 from retort.client import Retort
@@ -26,6 +25,7 @@ from service.jobs.event_log import Entry, append
 from service.keys.service import create_local_key
 from tests.conftest import free_port, wait_until
 from tests.processes import kill_tree
+from tests.servers import get
 
 RECIPE: dict[str, Any] = {
     "name": "a try",
@@ -83,7 +83,7 @@ def api(migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         command = [sys.executable, "-m", "service.app", "--port", str(port)]
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
-        wait_until(lambda: httpx2.get(f"{service.url}/healthz").is_success, "the API starts")
+        wait_until(lambda: get(f"{service.url}/healthz").is_success, "the API starts")
         yield service
         process.terminate()
         process.wait(120)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ssl
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from retort.client import (
     UnauthorizedError,
     UnreachableError,
 )
-from retort.client._transport import read_embedded_key
+from retort.client._transport import authorities, read_embedded_key
 from tests.retort.client.conftest import Service
 
 
@@ -108,3 +109,11 @@ def test_another_server_than_retort_is_recognised(tmp_path: Path) -> None:
                 client.keys.create("x")
         server.shutdown()
         thread.join()
+
+
+def test_certificates_are_validated_and_read_for_https_alone() -> None:
+    for url in ("https://retort.example", "HTTPS://retort.example/"):
+        assert authorities(url).verify_mode == ssl.CERT_REQUIRED
+        assert authorities(url).cert_store_stats()["x509_ca"] > 0
+    assert authorities("http://127.0.0.1:8765").verify_mode == ssl.CERT_REQUIRED
+    assert authorities("http://127.0.0.1:8765").cert_store_stats()["x509_ca"] == 0

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from retort.client import InvalidError, NotFoundError, Retort, UnreachableError
@@ -23,6 +22,7 @@ from service.keys.service import create_local_key
 from service.uploads.models import UploadPartRow, UploadRow
 from tests.conftest import free_port, wait_until
 from tests.retort.client.conftest import Service, Wire
+from tests.servers import get
 
 MIB = 1 << 20
 ROOT = Path(__file__).parents[3]
@@ -192,7 +192,7 @@ class Api:
         command = [sys.executable, "-m", "service.app", "--port", str(self.port)]
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out)
-        wait_until(lambda: httpx2.get(f"{self.url}/healthz").is_success, "the front end starts")
+        wait_until(lambda: get(f"{self.url}/healthz").is_success, "the front end starts")
 
     def end(self, number: int = signal.SIGKILL) -> None:
         if self.process is not None:

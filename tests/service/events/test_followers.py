@@ -24,6 +24,7 @@ from service.events.followers import NEAR_EVENTS
 from service.jobs.event_log import Entry
 from service.keys.service import authenticate, create_local_key
 from tests.conftest import wait_until
+from tests.servers import get
 from tests.service.conftest import HANG_SECONDS, Server, on_sqlite
 from tests.service.events.test_events import STREAM, end, metrics, parse, write
 from tests.service.rows import add_job
@@ -245,4 +246,4 @@ def test_who_reads_slowly_delays_nobody_and_takes_no_memory(
     assert server.memory_mib() - before < 25
     for connection in stalled:
         connection.close()
-    wait_until(lambda: httpx2.get(f"{server.url}/healthz").is_success, "the front end answers")
+    wait_until(lambda: get(f"{server.url}/healthz").is_success, "the front end answers")
