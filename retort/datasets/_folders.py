@@ -12,7 +12,7 @@ from retort.datasets._class_names import ClassFinder
 from retort.datasets._listing import escaped, first_few
 from retort.datasets._name_patterns import are_numbered, beginnings
 from retort.datasets._outline import ImageTree, outline
-from retort.datasets._split_words import divided, split_named
+from retort.datasets._split_words import divided, divided_alike, split_named
 
 FolderOrder = Literal["auto", "folders", "split_folders", "inner_folders", "file_names"]
 SPLIT_ORDER = ("train", "validation", "test")
@@ -95,21 +95,23 @@ class _FolderReading:
         if self._are_splits(named, tops):
             return self._split_first(place, named)
         are_uneven = len({bool(folder.inner()) for folder in tops.values()}) > 1
+        inner = {name: found for name, folder in tops.items() if (found := folder.inner())}
         if named and (are_uneven or any(name.casefold() != CLASS_AND_SPLIT for name in named)):
+            others = ", `splits.names` says which others are splits" if len(inner) == len(tops) else ""
             raise DatasetError(
                 f"{first_few([f'{name}/' for name in named])} may be a split or a class ({outline(place)}); "
-                '`layout` "folders" takes all of them for classes, "split_folders" such for splits, and `classes` '
-                "names those that are classes"
+                f'`layout` "folders" takes all of them for classes, "split_folders" such for splits{others}, and '
+                "`classes` names those that are classes"
             )
         parts = {name: part for name in tops if (part := divided(name)) is not None}
         splits = {split for _, split in parts.values()}
-        if len(parts) == len(tops) and len(splits) > 1 and "train" in splits:
-            return self._divided(place, parts)
-        inner = {name: found for name, folder in tops.items() if (found := folder.inner())}
         words = set().union(*inner.values())
+        are_divided = len(parts) == len(tops) and len(splits) > 1 and "train" in splits
+        if are_divided and (not words or are_numbered(words)):
+            return self._divided(place, parts)
         if words and len(inner) == len(tops) and self._are_splits(self._splits_of(words), words):
             return self._split_last(place)
-        if self._are_levels_unclear(tops, inner):
+        if are_divided or self._are_levels_unclear(tops, inner):
             raise DatasetError(
                 f'the classes may be the outer or the inner folders ({outline(place)}); `layout` "folders" takes the '
                 'outer ones, "inner_folders" the inner ones, and `splits.names` says which folders are splits'
@@ -141,9 +143,10 @@ class _FolderReading:
         return place
 
     def _splits_of(self, names: Iterable[str]) -> dict[str, str]:
-        """The names that stand for splits."""
-        found = {name: split_named(name, self.wish.split_names) for name in sorted(names)}
-        return {name: split for name, split in found.items() if split is not None and name not in self.wish.classes}
+        """The names that stand for splits; where none does, those that differ in the word for it alone."""
+        names = [name for name in sorted(names) if name not in self.wish.classes]
+        found = {name: split for name in names if (split := split_named(name, self.wish.split_names)) is not None}
+        return found or divided_alike(names)
 
     @staticmethod
     def _are_splits(named: Mapping[str, str], names: Iterable[str]) -> bool:
@@ -155,6 +158,8 @@ class _FolderReading:
     def _flat(self, place: ImageTree) -> FolderLayout:
         if len(place.folders) < 2 and self.wish.layout == "auto":
             self._refuse_flat(place)
+        if self.wish.layout == "auto":
+            self._refuse_nested(place)
         self.stray += place.images
         self._claim("train", place)
         return self._layout(FLAT)
@@ -179,11 +184,13 @@ class _FolderReading:
                     f'{first_few([f"{word}/" for word in words])}); `layout` "split_folders" takes the outer ones, '
                     '"inner_folders" the inner ones'
                 )
+            self._refuse_nested(*inner.values())
+            self._refuse_splits_within(inner)
         for name, folder in sorted(place.folders.items()):
-            if name not in named:
-                self.stray += folder.below()
-            elif self._has_no_classes(inner[name], train):
+            if self._has_no_classes(name, folder.unwrapped(), train):
                 self._leave_out(name, folder)
+            elif name not in named:
+                self.stray += folder.below()
             else:
                 self.stray += inner[name].images
                 self._claim(named[name], inner[name])
@@ -264,13 +271,15 @@ class _FolderReading:
     def _assign(self, split: str, image: str, label: str) -> None:
         self.splits.setdefault(split, {})[image] = label
 
-    def _has_no_classes(self, place: ImageTree, train: set[str]) -> bool:
-        """Whether a split's images lie in no folder of a class: directly in it, or in one that says as much."""
+    def _has_no_classes(self, called: str, place: ImageTree, train: set[str]) -> bool:
+        """Whether the images of a folder beside classes lie in no folder of one: directly in it, or in one that is
+        called as it is, or says as much."""
         if not place.folders:
             return True
         names = set(place.folders) - train
         return len(place.folders) == len(names) == 1 and all(
-            name.casefold() in NO_CLASS or split_named(name) or split_named(f"train_{name}") for name in names
+            name == called or name.casefold() in NO_CLASS or split_named(name) or split_named(f"train_{name}")
+            for name in names
         )
 
     def _leave_out(self, name: str, folder: ImageTree) -> None:
@@ -309,6 +318,34 @@ class _FolderReading:
             f"{where}; at least 2 are wanted, each a folder of images, or labels of a list ({outline(place)})"
             f"{beginnings(place)}"
         )
+
+    @staticmethod
+    def _refuse_nested(*places: ImageTree) -> None:
+        """Raise DatasetError where a folder of classes lies among them: it has folders that are called like those
+        beside it."""
+        for place in places:
+            for name, folder in place.folders.items():
+                same = (folder.inner() | set(folder.folders)).intersection(place.folders) - {name}
+                if same:
+                    raise DatasetError(
+                        f"{escaped(name)}/ may be a class or hold classes, as it has folders called like those beside "
+                        f'it: {first_few(sorted(same))} ({outline(place)}); `layout` "inner_folders" takes the '
+                        'innermost folders for classes, "folders" the outer ones, "split_folders" those within splits, '
+                        "and `classes` names those that are classes"
+                    )
+
+    def _refuse_splits_within(self, inner: Mapping[str, ImageTree]) -> None:
+        """Raise DatasetError where some of the splits have a folder that is named like a split itself."""
+        for name, place in inner.items():
+            everywhere = set(place.folders).intersection(*(other.folders for other in inner.values()))
+            found = [word for word in self._splits_of(place.folders) if word.casefold() != CLASS_AND_SPLIT]
+            odd = [word for word in found if len(inner) == 1 or word not in everywhere]
+            if odd and len(odd) < len(place.folders):
+                raise DatasetError(
+                    f"{first_few([f'{word}/' for word in odd])} within {escaped(name)}/ may be a split or a class "
+                    f'({outline(place)}); `layout` "split_folders" takes it for a class, and `classes` names those '
+                    "that are classes"
+                )
 
     def _check_left_out(self, place: ImageTree) -> None:
         whole = self.tree.count()

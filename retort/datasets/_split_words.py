@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -50,3 +50,12 @@ def divided(name: str) -> tuple[str, str] | None:
     (word,) = found
     rest = (name[: word.start()] + name[word.end() :]).strip(" _-.()[]")
     return (rest, WORDS[word[0].casefold()]) if rest else None
+
+
+def divided_alike(names: Iterable[str]) -> dict[str, str]:
+    """The splits of those names that differ in the word for it alone, such as seg_train and seg_test; empty where there
+    are none, or where others have a word for a split, too."""
+    parts = {name: part for name in names if (part := divided(name)) is not None}
+    rests = {rest.casefold() for rest, _ in parts.values()}
+    splits = {name: split for name, (_, split) in parts.items()}
+    return splits if len(rests) == 1 and len(set(splits.values())) > 1 else {}
