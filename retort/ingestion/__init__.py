@@ -27,7 +27,15 @@ from retort.engine.interrupt import Impossible, Interrupt, NothingToKeep
 from retort.ingest import ARCHIVE, REPORT, THUMBNAILS, Ingest
 from retort.ingestion.blank import refuse_blank
 from retort.ingestion.inspection import LARGEST_FILE, ImageFindings, inspect_image, measure_image
-from retort.ingestion.layout import LIST_BYTES, ImageLayout, find_layout, is_named_list, lists_among, may_matter
+from retort.ingestion.layout import (
+    LIST_BYTES,
+    ImageLayout,
+    find_layout,
+    is_named_list,
+    lists_among,
+    may_matter,
+    refuse_no_images,
+)
 from retort.ingestion.members import Bounds, Member, Stray, files_of, members_of
 from retort.ingestion.names import shown
 from retort.ingestion.report import Broken, report_of
@@ -69,6 +77,8 @@ class Ingestion:
         with _spool(self.paths.directory / "spool") as spool:
             pieces = self._read(spool)
             lists, images = self._lists_and_images(spool, pieces)
+            if not images:
+                refuse_no_images([*self.stray.first(), *lists])
             layout = find_layout(images, lists, self.spec)
             self.stray.extend(layout.stray)
             findings, broken = self._inspect(spool, pieces, layout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -27,15 +28,18 @@ from retort.ingestion.lists import (
 )
 from retort.ingestion.names import shown
 
-LIST_ENDINGS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", *SHEET_ENDINGS)
+LIST_ENDINGS = (".csv", ".tsv", ".txt", ".lst", ".json", ".jsonl", ".ndjson", *SHEET_ENDINGS)
 LIST_BYTES = 256 << 20
 """Bytes of all lists together that are read."""
 DEEPEST_LIST = 3
 """Folders above a list at most."""
 MOST_LISTS, MOST_LISTS_IN_ALL = 50, 1000
 """Files of one ending in one folder, and in all, that are looked at as lists; more are notes on single images."""
-JUNK = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
-"""Names that systems leave in folders, besides hidden files."""
+JUNK = frozenset({
+    *("__macosx", "thumbs.db", "desktop.ini", "icon\r"),  # of a desktop
+    *("@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "found.000"),  # of a disk
+})  # fmt: skip
+"""Names that systems leave in folders, besides hidden files, in lower case."""
 PROSE = ("readme", "license", "licence", "changelog", "requirements", "notice", "copying")
 """Beginnings of names of texts that are no lists."""
 LONGEST_LABEL = 200
@@ -58,7 +62,7 @@ class ImageLayout:
 
 def may_matter(name: str) -> bool:
     """Whether a file is neither hidden nor one that systems leave in folders; such are stray, whatever they hold."""
-    return not any(step.startswith(".") or step in JUNK for step in name.split("/"))
+    return not any(step.startswith(".") or step.lower() in JUNK for step in name.split("/"))
 
 
 def is_named_list(name: str) -> bool:
@@ -84,15 +88,30 @@ def find_layout(images: Sequence[str], lists: Mapping[str, bytes], spec: Ingest)
     Raises DatasetError, with what was seen and the field that settles it, where more than one reading is possible.
     """
     if not images:
-        raise DatasetError("no image was found; wanted files like class/1.jpg, or a list beside the images")
+        refuse_no_images([*lists])
     found, used = _read(images, lists, spec)
-    layout = _settled(found, spec, by_number=bool(used))
+    try:
+        layout = _settled(found, spec, by_number=bool(used))
+    except DatasetError as error:
+        raise DatasetError(str(error) if used else _with_unread(error, lists)) from None
     layout.stray += [name for name in lists if name not in used]
     if unreadable := [name for name in images if has_unknown_bytes(name)]:
         layout.warnings.append(f"{len(unreadable):,} names are not text, such as {unknown_bytes(min(unreadable))}")
     for images_of_split in layout.splits.values():
         images_of_split.sort(key=lambda item: (item[1], item[0]))
     return layout
+
+
+def refuse_no_images(others: Sequence[str]) -> None:
+    """Raise DatasetError for a source without an image, of whose other files it names a few."""
+    seen = f"; it holds {first_few(sorted(others))}" if others else ""
+    raise DatasetError(f"no image was found; wanted files like class/1.jpg, or a list beside the images{seen}")
+
+
+def _with_unread(error: DatasetError, lists: Iterable[str]) -> str:
+    """A refusal of folders, with the files that might have been lists of the images."""
+    seen = first_few([*lists])
+    return f"{error}{f'; no list of classes was found in {seen}' if seen else ''}"
 
 
 def _read(images: Sequence[str], lists: Mapping[str, bytes], spec: Ingest) -> tuple[FolderLayout, set[str]]:
@@ -111,8 +130,7 @@ def _read(images: Sequence[str], lists: Mapping[str, bytes], spec: Ingest) -> tu
     try:
         folders = _by_folders(images, spec)
     except DatasetError as error:
-        seen = first_few([table.name for table in found.others] + [one.table.name for one in found.plain])
-        raise DatasetError(f"{error}{f'; no list of classes was found in {seen}' if seen else ''}") from None
+        raise DatasetError(_with_unread(error, lists)) from None
     if found.plain and len(folders.splits) == 1:
         divided = split_by_lists(found, found.plain, folders, spec)
         if divided is not None:
@@ -270,7 +288,8 @@ def _labelled(claimed: Mapping[str, Mapping[str, str]], classes: Sequence[str]) 
 
 def _by_number(label: str) -> tuple[int, str]:
     """Sorts labels that are numbers by their value, before all others."""
-    return (int(label), label) if label.isdecimal() and len(label) < 19 else (10**19, label)
+    whole = re.fullmatch(r"(\d{1,18})(\.0*)?", label)
+    return (int(whole[1]), label) if whole else (10**19, label)
 
 
 def _check_classes(names: Sequence[str]) -> None:

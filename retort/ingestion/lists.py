@@ -132,7 +132,7 @@ def read_lists(
     for one in lists:
         assignment.add(one, splits[one.table.name, one.table.split])
     claimed = assignment.splits()
-    _refuse_several_classes(lists, claimed)
+    _refuse_several_classes(lists, claimed, spec.classes)
     named, index = named_by_index(claimed, found.others, spec)
     found_by = " and ".join(one.words() for one in lists[:3]) + (", ..." if len(lists) > 3 else "")
     taken = {name for labels in claimed.values() for name in labels}
@@ -166,9 +166,12 @@ def _splits_of_lists(lists: Sequence[ListColumns], spec: Ingest) -> dict[tuple[s
     return splits
 
 
-def _refuse_several_classes(lists: Sequence[ListColumns], claimed: Mapping[str, Mapping[str, str]]) -> None:
-    """Raise DatasetError where labels are put together of others: `cat|dog` beside `cat`, or all of the same few."""
-    labels = {label for images in claimed.values() for label in images.values()}
+def _refuse_several_classes(
+    lists: Sequence[ListColumns], claimed: Mapping[str, Mapping[str, str]], asked: Sequence[str]
+) -> None:
+    """Raise DatasetError where labels are put together of others: `cat|dog` beside `cat`, or all of the same few.
+    Those that a request asks for by their names are one class each."""
+    labels = {label for images in claimed.values() for label in images.values()}.difference(asked)
     for separator in SEVERAL:
         whole = {label: [piece.strip() for piece in label.split(separator)] for label in labels if separator in label}
         pieces = {piece for parts in whole.values() for piece in parts}
@@ -177,7 +180,7 @@ def _refuse_several_classes(lists: Sequence[ListColumns], claimed: Mapping[str, 
         if whole and (are_few or not pieces.isdisjoint(labels)):
             raise DatasetError(
                 f"{escaped(lists[0].table.name)} gives images several classes, such as {shown(min(whole))}; wanted one "
-                "class an image"
+                "class an image, or `classes` with that name, if it is one"
             )
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 from retort.dataset import DatasetError
+from retort.datasets._picture_formats import HEAD_BYTES, format_of
 from retort.datasets._roots import Files
 from retort.ingest import MOST_FILES
 from retort.ingestion.names import SURROGATE, decoded, safe_name, shown
@@ -167,6 +168,29 @@ class Count:
             raise DatasetError(f"the archive holds more than {self._most_empty:,} entries without content")
 
 
+OTHER_KINDS = {
+    b"Rar!\x1a\x07": "a RAR archive",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"\xfd7zXZ\0": "compressed by xz",
+    b"BZh": "compressed by bzip2",
+    b"\x89HDF\r\n\x1a\n": "an HDF5 file",
+    b"PAR1": "a Parquet file",
+    b"\x93NUMPY": "a NumPy array",
+    b"%PDF-": "a PDF",
+}
+"""Other kinds of files that people send, by their first bytes."""
+
+
+def _kind_of(file: Path) -> str | None:
+    with file.open("rb") as stored:
+        head = stored.read(HEAD_BYTES)
+    if not head:
+        return "empty"
+    if picture := format_of(head):
+        return f"one picture ({picture})"
+    return next((kind for mark, kind in OTHER_KINDS.items() if head.startswith(mark)), None)
+
+
 # Tar
 
 
@@ -176,7 +200,9 @@ def _tar_members(file: Path, bounds: Bounds, encoding: str | None) -> Iterator[M
         try:
             tar = tarfile.TarFile(fileobj=forward, encoding="utf-8", errors="surrogateescape")  # type: ignore[arg-type]
         except tarfile.ReadError as error:
-            raise DatasetError("the file is not a tar, tar.gz, tar.zst or zip archive") from error
+            kind = _kind_of(file)
+            seen = f"; it is {kind}" if kind else ""
+            raise DatasetError(f"the file is not a tar, tar.gz, tar.zst or zip archive{seen}") from error
         with tar:
             count = Count(bounds.files, bounds.empty)
             while (info := tar.next()) is not None:

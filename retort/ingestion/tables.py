@@ -25,6 +25,8 @@ HEAD_CHARACTERS = 1 << 19
 """Characters by which a separator is told."""
 JSON_BYTES = 64 << 20
 """Largest JSON file that is read whole; of JSON lines only one line is in memory at once."""
+MOST_TITLES = 10
+"""Lines before the names of columns, or the first row, at most."""
 MOST_WRAPPERS = 3
 """Objects of JSON around a list at most."""
 MARKS = (
@@ -96,7 +98,19 @@ def separated(name: str, text: str, score: Callable[[Table], int]) -> Table | No
     head = _head(text)
     scores = [(score(_separated_table(name, head, splitter)), splitter) for splitter in SPLITTERS]
     best, splitter = max(scores, key=lambda one: one[0])
-    return _separated_table(name, text, splitter) if best else None
+    return _separated_table(name, _without_titles(text, head, splitter), splitter) if best else None
+
+
+def _without_titles(text: str, head: str, splitter: Splitter) -> str:
+    """The text without the first lines that have one cell each where the rows have several: titles, and comments."""
+    if splitter not in SPLITTERS[: len(CHARACTERS)]:
+        return text
+    lines = head.splitlines(keepends=True)[: MOST_TITLES + 1]
+    with suppress(csv.Error, ValueError):
+        widths = [len([*filter(None, next(splitter(line), ()))]) for line in lines]
+        first = next((at for at, width in enumerate(widths) if width > 1), 0)
+        return text[sum(map(len, lines[:first])) :]
+    return text
 
 
 def plain_table(name: str, text: str) -> Table | None:
@@ -161,8 +175,9 @@ def _bounded(row: list[str]) -> list[str]:
     return row
 
 
+CHARACTERS = ",;\t|"
 SPLITTERS: tuple[Splitter, ...] = (
-    *map(_by_character, ",;\t|"),
+    *map(_by_character, CHARACTERS),
     _by_space(str.split),
     _by_space(lambda line: line.strip().rsplit(None, 1)),
     _by_space(lambda line: line.strip().split(None, 1)),

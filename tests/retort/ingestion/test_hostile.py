@@ -23,6 +23,7 @@ from tests.retort.ingestion.packing import (
     flowers,
     gz,
     overlapping_zip,
+    picture,
     pictures,
     refusal,
     take_in,
@@ -31,6 +32,8 @@ from tests.retort.ingestion.packing import (
     zst,
 )
 
+NO_ARCHIVE = "the file is not a tar, tar.gz, tar.zst or zip archive"
+NO_IMAGE = "no image was found; wanted files like class/1.jpg, or a list beside the images"
 OUT = "leads out of the archive"
 ABSOLUTE = "is absolute; wanted names relative to the archive"
 SPELLINGS = {
@@ -278,13 +281,15 @@ def test_an_entry_of_negative_size(tmp_path: Path, name: str, said: str) -> None
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "the file is not a tar, tar.gz, tar.zst or zip archive"),
-        (b"hello", "the file is not a tar, tar.gz, tar.zst or zip archive"),
-        (b"Rar!\x1a\x07\x01\x00" + bytes(2000), "the file is not a tar, tar.gz, tar.zst or zip archive"),
-        (gz(b"hello"), "the file is not a tar, tar.gz, tar.zst or zip archive"),
+        (b"", f"{NO_ARCHIVE}; it is empty"),
+        (b"hello", NO_ARCHIVE),
+        (b"Rar!\x1a\x07\x01\x00" + bytes(2000), f"{NO_ARCHIVE}; it is a RAR archive"),
+        (picture(), f"{NO_ARCHIVE}; it is one picture (PNG)"),
+        (gz(b"hello"), NO_ARCHIVE),
         (b"PK\3\4 and no more", "the archive cannot be read: File is not a zip file"),
         (bytes(10240), "no image was found"),
-        (tar({"aster/notes.txt": b"none"}), "no image was found"),
+        (tar({"aster/notes.txt": b"none"}), f"{NO_IMAGE}; it holds aster/notes.txt"),
+        (zipped({"x.npy": b"\x93NUMPY", "a.zip": b"PK"}), f"{NO_IMAGE}; it holds a.zip, x.npy"),
         (b"\x1f\x8b and no more", "the archive cannot be read: "),
         (b"\x28\xb5\x2f\xfd and no more", "the archive cannot be read: "),
     ],

@@ -93,6 +93,26 @@ def test_a_list_in_csv(base: str) -> None:
     assert layout.stray == [f"{base}e.png", f"{base}other.csv"]
 
 
+@pytest.mark.parametrize("name", ["l.txt", "l.lst"])
+def test_lists_of_numbers_and_whole_floats_are_read_in_their_order(name: str) -> None:
+    images = [f"img/{i}.jpg" for i in range(24)]
+    rows = "".join(f"{i}\t{i % 12:.6f}\t{image}\n" for i, image in enumerate(images))
+    layout = find_layout(images, {name: rows.encode()}, request())
+    assert layout.class_names == tuple(f"{i:.6f}" for i in range(12))
+
+
+@pytest.mark.parametrize("before", ["# labels of 2019\n", "Labels\n\n", "My labels,,\n,,\n", "# one\n# two\n# three\n"])
+def test_titles_and_comments_before_a_list_are_passed_over(before: str) -> None:
+    layout = found("img/a.png", "img/b.png", l_csv=f"{before}image,label,note\na.png,cat,x\nb.png,dog,\n")
+    assert (layout.class_names, layout.found_by) == (("cat", "dog"), "the list l.csv (image as path, label as label)")
+
+
+@pytest.mark.parametrize("text", ["a.png: cat\nb.png: dog\n", "x,y\n1,2\n", "<a>", "a.png\nb.png\n"])
+def test_a_refusal_of_folders_names_the_files_that_are_no_lists(text: str) -> None:
+    with pytest.raises(DatasetError, match=r"only one class was found, 'img'.*; no list of classes was found in l.txt"):
+        found("img/a.png", "img/b.png", l_txt=text)
+
+
 def test_labels_that_are_numbers_sort_as_numbers() -> None:
     lines = [json.dumps({"path": f"{label}.png", "label": label}) for label in (10, 9, 2)]
     layout = found("10.png", "9.png", "2.png", list_jsonl="\n".join([*lines, ""]))
@@ -135,6 +155,7 @@ def test_two_lists_are_one_too_many() -> None:
 @pytest.mark.parametrize(
     "name",
     [
+        *("aster/@eaDir/1.png/SYNOPHOTO_THUMB_M.jpg", "$RECYCLE.BIN/1.png", "THUMBS.DB", "aster/Icon\r"),
         *(".DS_Store", "aster/.DS_Store", "__MACOSX/aster/._1.png", "aster/Thumbs.db", ".git/aster/1.png"),
         *("aster/.1.png", "aster/desktop.ini"),
     ],

@@ -106,6 +106,14 @@ def test_images_of_several_classes_are_refused(text: str) -> None:
         find_layout(("a.jpg", "b.jpg", "c.jpg", "d.jpg"), {name: text.encode()}, request(layout="list"))
 
 
+def test_classes_that_are_asked_for_are_one_each_whatever_their_names_hold() -> None:
+    text = b"path,label\na.jpg,cat &amp; dog\nb.jpg,dog\n"
+    with pytest.raises(DatasetError, match="wanted one class an image, or `classes` with that name"):
+        find_layout(("a.jpg", "b.jpg"), {"l.csv": text}, request())
+    layout = find_layout(("a.jpg", "b.jpg"), {"l.csv": text}, request(classes=["cat &amp; dog", "dog"]))
+    assert layout.class_names == ("cat &amp; dog", "dog")
+
+
 def test_commas_within_names_are_no_several_classes() -> None:
     names = [f"{first}, {second}" for first in "abc" for second in "xyz"]
     text = "path,label\n" + "".join(f'{i}.jpg,"{name}"\n' for i, name in enumerate(names))
