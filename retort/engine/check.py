@@ -93,6 +93,8 @@ class ModelCheck:
             found, word = list(outputs.logits.shape), self.task.output_word
             raise Impossible(f"it gives {found} for {TIMED_BATCH} images and {record.outputs} {word}")
         _check_finite(outputs.logits)
+        if bool((outputs.logits == outputs.logits[:1]).all()):
+            self.sentences.append(f"its outputs are the same for {TIMED_BATCH} different images of noise")
         names = network.layout.stages
         shapes = [{"name": name, "shape": list(one.shape[1:])} for name, one in zip(names, outputs.maps, strict=True)]
         return {

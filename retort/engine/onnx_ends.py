@@ -127,8 +127,9 @@ def logit_end(graph: Any) -> LogitEnd:
     found = [value for value in graph.output if value.type.tensor_type.elem_type in floats]
     if not found:
         listed = ", ".join(f"{value.name[:LONGEST_NAME]!r} is {_kind(value)}" for value in graph.output[:MOST_NAMED])
+        seen = f"the ONNX file's output {listed}" if listed else "the ONNX file has no output"
         raise Impossible(
-            f"the ONNX file's output {listed}; wanted a tensor of floats, the logits: export a network whose forward "
+            f"{seen}; wanted a tensor of floats, the logits: export a network whose forward "
             "returns the logits, without argmax"
         )
     makers = {output: node for node in graph.node for output in node.output}

@@ -52,11 +52,17 @@ MADE_OF_LOGITS: dict[str, Callable[[Tensor], Tensor]] = {
 """The operators of onnx_ends.LAST."""
 CLOSE = 1 / 128
 """Difference of numbers that are the same, where they may have been rounded to 8 bits."""
+MIXED = 0.1
+"""Share of the logits' range by which those of an image may depend on its batch: quantisation has one scale for all."""
 DYNAMIC = "dynamic_shapes=({0: torch.export.Dim('N')},)"
 
 
 class TooMuch(Impossible):
     """A run takes more memory or time than it may."""
+
+
+class Mixed(Impossible):
+    """The outputs of an image depend on the others of its batch."""
 
 
 def load_onnx(file: Path, size: int | None = None) -> OnnxNetwork:
@@ -135,7 +141,7 @@ class OnnxNetwork:
                 self.form, self.batch = form, batch
                 try:
                     self._try(size)
-                except TooMuch:
+                except (TooMuch, Mixed):
                     raise
                 except Impossible as error:
                     failures.append(error)
@@ -158,7 +164,10 @@ class OnnxNetwork:
         given, *before = self._infer(self._batch(images), names, SECONDS_PER_IMAGE)
         reading = _reading(self._declared, _rows(given, len(images)), before[0] if before else None)
         self._output, self._takes_logarithm, warning = reading
-        self.outputs = self._run(images).shape[1]
+        logits = self._run(images)
+        self.outputs = logits.shape[1]
+        if self.batch is None and count > 1:
+            _check_alone(self._run(images[:1]), logits[:1], count)
         self.warnings = [warning] if warning else []
         if len(self._input.forms) > 1:
             self.warnings.append(f"its input does not say the order of its axes; images are given as {self.form}")
@@ -299,6 +308,17 @@ def _reading(end: LogitEnd, given: Tensor, before: Any) -> tuple[LogitEnd, bool,
     if bool(((given.double().norm(dim=1) - 1).abs() < 1e-3).all()):
         return plain, False, "its outputs have length 1 for every image, as embeddings have; wanted logits of classes"
     return plain, False, f"of its outputs {end.name!r} is read" if end.others else None
+
+
+def _check_alone(alone: Tensor, within: Tensor, count: int) -> None:
+    """Raise Mixed where the logits of an image depend on the others of its batch, as with softmax over the batch, or
+    batch normalisation that was exported in training mode."""
+    found = float((alone - within).abs().max())
+    if found > MIXED * float(alone.max() - alone.min() + within.max() - within.min()):
+        raise Mixed(
+            f"the ONNX network gives an image other outputs in a batch of {count} than alone (by up to {found:.3g}); "
+            "wanted outputs of each image by itself: export it after network.eval(), without softmax over the batch"
+        )
 
 
 def _before_sentence(last: str, outputs: int) -> str:

@@ -130,6 +130,12 @@ def of_version(**versions: int) -> Make:
     return make
 
 
+def without_outputs() -> onnx.ModelProto:
+    model = Graph()()
+    del model.graph.output[:]
+    return model
+
+
 def one_by_one() -> onnx.ModelProto:
     """A batch of one is built into a graph whose input is open, as exporters do that trace one image."""
     return ending("Reshape z s y", more={"s": [1, CLASSES]})()
@@ -264,6 +270,9 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "operators of onnxruntime's optimizer": (fused, "export it without onnxruntime's optimisation"),
     "scikit-learn's operators, `ZipMap` too": (zipmap, "export a network of them"),
     "operators or a format of later versions": (of_version(opset=99), "export it with opset_version=18"),
+    "outputs that depend on the other images of a batch": (
+        ending("Softmax z y axis=0"), "export it after network.eval(), without softmax over the batch"
+    ),
 }  # fmt: skip
 
 FURTHER_REFUSED: dict[str, tuple[Make, str]] = {
@@ -290,6 +299,10 @@ FURTHER_REFUSED: dict[str, tuple[Make, str]] = {
         Graph(kind=DOUBLE, layers="Conv x k d\nCast d c to=1", more={"k": numpy.ones((3, 3, 1, 1))}),
         "export network.float(), with opset_version=18",
     ),
+    "images that weigh each other": (
+        ending("Softmax z p axis=0\nMul p z y"), "wanted outputs of each image by itself: export it after"
+    ),
+    "no output": (without_outputs, "the ONNX file has no output; wanted a tensor of floats"),
     "softmax of one": (ending("Softmax z y axis=1", **ONE), "gives one number an image"),
     "two classifiers": (ending("Relu z aux", "z aux"), "2 outputs of floats ('z', 'aux')"),
     "runs in no form": (

@@ -230,6 +230,12 @@ def test_outputs_that_are_no_numbers_are_refused(bench: Bench) -> None:
     assert bench.refusal() == "its outputs are not finite numbers (NaN or infinite)"
 
 
+def test_outputs_that_are_the_same_for_all_images_are_told(bench: Bench) -> None:
+    bench.store(bench.tensors | {"fc.weight": torch.zeros_like(bench.tensors["fc.weight"])})
+    assert bench.run(CHECK, {"model": ID}) == FINISHED
+    assert bench.texts("warning") == ["its outputs are the same for 8 different images of noise"]
+
+
 def test_a_hostile_file_is_refused_before_it_is_mapped(bench: Bench) -> None:
     bench.store(bench.tensors)
     (bench.weights / ID / "model.safetensors").write_bytes(b"\x80\x04pickle")
