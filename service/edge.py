@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import metrics
@@ -88,6 +88,9 @@ class Edge:
             await self.app(scope, exchange.receive, exchange.send)
         except ServiceError as refusal:
             await exchange.refuse(refusal)
+        except ClientDisconnect:  # nobody reads the answer, which logs and metrics count as the caller's
+            if exchange.status is None:
+                await exchange.refuse(BadRequest("the connection broke within the body"))
         except Exception:
             log.exception("request %s failed", exchange.id)
             if exchange.status is not None:

@@ -14,7 +14,7 @@ import httpx2
 import pytest
 from pydantic_settings import SettingsError
 from starlette.testclient import TestClient
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
@@ -243,6 +243,29 @@ def test_requests_that_others_may_read_otherwise_are_refused(start: Start, key: 
     # A trailer's fields do not join the head's.
     smuggled = answer_to(server, CHUNKED + b"Connection: close\r\n\r\n2\r\n{}\r\n0\r\n" + bearer + b"\r\n")
     assert smuggled.startswith(b"HTTP/1.1 401 ")
+
+
+def test_a_caller_who_leaves_within_the_body_is_no_failure(
+    client: TestClient, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent: list[Message] = []
+    pieces: list[Message] = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+    headers = [(b"host", b"testserver"), (b"authorization", f"Bearer {key}".encode())]
+    scope = {
+        **{"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http"},
+        **{"path": "/v1/jobs/validate", "raw_path": b"/v1/jobs/validate", "query_string": b"", "root_path": ""},
+        **{"headers": [*headers, (b"content-type", b"application/json")], "client": ("testclient", 1), "state": {}},
+    }
+
+    async def receive() -> Message:
+        return pieces.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(client.app(scope, receive, send))
+    assert sent[0]["status"] == 400
+    assert [entry for entry in caplog.records if entry.levelname == "ERROR"] == []
 
 
 def test_a_caller_who_does_not_read_its_answer_is_left(
