@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from retort.dataset import DatasetError
+from retort.datasets._archive import SPLITS
 from retort.datasets._class_names import ClassFinder
 from retort.datasets._listing import escaped, first_few
 from retort.datasets._name_patterns import are_numbered, beginnings
@@ -15,7 +16,6 @@ from retort.datasets._outline import ImageTree, outline
 from retort.datasets._split_words import divided, divided_alike, split_named
 
 FolderOrder = Literal["auto", "folders", "split_folders", "inner_folders", "file_names"]
-SPLIT_ORDER = ("train", "validation", "test")
 MOST_LEFT_OUT = 0.25
 """Share of the images that may belong to no class before folders count as not understood."""
 NO_CLASS = frozenset({"unknown", "unlabeled", "unlabelled", "all", "none"})
@@ -300,7 +300,7 @@ class _FolderReading:
                 f'the folders {first_few([*named])} hold images, and none to train on was found; `layout` "folders" '
                 "takes them for classes, and `splits.names` says which folders are splits"
             )
-        for split in SPLIT_ORDER:
+        for split in SPLITS:
             same = [name for name in named if named[name] == split]
             if len(same) > 1 and not set(same) <= set(self.wish.split_names):
                 raise DatasetError(

@@ -7,14 +7,23 @@ import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from typer.testing import Result
 
+from retort import ingest
+from retort.cli import datasets
 from retort.cli.packing import pack
+from retort.datasets._archive import SPLITS
 from tests.service.datasets.taking import finish, take
 
 Run = Callable[..., Result]
+
+
+def test_the_command_knows_the_layouts_and_splits_of_the_contract() -> None:
+    assert get_args(datasets.Layout) == get_args(ingest.Layout)
+    assert datasets.SPLITS == SPLITS
 
 
 def test_an_archive_is_uploaded_and_ingested(retort: Run, tmp_path: Path) -> None:
