@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from retort.architectures import ARCHITECTURES
 from retort.augmentation import Augmentation
+from retort.compressions import AnyCompression
 from retort.datasets import AnyDataset
 from retort.exports import EXPORTS, AnyExport
 from retort.methods import AnyMethod
@@ -293,11 +294,18 @@ class Evaluation(Spec):
     """Epoch whose network is exported: the best on the validation split, or the last."""
 
 
-class Compression(Spec):
-    """Changes to a trained student before it is exported and tested."""
-
-    weights: Literal["float32", "float16"] = "float32"
-    """Precision in which weights are stored. The test accuracy is that of the rounded weights."""
+def _from_weights(sent: Any) -> Any:
+    """The steps of `{"weights": "float16"}`, the form in which the precision of the weights stood alone."""
+    if not isinstance(sent, Mapping):
+        return sent
+    weights = sent.get("weights", "float32")
+    if sent.keys() <= {"weights"} and weights in ("float32", "float16"):
+        return () if weights == "float32" else ({"name": "float16"},)
+    raise PydanticCustomError(
+        "compression_steps",
+        "compression is a list of steps, such as [{step}]; as an object it holds weights, float32 or float16, alone",
+        {"step": '{"name": "quantize"}'},
+    )
 
 
 def _all_exports() -> tuple[AnyExport, ...]:
@@ -370,8 +378,9 @@ class Recipe(Spec):
     """Settings of the students' training."""
     evaluation: Evaluation = Evaluation()
     """When networks are evaluated, and which epoch is shipped."""
-    compression: Compression = Compression()
-    """Changes to the trained students."""
+    compression: Annotated[tuple[AnyCompression, ...], AtMost(16), BeforeValidator(_from_weights)] = ()
+    """Steps that make the trained students smaller or quicker, in order (see /v1/compressions). The object
+    `{"weights": "float16"}` is shorthand for the one step float16."""
     exports: Annotated[tuple[AnyExport, ...], AtMost(64)] = Field(default_factory=_all_exports, min_length=1)
     """The files to hand back of each student."""
 
@@ -439,6 +448,11 @@ class Recipe(Spec):
                     "reserved_name", "a student is named 'teacher'; that is the teacher's", {"field": "students"}
                 )
             seen.add(name)
+        steps = [step.name for step in self.compression]
+        if len(steps) != len(set(steps)):
+            raise PydanticCustomError(
+                "same_compression", "a step stands twice: {found}", {"found": steps, "field": "compression"}
+            )
         formats = [export.name for export in self.exports]
         if len(formats) != len(set(formats)):
             raise PydanticCustomError(

@@ -21,6 +21,7 @@ from starlette.routing import Route
 import service.architectures.endpoints
 import service.artifacts.endpoints
 import service.audit.endpoints
+import service.compressions.endpoints
 import service.datasets.endpoints
 import service.events.endpoints
 import service.exports.endpoints
@@ -61,8 +62,8 @@ GOODBYE_SECONDS = 5
 """Seconds for which followers and downloads may go on once the process is asked to stop."""
 FEATURES = (
     service.recipes, service.jobs, service.events, service.artifacts, service.tasks, service.methods,
-    service.architectures, service.datasets, service.uploads, service.models, service.exports, service.keys,
-    service.projects, service.usage, service.audit, service.health,
+    service.architectures, service.datasets, service.uploads, service.models, service.exports, service.compressions,
+    service.keys, service.projects, service.usage, service.audit, service.health,
 )  # fmt: skip
 CORS_REQUEST_HEADERS = [
     "Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "If-Range", "Last-Event-ID", "Range",

@@ -79,7 +79,7 @@ def test_the_celery_worker_needs_no_torch() -> None:
 
 
 def test_what_the_api_reads_of_the_library_needs_no_torch() -> None:
-    names = ["recipe", "validation", "event", "methods", "architectures", "datasets", "exports"]
+    names = ["recipe", "validation", "event", "methods", "architectures", "datasets", "exports", "compressions"]
     run_without(TORCH, imports([f"retort.{name}" for name in names]))
 
 

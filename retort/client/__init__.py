@@ -12,7 +12,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from retort.client._catalogue import Architectures, Exports, Methods, Tasks
+from retort.client._catalogue import Architectures, Compressions, Exports, Methods, Tasks
 from retort.client._datasets import Datasets
 from retort.client._jobs import Jobs
 from retort.client._keys import Audit, Keys, Projects
@@ -137,6 +137,7 @@ class Retort:
         self.architectures = Architectures(transport)
         self.datasets = Datasets(transport)
         self.exports = Exports(transport)
+        self.compressions = Compressions(transport)
         self.tasks = Tasks(transport)
         self.uploads = Uploads(transport)
         self.keys = Keys(transport)

@@ -53,3 +53,13 @@ class Exports:
 
     def list(self) -> list[EntryInfo]:
         return [*self._transport.pages("/v1/exports", EntryInfo)]
+
+
+class Compressions:
+    """`client.compressions`: the steps that make a student smaller or quicker."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self) -> list[EntryInfo]:
+        return [*self._transport.pages("/v1/compressions", EntryInfo)]

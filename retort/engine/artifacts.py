@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from retort.architecture import Card
+from retort.compression import CompressedFile
 from retort.dataset import DataFacts
 from retort.engine.epoch_plan import TrainingExtent
 from retort.export import Export
@@ -43,6 +44,8 @@ class NetworkResult:
     wrapper: tuple[str, Wrapper] | None = None
     signs: Mapping[str, str] = field(default_factory=dict)
     """The signs, present at the end of its training, that it has not learned: each with its sentence."""
+    compressed: dict[str, CompressedFile] = field(default_factory=dict)
+    """Files that steps of compression made, by the step's name."""
 
     def load(self, which: str, weights_dtype: str) -> None:
         """Take the weights of the best or the last epoch, rounded to the precision in which they are stored."""
@@ -105,6 +108,13 @@ class Packer:
         file = self.directory / f"{result.name}{export.suffix}"
         export.write(result.network, description, file)
         self.add(file, result.name, export.media_type)
+
+    def take(self, result: NetworkResult, made: CompressedFile) -> None:
+        """Take over a file that a step of compression made."""
+        assert made.file is not None, "a file that missed its bound is not handed back"
+        file = self.directory / f"{result.name}{made.suffix}"
+        shutil.copyfile(made.file, file)
+        self.add(file, result.name, made.media_type)
 
     def write_json(self, name: str, network: str | None, content: dict[str, Any]) -> None:
         file = self.directory / name

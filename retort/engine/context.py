@@ -115,9 +115,13 @@ def recipe_digest(recipe: Recipe) -> str:
 
 
 def _deciding_json(recipe: Recipe) -> str:
-    return recipe.model_dump_json(
+    found = recipe.model_dump_json(
         exclude={"name", "tags", "priority", "needs", "deadline", "fail_if_worse_than_chance"}
     )
+    # As versions up to 0.2 wrote it, whose checkpoints bear the digest.
+    for steps, weights in (("[]", "float32"), ('[{"name":"float16"}]', "float16")):
+        found = found.replace(f'"compression":{steps}', f'"compression":{{"weights":"{weights}"}}')
+    return found
 
 
 def prepare(

@@ -10,6 +10,7 @@ from torch import Tensor
 from retort.dataset import Split
 from retort.engine.group import ALONE, Group
 from retort.engine.interrupt import Interrupt
+from retort.engine.onnx_runtime import RuntimeNetwork
 from retort.network import Network
 from retort.outputs import Outputs
 from retort.task import Score, Task
@@ -17,7 +18,7 @@ from retort.task import Score, Task
 
 def passes(
     task: Task,
-    network: Network,
+    network: Network | RuntimeNetwork,
     split: Split,
     batch_size: int,
     device: torch.device,
@@ -44,7 +45,7 @@ def passes(
 
 def score(
     task: Task,
-    network: Network,
+    network: Network | RuntimeNetwork,
     split: Split,
     batch_size: int,
     device: torch.device,

@@ -25,6 +25,9 @@ def export(context: RunContext, results: list[NetworkResult], scores: dict[str, 
             for each in formats(context, result):
                 context.interrupt.check()
                 packer.export(result, description, each)
+            for made in result.compressed.values():
+                if made.file is not None:
+                    packer.take(result, made)
         packer.write_json("report.json", None, report)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from retort.dataset import Split
 from retort.engine.artifacts import NetworkResult
-from retort.engine.compress import weights_dtype
+from retort.engine.compress import run_file, weights_dtype
 from retort.engine.context import RunContext
 from retort.engine.evaluate import passes, score
 from retort.engine.learning import (
@@ -23,6 +23,7 @@ from retort.engine.learning import (
     at_chance,
     compared,
 )
+from retort.engine.onnx_runtime import processor
 from retort.network import Network
 from retort.recipe import TEACHER_NAME
 from retort.task import Score
@@ -64,6 +65,8 @@ def evaluate(context: RunContext, results: list[NetworkResult], lost: Mapping[st
         result.load(ship, weights_dtype(context.recipe, result))
         shipped[result.name] = scores[ship]
         row = _row(context, result, scores, shipped.get(TEACHER_NAME) if result.role != "teacher" else None)
+        row["compression"] = _compressed(context, result, scores[ship])
+        warnings += (f"{result.name}: {made.missed}" for made in result.compressed.values() if made.missed)
         values = row["test"][ship] | row["diagnostics"]
         context.event_log.record("evaluation", network=result.name, values=values)
         rows.append(row)
@@ -149,6 +152,24 @@ def _row(context: RunContext, result: NetworkResult, scores: dict[str, Score], t
         **details,
         "diagnostics": _diagnostics(context, result),
     }
+
+
+def _compressed(context: RunContext, result: NetworkResult, own: Score) -> dict[str, Any]:
+    """Whatever the steps of compression made of a network, by name; `own` is its score without them."""
+    found: dict[str, Any] = {}
+    for name, made in result.compressed.items():
+        found[name] = dict(made.facts)
+        if made.file is None:
+            continue
+        test = run_file(context, made.file, context.data.test)
+        alike = {f"student_{metric}": value for metric, value in context.task.compare(test, own).items()}
+        found[name] |= {
+            "artifact": f"{result.name}{made.suffix}",
+            "bytes": made.file.stat().st_size,
+            "test": test.values("test") | {f"test.{metric}": value for metric, value in alike.items()},
+            "processor": processor(),
+        }
+    return found
 
 
 def _details(scores: dict[str, Score]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -31,28 +30,11 @@ class Onnx(Export):
     """Version of ONNX's operators."""
 
     def write(self, network: Network, description: dict[str, Any], file: Path) -> None:
-        import torch
+        import onnx_ir
 
-        size = network.image.size
-        assert size, "a trained student has an input size"
-        program = torch.onnx.export(
-            network,
-            # Two images, not one: a batch of one would be taken for a constant.
-            (torch.zeros(2, 3, size, size),),
-            dynamo=True,
-            opset_version=self.opset,
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
-            verbose=False,
-        )
-        assert program is not None, "no file was named, so the program is returned"
-        for node in program.model.graph.all_nodes():
-            node.metadata_props.clear()  # paths of this machine's files, from the exporter's stack traces
-        known = {name: description[name] for name in ("class_names", "input") if name in description}
-        you_feed = description["input"]["you_feed"]
-        program.model.graph.inputs[0].doc_string = f"{you_feed}; the network normalises inside"
-        program.model.metadata_props.update(
-            {name: json.dumps(value) for name, value in (known | {"you_feed": you_feed, "retort": description}).items()}
-        )
-        program.save(str(file), external_data=False)
+        from retort.exports._onnx import captured, label
+
+        assert network.image.size, "a trained student has an input size"
+        model = captured(network, network.image.size, self.opset)
+        label(model, description)
+        onnx_ir.save(model, file)

@@ -136,3 +136,20 @@ def test_every_field_has_a_text():
         if "description" not in field
     ]
     assert bare == []
+
+
+def test_compression_is_a_list_of_steps_or_the_precision_of_the_weights_alone() -> None:
+    def steps(sent: object) -> list[str]:
+        return [step.name for step in Recipe.model_validate(PLAIN | {"compression": sent}).compression]
+
+    assert steps({}) == steps({"weights": "float32"}) == steps([]) == []
+    assert steps({"weights": "float16"}) == ["float16"]
+    assert steps([{"name": "float16"}, {"name": "quantize"}]) == ["float16", "quantize"]
+    for wrong, sentence in (
+        ({"weights": "int8"}, "compression is a list of steps"),
+        ({"name": "quantize"}, "compression is a list of steps"),
+        ([{"name": "quantize"}, {"name": "quantize"}], "a step stands twice"),
+        ([{"name": "quantise"}], "'float16', 'quantize'"),
+    ):
+        with pytest.raises(ValidationError, match=sentence):
+            steps(wrong)

@@ -4,6 +4,7 @@ import pytest
 
 from retort.architectures import ARCHITECTURES
 from retort.client import NotFoundError, Retort
+from retort.compressions import COMPRESSIONS
 from retort.datasets import DATASETS
 from retort.exports import EXPORTS
 from retort.methods import METHODS
@@ -17,6 +18,7 @@ def test_the_catalogue_is_the_registries(client: Retort) -> None:
     assert {one.name for one in client.architectures.list()} == set(ARCHITECTURES)
     assert {entry.name for entry in client.datasets.builtin()} == set(DATASETS)
     assert {entry.name for entry in client.exports.list()} == set(EXPORTS)
+    assert {entry.name for entry in client.compressions.list()} == set(COMPRESSIONS)
 
 
 def test_one_method_has_its_fields(client: Retort) -> None:

@@ -273,7 +273,7 @@ def test_weights_of_an_earlier_run_are_a_teacher_and_a_start(finished, tmp_path)
         "student": {"architecture": "resnet8", "weights": {"job": "job_1", "network": "kd"}},
         "methods": [{"name": "kd"}],
         "training": RECIPE["training"] | {"epochs": 1, "optimizer": {"name": "sgd", "learning_rate": 1e-6}},
-        "compression": {"weights": "float16"},
+        "compression": [{"name": "float16"}, {"name": "quantize", "calibration_examples": 64}],
         "exports": [{"name": "safetensors"}],
     }
     engine = Engine(tmp_path / "second", recipe)
@@ -294,6 +294,17 @@ def test_weights_of_an_earlier_run_are_a_teacher_and_a_start(finished, tmp_path)
     with torch.no_grad():
         guesses = network(test.inputs(torch.arange(len(test))).float() / 255).argmax(1)
     assert (guesses == test.targets).sum() == description["test"]["correct"]
+    int8 = rows["student"]["compression"]["quantize"]
+    file = engine.directory / "artifacts" / int8["artifact"]
+    assert (file.name, file.stat().st_size) == ("student.int8.onnx", int8["bytes"])
+    assert file.name in {each["name"] for each in json.loads((engine.directory / "artifacts.json").read_text())}
+    images = test.inputs(torch.arange(len(test))).float().numpy() / 255
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    in_int8 = session.run(["logits"], {"images": images.astype(np.float32)})[0].argmax(1)
+    assert (in_int8 == test.targets.numpy()).sum() == int8["test"]["test.correct"]
+    assert (in_int8 == guesses.numpy()).mean() == pytest.approx(int8["test"]["test.student_agreement"])
+    assert int8["tried"][int8["form"]] == int8["validation"] == max(int8["tried"].values())
+    assert rows["teacher"]["compression"] == {}
 
 
 def test_a_warm_engine_ends_with_its_parent(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from retort.architectures import ARCHITECTURES, CARDS
+from retort.compressions import COMPRESSIONS
 from retort.datasets import DATASETS
 from retort.exports import EXPORTS
 from retort.methods import METHODS
@@ -25,6 +26,7 @@ from tests.service.conftest import on_sqlite
         ("/v1/architectures", ARCHITECTURES),
         ("/v1/datasets/builtin", DATASETS),
         ("/v1/exports", EXPORTS),
+        ("/v1/compressions", COMPRESSIONS),
     ],
 )
 @on_sqlite
