@@ -64,7 +64,7 @@ of these, at once or behind a ReLU, so that onnxruntime computes it in int8 as w
 
 
 @dataclass(frozen=True)
-class Form:
+class IntegerForm:
     """One way to put a network into int8."""
 
     activations: Integer
@@ -86,7 +86,7 @@ _KINDS: tuple[tuple[Integer, int, bool], ...] = (
     ("uint8", 63, False),
 )
 _CALIBRATIONS: tuple[Calibration, ...] = ("minmax", "percentile")
-FORMS = tuple(Form(*kind, calibration) for kind in _KINDS for calibration in _CALIBRATIONS)
+FORMS = tuple(IntegerForm(*kind, calibration) for kind in _KINDS for calibration in _CALIBRATIONS)
 """Forms that are tried, of equals the first is taken."""
 
 
@@ -236,7 +236,7 @@ class Quantized:
         label(model, description)
         return bytes(onnx_ir.to_proto(model).SerializeToString())
 
-    def write(self, graph: bytes, form: Form, file: Path) -> None:
+    def write(self, graph: bytes, form: IntegerForm, file: Path) -> None:
         """Write the graph with the numbers of a form."""
         model = onnx_ir.from_proto(onnx.ModelProto.FromString(graph))
         numbers = self._numbers(form)
@@ -251,7 +251,7 @@ class Quantized:
         optimizer.optimize_ir(model, should_fold=lambda node: False if "quantize" in node.op_type.lower() else None)
         onnx_ir.save(model, file)
 
-    def _numbers(self, form: Form) -> Numbers:
+    def _numbers(self, form: IntegerForm) -> Numbers:
         least, most = (0, 255) if form.activations == "uint8" else (-128, 127)
         dtype = np.dtype(form.activations)
         numbers: Numbers = {}

@@ -268,8 +268,10 @@ def test_specs_of_old_jobs_are_valid_when_they_are_sent_anew(taken_up: str) -> N
             recipe = spec["recipe"] if each["kind"] == "estimate" else spec
             found = client.post("/v1/jobs/validate", json=recipe).json()
             assert (found["valid"], found["problems"]) == (True, []), each["name"]
-            # A baseline is resolved to a student more; all else is resolved to itself, with what is new.
-            assert found["resolved"] == recipe | {"fail_if_worse_than_chance": True}
+            # A baseline is resolved to a student more, the weights' precision to a list of steps; all else is resolved
+            # to itself, with what is new.
+            assert recipe["compression"] == {"weights": "float32"}
+            assert found["resolved"] == recipe | {"fail_if_worse_than_chance": True, "compression": []}
             named |= {recipe["dataset"].get("dataset"), recipe["teacher"]["model"]}
     assert {EXPECTED["dataset"], EXPECTED["model"]} <= named
     old = client.post("/v1/jobs/validate", json=EXPECTED["finished_recipe"]).json()

@@ -19,7 +19,7 @@ from retort.compression import CompressionSetup
 from retort.compressions.quantize import Quantize
 from retort.engine.inference import quick
 from retort.network import Network
-from retort.quantization import FORMS, Form, Quantized
+from retort.quantization import FORMS, IntegerForm, Quantized
 from tests.retort.exports.test_contract import described, network_of
 
 SIZE = 8
@@ -131,7 +131,7 @@ class Written:
     def export(self, description: dict[str, Any]) -> bytes:
         return description["name"].encode()
 
-    def write(self, graph: bytes, form: Form, file: Path) -> None:
+    def write(self, graph: bytes, form: IntegerForm, file: Path) -> None:
         file.write_bytes(graph)
 
 
