@@ -56,7 +56,9 @@ class Compression(Spec):
     name: str
     weights_dtype: ClassVar[Literal["float32", "float16"]] = "float32"
     """Precision in which the student's weights are stored."""
+    makes_file: ClassVar[bool] = False
+    """Whether the step makes a file of its own; others change the weights alone."""
 
-    def compress(self, setup: CompressionSetup) -> CompressedFile | None:
-        """Make the step's own file; None for a step that changes the weights alone."""
-        return None
+    def compress(self, setup: CompressionSetup) -> CompressedFile:
+        """Make the step's own file."""
+        raise TypeError(f"{self.name} makes no file")

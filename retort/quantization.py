@@ -8,6 +8,7 @@ a forward pass are intercepted, so that a network of any make is quantised witho
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,7 @@ class QuantizationError(ValueError):
     """The network cannot be quantised; the sentence gives the reason."""
 
 
-class _Sites(TorchFunctionMode):
+class _Sites(TorchFunctionMode, ABC):
     """Calls of the quantised functions in a forward pass, numbered from 0: activations and weighted calls apart."""
 
     def __init__(self) -> None:
@@ -115,11 +116,13 @@ class _Sites(TorchFunctionMode):
             self.weighted += 1
         return func(*given, **(kwargs or {}))
 
+    @abstractmethod
     def activation(self, site: int, value: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Take an activation, and return what the function is given in its place."""
 
+    @abstractmethod
     def weights(self, site: int, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        raise NotImplementedError
+        """Take the weight and bias of a weighted call, and return what it is given in their place."""
 
 
 def _is_activation(value: object, axes: int) -> bool:
@@ -160,8 +163,6 @@ class _Graph(_Sites):
         self.numbers = numbers
 
     def activation(self, site: int, value: Tensor) -> Tensor:
-        if site >= self.numbers.sites:
-            raise QuantizationError("the network computes something else each time that it is run")
         scale, zero = self._get("scale", site), self._get("zero", site)
         quantized = torch.onnx.ops.symbolic(
             "QuantizeLinear", (value, scale, zero), dtype=zero.dtype, shape=value.shape, version=OPSET
@@ -188,10 +189,9 @@ def _dequantized(inputs: list[Tensor], *, axis: int | None = None) -> Tensor:
 class _Int8(nn.Module):
     """A network that is captured with its quantised numbers in place of its weights."""
 
-    def __init__(self, network: Network, numbers: Numbers, sites: int) -> None:
+    def __init__(self, network: Network, numbers: Numbers) -> None:
         super().__init__()
         self.network = network
-        self.sites = sites
         for name, values in numbers.items():
             self.register_buffer(name, torch.from_numpy(values))
 
@@ -207,7 +207,6 @@ class Quantized:
     def __init__(self, network: Network, batches: Iterable[Tensor]) -> None:
         """Run the network, in eval mode, over batches of its inputs. Raises QuantizationError."""
         self.network = network
-        self.layers: list[tuple[Tensor, Tensor | None, int]] = []
         seen: list[_Observed] = []
         for batch in batches:
             with torch.no_grad(), _Observed() as observed:
@@ -227,8 +226,7 @@ class Quantized:
 
     def export(self, description: dict[str, Any]) -> bytes:
         """The graph with the numbers of one form, serialised; those of another are put in by `write`."""
-        numbers = self._numbers(FORMS[0])
-        module = _Int8(self.network, numbers, len(self.ranges["minmax"])).eval()
+        module = _Int8(self.network, self._numbers(FORMS[0])).eval()
         size = self.network.image.size
         assert size, "a trained student has an input size"
         # Unoptimised: equal numbers of this form, which would become one, may differ in another.
@@ -239,8 +237,7 @@ class Quantized:
     def write(self, graph: bytes, form: IntegerForm, file: Path) -> None:
         """Write the graph with the numbers of a form."""
         model = onnx_ir.from_proto(onnx.ModelProto.FromString(graph))
-        numbers = self._numbers(form)
-        for name, values in numbers.items():
+        for name, values in self._numbers(form).items():
             initializer = model.graph.initializers[name]
             initializer.const_value = onnx_ir.tensor(values, name=name)
             initializer.dtype = initializer.const_value.dtype

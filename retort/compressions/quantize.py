@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,8 @@ class Quantize(Compression):
     by onnxruntime on the validation split, and the best is kept: processors differ in how they add up products of 8
     bits, and without VNNI some of them overflow. The report names the form and the processor.
     """
+
+    makes_file: ClassVar[bool] = True
 
     name: Literal["quantize"] = "quantize"
     calibration_examples: int = Field(default=512, ge=1, le=100_000)

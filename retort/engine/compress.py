@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -52,26 +53,27 @@ def run_file(context: RunContext, file: Path, split: Split) -> Score:
 
 
 def _compress(context: RunContext, result: NetworkResult) -> None:
+    steps = [step for step in context.recipe.compression if step.makes_file]
+    if not steps:
+        return
     task, headline = context.task, context.task.headline
-    for step in context.recipe.compression:
-        folder = context.paths.directory / "compression" / result.name / step.name
-        shutil.rmtree(folder, ignore_errors=True)  # files of a run that was killed here
-        folder.mkdir(parents=True)
-        plain = networks.plain(result.network.copy())
-        setup = CompressionSetup(
-            network=networks.plain(quick(plain, task.sample(context.data.facts, SAMPLE, seed=0), in_place=False)),
-            description=describe_result(
-                result, task, context.data.facts, weights_dtype(context.recipe, result), test=None
-            ),
-            training_inputs=lambda count: _training_inputs(context, count),
-            value=_score(context, result.network, context.data.validation).metrics[headline.name],
-            measure=lambda file: run_file(context, file, context.data.validation).metrics[headline.name],
-            better=headline.better,
-            folder=folder,
-        )
-        made = step.compress(setup)
-        if made is None:
-            continue
+    plain = networks.plain(result.network.copy())
+    folded = quick(plain, task.sample(context.data.facts, SAMPLE, seed=0), in_place=False)
+    dtype = weights_dtype(context.recipe, result)
+    folder = context.paths.directory / "compression" / result.name
+    shutil.rmtree(folder, ignore_errors=True)  # files of a run that was killed here
+    setup = CompressionSetup(
+        network=networks.plain(folded),
+        description=describe_result(result, task, context.data.facts, dtype, test=None),
+        training_inputs=lambda count: _training_inputs(context, count),
+        value=_score(context, result.network, context.data.validation).metrics[headline.name],
+        measure=lambda file: run_file(context, file, context.data.validation).metrics[headline.name],
+        better=headline.better,
+        folder=folder,
+    )
+    for step in steps:
+        (folder / step.name).mkdir(parents=True)
+        made = step.compress(replace(setup, folder=folder / step.name))
         result.compressed[step.name] = made
         if made.missed:
             context.event_log.record("warning", network=result.name, text=f"{result.name}: {made.missed}")
