@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,9 +28,12 @@ class Quantize(Compression):
     misses it is handed back without the file, with a warning. Null keeps the best form whatever it gives."""
 
     def compress(self, setup: CompressionSetup) -> CompressedFile:
-        from retort.quantization import FORMS, Quantized
+        from retort.quantization import FORMS, QuantizationError, Quantized
 
-        quantized = Quantized(setup.network, setup.training_inputs(self.calibration_examples))
+        try:
+            quantized = Quantized(setup.network, setup.training_inputs(self.calibration_examples))
+        except QuantizationError as error:
+            return _file(None, f"there is no int8 file: {error}", {})
         graph = quantized.export(setup.description)
         tried = {}
         best = None
@@ -48,10 +52,11 @@ class Quantize(Compression):
                 f"the headline metric on the validation split is {value:.4f} in int8 and {setup.value:.4f} before; "
                 f"accuracy_drop is {self.accuracy_drop:g}, so that there is no int8 file"
             )
-        return CompressedFile(
-            file=None if missed else best,
-            suffix=".int8.onnx",
-            media_type="application/octet-stream",
-            missed=missed,
-            facts={"form": best.stem, "validation": value, "validation_before": setup.value, "tried": tried},
-        )
+        facts = {"form": best.stem, "validation": value, "validation_before": setup.value, "tried": tried}
+        return _file(None if missed else best, missed, facts)
+
+
+def _file(file: Path | None, missed: str, facts: dict[str, Any]) -> CompressedFile:
+    return CompressedFile(
+        file=file, suffix=".int8.onnx", media_type="application/octet-stream", missed=missed, facts=facts
+    )

@@ -122,6 +122,21 @@ def test_metadata_says_what_to_feed(quantized: Quantized, graph: bytes, network:
     assert b"/retort/" not in (tmp_path / "x.onnx").read_bytes(), "paths of this machine"
 
 
+def test_a_network_without_a_layer_to_quantise_comes_without_the_file(network: Network, tmp_path: Path) -> None:
+    setup = CompressionSetup(
+        network=torch.nn.Flatten(),  # type: ignore[arg-type]
+        description=described(network, "resnet8"),
+        training_inputs=lambda count: iter(torch.rand(count, 3, SIZE, SIZE).split(16)),
+        value=0.9,
+        measure=lambda file: 0.0,
+        better=float.__gt__,
+        folder=tmp_path,
+    )
+    made = Quantize().compress(setup)
+    assert (made.file, made.facts) == (None, {})
+    assert made.missed == "there is no int8 file: the network has no convolution or linear layer that is quantised"
+
+
 class Written:
     """Stands for `Quantized`, which other tests look at: writes a file a form."""
 
